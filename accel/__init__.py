@@ -1,0 +1,57 @@
+"""Faster Hugging Face diffusers pipelines without retraining, with the evidence shown.
+
+session = accel.accelerate(pipe)     patches the pipeline in place
+image = pipe("a corgi surfing")      is used as before, faster
+print(session.report())              says what really happened
+session.restore()                    gives the untouched pipeline back
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from accel.caching import (
+    EasyCache,
+    Extrapolate,
+    FixedInterval,
+    LastOutput,
+    LastResidual,
+    MagCache,
+    SeaCache,
+    TeaCache,
+)
+from accel.front import accelerate, restore
+from accel.recipe import Recipe
+from accel.report import Report
+from accel.session import Session
+
+if TYPE_CHECKING:
+    from accel.comparison import compare
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EasyCache",
+    "Extrapolate",
+    "FixedInterval",
+    "LastOutput",
+    "LastResidual",
+    "MagCache",
+    "Recipe",
+    "Report",
+    "SeaCache",
+    "Session",
+    "TeaCache",
+    "accelerate",
+    "compare",
+    "restore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Measuring needs video and image libraries; accelerating does not.
+    if name == "compare":
+        from accel.comparison import compare
+
+        return compare
+    raise AttributeError(f"module 'accel' has no attribute {name!r}")

@@ -1,0 +1,148 @@
+"""Looks at a pipeline once and says what is there. Everything that depends on a model family is here and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from accel import families
+
+# "flow" is v = noise - x0, "inverted_flow" its negative (Mochi).
+Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class DenoiserAnatomy:
+    """One denoiser: its class, its repeated blocks and the modules that probes listen to (paths below the denoiser)."""
+
+    kind: str
+    config: Mapping[str, Any]
+    parameters: int
+    blocks: dict[str, int]
+    modulated_input: str | None  # the first block's self-attention; its input is the modulated input
+    time_embedding: str | None
+    time_projection: str | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a pipeline consists of. Holds names and facts, never a module: a session must not keep weights alive."""
+
+    pipeline: str
+    repository: str
+    denoisers: dict[str, DenoiserAnatomy]
+    schedulers: dict[str, str]
+    prediction: Prediction
+    guidance: str
+
+    def __str__(self) -> str:
+        lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
+        for name, denoiser in self.denoisers.items():
+            blocks = (
+                ", ".join(f"{count} × {path}" for path, count in denoiser.blocks.items()) or "no repeated blocks known"
+            )
+            lines.append(f"  {name}: {denoiser.kind}, {denoiser.parameters / 1e6:.1f} M parameters, {blocks}")
+            for role in ("modulated_input", "time_embedding", "time_projection"):
+                lines.append(f"    {role.replace('_', ' ')}: {getattr(denoiser, role) or 'not found'}")
+        lines.append(f"  scheduler: {', '.join(self.schedulers.values())}; prediction: {self.prediction}")
+        lines.append(f"  classifier-free guidance: {self.guidance}")
+        return "\n".join(lines)
+
+
+def inspect(pipe: Any) -> Anatomy:
+    """The anatomy of a diffusers pipeline.
+
+    Raises TypeError for an object that is not a pipeline, ValueError for one without a denoiser or scheduler.
+    """
+    components = components_of(pipe)
+    found = dict(denoisers_of(components))
+    schedulers = dict(schedulers_of(components))
+    if not found:
+        raise ValueError(
+            f"{type(pipe).__name__} has no denoiser that accel knows (looked for {', '.join(families.DENOISERS)})."
+        )
+    if not schedulers:
+        raise ValueError(f"{type(pipe).__name__} has no scheduler, so there are no denoising steps to accelerate.")
+    name = str(getattr(pipe, "name_or_path", None) or getattr(pipe.config, "_name_or_path", "") or "")
+    return Anatomy(
+        pipeline=type(pipe).__name__,
+        repository=name,
+        denoisers={key: _denoiser(module) for key, module in found.items()},
+        schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
+        prediction=_prediction(next(iter(schedulers.values()))),
+        guidance=_guidance(type(pipe).__name__, found),
+    )
+
+
+def components_of(pipe: Any) -> dict[str, Any]:
+    """The pipeline's named parts. Raises TypeError for an object that is not a pipeline."""
+    components = getattr(pipe, "components", None)
+    if isinstance(pipe, type) or not callable(pipe) or not isinstance(components, Mapping):
+        what = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"
+        raise TypeError(f"accel.accelerate wants a diffusers pipeline object, such as WanPipeline(...), not {what}.")
+    return dict(components)
+
+
+def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
+    for name in families.DENOISERS:
+        if isinstance(components.get(name), torch.nn.Module):
+            yield name, components[name]
+
+
+def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, component in components.items():
+        if hasattr(component, "set_timesteps") and hasattr(component, "step"):
+            yield name, component
+
+
+def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    """The module at a dotted path, or None."""
+    module: Any = root
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module if isinstance(module, torch.nn.Module) else None
+
+
+def _denoiser(module: torch.nn.Module) -> DenoiserAnatomy:
+    original = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
+    blocks = {
+        path: len(blocks)
+        for path in families.BLOCKS
+        if isinstance(blocks := getattr(original, path, None), torch.nn.ModuleList) and len(blocks)
+    }
+    return DenoiserAnatomy(
+        kind=type(original).__name__,
+        config=dict(getattr(original, "config", {}) or {}),
+        parameters=sum(parameter.numel() for parameter in original.parameters()),
+        blocks=blocks,
+        modulated_input=_first_self_attention(original, blocks),
+        time_embedding=next((path for path in families.TIME_EMBEDDING if submodule(original, path)), None),
+        time_projection=next((path for path in families.TIME_PROJECTION if submodule(original, path)), None),
+    )
+
+
+def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int]) -> str | None:
+    paths = (f"{path}.0.{name}" for path in blocks for name in families.SELF_ATTENTION)
+    return next((path for path in paths if submodule(module, path)), None)
+
+
+def _prediction(scheduler: Any) -> Prediction:
+    config = scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas") or kind == "flow_prediction":
+        return "inverted_flow" if config.get("invert_sigmas") else "flow"
+    return kind if kind in ("v_prediction", "sample") else "epsilon"
+
+
+def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:
+    configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
+    if any(config.get(families.EMBEDDED_GUIDANCE_FLAG) for config in configs):
+        return "embedded scale (an extra unconditional call only with true_cfg_scale)"
+    if pipeline.startswith(families.TWO_CALLS):
+        return "two calls per step"
+    if pipeline.startswith(families.ONE_BATCHED_CALL):
+        return "one batched call per step"
+    return "not in the table; the report shows the streams seen"

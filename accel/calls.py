@@ -1,0 +1,108 @@
+"""One call of a denoiser as the levers see it: latents in, prediction out, whatever the model's own signature is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from accel.clock import Moment
+
+# How diffusers' denoisers name their arguments; the first name present is taken.
+LATENTS = ("hidden_states", "sample", "x", "latents", "latent_model_input")
+TIMESTEP = ("timestep", "t", "timesteps", "timestep_r")
+CONDITIONING = ("encoder_hidden_states", "context", "cap_feats", "prompt_embeds", "class_labels", "y")
+
+Action = Literal["computed", "predicted", "dropped"]
+
+
+class Outcome(NamedTuple):
+    """What a lever answered: the denoiser's output in its own structure, how it came about, and why."""
+
+    output: Any
+    action: Action
+    reason: str
+
+
+@dataclass
+class Call:
+    """One denoiser call. `latents` are its noisy inputs as a list (one tensor for nearly all models)."""
+
+    denoiser: str
+    stream: str
+    leader: bool  # the first call of this step at this denoiser: it decides, the others follow
+    moment: Moment
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    latents: list[torch.Tensor]
+    module: torch.nn.Module = field(repr=False)
+    arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
+
+
+Proceed = Callable[[Call], Outcome]
+
+
+class Arguments:
+    """Finds latents, timestep and conditioning among a denoiser's arguments; the signature is read once."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._names = [
+            name
+            for name, parameter in inspect.signature(forward).parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(zip(self._names, args, strict=False)) | dict(kwargs)
+
+    @staticmethod
+    def pick(bound: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+        return next((bound[name] for name in names if bound.get(name) is not None), None)
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of a (nested) argument or output, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):  # diffusers' BaseOutput is an OrderedDict
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors(item)]
+    return []
+
+
+def rebuilt(template: Any, values: list[torch.Tensor]) -> Any:
+    """The same structure as `template` (tensor, tuple, list, BaseOutput) holding `values` in order."""
+    rest = iter(values)
+
+    def build(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return next(rest)
+        if isinstance(part, Mapping):
+            return type(part)(**{key: build(item) for key, item in part.items()})
+        if isinstance(part, (list, tuple)):
+            return type(part)([build(item) for item in part])
+        return part
+
+    return build(template)
+
+
+def structure(output: Any) -> Any:
+    """The output's structure without its tensors' memory: enough for `rebuilt` to give the same kind of object."""
+    return rebuilt(output, [tensor.new_empty(0) for tensor in tensors(output)])
+
+
+def noise_part(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
+    """The part of the input that the prediction `like` is about, or None where the shapes do not allow it.
+
+    Image-to-video and inpainting models append conditioning channels after the noisy ones, so the leading channels
+    are taken. (B, C_in, ...) or (B, N, C_in) -> shape of `like`.
+    """
+    if latents.ndim != like.ndim or any(have < want for have, want in zip(latents.shape, like.shape, strict=True)):
+        return None
+    for dimension, size in enumerate(like.shape):
+        latents = latents.narrow(dimension, 0, size)
+    return latents

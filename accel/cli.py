@@ -1,0 +1,227 @@
+"""The command `accel`: demo, compare, inspect, presets."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accel.results import Comparison
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, 2 for bad input (one sentence on stderr), or 130 after Ctrl-C."""
+    options = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except KeyboardInterrupt as interrupt:
+        print(f"\naccel: {_what_was_saved(interrupt, options)}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if options.traceback:
+            traceback.print_exc()
+        print(f"accel: {str(error) or type(error).__name__}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Films by the pocket model, unaccelerated and accelerated."""
+    from accel import pocket
+
+    prompts = options.prompt or pocket.prompts(options.clips, options.seed[0])
+    pipe = _load("pocket:video", options)
+    _compare(pipe, prompts, options.preset, options.seed, options, verify=pocket.verify)
+
+
+def compare_model(options: argparse.Namespace) -> None:
+    """Recipes against any pipeline."""
+    prompts, verify = options.prompts, None
+    if options.model.startswith("pocket:"):
+        from accel import pocket
+
+        prompts, verify = prompts or pocket.prompts(4, 0), pocket.verify
+    if not prompts:
+        raise ValueError('which prompts? For example: --prompts "a corgi surfing".')
+    _compare(_load(options.model, options), prompts, options.recipes, options.seeds, options, verify=verify)
+
+
+def inspect_model(options: argparse.Namespace) -> None:
+    """What the pipeline consists of."""
+    from accel.anatomy import inspect
+
+    print(inspect(_load(options.model, options)))
+
+
+def list_presets(options: argparse.Namespace) -> None:
+    """The presets and what they promise."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from accel.presets import PRESETS
+
+    table = Table("preset", "fidelity to the unaccelerated output", box=SIMPLE_HEAD, pad_edge=False)
+    for name, preset in PRESETS.items():
+        table.add_row(name, preset.promise)
+    Console().print(table)
+
+
+def _compare(
+    pipe: Any,
+    prompts: Sequence[str],
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    options: argparse.Namespace,
+    verify: Any,
+) -> None:
+    from accel.comparison import compare
+
+    result = compare(
+        pipe,
+        recipes,
+        prompts,
+        seeds,
+        steps=options.steps,
+        repeats=options.repeats,
+        call_arguments=_call_arguments(options),
+        verify=verify,
+        fewer_steps=options.fewer_steps,
+        fps=options.fps,
+    )
+    _show(result, options.out)
+
+
+def _show(result: Comparison, folder: Path) -> None:
+    from rich.console import Console
+
+    from accel.tables import terminal_width
+
+    with _waiting(f"writing {folder}"):
+        page = result.save(folder)
+    console = Console(width=terminal_width(), highlight=False)
+    console.print(result.table())
+    for line in result.headlines():
+        console.print(line, markup=False)
+    console.print(f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*", markup=False)
+
+
+def _what_was_saved(interrupt: KeyboardInterrupt, options: argparse.Namespace) -> str:
+    partial: Comparison | None = getattr(interrupt, "partial", None)
+    if partial is None:
+        return "interrupted; nothing was saved."
+    page = partial.save(options.out)
+    runs = sum(row.runs for row in partial.rows)
+    return f"interrupted; the {runs} runs that were complete are in {page}."
+
+
+def _load(model: str, options: argparse.Namespace) -> Any:
+    from accel.loading import load_pipeline
+
+    with _waiting(f"loading {model}"):
+        return load_pipeline(model, dtype=options.dtype, device=options.device)
+
+
+def _waiting(text: str) -> AbstractContextManager[Any]:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    width, height = options.size or (None, None)
+    named = {
+        "guidance_scale": options.guidance,
+        "width": width,
+        "height": height,
+        "num_frames": options.frames,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _size(text: str) -> tuple[int, int]:
+    """ "128" or "832x480" as (width, height)."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 128 or 832x480") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accel", description="Makes diffusers pipelines faster without retraining, and proves it."
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_compare(commands)
+    _add_inspect(commands)
+    listing = commands.add_parser("presets", help="list the presets and what they promise")
+    listing.set_defaults(command=list_presets)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo", help="generate films with the pocket model, unaccelerated and accelerated, and show both"
+    )
+    command.add_argument("--preset", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
+    command.add_argument("--prompt", action="append", help="a prompt of your own; may be repeated")
+    command.add_argument("--clips", type=int, default=4, help="how many prompts where none is given (4)")
+    command.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds for the noise (0)")
+    _add_measurement(command, out="out/demo", steps=50)
+    command.set_defaults(command=demo)
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser("compare", help="measure recipes on a pipeline against it unaccelerated")
+    _add_model(command)
+    command.add_argument("--recipes", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
+    command.add_argument("--prompts", nargs="+", default=[], help="the prompts")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
+    _add_measurement(command, out="out/compare", steps=None)
+    command.set_defaults(command=compare_model)
+
+
+def _add_inspect(commands: Any) -> None:
+    command = commands.add_parser("inspect", help="show what a pipeline consists of")
+    _add_model(command)
+    _add_machine(command)
+    command.set_defaults(command=inspect_model)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="pocket:video, a diffusers folder, or a model id")
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dtype", help="torch type by name, such as bfloat16")
+    command.add_argument("--device", help="torch device, such as cuda or cpu")
+
+
+def _add_measurement(command: argparse.ArgumentParser, out: str, steps: int | None) -> None:
+    command.add_argument("--out", type=Path, default=Path(out), help=f"folder for the results ({out})")
+    command.add_argument("--steps", type=int, default=steps, help="inference steps")
+    command.add_argument("--guidance", type=float, help="guidance scale")
+    command.add_argument("--size", type=_size, help="size in pixels: 128 or 832x480")
+    command.add_argument("--frames", type=int, help="number of frames")
+    command.add_argument("--fps", type=float, default=8.0, help="frames per second of the films (8)")
+    command.add_argument("--repeats", type=int, default=1, help="timed runs per prompt and seed (1)")
+    command.add_argument(
+        "--fewer-steps",
+        type=int,
+        nargs="*",
+        default=True,
+        help="counts of steps to measure unaccelerated; none switches them off; left out, those of equal time",
+    )
+    _add_machine(command)

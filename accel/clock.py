@@ -1,0 +1,152 @@
+"""The one source of truth for run, step, sigma and stream.
+
+It listens to the scheduler instance (`set_timesteps`, `step`) and to the denoiser calls, and to nothing else: neither
+callbacks (many pipelines ignore them) nor call parity (guidance that is off or cut off would mix the streams).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in which run a denoiser call stands."""
+
+    run: int  # counts set_timesteps
+    step: int  # rounds of denoiser calls since the run began, from 0
+    position: int  # index into the scheduler's timetable; starts above 0 for image-to-image
+    total: int  # length of that timetable
+    sigma: float  # noise level now: 1..0 for flow matching, noise-to-signal ratio otherwise
+
+    @property
+    def last(self) -> bool:
+        return self.position >= self.total - 1
+
+
+class Timetable:
+    """The sigmas of one run, read once from whatever the scheduler offers."""
+
+    def __init__(self, scheduler: Any) -> None:
+        timesteps = torch.as_tensor(scheduler.timesteps).flatten().tolist()
+        self.timesteps: list[float] = timesteps
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is not None and len(sigmas) >= len(timesteps):
+            self.sigmas: list[float] = torch.as_tensor(sigmas).flatten().tolist()[: len(timesteps)]
+            if scheduler.config.get("invert_sigmas"):  # Mochi counts from clean to noise
+                self.sigmas = [1.0 - sigma for sigma in self.sigmas]
+        elif hasattr(scheduler, "alphas_cumprod"):
+            self.sigmas = [_noise_to_signal(scheduler.alphas_cumprod, timestep) for timestep in timesteps]
+        else:  # without any table, the time left is the best monotone stand-in
+            self.sigmas = [1.0 - index / len(timesteps) for index in range(len(timesteps))]
+
+    def index_of(self, timestep: Any) -> int:
+        """The entry that a denoiser's timestep argument stands for: some models get t/1000 or 1 - t/1000."""
+        if timestep is None or not self.timesteps:
+            return 0
+        value = float(torch.as_tensor(timestep).float().max())
+        for scale in (lambda t: t, lambda t: t / 1000, lambda t: 1 - t / 1000):
+            for index, known in enumerate(self.timesteps):
+                if math.isclose(scale(known), value, rel_tol=1e-4, abs_tol=1e-6):
+                    return index
+        return 0
+
+
+class Clock:
+    """Tells each denoiser call its moment and its stream. One per session; emptied when a pipeline call ends."""
+
+    def __init__(self) -> None:
+        self.run = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the run: nothing of an interrupted call may reach the next one."""
+        self.context: dict[str, str | None] = {}
+        self._scheduler: Any = None
+        self._timetable: Timetable | None = None
+        self._restart()
+
+    def begin_run(self, scheduler: Any) -> None:
+        """`scheduler.set_timesteps` has been called."""
+        self.run += 1
+        self._scheduler, self._timetable = scheduler, None
+        self._restart()
+
+    def step_done(self, scheduler: Any) -> None:
+        """`scheduler.step` has been called; the next denoiser call opens a new step.
+
+        Several updates between two evaluations (Cosmos) are one step, and each evaluation of a multi-stage solver
+        (Heun, PNDM) is a step of its own, because that is how often the denoiser's answer is used.
+        """
+        self._scheduler, self._stepped = scheduler, True
+
+    def arrive(self, denoiser: str, conditioning: torch.Tensor | None, timestep: Any) -> tuple[Moment, str, bool]:
+        """A denoiser is called: its moment, its stream, and whether it leads (decides for) this step."""
+        if self._stepped:
+            self._step, self._stepped = self._step + 1, False
+            self._called = {}
+        called = self._called.setdefault(denoiser, [])
+        leader = not called
+        stream = self._stream(denoiser, conditioning, order=len(called))
+        # The same conditioning twice in one step (tiles, perturbed guidance) is a stream of its own.
+        repeats = called.count(stream)
+        called.append(stream)
+        return self._moment(timestep), stream if not repeats else f"{stream} ({repeats + 1})", leader
+
+    def _restart(self) -> None:
+        self._step, self._stepped, self._begin = 0, False, 0
+        self._called: dict[str, list[str]] = {}
+        # Conditioning tensors are kept alive while they are keys: a freed address may come back as another stream.
+        self._streams: dict[str, list[tuple[torch.Tensor, float, str]]] = {}
+
+    def _moment(self, timestep: Any) -> Moment:
+        if self._timetable is None:
+            self._timetable = Timetable(self._scheduler) if self._scheduler is not None else None
+        table = self._timetable
+        if table is None:
+            return Moment(self.run, self._step, self._step, 0, 0.0)
+        position = min(self._position(table, timestep), len(table.timesteps) - 1)
+        return Moment(self.run, self._step, position, len(table.timesteps), table.sigmas[position])
+
+    def _position(self, table: Timetable, timestep: Any) -> int:
+        index = getattr(self._scheduler, "_step_index", None)
+        if index is not None:
+            return int(index)
+        if self._step == 0:
+            begin = getattr(self._scheduler, "_begin_index", None)
+            self._begin = int(begin) if begin is not None else table.index_of(timestep)
+        return self._begin + self._step
+
+    def _stream(self, denoiser: str, conditioning: torch.Tensor | None, order: int) -> str:
+        """Named by the pipeline's cache_context, else by the identity of the conditioning, else by order."""
+        named = self.context.get(denoiser)
+        if named is not None:
+            return named
+        by_order = f"pass {order + 1}"
+        if conditioning is None:
+            return by_order
+        known = self._streams.setdefault(denoiser, [])
+        for tensor, _, stream in known:
+            if tensor is conditioning or _same_memory(tensor, conditioning):
+                return stream
+        # Some pipelines rebuild their embeddings in every step: equal content is the same stream.
+        content = float(conditioning.detach().float().abs().sum()) + float(conditioning.detach().float().sum()) * 1e3
+        for tensor, known_content, stream in known:
+            if tensor.shape == conditioning.shape and known_content == content:
+                return stream
+        stream = by_order if all(name != by_order for *_, name in known) else f"pass {len(known) + 1}"
+        known.append((conditioning, content, stream))
+        return stream
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _noise_to_signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:
+    alpha = float(alphas_cumprod[min(max(int(timestep), 0), len(alphas_cumprod) - 1)])
+    return math.sqrt((1 - alpha) / max(alpha, 1e-12))

@@ -1,0 +1,54 @@
+"""On what a measurement was made."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def environment(pipe: Any) -> dict[str, Any]:
+    """Device, data type, threads, versions and date, as plain data for a report about `pipe`."""
+    import torch
+
+    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", torch.device("cpu"))
+    return {
+        "device": str(device),
+        "device_name": _device_name(torch.device(device)),
+        "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "diffusers": _version("diffusers"),
+        "accel": _version("diffusers-accel"),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    module = getattr(torch, device.type, None)
+    if device.type != "cpu" and hasattr(module, "get_device_name"):
+        return str(module.get_device_name(device))
+    return _processor()
+
+
+def _processor() -> str:
+    """The processor's name: Linux tells it only in /proc, other systems through `platform`."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

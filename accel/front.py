@@ -1,0 +1,72 @@
+"""The front door: accelerate a pipeline in one call, and give it back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accel import presets
+from accel.anatomy import components_of, inspect
+from accel.method import Method
+from accel.patch import session_of
+from accel.recipe import LEVERS, Recipe
+from accel.session import Session
+
+
+class _Keep:
+    """Says "as in the preset", which None (lever off) does not."""
+
+    def __repr__(self) -> str:
+        return "as in the preset"
+
+
+KEEP: Any = _Keep()
+
+
+def accelerate(
+    pipe: Any,
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    *,
+    cache: Method | None = KEEP,
+    attention: Method | None = KEEP,
+    guidance: Method | None = KEEP,
+    sampler: Method | None = KEEP,
+    precision: Method | None = KEEP,
+) -> Session:
+    """Makes a diffusers pipeline faster in place; go on calling `pipe(...)` as before.
+
+    recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
+    The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
+    new recipe. Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`.
+
+    Raises TypeError or ValueError, in one sentence, for an object that is not a pipeline, an unknown preset, a
+    malformed recipe or a method of the wrong lever; the pipeline is then as it was.
+    """
+    components_of(pipe)
+    chosen = recipe if isinstance(recipe, Recipe) else _read(pipe, presets.DEFAULT if recipe is None else recipe)
+    given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
+    changed = {lever: method for lever, method in given.items() if method is not KEEP}
+    if changed:
+        chosen = replace(chosen, **changed, name="")
+    attached = session_of(pipe)
+    if attached is not None:
+        attached.restore()
+    return Session(pipe, chosen)
+
+
+def restore(pipe: Any) -> None:
+    """Gives the pipeline back as it was before `accelerate`, bit for bit; does nothing to any other."""
+    components_of(pipe)
+    session = session_of(pipe)
+    if session is not None:
+        session.restore()
+
+
+def _read(pipe: Any, recipe: str | os.PathLike[str]) -> Recipe:
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise TypeError(f"A recipe is a preset's name, a Recipe or a JSON file, not {recipe!r}.")
+    if isinstance(recipe, os.PathLike) or recipe.endswith(".json") or (os.sep in recipe and Path(recipe).is_file()):
+        return Recipe.load(recipe)
+    return presets.resolve(recipe, inspect(pipe))

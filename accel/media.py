@@ -1,0 +1,152 @@
+"""Clips to files: MP4 (H.264, plays everywhere), PNG for single images, panels with labels side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+_GAP = 8
+_BACKGROUND = (17, 19, 24)
+_FOREGROUND = (232, 234, 240)
+_QUALITY = "14"  # x264 constant rate factor: 18 is already called visually lossless
+
+
+def to_pixels(clip: NDArray[Any]) -> Pixels:
+    """A clip with values in [0, 1] as uint8; uint8 passes through."""
+    if clip.dtype == np.uint8:
+        return clip
+    return np.rint(np.clip(clip, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def enlarge(pixels: Pixels, least: int) -> Pixels:
+    """Repeats pixels (nearest neighbour, whole factors) until the shorter side of a frame reaches `least`."""
+    factor = max(1, -(-least // min(pixels.shape[1:3])))
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def shrink(pixels: Pixels, most: int) -> Pixels:
+    """Scales frames down so that the longer side is at most `most` pixels; smaller ones pass through."""
+    height, width = pixels.shape[1:3]
+    if max(height, width) <= most:
+        return pixels
+    from PIL import Image
+
+    scale = most / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in pixels])
+
+
+def amplified_difference(candidate: NDArray[Any], reference: NDArray[Any], gain: float) -> Pixels:
+    """|candidate - reference| times `gain`, black where both agree. uint8 (frames, height, width, 3)."""
+    difference = np.abs(to_pixels(candidate).astype(np.int16) - to_pixels(reference).astype(np.int16))
+    return np.minimum(difference * gain, 255.0).astype(np.uint8)
+
+
+def grid(rows: Sequence[Sequence[Pixels]]) -> Pixels:
+    """Joins clips of one shape into one clip without gaps: rows of panels, each row equally long."""
+    return np.concatenate([np.concatenate(list(row), axis=2) for row in rows], axis=1)
+
+
+def side_by_side(clips: Sequence[NDArray[Any]], labels: Sequence[str], *, least: int = 256) -> Pixels:
+    """Clips of one shape next to each other, each under its label, small ones enlarged. One label per clip."""
+    panels = [enlarge(to_pixels(clip), least) for clip in clips]
+    headers = _headers(labels, panels[0].shape[2])
+    gap = np.full((headers.shape[1] + panels[0].shape[1], _GAP, 3), _BACKGROUND, np.uint8)
+    gaps = np.broadcast_to(gap, (len(panels[0]), *gap.shape))
+    joined: list[Pixels] = []
+    for panel, header in zip(panels, headers, strict=True):
+        above = np.broadcast_to(header, (len(panel), *header.shape))
+        joined += [gaps, np.concatenate([above, panel], axis=1)]
+    return np.concatenate(joined[1:], axis=2)
+
+
+def encode_mp4(pixels: Pixels, fps: float) -> bytes:
+    """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick.
+
+    Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes.
+    Raises RuntimeError where PyAV or its H.264 encoder is missing.
+    """
+    try:
+        import av
+
+        av.codec.Codec("libx264", "w")
+    except (ImportError, ValueError) as error:
+        raise RuntimeError("writing MP4 needs PyAV with libx264: pip install av") from error
+    frames = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream: Any = container.add_stream(
+            "libx264", rate=max(1, round(fps)), options={"crf": _QUALITY, "g": "12", "preset": "medium"}
+        )
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """One frame (height, width, 3) as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def encode_webp(pixels: Pixels, fps: float) -> bytes:
+    """Frames as a lossless animated WebP that repeats for ever: what is written where MP4 cannot be."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    first, *rest = [Image.fromarray(frame) for frame in pixels]
+    duration = round(1000 / fps)
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, lossless=True)
+    return buffer.getvalue()
+
+
+def encode(pixels: Pixels, fps: float) -> tuple[bytes, str]:
+    """The best format at hand: (bytes, suffix) with suffix ".png" for one frame, else ".mp4" or ".webp"."""
+    if len(pixels) == 1:
+        return encode_png(pixels[0]), ".png"
+    try:
+        return encode_mp4(pixels, fps), ".mp4"
+    except RuntimeError:
+        return encode_webp(pixels, fps), ".webp"
+
+
+def save_clip(stem: Path, pixels: Pixels, fps: float) -> Path:
+    """Writes `pixels` to `stem` plus the suffix that :func:`encode` chose; returns the path."""
+    data, suffix = encode(pixels, fps)
+    path = stem.with_name(stem.name + suffix)
+    path.write_bytes(data)
+    return path
+
+
+def _headers(labels: Sequence[str], width: int) -> Pixels:
+    """The labels as strips of text, (labels, height, width, 3), in one size in which the longest line fits."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    lines = [text.split("\n") for text in labels]
+    size = 18
+    font = ImageFont.load_default(size)
+    while size > 9 and max(font.getlength(line) for each in lines for line in each) > width - 8:
+        size -= 1
+        font = ImageFont.load_default(size)
+    line_height = round(size * 1.4)
+    height = line_height * max(len(each) for each in lines) + 8
+    strips = []
+    for each in lines:
+        strip = Image.new("RGB", (width, height), _BACKGROUND)
+        draw = ImageDraw.Draw(strip)
+        for row, line in enumerate(each):
+            draw.text((4, 3 + row * line_height), line, font=font, fill=_FOREGROUND)
+        strips.append(np.asarray(strip))
+    return np.stack(strips)

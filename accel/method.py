@@ -1,0 +1,149 @@
+"""What every technique is: a frozen dataclass of parameters with checked ranges, written as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+T = TypeVar("T", bound="Method")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it."""
+
+    low: float | None
+    high: float | None
+    help: str
+    choices: tuple[str, ...] = ()
+    integer: bool = False
+
+
+def knob(
+    default: Any,
+    low: float | None = None,
+    high: float | None = None,
+    help: str = "",
+    choices: tuple[str, ...] = (),
+    keyword: bool = False,
+) -> Any:
+    """A dataclass field with a checked range (inclusive) or a closed set of choices.
+
+    An `int` default makes the parameter an integer; a `float` default takes any real number in the range.
+    """
+    integer = isinstance(default, int) and not isinstance(default, bool)
+    metadata = {"knob": Knob(low, high, help, choices, integer)}
+    return field(default=default, metadata=metadata, kw_only=keyword)
+
+
+def part(default: Method, lever: str) -> Any:
+    """A dataclass field that holds another method, of the given lever."""
+    return field(default=default, metadata={"nested": lever}, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all techniques. A subclass names its lever and is thereby known to recipes, presets and the app."""
+
+    lever: ClassVar[str] = ""
+    registry: ClassVar[dict[str, dict[str, type[Method]]]] = {}
+
+    def __init_subclass__(cls, *, lever: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if lever is not None:
+            cls.lever = lever
+        if not abstract:
+            Method.registry.setdefault(cls.lever, {})[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        for parameter in dataclasses.fields(self):
+            value, owner = getattr(self, parameter.name), type(self).__name__
+            if "knob" in parameter.metadata:
+                _check(owner, parameter.name, value, parameter.metadata["knob"])
+            nested = parameter.metadata.get("nested")
+            if nested and not (isinstance(value, Method) and value.lever == nested):
+                known = ", ".join(Method.registry.get(nested, {}))
+                raise TypeError(f"{owner}.{parameter.name} must be one of {known}, not {value!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the class name under "method" and every parameter, nested methods included."""
+        return {"method": type(self).__name__} | {
+            parameter.name: _plain(getattr(self, parameter.name)) for parameter in dataclasses.fields(self)
+        }
+
+    def __str__(self) -> str:
+        changed = [
+            f"{parameter.name}={getattr(self, parameter.name)}"
+            for parameter in dataclasses.fields(self)
+            if getattr(self, parameter.name) != parameter.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def from_dict(lever: str, data: object, where: str) -> Method:
+    """Builds a method from plain data. `where` names the place in the file for the error sentence.
+
+    Raises ValueError, in one sentence, for an unknown method, an unknown parameter or a value out of range.
+    """
+    known = Method.registry.get(lever, {})
+    if not isinstance(data, Mapping) or "method" not in data:
+        raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {data!r}.')
+    name = data["method"]
+    if name not in known:
+        raise ValueError(f"{where}.method {name!r} is not known; choose one of: {_names(known)}.")
+    kind = known[name]
+    parameters = {parameter.name: parameter for parameter in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key == "method":
+            continue
+        if key not in parameters:
+            raise ValueError(f"{where}.{key} is not a parameter of {name}; {_suggest(key, list(parameters))}.")
+        nested = parameters[key].metadata.get("nested")
+        if nested and value is not None:
+            values[key] = from_dict(nested, value, f"{where}.{key}")
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
+    if limits.choices:
+        if value not in limits.choices:
+            raise ValueError(f"{owner}.{name} must be one of {', '.join(limits.choices)}, not {value!r}.")
+        return
+    wanted = "a whole number" if limits.integer else "a number"
+    span = f"from {limits.low:g}" if limits.low is not None else "of any size"
+    span += f" to {limits.high:g}" if limits.high is not None else ""
+    right_type = isinstance(value, int if limits.integer else (int, float)) and not isinstance(value, bool)
+    inside = (
+        right_type
+        # Infinity is a legal threshold ("skip whenever the guards allow"); NaN never compares and so is never inside.
+        and not math.isnan(value)
+        and (limits.low is None or value >= limits.low)
+        and (limits.high is None or value <= limits.high)
+    )
+    if not inside:
+        raise ValueError(f"{owner}.{name} must be {wanted} {span}, not {value!r}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Method):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _names(known: Mapping[str, object]) -> str:
+    return ", ".join(known) if known else "none in this version"
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}" if close else f"it takes {', '.join(known)}"

@@ -1,0 +1,106 @@
+"""A linear patch video autoencoder: principal components of 4x8x8 pixel patches, in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from einops import rearrange
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Maps clips of 4k+1 frames to latents (batch, z_dim, k+1, height/8, width/8) and back, both linear.
+
+    The first frame is repeated to fill its group of four, as in causal video autoencoders. It has the interface that
+    `WanPipeline` expects from its `vae`. Fit it with `PatchAutoencoder.fit`; there is nothing to train.
+
+    Args:
+        z_dim: principal components kept.
+        latents_mean, latents_std: per channel; the pipeline's normalised latents are (z - mean) / std.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 24,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+        scale_factor_temporal: int = 4,
+        scale_factor_spatial: int = 8,
+    ) -> None:
+        super().__init__()
+        size = 3 * scale_factor_temporal * scale_factor_spatial**2
+        self.temporal, self.spatial = scale_factor_temporal, scale_factor_spatial
+        self.mean = torch.nn.Parameter(torch.zeros(size), requires_grad=False)
+        self.basis = torch.nn.Parameter(torch.zeros(z_dim, size), requires_grad=False)
+        self.register_to_config(
+            latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim
+        )
+
+    @classmethod
+    def fit(cls, videos: torch.Tensor, z_dim: int = 24, whitening: float = 0.5) -> PatchAutoencoder:
+        """Principal components of clips (batch, 3, 4k+1, height, width) in [-1, 1].
+
+        `whitening` in [0, 1] says how far the channels are brought to equal variance: at 0.5 a channel keeps the
+        square root of its standard deviation, so that the leading components still carry most of the loss. The
+        normalised latents have mean square 1 over all channels.
+        """
+        model = cls(z_dim=z_dim)
+        patches = model._patches(videos).reshape(-1, model.mean.numel()).double()
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        deviation = values.flip(0)[:z_dim].clamp_min(1e-12).sqrt()
+        std = deviation**whitening
+        std = std * (deviation / std).square().mean().sqrt()
+        model.mean.data.copy_(mean)
+        model.basis.data.copy_(vectors.flip(1)[:, :z_dim].T)
+        model.register_to_config(latents_std=[float(v) for v in std])
+        return model
+
+    def _patches(self, videos: torch.Tensor) -> torch.Tensor:
+        first = videos[:, :, :1].expand(-1, -1, self.temporal - 1, -1, -1)
+        video = torch.cat([first, videos], dim=2)
+        if video.shape[2] % self.temporal or video.shape[3] % self.spatial or video.shape[4] % self.spatial:
+            raise ValueError(
+                f"the autoencoder takes {self.temporal}k+1 frames and sides that are multiples of {self.spatial}, "
+                f"got {videos.shape[2]} frames of {videos.shape[3]}x{videos.shape[4]}"
+            )
+        return rearrange(
+            video,
+            "b c (f t) (h p) (w q) -> b f h w (c t p q)",
+            t=self.temporal,
+            p=self.spatial,
+            q=self.spatial,
+        )
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+        """Clips (batch, 3, 4k+1, height, width) in [-1, 1] to a (deterministic) latent distribution."""
+        latents = rearrange((self._patches(x) - self.mean) @ self.basis.T, "b f h w z -> b z f h w")
+        # A log-variance of -30 clamps to a standard deviation of about 3e-7: a point, in the shape callers expect.
+        moments = torch.cat([latents, torch.full_like(latents, -30.0)], dim=1)
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
+        """Latents (batch, z_dim, k+1, height/8, width/8) to clips in [-1, 1]."""
+        patches = rearrange(z, "b z f h w -> b f h w z") @ self.basis + self.mean
+        video = rearrange(
+            patches,
+            "b f h w (c t p q) -> b c (f t) (h p) (w q)",
+            t=self.temporal,
+            p=self.spatial,
+            q=self.spatial,
+        )
+        video = video[:, :, self.temporal - 1 :].clamp(-1, 1)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents as the denoiser sees them: (z - latents_mean) / latents_std."""
+        shape = (1, -1, 1, 1, 1)
+        mean = torch.tensor(self.config.latents_mean, dtype=z.dtype, device=z.device).view(shape)
+        std = torch.tensor(self.config.latents_std, dtype=z.dtype, device=z.device).view(shape)
+        return (z - mean) / std

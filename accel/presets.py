@@ -1,0 +1,49 @@
+"""Presets are promises about fidelity to the unaccelerated output; they resolve to a recipe for this pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from accel.anatomy import Anatomy
+from accel.caching import Extrapolate, FixedInterval
+from accel.recipe import Recipe
+
+DEFAULT = "balanced"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A name, what it promises, and the recipe that keeps the promise for a model without calibrated constants."""
+
+    promise: str
+    recipe: Recipe
+
+
+PRESETS = {
+    "lossless": Preset(
+        "above 40 dB against the unaccelerated output",
+        Recipe(cache=FixedInterval(2, predictor=Extrapolate(order=1), warmup=6, final=2)),
+    ),
+    "balanced": Preset(
+        "about 30 dB",
+        Recipe(cache=FixedInterval(3, predictor=Extrapolate(order=1))),
+    ),
+    "fast": Preset(
+        "about 24 dB",
+        Recipe(cache=FixedInterval(4, predictor=Extrapolate(order=1))),
+    ),
+    "turbo": Preset(
+        "the picture may differ; prompt adherence and quality may not",
+        Recipe(cache=FixedInterval(6, predictor=Extrapolate(order=1))),
+    ),
+}
+
+
+def resolve(name: str, anatomy: Anatomy) -> Recipe:
+    """The preset's recipe for this pipeline. Raises ValueError, listing the presets, for an unknown name."""
+    if name not in PRESETS:
+        raise ValueError(
+            f"There is no preset or recipe file {name!r}; the presets are {', '.join(PRESETS)}, "
+            f"and a recipe file ends in .json."
+        )
+    return replace(PRESETS[name].recipe, name=name)

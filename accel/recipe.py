@@ -1,0 +1,99 @@
+"""A Recipe is plain data: at most one method per lever, readable and writable as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.method import Method, from_dict
+
+SCHEMA = 1
+LEVERS = ("cache", "attention", "guidance", "sampler", "precision")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One method per lever; None switches the lever off. `Recipe()` attaches the clock and the report only.
+
+    Raises TypeError where a lever is given something that is not one of its methods.
+    """
+
+    cache: Method | None = None
+    attention: Method | None = None
+    guidance: Method | None = None
+    sampler: Method | None = None
+    precision: Method | None = None
+    name: str = dataclasses.field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for lever in LEVERS:
+            method = getattr(self, lever)
+            if method is not None and not (isinstance(method, Method) and method.lever == lever):
+                known = ", ".join(Method.registry.get(lever, {})) or "none in this version"
+                hint = "an object, not the class itself; " if isinstance(method, type) else ""
+                raise TypeError(
+                    f"{lever}={method!r} is not a method of the {lever} lever: give {hint}None or one of {known}."
+                )
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: the given name, else the methods."""
+        return self.name or " + ".join(str(method) for method in self.methods().values()) or "off"
+
+    def methods(self) -> dict[str, Method]:
+        """The levers that are on."""
+        return {lever: getattr(self, lever) for lever in LEVERS if getattr(self, lever) is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"schema": SCHEMA, "name": self.name}
+        return data | {lever: method.to_dict() for lever, method in self.methods().items()}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the recipe as JSON, whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".part")
+        partial.write_text(self.to_json() + "\n", encoding="utf-8")
+        partial.replace(target)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Recipe:
+        """Raises ValueError, naming the field and what it may be, for anything that is not a recipe."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"A recipe is a JSON object with the levers {', '.join(LEVERS)}; this is {data!r}.")
+        if data.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(f"This recipe has schema {data['schema']!r}, but this version reads schema {SCHEMA}.")
+        for key in data:
+            if key not in (*LEVERS, "schema", "name"):
+                close = difflib.get_close_matches(str(key), LEVERS, n=1)
+                hint = f"did you mean {close[0]}" if close else f"the levers are {', '.join(LEVERS)}"
+                raise ValueError(f"{key!r} is not a field of a recipe; {hint}.")
+        methods = {lever: from_dict(lever, data[lever], lever) for lever in LEVERS if data.get(lever) is not None}
+        return cls(**methods, name=str(data.get("name", "")))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Reads a recipe file. Raises ValueError for a file that is missing or malformed, saying where."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"There is no recipe file {os.fspath(path)}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"The recipe file {os.fspath(path)} cannot be read: {error}.") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{os.fspath(path)} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
+            ) from None
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None

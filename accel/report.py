@@ -1,0 +1,100 @@
+"""What really happened in the last pipeline call: per lever, per step and stream, in words and as data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from accel.calls import Action
+
+_MARKS: dict[Action, str] = {"computed": "█", "predicted": "·", "dropped": "○"}
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One denoiser call. `seconds` is host time; on CUDA that is launch time, so read `Report.seconds` for totals."""
+
+    run: int
+    step: int
+    position: int
+    sigma: float
+    stream: str
+    denoiser: str
+    action: Action
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LeverReport:
+    """Whether a lever acted, why (or why not), and the memory it held at its peak."""
+
+    lever: str
+    method: str
+    engaged: bool
+    reason: str
+    extra_bytes: int = 0
+
+
+@dataclass
+class Report:
+    """The record of one pipeline call. Phases of `seconds`: total, before (text encoding), denoise, after (decode)."""
+
+    recipe: str = ""
+    calls: list[CallRecord] = field(default_factory=list)
+    levers: list[LeverReport] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len({(call.run, call.step) for call in self.calls})
+
+    @property
+    def computed(self) -> int:
+        return self._count("computed")
+
+    @property
+    def predicted(self) -> int:
+        return self._count("predicted")
+
+    @property
+    def dropped(self) -> int:
+        return self._count("dropped")
+
+    def timeline(self) -> dict[str, str]:
+        """One character per step for each denoiser and stream: █ computed, · predicted, ○ dropped."""
+        lines: dict[str, list[str]] = {}
+        several = len({call.denoiser for call in self.calls}) > 1
+        for call in self.calls:
+            key = f"{call.denoiser} {call.stream}" if several else call.stream
+            lines.setdefault(key, []).append(_MARKS[call.action])
+        return {key: "".join(marks) for key, marks in lines.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "steps": self.steps,
+            "computed": self.computed,
+            "predicted": self.predicted,
+            "dropped": self.dropped,
+        }
+
+    def __str__(self) -> str:
+        if not self.calls:
+            return "\n".join(["Nothing has run yet: call the pipeline, then ask for the report.", *self.notes])
+        lines = [
+            f"{self.recipe or 'accel'}: {self.computed} of {len(self.calls)} denoiser calls computed"
+            f" over {self.steps} steps ({self.predicted} predicted, {self.dropped} dropped)"
+        ]
+        for lever in self.levers:
+            state = "engaged" if lever.engaged else "NOT engaged"
+            memory = f", {lever.extra_bytes / 2**20:.1f} MiB extra" if lever.extra_bytes else ""
+            lines.append(f"  {lever.lever:<9} {lever.method}: {state}: {lever.reason}{memory}")
+        lines += [f"  {stream:<14} {marks}" for stream, marks in self.timeline().items()]
+        if self.seconds:
+            lines.append("  seconds   " + ", ".join(f"{phase} {value:.2f}" for phase, value in self.seconds.items()))
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def _count(self, action: Action) -> int:
+        return Counter(call.action for call in self.calls)[action]

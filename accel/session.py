@@ -1,0 +1,228 @@
+"""A Session is a recipe attached to one pipeline: installs the layers, runs the levers, keeps the report, undoes."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+
+from accel.anatomy import Anatomy, components_of, denoisers_of, inspect, schedulers_of
+from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
+from accel.clock import Clock
+from accel.lever import Lever
+from accel.patch import CallLayer, Layer
+from accel.recipe import Recipe
+from accel.report import CallRecord, Report
+
+# Guidance stands in front of the cache: an answer made from another stream must never enter a cache.
+CHAIN = ("guidance", "cache", "attention", "sampler", "precision")
+
+
+class Session:
+    """A recipe attached to one pipeline. Use `accel.accelerate` to make one.
+
+    The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
+    pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back.
+    """
+
+    def __init__(self, pipe: Any, recipe: Recipe) -> None:
+        self.anatomy: Anatomy = inspect(pipe)
+        self.recipe = recipe
+        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe)
+        self._clock = Clock()
+        methods = recipe.methods()
+        self._levers: list[Lever] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
+        self._report, self._running, self._inside = Report(recipe.label), 0, False
+        self._started = self._first_call = self._last_step = 0.0
+        self._at_last_step = False
+        self._layers: list[Layer] = []
+        self._arguments: dict[str, Arguments] = {}
+        self._attach(pipe)
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline, or None once restored or gone."""
+        return self._pipe() if self._pipe is not None else None
+
+    def report(self) -> Report:
+        """The record of the last pipeline call (or of the one in progress)."""
+        return self._report
+
+    def restore(self) -> Any:
+        """Gives the pipeline back as it was, bit for bit; returns it. A second call does nothing."""
+        pipe, self._pipe = self.pipe, None
+        for layer in reversed(self._layers):
+            layer.detach()
+        self._layers.clear()
+        self._call_layer.detach()
+        self._end()
+        return pipe
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Switches the session on around a denoising loop of your own that uses the pipeline's parts.
+
+        Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
+        denoiser or scheduler that is shared with another pipeline is not accelerated there.
+        """
+        if self.pipe is not None and not self._running:
+            self._begin()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._end()
+
+    def _attach(self, pipe: Any) -> None:
+        components = components_of(pipe)
+        for _, scheduler in schedulers_of(components):
+            self._layers.append(
+                Layer(scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler)))
+            )
+            self._layers.append(Layer(scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))))
+        for name, module in denoisers_of(components):
+            self._arguments[name] = Arguments(module.forward)
+            self._layers.append(Layer(module, "forward", _Bound(self, "_denoise", (name, weakref.ref(module)))))
+            if hasattr(module, "cache_context"):
+                self._layers.append(Layer(module, "cache_context", _Bound(self, "_context", name)))
+        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+
+    def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for layer in self._layers:
+            layer.attach()  # offload hooks are taken off and put back after every call
+        with self.running():
+            return inner(*args, **kwargs)
+
+    def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        if self._running:
+            self._clock.begin_run(scheduler())
+            for lever in self._levers:
+                lever.reset()
+        return result
+
+    def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        if self._running:
+            self._clock.step_done(scheduler())
+            if self._at_last_step:
+                _finish_device_work()
+            self._last_step = time.perf_counter()
+        return result
+
+    def _context(
+        self, denoiser: str, inner: Callable[..., Any], name: str, **kwargs: Any
+    ) -> AbstractContextManager[None]:
+        @contextmanager
+        def entered() -> Iterator[None]:
+            outer = self._clock.context.get(denoiser)
+            self._clock.context[denoiser] = name
+            try:
+                with inner(name, **kwargs):
+                    yield
+            finally:
+                self._clock.context[denoiser] = outer
+
+        return entered()
+
+    def _denoise(
+        self, denoiser: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        name, module = denoiser[0], denoiser[1]()
+        # A denoiser inside a denoiser call is the same call seen twice (a second layer, a nested pipeline).
+        if not self._running or self._inside or module is None:
+            return inner(*args, **kwargs)
+        self._first_call = self._first_call or time.perf_counter()
+        call = self._arrive(name, module, args, kwargs)
+        start, self._inside = time.perf_counter(), True
+        try:
+            outcome = self._chain(call, inner, 0)
+        finally:
+            self._inside = False
+        moment, seconds = call.moment, time.perf_counter() - start
+        self._at_last_step = moment.last
+        self._report.calls.append(
+            CallRecord(
+                moment.run, moment.step, moment.position, moment.sigma,
+                call.stream, name, outcome.action, outcome.reason, seconds,
+            )
+        )  # fmt: skip
+        return outcome.output
+
+    def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        bound = self._arguments[name].bind(args, kwargs)
+        conditioning = tensors(Arguments.pick(bound, CONDITIONING))
+        moment, stream, leader = self._clock.arrive(
+            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
+        )
+        latents = tensors(Arguments.pick(bound, LATENTS))
+        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound)
+
+    def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
+        if index == len(self._levers):
+            return Outcome(inner(*call.args, **call.kwargs), "computed", "computed")
+        return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
+
+    def _begin(self) -> None:
+        self._clock.clear()
+        for lever in self._levers:
+            lever.reset()
+        self._report = Report(self.recipe.label)
+        self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
+        self._at_last_step = False
+
+    def _end(self) -> None:
+        """The call is over, by return or by exception: close the report and let go of every tensor."""
+        if self._started and not self._report.calls:
+            self._report.notes.append(
+                "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
+                "something has replaced the denoiser's forward. Call accel.accelerate again."
+            )
+        if self._started and self._report.calls:
+            _finish_device_work()
+            end = time.perf_counter()
+            last = max(self._last_step, self._first_call)
+            self._report.seconds = {
+                "total": end - self._started,
+                "before": self._first_call - self._started,
+                "denoise": last - self._first_call,
+                "after": end - last,
+            }
+            self._report.levers = [lever.report() for lever in self._levers]
+        self._started = 0.0
+        self._clock.clear()
+        for lever in self._levers:
+            lever.reset()
+
+
+class _Bound:
+    """A session's method with a first argument, holding the session weakly (layers must not keep it alive)."""
+
+    __slots__ = ("_argument", "_name", "_session")
+
+    def __init__(self, session: Session, name: str, argument: Any) -> None:
+        self._session, self._name, self._argument = weakref.ref(session), name, argument
+
+    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is None:
+            return inner(*args, **kwargs)
+        return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
+
+
+def _finish_device_work() -> None:
+    """Phase times are wall-clock: kernels that were only launched have not run yet."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,1 @@
+"""Sparse spatial-temporal and low-precision attention."""

@@ -1,0 +1,111 @@
+"""Compute or skip: pure state machines over numbers. They know neither tensors nor models, so lists can test them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Decision(NamedTuple):
+    skip: bool
+    reason: str
+
+
+class Decider(Protocol):
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        """Compute or skip step `position` of `total`, given the signal's distance (None: not known yet)."""
+
+    def computed(self) -> None:
+        """A step has been computed, by this decider's decision or because a guard forced it."""
+
+
+def guard(
+    *,
+    step: int,
+    position: int,
+    total: int,
+    skipped: int,
+    warmup: int,
+    final: int,
+    max_skips: int,
+    min_steps: int,
+) -> str | None:
+    """Why a step must compute whatever the decider thinks, or None.
+
+    `step` counts from the start of the run and `position` within the scheduler's timetable (they differ for
+    image-to-image); `skipped` is the number of predictions since the last computed step.
+    """
+    if total < min_steps:
+        return f"a run of {total} steps is under min_steps={min_steps}"
+    if step < warmup:
+        return "warm-up"
+    if position >= total - final:
+        return "last steps"
+    if skipped >= max_skips:
+        return f"{max_skips} predictions in a row"
+    return None
+
+
+class Every:
+    """Computes every n-th step. n = 1 never skips."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval, self._skipped = interval, 0
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        if self._skipped + 1 >= self.interval:
+            return Decision(False, f"every {self.interval}")
+        self._skipped += 1
+        return Decision(True, f"{self._skipped} of {self.interval - 1}")
+
+    def computed(self) -> None:
+        self._skipped = 0
+
+
+class Accumulate:
+    """Skips while the sum of (rescaled) distances since the last computed step stays under the threshold.
+
+    TeaCache equation 6, EasyCache equation 6, SeaCache section 3.3; strict: a sum equal to the threshold computes.
+    """
+
+    def __init__(self, threshold: float, rescale: Callable[[float], float] = float) -> None:
+        self.threshold, self.rescale, self._sum = threshold, rescale, 0.0
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        if distance is None:
+            return Decision(False, "no distance yet")
+        self._sum += self.rescale(distance)
+        skip = self._sum < self.threshold
+        return Decision(skip, f"distance {self._sum:.3g} {'<' if skip else '≥'} {self.threshold:g}")
+
+    def computed(self) -> None:
+        self._sum = 0.0
+
+
+class Magnitude:
+    """Skips while the accumulated error of the residual's magnitude, known beforehand, stays within the threshold.
+
+    MagCache section 3.3: R is the product of the ratios since the last computed step and e the sum of |1 - R|; skip
+    while e <= threshold and at most `most` steps. Ratios belong to a run of len(ratios) steps; another step count
+    takes the nearest entry. The first `retention` fraction of the run computes.
+    """
+
+    def __init__(self, ratios: Sequence[float], threshold: float, most: int, retention: float) -> None:
+        self.ratios, self.threshold, self.most, self.retention = ratios, threshold, most, retention
+        self.computed()
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        if position < int(self.retention * total):
+            return Decision(False, "retention")
+        self._product *= self._ratio(position, total)
+        self._count += 1
+        self._error += abs(1.0 - self._product)
+        skip = self._error <= self.threshold and self._count <= self.most
+        return Decision(skip, f"error {self._error:.3g}, {self._count} in a row")
+
+    def computed(self) -> None:
+        self._product, self._count, self._error = 1.0, 0, 0.0
+
+    def _ratio(self, position: int, total: int) -> float:
+        last = len(self.ratios) - 1
+        return self.ratios[position if total == last + 1 else round(position * last / max(total - 1, 1))]

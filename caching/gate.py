@@ -1,0 +1,161 @@
+"""The engine: every cache of this package is this gate with its own signal, decider and predictor.
+
+It stands at the denoiser's own call (latents in, prediction out), so it needs no knowledge of the model's inside, costs
+memory of latent size, and is right with ControlNet residuals, LoRA and offloading by construction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from accel.anatomy import Anatomy, submodule
+from accel.caching.decider import Decider, Decision, guard
+from accel.caching.predictor import Memory
+from accel.caching.signal import Probe, Signal
+from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
+from accel.patch import listening
+from accel.report import LeverReport
+
+if TYPE_CHECKING:
+    from accel.caching.method import CacheMethod
+
+Key = tuple[object, ...]
+
+
+@dataclass
+class Stream:
+    """What is known about one stream of one denoiser in this run."""
+
+    key: Key
+    signal: Signal
+    decider: Decider
+    history: list[Memory] = field(default_factory=list)
+    skipped: int = 0  # predictions since the last computed step
+    template: Any = None  # the structure of the denoiser's output
+
+
+class Leave(Exception):
+    """Raised inside the denoiser, after its probe, when the rest of it is not needed."""
+
+
+class CacheGate:
+    """Answers denoiser calls from the past where the method says so.
+
+    The first stream of a step decides and the others follow, because guidance multiplies any difference between a
+    fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape, dtype and device.
+    """
+
+    def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
+        self.method, self.anatomy = method, anatomy
+        self._reasons: Counter[str] = Counter()
+        self.reset()
+
+    def reset(self) -> None:
+        self._streams: dict[tuple[str, str], Stream] = {}
+        self._decisions: dict[str, Decision] = {}
+        self._predicted, self._calls, self._peak = 0, 0, 0
+        self._reasons.clear()
+
+    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        self._calls += 1
+        stream = self._stream(call)
+        if not call.leader:
+            decision = self._follow(call, stream)
+        elif stream.signal.probe is not None:
+            return self._probed(call, stream, stream.signal.probe, proceed)
+        else:
+            decision = self._decide(call, stream, None)
+        return (
+            self._predict(call, stream, decision) if decision.skip else self._compute(call, stream, decision, proceed)
+        )
+
+    def report(self) -> LeverReport:
+        if self._predicted:
+            reason = f"{self._predicted} of {self._calls} calls predicted"
+        else:
+            common = ", ".join(reason for reason, _ in self._reasons.most_common(2)) or "no call"
+            reason = f"no step was skipped ({common}); a looser setting may"
+        return LeverReport("cache", str(self.method), self._predicted > 0, reason, self._peak)
+
+    def _stream(self, call: Call) -> Stream:
+        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.latents)
+        name = (call.denoiser, call.stream)
+        stream = self._streams.get(name)
+        if stream is None or stream.key != key:
+            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser))
+            self._streams[name] = stream
+        return stream
+
+    def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
+        distance = stream.signal.observe(call, heard)
+        method, moment = self.method, call.moment
+        forced = guard(
+            step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
+            warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
+        ) or (None if stream.history else "no history yet")  # fmt: skip
+        decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
+        self._decisions[call.denoiser] = decision
+        return decision
+
+    def _follow(self, call: Call, stream: Stream) -> Decision:
+        decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
+        if decision.skip and not stream.history:
+            return Decision(False, "no history yet")
+        return Decision(decision.skip, f"as the first stream: {decision.reason}")
+
+    def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
+        """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
+        nothing, a skipped one costs what lies in front of the probe.
+        """
+        decisions: list[Decision] = []
+
+        def hear(value: torch.Tensor) -> None:
+            if not decisions:
+                decisions.append(self._decide(call, stream, value))
+                if decisions[0].skip:
+                    raise Leave
+
+        module = submodule(getattr(call.module, "_orig_mod", call.module), probe.path)
+        if module is None:
+            return self._compute(call, stream, Decision(False, f"there is no module {probe.path}"), proceed)
+        try:
+            with listening(module, probe.part, hear):
+                outcome = proceed(call)
+        except Leave:
+            return self._predict(call, stream, decisions[0])
+        decision = decisions[0] if decisions else Decision(False, f"the probe {probe.path} was not reached")
+        return self._compute(call, stream, decision, lambda _: outcome)
+
+    def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
+        outcome = proceed(call)
+        outputs = tensors(outcome.output)
+        if call.leader:
+            stream.signal.computed(call, outputs)
+            stream.decider.computed()
+        memory = self.method.predictor.remember(call, outputs, self.anatomy.prediction)
+        stream.history = [*stream.history, memory][-self.method.predictor.depth :]
+        stream.template, stream.skipped = structure(outcome.output), 0
+        self._reasons[decision.reason] += 1
+        self._peak = max(self._peak, self._held_bytes())
+        return Outcome(outcome.output, outcome.action, decision.reason)
+
+    def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
+        values = self.method.predictor.predict(call, stream.history, self.anatomy.prediction)
+        stream.skipped += 1
+        self._predicted += 1
+        return Outcome(rebuilt(stream.template, values), "predicted", decision.reason)
+
+    def _held_bytes(self) -> int:
+        held = [
+            tensor
+            for stream in self._streams.values()
+            for tensor in [
+                *stream.signal.held(),
+                *(value for memory in stream.history for value in memory.values),
+            ]
+        ]
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -1,0 +1,27 @@
+"""Fixed interval: the simplest cache, and with a good predictor one of the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accel.anatomy import Anatomy
+from accel.caching.decider import Decider, Every
+from accel.caching.method import CacheMethod
+from accel.caching.signal import NoSignal, Signal
+from accel.method import knob
+
+
+@dataclass(frozen=True)
+class FixedInterval(CacheMethod):
+    """Computes every `interval`-th step and predicts the others.
+
+    Needs no constants, no measurement and no host sync, decides alike for every prompt, sample and device, and suits
+    compiled models. Do not use it where the content changes abruptly (few steps, strong guidance late in the run).
+    Memory: the predictor's, order + 1 outputs of latent size per stream.
+    """
+
+    interval: int = knob(2, 1, 1000, "compute every n-th step; 1 never skips")
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row", keyword=True)
+
+    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
+        return NoSignal(), Every(self.interval)

@@ -1,0 +1,55 @@
+"""MagCache: a schedule from how the residual's magnitude falls, measured once for a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accel.anatomy import Anatomy
+from accel.caching import published
+from accel.caching.decider import Decider, Magnitude
+from accel.caching.method import CacheMethod, NotApplicable
+from accel.caching.signal import NoSignal, Signal
+from accel.method import knob
+
+
+@dataclass(frozen=True)
+class MagCache(CacheMethod):
+    """Skips while the accumulated deviation of the residual's magnitude stays within `threshold`.
+
+    Source: MagCache (arXiv 2506.09045), section 3.3. ratios: mean norm ratio of the residual to that of the step before;
+    one for each step of the calibration run, first entry 1; by default the published set for this model. retention:
+    fraction of the run that computes first; most: longest run of predictions. The schedule depends on the step number
+    only: no measurement, no host sync. `final=0` lets the last step be predicted, as published.
+    A model without ratios is left alone and the report says how to get them: `accel.caching.record`.
+    Memory: the predictor's outputs. Ratios belong to a scheduler and its shift: measure again where those change.
+    """
+
+    threshold: float = knob(0.12, 0.0, None, "deviation that may accumulate")
+    most: int = knob(4, 1, 1000, "longest run of predictions")
+    retention: float = knob(0.2, 0.0, 1.0, "fraction of the run that computes first")
+    ratios: tuple[float, ...] | None = None
+    model: str | None = None
+    warmup: int = knob(1, 1, 1000, "first steps that always compute", keyword=True)
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row", keyword=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = isinstance(self.ratios, tuple) and all(isinstance(ratio, (int, float)) for ratio in self.ratios)
+        if self.ratios is not None and not (numbers and len(self.ratios) > 1):
+            raise ValueError(f"MagCache.ratios must be a tuple of at least two numbers, not {self.ratios!r}.")
+        if self.model is not None and self.model not in published.magcache_names():
+            raise ValueError(
+                f"MagCache.model {self.model!r} has no published set; there are: {', '.join(published.magcache_names())}."
+            )
+
+    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
+        ratios = self.ratios
+        if ratios is None:
+            found = published.magcache(anatomy, denoiser, self.model)
+            if isinstance(found, str):
+                raise NotApplicable(
+                    f"MagCache has no ratios for {anatomy.denoisers[denoiser].kind} of this size ({found}). Measure them "
+                    f"once with accel.caching.record(pipe, prompts).magcache() or use EasyCache, which needs none."
+                )
+            ratios = found
+        return NoSignal(), Magnitude(ratios, self.threshold, self.most, self.retention)

@@ -1,0 +1,101 @@
+"""TeaCache: the change of the timestep-modulated input, corrected by a polynomial fitted for the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from accel.anatomy import Anatomy
+from accel.caching import published
+from accel.caching.decider import Accumulate, Decider
+from accel.caching.method import CacheMethod, NotApplicable
+from accel.caching.signal import Probe, Signal, relative_distance
+from accel.calls import Call
+from accel.method import knob
+
+# What a signal listens to: the first block's self-attention receives the modulated input.
+SIGNALS = {"modulated_input": "input", "time_embedding": "output", "time_projection": "output"}
+
+
+@dataclass(frozen=True)
+class TeaCache(CacheMethod):
+    """Skips while the accumulated, polynomially corrected change of the signal stays under `threshold`.
+
+    Source: TeaCache (arXiv 2411.19108), equation 6. signal: "modulated_input" (what the first block's self-attention
+    receives), "time_embedding" or "time_projection" (no content: the schedule is the same for every prompt).
+    coefficients: the polynomial, highest power first; by default the published set for this model. Published
+    polynomials fall below zero outside the range that they were fitted on, which would delay the next computed step
+    without bound, so distances are clipped to `fitted_range` (where known) and the polynomial at zero; clamp=0 turns
+    this off, for reproducing reference schedules.
+    A model without a published set is left alone and the report says how to get coefficients: `accel.caching.record`.
+    Memory: the signal of one step ((B, N, D) for the modulated input) and the predictor's outputs. A skipped step
+    costs the denoiser up to the probe. Not for compiled whole models: the probe leaves the denoiser by an exception.
+    """
+
+    threshold: float = knob(0.15, 0.0, None, "corrected change that may accumulate; 0 never skips")
+    coefficients: tuple[float, ...] | None = None
+    signal_name: str = knob("auto", choices=("auto", *SIGNALS), help="what is measured; auto: as published")
+    fitted_range: tuple[float, float] | None = None
+    model: str | None = None
+    clamp: int = knob(1, 0, 1, "1 keeps the polynomial within its fitted range and above zero")
+    warmup: int = knob(1, 1, 1000, "first steps that always compute", keyword=True)
+    max_skips: int = knob(6, 1, 1000, "most predictions in a row", keyword=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, length in (("coefficients", None), ("fitted_range", 2)):
+            value = getattr(self, name)
+            numbers = isinstance(value, tuple) and all(isinstance(number, (int, float)) for number in value)
+            if value is not None and not (numbers and value and len(value) == (length or len(value))):
+                raise ValueError(f"TeaCache.{name} must be a tuple of {length or 'some'} numbers, not {value!r}.")
+        if self.model is not None and self.model not in published.teacache_names():
+            raise ValueError(
+                f"TeaCache.model {self.model!r} has no published set; there are: {', '.join(published.teacache_names())}."
+            )
+
+    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
+        fitted = self._fitted(anatomy, denoiser)
+        name = fitted.signal
+        path = getattr(anatomy.denoisers[denoiser], name)
+        if path is None:
+            raise NotApplicable(
+                f"TeaCache finds no {name.replace('_', ' ')} in {anatomy.denoisers[denoiser].kind}; "
+                f"choose another signal_name or another cache, such as EasyCache."
+            )
+        return ProbedChange(Probe(path, SIGNALS[name]), fitted, bool(self.clamp)), Accumulate(self.threshold)
+
+    def _fitted(self, anatomy: Anatomy, denoiser: str) -> published.Polynomial:
+        """Given coefficients, else the named or the matching published set."""
+        if self.coefficients is not None:
+            signal = "modulated_input" if self.signal_name == "auto" else self.signal_name
+            return published.Polynomial("given", signal, self.coefficients, self.fitted_range)
+        found = published.teacache(anatomy, denoiser, self.model, self.signal_name)
+        if isinstance(found, str):
+            raise NotApplicable(
+                f"TeaCache has no coefficients for {anatomy.denoisers[denoiser].kind} of this size ({found}). Fit them "
+                f"once with accel.caching.record(pipe, prompts).teacache() or use EasyCache, which needs none."
+            )
+        return found
+
+
+class ProbedChange:
+    """Corrected relative change of what the probe hears, between consecutive steps."""
+
+    def __init__(self, probe: Probe, polynomial: published.Polynomial, clamp: bool) -> None:
+        self.probe: Probe | None = probe
+        self._polynomial, self._clamp = polynomial, clamp
+        self._previous: torch.Tensor | None = None
+
+    def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
+        assert heard is not None  # the gate passes what the probe heard
+        previous, self._previous = self._previous, heard.detach().clone()
+        if previous is None or previous.shape != heard.shape:
+            return None
+        return self._polynomial(relative_distance([heard], [previous]), self._clamp)
+
+    def computed(self, call: Call, outputs: list[torch.Tensor]) -> None:
+        pass
+
+    def held(self) -> list[torch.Tensor]:
+        return [] if self._previous is None else [self._previous]

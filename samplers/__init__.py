@@ -1,0 +1,1 @@
+"""Step-reducing samplers, sigma schedules and adaptive guidance."""

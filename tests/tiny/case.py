@@ -1,0 +1,119 @@
+"""What a tiny pipeline is, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from tests.tiny.inputs import embeddings, generators
+
+Guidance = Literal["two calls", "batched", "embedded", "none"]
+Size = Literal["default", "other"]
+
+NEGATIVE = 10_000
+"""Added to the number of a prompt: every sample has a negative prompt of its own."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a test asks for. Sample i of a batch has prompt number `prompt + i`."""
+
+    batch: int = 1
+    guidance: bool = True
+    size: Size = "default"
+    prompt: int = 0
+
+    def extent(self, default: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
+        """Height and width in pixels, as keyword arguments."""
+        height, width = default if self.size == "default" else other
+        return {"height": height, "width": width}
+
+    def words(self, *shape: int) -> torch.Tensor:
+        """Embeddings of the prompts, `(batch, *shape)`."""
+        return embeddings(self.prompt, self.batch, *shape)
+
+    def negative_words(self, *shape: int) -> torch.Tensor:
+        """Embeddings of the negative prompts, `(batch, *shape)`."""
+        return embeddings(self.prompt + NEGATIVE, self.batch, *shape)
+
+
+@dataclass(frozen=True)
+class TinyPipeline:
+    """A real diffusers pipeline class with two or three layers of random weights.
+
+    build: makes fresh objects each time, always with the same weights.
+    answer: keyword arguments of a call that gives what is asked for, but for seed and step count.
+    guidance: how the conditional and unconditional predictions of one step are asked for; with "embedded" the
+        scale is an input of the denoiser and there is one prediction.
+    """
+
+    name: str
+    build: Callable[[], DiffusionPipeline]
+    answer: Callable[[Ask], dict[str, Any]]
+    guidance: Guidance
+    video: bool
+
+    def arguments(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        batch: int = 1,
+        guidance: bool = True,
+        size: Size = "default",
+        prompt: int = 0,
+    ) -> dict[str, Any]:
+        """Keyword arguments for `pipe(...)`, on its device and in its dtype."""
+        arguments = self.answer(Ask(batch, guidance, size, prompt))
+        return {name: _placed(value, pipe) for name, value in arguments.items()}
+
+
+def run(
+    pipe: DiffusionPipeline,
+    tiny: TinyPipeline,
+    *,
+    seed: int = 0,
+    steps: int = 8,
+    batch: int = 1,
+    guidance: bool = True,
+    size: Size = "default",
+    prompt: int = 0,
+    **overrides: Any,
+) -> torch.Tensor:
+    """The final latents of one call (pictures with `output_type="np"`) as one float tensor.
+
+    Sample i of a batch equals, up to rounding, a single run with `seed + i` and `prompt + i`. `overrides` win
+    over everything else; `callback_on_step_end` may be among them. The global random state is seeded for the
+    call and put back, because SD3's ControlNet pipeline draws from it, whatever generator it is given.
+    """
+    arguments = tiny.arguments(pipe, batch=batch, guidance=guidance, size=size, prompt=prompt)
+    arguments |= {"num_inference_steps": steps, "generator": generators(seed, batch), "output_type": "latent"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        output = pipe(**(arguments | overrides), return_dict=False)
+    # Every pipeline returns a tuple here except Stable Video Diffusion, which returns the frames themselves.
+    return _tensor(output[0] if isinstance(output, tuple) else output)
+
+
+def quiet(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _placed(value: Any, pipe: DiffusionPipeline) -> Any:
+    if isinstance(value, list):
+        return [_placed(part, pipe) for part in value]
+    if not torch.is_tensor(value):
+        return value
+    return value.to(pipe.device, pipe.dtype if value.is_floating_point() else value.dtype)
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    if isinstance(output, list):
+        return torch.stack([_tensor(part) for part in output])
+    return torch.as_tensor(output if torch.is_tensor(output) else np.asarray(output)).float()

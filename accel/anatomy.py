@@ -10,7 +10,7 @@ import torch
 
 from accel import families
 
-# "flow" is v = noise - x0, "inverted_flow" its negative (Mochi).
+# "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
 Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]
 
 
@@ -72,7 +72,7 @@ def inspect(pipe: Any) -> Anatomy:
         repository=name,
         denoisers={key: _denoiser(module) for key, module in found.items()},
         schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
-        prediction=_prediction(next(iter(schedulers.values()))),
+        prediction=_prediction(next(iter(schedulers.values())), type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found),
     )
 
@@ -129,11 +129,12 @@ def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int]) ->
     return next((path for path in paths if submodule(module, path)), None)
 
 
-def _prediction(scheduler: Any) -> Prediction:
+def _prediction(scheduler: Any, pipeline: str) -> Prediction:
     config = scheduler.config
     kind = config.get("prediction_type", "epsilon")
     if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        return "inverted_flow" if config.get("invert_sigmas") else "flow"
+        inverted = config.get("invert_sigmas") or pipeline.startswith(families.NEGATES_PREDICTION)
+        return "inverted_flow" if inverted else "flow"
     return kind if kind in ("v_prediction", "sample") else "epsilon"
 
 

@@ -1,8 +1,9 @@
-"""The command `accel`: demo, compare, inspect, presets."""
+"""The command `accel`: demo, compare, frontier, inspect, presets."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +20,12 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 2 for bad input (one sentence on stderr), or 130 after Ctrl-C."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, options.rest = parser.parse_known_args(argv)
+    if options.rest and options.command is not measure_frontier:
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # their advice at import time is not about anything we do
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
@@ -38,7 +44,7 @@ def demo(options: argparse.Namespace) -> None:
     """Films by the pocket model, unaccelerated and accelerated."""
     from accel import pocket
 
-    prompts = options.prompt or pocket.prompts(options.clips, options.seed[0])
+    prompts = _pocket_prompts(options.prompt or pocket.prompts(options.clips, options.seed[0]))
     pipe = _load("pocket:video", options)
     _compare(pipe, prompts, options.preset, options.seed, options, verify=pocket.verify)
 
@@ -49,10 +55,17 @@ def compare_model(options: argparse.Namespace) -> None:
     if options.model.startswith("pocket:"):
         from accel import pocket
 
-        prompts, verify = prompts or pocket.prompts(4, 0), pocket.verify
+        prompts, verify = _pocket_prompts(prompts or pocket.prompts(4, 0)), pocket.verify
     if not prompts:
         raise ValueError('which prompts? For example: --prompts "a corgi surfing".')
     _compare(_load(options.model, options), prompts, options.recipes, options.seeds, options, verify=verify)
+
+
+def measure_frontier(options: argparse.Namespace) -> None:
+    """Every method and predictor beside fewer steps and other libraries; its own parser reads the rest."""
+    from accel import frontier
+
+    frontier.main(["--out", str(options.out), *options.rest])
 
 
 def inspect_model(options: argparse.Namespace) -> None:
@@ -74,6 +87,15 @@ def list_presets(options: argparse.Namespace) -> None:
     for name, preset in PRESETS.items():
         table.add_row(name, preset.promise)
     Console().print(table)
+
+
+def _pocket_prompts(prompts: Sequence[str]) -> Sequence[str]:
+    """The prompts, once all are known to be in the grammar that the pocket model and its verifier understand."""
+    from accel.pocket.scenes import Caption
+
+    for prompt in prompts:
+        Caption.parse(prompt)
+    return prompts
 
 
 def _compare(
@@ -110,7 +132,7 @@ def _show(result: Comparison, folder: Path) -> None:
         page = result.save(folder)
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
-    for line in result.headlines():
+    for line in [*result.headlines(), *result.cautions()]:
         console.print(line, markup=False)
     console.print(f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*", markup=False)
 
@@ -165,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_compare(commands)
+    _add_frontier(commands)
     _add_inspect(commands)
     listing = commands.add_parser("presets", help="list the presets and what they promise")
     listing.set_defaults(command=list_presets)
@@ -191,6 +214,16 @@ def _add_compare(commands: Any) -> None:
     command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
     _add_measurement(command, out="out/compare", steps=None)
     command.set_defaults(command=compare_model)
+
+
+def _add_frontier(commands: Any) -> None:
+    command = commands.add_parser(
+        "frontier",
+        help="measure every method beside fewer steps and other libraries on the pocket model",
+        add_help=False,
+    )
+    command.add_argument("--out", type=Path, default=Path("out/frontier"))
+    command.set_defaults(command=measure_frontier)
 
 
 def _add_inspect(commands: Any) -> None:

@@ -49,9 +49,9 @@ class Timetable:
         if timestep is None or not self.timesteps:
             return 0
         value = float(torch.as_tensor(timestep).float().max())
-        for scale in (lambda t: t, lambda t: t / 1000, lambda t: 1 - t / 1000):
+        for offset, scale in ((0.0, 1.0), (0.0, 0.001), (1.0, -0.001)):
             for index, known in enumerate(self.timesteps):
-                if math.isclose(scale(known), value, rel_tol=1e-4, abs_tol=1e-6):
+                if math.isclose(offset + scale * known, value, rel_tol=1e-4, abs_tol=1e-6):
                     return index
         return 0
 
@@ -69,6 +69,12 @@ class Clock:
         self._scheduler: Any = None
         self._timetable: Timetable | None = None
         self._restart()
+
+    def _restart(self) -> None:
+        self._step, self._stepped, self._begin = 0, False, 0
+        self._called: dict[str, list[str]] = {}
+        # Conditioning tensors are kept alive while they are keys: a freed address may come back as another stream.
+        self._streams: dict[str, list[tuple[torch.Tensor, float, str]]] = {}
 
     def begin_run(self, scheduler: Any) -> None:
         """`scheduler.set_timesteps` has been called."""
@@ -96,12 +102,6 @@ class Clock:
         repeats = called.count(stream)
         called.append(stream)
         return self._moment(timestep), stream if not repeats else f"{stream} ({repeats + 1})", leader
-
-    def _restart(self) -> None:
-        self._step, self._stepped, self._begin = 0, False, 0
-        self._called: dict[str, list[str]] = {}
-        # Conditioning tensors are kept alive while they are keys: a freed address may come back as another stream.
-        self._streams: dict[str, list[tuple[torch.Tensor, float, str]]] = {}
 
     def _moment(self, timestep: Any) -> Moment:
         if self._timetable is None:

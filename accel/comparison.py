@@ -163,7 +163,10 @@ def _as_recipe(recipe: Any) -> Any:
     import accel
     from accel.method import Method
 
-    return accel.Recipe(**{recipe.lever: recipe}) if isinstance(recipe, Method) else recipe
+    if not isinstance(recipe, Method):
+        return recipe
+    levers: dict[str, Any] = {recipe.lever: recipe}
+    return accel.Recipe(**levers)
 
 
 def _label(entry: Any) -> str:

@@ -60,8 +60,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measured call of the pipeline. Times are wall-clock seconds; `batch` numbers the interleaved
-    batches.
+    """One measured call of the pipeline.
+
+    Times are wall-clock seconds, but for `cpu_seconds`, the processor time of this process (all threads): on a busy
+    machine it tells how much of a wall-clock time was waiting. `batch` numbers the interleaved batches.
     """
 
     label: str
@@ -70,6 +72,7 @@ class Sample:
     seed: int
     repeat: int
     seconds: float
+    cpu_seconds: float
     before: float
     denoise: float
     after: float
@@ -158,7 +161,7 @@ class Contest:
     def _sample(self, contestant: Contestant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
         with attached(self.pipe, contestant.recipe) as session:
             _reset_peak(self.pipe)
-            output, seconds = self._call(self.prompts[prompt], seed, contestant.steps)
+            output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
             report = session.report()
             self._remember(contestant.label, session, report)
         actions = [call.action for call in report.calls]
@@ -170,6 +173,7 @@ class Contest:
             seed=seed,
             repeat=repeat,
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             before=phases["before"],
             denoise=phases["denoise"],
             after=phases["after"],
@@ -181,16 +185,16 @@ class Contest:
         )
         return sample, to_frames(output)
 
-    def _call(self, prompt: str, seed: int, steps: int) -> tuple[Any, float]:
+    def _call(self, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
         import torch
 
         arguments = {**self.call_arguments, "prompt": prompt, "num_inference_steps": steps}
         arguments["generator"] = torch.Generator("cpu").manual_seed(seed)
         _synchronize(self.pipe)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         output = self.pipe(**arguments)
         _synchronize(self.pipe)
-        return output, time.perf_counter() - start
+        return output, time.perf_counter() - start, time.process_time() - cpu_start
 
     def _remember(self, label: str, session: Any, report: Any) -> None:
         if label in self.ledger.timelines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def environment(pipe: Any) -> dict[str, Any]:
     """Device, data type, threads, versions and date, as plain data for a report about `pipe`."""
     import torch
 
-    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", torch.device("cpu"))
+    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None) or "cpu"
     return {
         "device": str(device),
         "device_name": _device_name(torch.device(device)),
@@ -24,7 +24,7 @@ def environment(pipe: Any) -> dict[str, Any]:
         "accel": _version("diffusers-accel"),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -38,7 +38,7 @@ def _version(distribution: str) -> str:
 def _device_name(device: Any) -> str:
     import torch
 
-    module = getattr(torch, device.type, None)
+    module: Any = getattr(torch, device.type, None)
     if device.type != "cpu" and hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
     return _processor()

@@ -38,6 +38,9 @@ TIME_PROJECTION = ("condition_embedder.time_proj",)  # Wan: the six modulation r
 # Learned guidance: the scale is an input of the model and there is no unconditional pass to drop.
 EMBEDDED_GUIDANCE_FLAG = "guidance_embeds"
 
+# Pipelines that negate what the denoiser returns: it predicts x0 - noise. By the beginning of the class name.
+NEGATES_PREDICTION = ("ZImage", "Lumina", "HiDream", "NucleusMoE")
+
 # How the pipelines ask for classifier-free guidance, by the beginning of the pipeline's class name.
 TWO_CALLS = (
     "Wan",

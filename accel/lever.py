@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from accel.calls import Call, Outcome, Proceed
 from accel.method import Method
-from accel.report import LeverReport
+from accel.report import CallRecord, LeverReport
 
 
 class Lever(Protocol):
@@ -16,10 +17,10 @@ class Lever(Protocol):
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
 
     def reset(self) -> None:
-        """Forgets everything: a pipeline call begins or has ended, by return or by exception."""
+        """Forgets the run: another begins, or the pipeline call has ended, by return or by exception."""
 
-    def report(self) -> LeverReport:
-        """What the lever did in the call that is ending."""
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
 
 
 class Idle:
@@ -34,5 +35,5 @@ class Idle:
     def reset(self) -> None:
         pass
 
-    def report(self) -> LeverReport:
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         return LeverReport(self.method.lever, str(self.method), engaged=False, reason=self.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 POCKET = "pocket:"
@@ -55,5 +56,5 @@ def _best_device() -> str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return text.rstrip(".") or type(error).__name__
+    text = str(error).strip().partition("\n")[0].partition(". ")[0].partition(" (")[0]
+    return textwrap.shorten(text, 140, placeholder=" …").rstrip(".") or type(error).__name__

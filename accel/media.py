@@ -22,7 +22,7 @@ def to_pixels(clip: NDArray[Any]) -> Pixels:
     """A clip with values in [0, 1] as uint8; uint8 passes through."""
     if clip.dtype == np.uint8:
         return clip
-    return np.rint(np.clip(clip, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(clip, 0.0, 1.0) * 255.0), np.uint8)
 
 
 def enlarge(pixels: Pixels, least: int) -> Pixels:

@@ -7,9 +7,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-T = TypeVar("T", bound="Method")
+if TYPE_CHECKING:
+    from accel.anatomy import Anatomy
+    from accel.lever import Lever
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ def knob(
     high: float | None = None,
     help: str = "",
     choices: tuple[str, ...] = (),
-    keyword: bool = False,
 ) -> Any:
     """A dataclass field with a checked range (inclusive) or a closed set of choices.
 
@@ -37,12 +38,12 @@ def knob(
     """
     integer = isinstance(default, int) and not isinstance(default, bool)
     metadata = {"knob": Knob(low, high, help, choices, integer)}
-    return field(default=default, metadata=metadata, kw_only=keyword)
+    return field(default=default, metadata=metadata)
 
 
 def part(default: Method, lever: str) -> Any:
     """A dataclass field that holds another method, of the given lever."""
-    return field(default=default, metadata={"nested": lever}, kw_only=True)
+    return field(default=default, metadata={"nested": lever})
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ class Method:
             if nested and not (isinstance(value, Method) and value.lever == nested):
                 known = ", ".join(Method.registry.get(nested, {}))
                 raise TypeError(f"{owner}.{parameter.name} must be one of {known}, not {value!r}.")
+
+    def build(self, anatomy: Anatomy) -> Lever:
+        """What acts on the denoiser's calls of a pipeline with this anatomy: every method of a recipe's lever has it,
+        and the parts of methods, such as predictors, do not.
+        """
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the class name under "method" and every parameter, nested methods included."""

@@ -11,13 +11,14 @@ from typing import Any
 from accel.contest import BASELINE
 from accel.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
 from accel.results import CANDIDATES, Comparison, Row
-from accel.tables import megabytes
+from accel.tables import megabytes, signed
 
 DIFFERENCE_GAIN = 8.0
 _LONGEST_SIDE = 512
 _CRISP_SIDE = 256
 _CHART = (900.0, 320.0, 46.0, 20.0)  # width, height, margin left and below, margin right and above
 _PSNR_SHOWN = 70.0
+_SHOWN = 8  # of a long list of recipes, how many get a headline and a film; tables and charts have all
 _ACTIONS = ("computed", "predicted", "dropped")
 
 
@@ -35,6 +36,7 @@ def render_page(comparison: Comparison) -> str:
         baseline=comparison.row(BASELINE),
         recipes=recipes,
         fewer={row.label: comparison.equal_time_row(row.label) for row in recipes},
+        shown=_SHOWN,
         players=[_player(comparison, number) for number in range(len(comparison.settings["prompts"]))],
         labels=_shown_labels(comparison),
         strips=[_strip(comparison, row) for row in recipes if row.kind == "recipe"],
@@ -42,6 +44,7 @@ def render_page(comparison: Comparison) -> str:
         chart=_chart(comparison.rows),
         gain=f"{DIFFERENCE_GAIN:g}",
         megabytes=megabytes,
+        signed=signed,
         dropping=any(row.dropped for row in comparison.rows),
         attributes=list(dict.fromkeys(name for row in comparison.rows for name in row.attributes)),
     )
@@ -50,7 +53,7 @@ def render_page(comparison: Comparison) -> str:
 def _shown_labels(comparison: Comparison) -> list[str]:
     """What can be held against the unaccelerated film, the recipes first."""
     others = [row for row in comparison.rows if row.kind != "baseline"]
-    return [row.label for row in sorted(others, key=lambda row: row.kind not in CANDIDATES)]
+    return [row.label for row in sorted(others, key=lambda row: row.kind not in CANDIDATES)][:_SHOWN]
 
 
 def _player(comparison: Comparison, number: int) -> dict[str, Any]:
@@ -150,9 +153,10 @@ def _chart(rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
     width, height, low, high = _CHART
     values = [min(row.psnr, _PSNR_SHOWN) for row in shown if row.psnr is not None]
-    right = max(1.5, max(row.speedup for row in shown) * 1.12)
-    left = min(1.0, min(row.speedup for row in shown))
-    bottom, top = 5 * math.floor((min(values) - 2) / 5), 5 * math.ceil((max(values) + 2) / 5)
+    speedups = [row.speedup for row in shown]
+    right = max(1.5, max(speedups) * 1.08)
+    left = min(1.0, min(speedups) - 0.06 * (right - min(speedups)))
+    bottom, top = 5 * math.floor((min(values) - 4) / 5), 5 * math.ceil((max(values) + 2) / 5)
 
     def x(speedup: float) -> float:
         return low + (speedup - left) / (right - left) * (width - low - high)
@@ -161,7 +165,7 @@ def _chart(rows: Sequence[Row]) -> dict[str, Any] | None:
         share = (min(decibels, _PSNR_SHOWN) - bottom) / (top - bottom)
         return height - low - share * (height - low - high)
 
-    points = [{"row": row, "x": x(row.speedup), "y": y(row.psnr or 0.0)} for row in shown]
+    points: list[dict[str, Any]] = [{"row": row, "x": x(row.speedup), "y": y(row.psnr or 0.0)} for row in shown]
     fewer = sorted((p for p in points if p["row"].kind == "fewer_steps"), key=lambda p: p["x"])
     step = 5 if top - bottom <= 40 else 10
     return {

@@ -7,7 +7,6 @@ owner, and steps aside instead of tearing off what others have put on top of it.
 
 from __future__ import annotations
 
-import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,9 +16,6 @@ from typing import Any
 import torch
 
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
-
-# accelerate keeps the method that it covers under this name and reinstates it from there.
-_ACCELERATE_SLOT = "_old_forward"
 
 
 class Layer:
@@ -33,12 +29,10 @@ class Layer:
 
     def __init__(self, owner: Any, name: str, around: Around) -> None:
         self._owner: weakref.ref[Any] = weakref.ref(owner)
-        self._around: weakref.WeakMethod[Any] | Around | None = (
-            weakref.WeakMethod(around) if hasattr(around, "__self__") else around
-        )
-        self._previous: Any = None
+        self._around: Around | None = around
+        self._previous: Callable[..., Any] | None = owner.__dict__.get(name)
         self.name = name
-        self.attach()
+        owner.__dict__[name] = self
 
     @property
     def inner(self) -> Callable[..., Any]:
@@ -46,13 +40,15 @@ class Layer:
         if self._previous is not None:
             return self._previous
         owner = self._owner()
-        return getattr(type(owner), self.name).__get__(owner)
+        if hasattr(type(owner), self.name):
+            own: Callable[..., Any] = getattr(type(owner), self.name).__get__(owner)
+        else:  # torch.compile's wrapper forwards what it does not have
+            own = owner.__getattr__(self.name)  # type: ignore[union-attr]
+        return own
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        around = self._around() if isinstance(self._around, weakref.WeakMethod) else self._around
-        if around is None:
-            return self.inner(*args, **kwargs)
-        return around(self.inner, *args, **kwargs)
+        around = self._around
+        return self.inner(*args, **kwargs) if around is None else around(self.inner, *args, **kwargs)
 
     # Pipelines inspect signatures of scheduler methods (without it CogVideoX drops its generator).
     @property
@@ -63,49 +59,68 @@ class Layer:
     def __name__(self) -> str:
         return self.name
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copied owner gets its own plain method: a copied layer would go on calling the original object."""
-        duplicate = memo.get(id(self._owner()))
-        if duplicate is None:
-            return self
-        if self._previous is not None:
-            return copy.deepcopy(self._previous, memo)
-        return getattr(type(duplicate), self.name).__get__(duplicate)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or pickled owner gets its own plain method: a copied layer would go on calling the original."""
+        return _itself, (self.inner,)
 
-    def attach(self) -> None:
-        """Puts the layer on top unless it is still somewhere below.
+    def covers(self, owner: Any, name: str) -> bool:
+        """Whether this is the layer over that very method."""
+        return self._owner() is owner and self.name == name
 
-        Called again at the start of each run, because offload hooks are removed and put back after every pipeline
-        call, which drops layers that were attached on top of them.
+    def renewed(self) -> Layer:
+        """This layer if calls still reach it, else a new one on top.
+
+        Asked at the start of each run, because offload hooks are removed and put back after every pipeline call, which
+        drops layers that were attached on top of them. It is a new object, because somebody's closure, which nobody can
+        look into, may still lead to this one, and a layer that is above and below it would call itself for ever.
         """
-        owner = self._owner()
-        if owner is None or self._reachable(owner):
-            return
-        self._previous = owner.__dict__.get(self.name)
-        owner.__dict__[self.name] = self
+        owner, around = self._owner(), self._around
+        if owner is None or around is None:
+            return self
+        if any(self in _chain(holder.get(key)) for holder, key in self._places(owner)):
+            return self
+        self.detach()
+        return Layer(owner, self.name, around)
 
     def detach(self) -> None:
-        """Takes the layer out: exactly where it is on top or under accelerate's hook, else as a pass-through."""
+        """Takes the layer out: exactly wherever it can be found, else it stays as a pass-through."""
         owner, self._around = self._owner(), None
         if owner is None:
             return
-        for slot in (self.name, _ACCELERATE_SLOT):
-            if owner.__dict__.get(slot) is not self:
-                continue
-            if self._previous is not None:
-                owner.__dict__[slot] = self._previous
-            elif slot == self.name:
-                del owner.__dict__[slot]
-            else:
-                owner.__dict__[slot] = getattr(type(owner), self.name).__get__(owner)
+        for holder, key in self._places(owner):
+            for above in _chain(holder.get(key)):
+                if isinstance(above, Layer):
+                    above._previous = self._previous if above._previous is self else above._previous
+                elif getattr(above, "__dict__", {}).get("__wrapped__") is self:
+                    above.__dict__["__wrapped__"] = self.inner
+            if holder.get(key) is self:
+                holder[key] = self.inner
+                if self._previous is None and holder is owner.__dict__ and key == self.name:
+                    del holder[key]
 
-    def _reachable(self, owner: Any) -> bool:
-        below = owner.__dict__.get(self.name)
-        while below is not None:
-            if below is self:
-                return True
-            below = getattr(below, "__wrapped__", None)
-        return owner.__dict__.get(_ACCELERATE_SLOT) is self
+    def _places(self, owner: Any) -> Iterator[tuple[dict[str, Any], str]]:
+        """Where this method, or what others have put it under, is kept."""
+        yield owner.__dict__, self.name
+        if self.name == "forward":
+            yield owner.__dict__, "_old_forward"  # accelerate's hooks reinstate from there
+            for reference in getattr(owner.__dict__.get("_diffusers_hook"), "_fn_refs", ()):
+                yield vars(reference), "forward"
+                yield vars(reference), "original_forward"
+
+
+def _itself(method: Any) -> Any:
+    return method
+
+
+def _blank(kind: type) -> Any:
+    return kind.__new__(kind)
+
+
+def _chain(method: Any) -> Iterator[Any]:
+    """A method and those that it says it wraps, from the top down."""
+    while method is not None:
+        yield method
+        method = getattr(method, "__wrapped__", None)
 
 
 class CallLayer:
@@ -116,7 +131,7 @@ class CallLayer:
     """
 
     def __init__(self, pipe: Any, around: Around, session: object) -> None:
-        base = type(pipe)
+        base: Any = type(pipe)
         layer = weakref.ref(self)
         self._around: Around | None = around
         self._pipe = weakref.ref(pipe)
@@ -131,8 +146,13 @@ class CallLayer:
                 return inner(*args, **kwargs)
             return alive._around(inner, *args, **kwargs)
 
+        def __reduce_ex__(self: Any, protocol: Any) -> Any:
+            # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported.
+            return _blank, (base,), *base.__reduce_ex__(self, protocol)[2:]
+
         names = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
-        self._subclass = type(base.__name__, (base,), names | {"__doc__": base.__doc__, "_accel_session": session})
+        names |= {"__doc__": base.__doc__, "__reduce_ex__": __reduce_ex__, "_accel_session": session}
+        self._subclass = type(base.__name__, (base,), names)
         pipe.__class__ = self._subclass
 
     def detach(self) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from accel.contest import BASELINE, Kind, Ledger, Sample
 from accel.media import Pixels, save_clip, side_by_side
+from accel.metrics import MAX_PSNR
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
 CANDIDATES = ("recipe", "other")
+UNSTEADY = 1.5  # longest over shortest run of one row
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Row:
     speedup: float
     speedup_range: tuple[float, float]
     denoise_speedup: float
+    cpu_speedup: float | None
     psnr: float | None
     psnr_worst: float | None
     ssim: float | None
@@ -97,6 +100,16 @@ class Comparison:
             "samples": [asdict(sample) for sample in self.samples],
         }
 
+    def cautions(self) -> list[str]:
+        """What a reader must know before believing the times."""
+        worst = max((row.seconds_range[1] / max(row.seconds_range[0], 1e-9) for row in self.rows), default=1.0)
+        if worst < UNSTEADY:
+            return []
+        return [
+            f"The machine was busy: the same work took up to {worst:.1f} times as long from run to run. "
+            "Repeat this on an idle machine, or with more repeats, before quoting a speed-up."
+        ]
+
     def headlines(self) -> list[str]:
         """One sentence for each recipe: how much faster, how close, and what fewer steps give in the same
         time.
@@ -112,7 +125,7 @@ class Comparison:
     def __str__(self) -> str:
         from accel.tables import as_text, comparison_table
 
-        return "\n".join([as_text(comparison_table(self)), "", *self.headlines()])
+        return "\n".join([as_text(comparison_table(self)), "", *self.headlines(), *self.cautions()])
 
     def save(self, folder: str | Path) -> Path:
         """Writes comparison.json, page.html and one labelled side-by-side file per prompt and recipe.
@@ -162,6 +175,7 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Ledger, equal_time_to:
         speedup=median(b.seconds for b, _ in pairs) / median(s.seconds for s in own),
         speedup_range=(min(ratios), max(ratios)),
         denoise_speedup=median(b.denoise for b, _ in pairs) / max(median(s.denoise for s in own), 1e-9),
+        cpu_speedup=_cpu_speedup(pairs),
         psnr=_mean(psnrs),
         psnr_worst=min(psnrs, default=None),
         ssim=_mean([q.ssim for q in judged]),
@@ -181,9 +195,10 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Ledger, equal_time_to:
 
 def headline(row: Row, fewer: Row | None) -> str:
     """`row` in one sentence, beside the fewer steps that take the same time."""
-    text = f"{row.label}: {row.speedup:.2f}x faster"
+    slower = row.speedup < 1.0
+    text = f"{row.label}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"
     if row.psnr is not None:
-        text += f" at {row.psnr:.1f} dB"
+        text += " with identical output" if row.psnr >= MAX_PSNR else f" at {row.psnr:.1f} dB"
     if row.adherence is not None:
         text += f", {row.adherence:.0%} of the clips match their prompt"
     if fewer is not None and fewer.psnr is not None:
@@ -200,6 +215,13 @@ def _partner(sample: Sample, ledger: Ledger) -> Sample:
         and (other.batch, other.prompt, other.seed, other.repeat)
         == (sample.batch, sample.prompt, sample.seed, sample.repeat)
     )
+
+
+def _cpu_speedup(pairs: Sequence[tuple[Sample, Sample]]) -> float | None:
+    """The ratio of processor times; None where the work is done elsewhere."""
+    ours, theirs = median(s.cpu_seconds for _, s in pairs), median(b.cpu_seconds for b, _ in pairs)
+    on_processor = all(s.peak_bytes is None for _, s in pairs)
+    return theirs / ours if on_processor and ours > 0 else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -30,18 +30,17 @@ class Session:
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
-        self.anatomy: Anatomy = inspect(pipe)
         self.recipe = recipe
-        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe)
+        self._layers: list[Layer] = []
+        # A layer on top of an offload hook leads to the weights, which must not live as long as a kept session.
+        forget = self._layers.clear
+        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: forget())
         self._clock = Clock()
-        methods = recipe.methods()
-        self._levers: list[Lever] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
         self._report, self._running, self._inside = Report(recipe.label), 0, False
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step = False
-        self._layers: list[Layer] = []
-        self._arguments: dict[str, Arguments] = {}
         self._attach(pipe)
+        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
 
     @property
     def pipe(self) -> Any:
@@ -75,7 +74,9 @@ class Session:
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
         denoiser or scheduler that is shared with another pipeline is not accelerated there.
         """
-        if self.pipe is not None and not self._running:
+        pipe = self.pipe
+        if pipe is not None and not self._running:
+            self._follow(pipe)
             self._begin()
         self._running += 1
         try:
@@ -86,22 +87,40 @@ class Session:
                 self._end()
 
     def _attach(self, pipe: Any) -> None:
-        components = components_of(pipe)
+        components, methods = components_of(pipe), self.recipe.methods()
+        self.anatomy: Anatomy = inspect(pipe)
+        self._levers: list[Lever] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
+        self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
+        self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
+
+    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
+        """Every method that is listened to: its owner, its name and what stands around it."""
         for _, scheduler in schedulers_of(components):
-            self._layers.append(
-                Layer(scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler)))
-            )
-            self._layers.append(Layer(scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))))
+            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler))
+            yield scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))
         for name, module in denoisers_of(components):
-            self._arguments[name] = Arguments(module.forward)
-            self._layers.append(Layer(module, "forward", _Bound(self, "_denoise", (name, weakref.ref(module)))))
+            # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
+            compiled = getattr(module, "_compiled_call_impl", None) is not None
+            method = "_compiled_call_impl" if compiled else "forward"
+            yield module, method, _Bound(self, "_denoise", (name, weakref.ref(module)))
             if hasattr(module, "cache_context"):
-                self._layers.append(Layer(module, "cache_context", _Bound(self, "_context", name)))
-        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+                yield module, "cache_context", _Bound(self, "_context", name)
+
+    def _follow(self, pipe: Any) -> None:
+        """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
+        exchanged a part (`pipe.scheduler = ...`, `torch.compile`).
+        """
+        plan = [(owner, method) for owner, method, _ in self._plan(components_of(pipe))]
+        if len(plan) == len(self._layers) and all(
+            layer.covers(owner, method) for layer, (owner, method) in zip(self._layers, plan, strict=True)
+        ):
+            self._layers[:] = [layer.renewed() for layer in self._layers]
+            return
+        for layer in reversed(self._layers):
+            layer.detach()
+        self._attach(pipe)
 
     def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        for layer in self._layers:
-            layer.attach()  # offload hooks are taken off and put back after every call
         with self.running():
             return inner(*args, **kwargs)
 
@@ -200,7 +219,7 @@ class Session:
                 "denoise": last - self._first_call,
                 "after": end - last,
             }
-            self._report.levers = [lever.report() for lever in self._levers]
+            self._report.levers = [lever.report(self._report.calls) for lever in self._levers]
         self._started = 0.0
         self._clock.clear()
         for lever in self._levers:

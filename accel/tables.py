@@ -69,6 +69,11 @@ def megabytes(count: int | None) -> str:
     return f"{count / 1e6:.1f} MB" if count else ""
 
 
+def signed(value: float | None) -> str:
+    """Four decimals with a sign, nothing for None; never a negative zero."""
+    return "" if value is None else f"{round(value, 4) + 0.0:+.4f}"
+
+
 def _width(columns: list[Column], rows: list[Row], names: list[str]) -> int:
     """What the table takes with two blanks between columns."""
     widths = [max(len(column.title), *(len(column.read(row)) for row in rows)) + 2 for column in columns]
@@ -107,10 +112,11 @@ _COLUMNS = [
     Column("least-most", _range, sacrifice=3),
     Column("speed-up", lambda row: f"{row.speedup:.2f}x"),
     Column("denoise", lambda row: f"{row.denoise_speedup:.2f}x", sacrifice=2),
+    Column("cpu", lambda row: f"{row.cpu_speedup:.2f}x" if row.cpu_speedup else "", sacrifice=8),
     Column("PSNR", lambda row: _number(row.psnr, ".1f")),
     Column("worst", lambda row: _number(row.psnr_worst, ".1f"), sacrifice=4),
     Column("SSIM", lambda row: _number(row.ssim, ".3f")),
-    Column("flicker", lambda row: _number(row.flicker_difference, "+.4f"), sacrifice=5),
+    Column("flicker", lambda row: signed(row.flicker_difference), sacrifice=5),
     Column("prompt", lambda row: _number(row.adherence, ".0%")),
     Column("calls", _calls, sacrifice=1),
     Column("memory", lambda row: megabytes(row.extra_bytes), sacrifice=6),

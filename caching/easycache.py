@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -18,14 +18,15 @@ from accel.method import knob
 class EasyCache(CacheMethod):
     """Skips while the predicted relative change of the output since the last computed step stays under `threshold`.
 
-    Source: EasyCache (arXiv 2507.02860), equations 4-6: rate k = |out - out'| / |in - in'| between the last two computed
-    steps; the sum of k |in_t - in_(t-1)| / |out'| decides. Mean absolute values; the largest over a batch counts.
-    Nothing to calibrate. Published thresholds: 0.05 for Wan (warmup 10 of 50 steps), 0.025 for HunyuanVideo.
+    Source: EasyCache (arXiv 2507.02860), equations 4-6: rate k = |out - out'| / |in - in'| between the last two
+    computed steps; the sum of k |in_t - in_(t-1)| / |out'| decides. Mean absolute values; the largest over a batch
+    counts. Nothing to calibrate. Published thresholds: 0.05 for Wan (warmup 10 of 50 steps), 0.025 for HunyuanVideo.
     Memory: three latents for the signal and the predictor's outputs. Not for runs of few steps.
     """
 
     threshold: float = knob(0.05, 0.0, None, "predicted relative change that may accumulate; 0 never skips")
-    max_skips: int = knob(1000, 1, 1000, "most predictions in a row", keyword=True)
+    _: KW_ONLY
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return TransformationRate(), Accumulate(self.threshold)

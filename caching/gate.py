@@ -7,6 +7,7 @@ memory of latent size, and is right with ControlNet residuals, LoRA and offloadi
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from accel.caching.predictor import Memory
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
 from accel.patch import listening
-from accel.report import LeverReport
+from accel.report import CallRecord, LeverReport
 
 if TYPE_CHECKING:
     from accel.caching.method import CacheMethod
@@ -46,22 +47,19 @@ class CacheGate:
     """Answers denoiser calls from the past where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
-    fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape, dtype and device.
+    fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape and dtype.
     """
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._reasons: Counter[str] = Counter()
+        self._peak = 0
         self.reset()
 
     def reset(self) -> None:
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
-        self._predicted, self._calls, self._peak = 0, 0, 0
-        self._reasons.clear()
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        self._calls += 1
         stream = self._stream(call)
         if not call.leader:
             decision = self._follow(call, stream)
@@ -73,13 +71,14 @@ class CacheGate:
             self._predict(call, stream, decision) if decision.skip else self._compute(call, stream, decision, proceed)
         )
 
-    def report(self) -> LeverReport:
-        if self._predicted:
-            reason = f"{self._predicted} of {self._calls} calls predicted"
-        else:
-            common = ", ".join(reason for reason, _ in self._reasons.most_common(2)) or "no call"
-            reason = f"no step was skipped ({common}); a looser setting may"
-        return LeverReport("cache", str(self.method), self._predicted > 0, reason, self._peak)
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        predicted = sum(call.action == "predicted" for call in calls)
+        reason = f"{predicted} of {len(calls)} calls predicted"
+        if not predicted:
+            reasons = Counter(call.reason for call in calls if call.action == "computed")
+            reason += f" ({', '.join(why for why, _ in reasons.most_common(2))}); a looser setting may skip"
+        peak, self._peak = self._peak, 0
+        return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
     def _stream(self, call: Call) -> Stream:
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.latents)
@@ -139,14 +138,12 @@ class CacheGate:
         memory = self.method.predictor.remember(call, outputs, self.anatomy.prediction)
         stream.history = [*stream.history, memory][-self.method.predictor.depth :]
         stream.template, stream.skipped = structure(outcome.output), 0
-        self._reasons[decision.reason] += 1
         self._peak = max(self._peak, self._held_bytes())
         return Outcome(outcome.output, outcome.action, decision.reason)
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
         values = self.method.predictor.predict(call, stream.history, self.anatomy.prediction)
         stream.skipped += 1
-        self._predicted += 1
         return Outcome(rebuilt(stream.template, values), "predicted", decision.reason)
 
     def _held_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Every
@@ -21,7 +21,8 @@ class FixedInterval(CacheMethod):
     """
 
     interval: int = knob(2, 1, 1000, "compute every n-th step; 1 never skips")
-    max_skips: int = knob(1000, 1, 1000, "most predictions in a row", keyword=True)
+    _: KW_ONLY
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return NoSignal(), Every(self.interval)

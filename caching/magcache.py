@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.caching import published
@@ -16,8 +16,8 @@ from accel.method import knob
 class MagCache(CacheMethod):
     """Skips while the accumulated deviation of the residual's magnitude stays within `threshold`.
 
-    Source: MagCache (arXiv 2506.09045), section 3.3. ratios: mean norm ratio of the residual to that of the step before;
-    one for each step of the calibration run, first entry 1; by default the published set for this model. retention:
+    Source: MagCache (arXiv 2506.09045), section 3.3. ratios: the residual's mean norm over that of the step before, one
+    for each step of the calibration run, first entry 1; by default the published set for this model. retention:
     fraction of the run that computes first; most: longest run of predictions. The schedule depends on the step number
     only: no measurement, no host sync. `final=0` lets the last step be predicted, as published.
     A model without ratios is left alone and the report says how to get them: `accel.caching.record`.
@@ -29,18 +29,16 @@ class MagCache(CacheMethod):
     retention: float = knob(0.2, 0.0, 1.0, "fraction of the run that computes first")
     ratios: tuple[float, ...] | None = None
     model: str | None = None
-    warmup: int = knob(1, 1, 1000, "first steps that always compute", keyword=True)
-    max_skips: int = knob(1000, 1, 1000, "most predictions in a row", keyword=True)
+    _: KW_ONLY
+    warmup: int = knob(1, 1, 1000, "first steps that always compute")
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         numbers = isinstance(self.ratios, tuple) and all(isinstance(ratio, (int, float)) for ratio in self.ratios)
         if self.ratios is not None and not (numbers and len(self.ratios) > 1):
             raise ValueError(f"MagCache.ratios must be a tuple of at least two numbers, not {self.ratios!r}.")
-        if self.model is not None and self.model not in published.magcache_names():
-            raise ValueError(
-                f"MagCache.model {self.model!r} has no published set; there are: {', '.join(published.magcache_names())}."
-            )
+        published.check("magcache", self.model)
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         ratios = self.ratios
@@ -48,8 +46,9 @@ class MagCache(CacheMethod):
             found = published.magcache(anatomy, denoiser, self.model)
             if isinstance(found, str):
                 raise NotApplicable(
-                    f"MagCache has no ratios for {anatomy.denoisers[denoiser].kind} of this size ({found}). Measure them "
-                    f"once with accel.caching.record(pipe, prompts).magcache() or use EasyCache, which needs none."
+                    f"MagCache has no ratios for {anatomy.denoisers[denoiser].kind} of this size ({found}). "
+                    f"Measure them once with accel.caching.record(pipe, prompts).magcache() "
+                    f"or use EasyCache, which needs none."
                 )
             ratios = found
         return NoSignal(), Magnitude(ratios, self.threshold, self.most, self.retention)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider
@@ -23,11 +23,12 @@ class CacheMethod(Method, lever="cache", abstract=True):
     steps moves too far to be predicted (distilled models).
     """
 
+    _: KW_ONLY
     predictor: Predictor = part(Extrapolate(), "predictor")  # noqa: RUF009
-    warmup: int = knob(3, 1, 1000, "first steps that always compute", keyword=True)
-    final: int = knob(1, 0, 1000, "last steps that always compute", keyword=True)
-    max_skips: int = knob(4, 1, 1000, "most predictions in a row", keyword=True)
-    min_steps: int = knob(10, 1, 1000, "runs with fewer steps are left alone", keyword=True)
+    warmup: int = knob(3, 1, 1000, "first steps that always compute")
+    final: int = knob(1, 0, 1000, "last steps that always compute")
+    max_skips: int = knob(4, 1, 1000, "most predictions in a row")
+    min_steps: int = knob(10, 1, 1000, "runs with fewer steps are left alone")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         """What is measured in every step and what makes of it compute or skip: fresh state for one stream of one run.

@@ -45,12 +45,11 @@ def magcache(anatomy: Anatomy, denoiser: str, model: str | None = None) -> tuple
     return row if isinstance(row, str) else tuple(row["ratios"])
 
 
-def teacache_names() -> list[str]:
-    return [row["model"] for row in _table("teacache")]
-
-
-def magcache_names() -> list[str]:
-    return [row["model"] for row in _table("magcache")]
+def check(method: str, model: str | None) -> None:
+    """Raises ValueError, listing the models, for a name that has no published set."""
+    names = [row["model"] for row in _table(method)]
+    if model is not None and model not in names:
+        raise ValueError(f"There is no published set for model={model!r}; there are {', '.join(names)}.")
 
 
 @cache

@@ -20,7 +20,7 @@ from accel.lever import Lever
 from accel.method import Method
 from accel.patch import listening, session_of
 from accel.recipe import Recipe
-from accel.report import LeverReport
+from accel.report import CallRecord, LeverReport
 from accel.session import Session
 
 
@@ -60,7 +60,7 @@ class Recording:
         return TeaCache(
             threshold,
             coefficients=coefficients,
-            signal_name=signal,
+            signal=signal,
             fitted_range=(float(x.min()), float(x.max())),
         )
 
@@ -157,7 +157,7 @@ class _Recorder:
         self._compare(call, heard, tensors(outcome.output))
         return outcome
 
-    def report(self) -> LeverReport:
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         return LeverReport("cache", "recording", engaged=False, reason=f"{len(self.method.rows)} calls recorded")
 
     def _compare(self, call: Call, heard: dict[str, torch.Tensor], outputs: list[torch.Tensor]) -> None:
@@ -195,4 +195,5 @@ def _residual_norms(call: Call, outputs: list[torch.Tensor]) -> torch.Tensor:
     """Norm over the channels of output - input, for every token. Channels: last axis of (B, N, C), else 1."""
     base = noise_part(call.latents[0], outputs[0])
     residual = outputs[0].float() - (0 if base is None else base.float())
-    return residual.norm(dim=-1 if residual.ndim == 3 else 1)
+    norms: torch.Tensor = residual.norm(dim=-1 if residual.ndim == 3 else 1)
+    return norms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -31,8 +31,9 @@ class SeaCache(CacheMethod):
 
     threshold: float = knob(0.25, 0.0, None, "relative change that may accumulate; 0 never skips")
     power: float = knob(0.0, 0.0, 10.0, "exponent of the clean spectrum; 0 takes 3 for video and 2 for images")
-    warmup: int = knob(1, 1, 1000, "first steps that always compute", keyword=True)
-    max_skips: int = knob(2, 1, 1000, "most predictions in a row", keyword=True)
+    _: KW_ONLY
+    warmup: int = knob(1, 1, 1000, "first steps that always compute")
+    max_skips: int = knob(2, 1, 1000, "most predictions in a row")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         config = anatomy.denoisers[denoiser].config
@@ -87,4 +88,5 @@ def sea_filter(latents: torch.Tensor, axes: tuple[int, ...], signal: float, nois
         along = signal / (signal**2 + noise**2 * frequency.abs().pow(power))
         gain = gain * along.view([-1 if index == axis else 1 for index in range(latents.ndim)])
     spectrum = torch.fft.fftn(latents.float(), dim=axes)
-    return torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
+    filtered: torch.Tensor = torch.fft.ifftn(spectrum * (gain / gain.mean()), dim=axes).real
+    return filtered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -35,12 +35,13 @@ class TeaCache(CacheMethod):
 
     threshold: float = knob(0.15, 0.0, None, "corrected change that may accumulate; 0 never skips")
     coefficients: tuple[float, ...] | None = None
-    signal_name: str = knob("auto", choices=("auto", *SIGNALS), help="what is measured; auto: as published")
+    signal: str = knob("auto", choices=("auto", *SIGNALS), help="what is measured; auto: as published")
     fitted_range: tuple[float, float] | None = None
     model: str | None = None
     clamp: int = knob(1, 0, 1, "1 keeps the polynomial within its fitted range and above zero")
-    warmup: int = knob(1, 1, 1000, "first steps that always compute", keyword=True)
-    max_skips: int = knob(6, 1, 1000, "most predictions in a row", keyword=True)
+    _: KW_ONLY
+    warmup: int = knob(1, 1, 1000, "first steps that always compute")
+    max_skips: int = knob(6, 1, 1000, "most predictions in a row")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +50,7 @@ class TeaCache(CacheMethod):
             numbers = isinstance(value, tuple) and all(isinstance(number, (int, float)) for number in value)
             if value is not None and not (numbers and value and len(value) == (length or len(value))):
                 raise ValueError(f"TeaCache.{name} must be a tuple of {length or 'some'} numbers, not {value!r}.")
-        if self.model is not None and self.model not in published.teacache_names():
-            raise ValueError(
-                f"TeaCache.model {self.model!r} has no published set; there are: {', '.join(published.teacache_names())}."
-            )
+        published.check("teacache", self.model)
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         fitted = self._fitted(anatomy, denoiser)
@@ -61,16 +59,16 @@ class TeaCache(CacheMethod):
         if path is None:
             raise NotApplicable(
                 f"TeaCache finds no {name.replace('_', ' ')} in {anatomy.denoisers[denoiser].kind}; "
-                f"choose another signal_name or another cache, such as EasyCache."
+                f"choose another signal or another cache, such as EasyCache."
             )
         return ProbedChange(Probe(path, SIGNALS[name]), fitted, bool(self.clamp)), Accumulate(self.threshold)
 
     def _fitted(self, anatomy: Anatomy, denoiser: str) -> published.Polynomial:
         """Given coefficients, else the named or the matching published set."""
         if self.coefficients is not None:
-            signal = "modulated_input" if self.signal_name == "auto" else self.signal_name
+            signal = "modulated_input" if self.signal == "auto" else self.signal
             return published.Polynomial("given", signal, self.coefficients, self.fitted_range)
-        found = published.teacache(anatomy, denoiser, self.model, self.signal_name)
+        found = published.teacache(anatomy, denoiser, self.model, self.signal)
         if isinstance(found, str):
             raise NotApplicable(
                 f"TeaCache has no coefficients for {anatomy.denoisers[denoiser].kind} of this size ({found}). Fit them "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import WanPipeline
 
 import accel
 from accel import contest
@@ -17,6 +18,7 @@ from accel.comparison import Interrupted, compare
 from accel.recipe import Recipe
 from accel.report import CallRecord, LeverReport, Report
 from accel.results import Comparison
+from tests.tiny import TINY
 
 COST = {"": 1.0, "half": 0.5, "quarter": 0.25}
 ERROR = {"": 0.0, "half": 0.01, "quarter": 0.05}
@@ -29,6 +31,9 @@ class FakeClock:
     now = 0.0
 
     def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
         return self.now
 
 
@@ -177,6 +182,18 @@ def test_a_machine_that_slows_down_does_not_change_the_speedup(pipe: FakePipelin
     assert fewer.speedup == pytest.approx(result.row("half").speedup)
 
 
+def test_times_that_vary_are_pointed_out(pipe: FakePipeline) -> None:
+    assert run(pipe).cautions() == []
+
+    def slower(frames: Any, prompt: str) -> Any:
+        pipe.slowdown *= 1.2
+        return SimpleNamespace(correct=True, matches={})
+
+    result = run(pipe, verify=slower)
+    assert "busy" in result.cautions()[0]
+    assert "busy" in str(result)
+
+
 def test_every_contestant_is_warmed_up_first(pipe: FakePipeline) -> None:
     run(pipe, fewer_steps=False)
     assert [(name, steps) for name, steps, *_ in pipe.log[:3]] == [("", 4), ("half", 4), ("quarter", 4)]
@@ -309,3 +326,41 @@ def test_bad_arguments_give_one_sentence(pipe: FakePipeline, arguments: dict[str
 def test_something_that_is_not_a_pipeline_is_refused() -> None:
     with pytest.raises(TypeError, match="needs a diffusers pipeline, not int"):
         compare(3, prompts=["a"])  # type: ignore[arg-type]
+
+
+class Worded(WanPipeline):  # type: ignore[misc]
+    """The tiny Wan pipeline, whose prompts become embeddings without a text encoder."""
+
+    def encode_prompt(self, prompt: str, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        words = torch.Generator().manual_seed(len(prompt))
+        return torch.randn(1, 4, 24, generator=words), torch.zeros(1, 4, 24)
+
+
+def test_a_real_pipeline_is_measured_and_comes_back_untouched() -> None:
+    pipe = Worded(**TINY["wan"].build().components)
+    arguments = {"height": 16, "width": 16, "num_frames": 5}
+
+    def output() -> Any:
+        generator = torch.Generator().manual_seed(1)
+        return pipe("a", num_inference_steps=3, generator=generator, output_type="np", **arguments).frames
+
+    before, attributes = output(), dict(vars(pipe))
+    result = compare(
+        pipe,
+        [("every other", accel.FixedInterval(2)), ("nothing", accel.Recipe())],
+        ["a", "bbb"],
+        steps=12,
+        call_arguments=arguments,
+        fewer_steps=[6],
+        progress=False,
+    )
+    every_other, nothing = result.row("every other"), result.row("nothing")
+    assert nothing.psnr == 100.0
+    assert nothing.computed == 2 * 12
+    assert every_other.computed + every_other.predicted == 2 * 12
+    assert every_other.predicted > 0
+    assert 0 < every_other.psnr < 100
+    assert every_other.before > 0 and every_other.denoise > 0 and every_other.after > 0
+    assert result.environment["repeatable"] is None
+    np.testing.assert_array_equal(output(), before)
+    assert vars(pipe) == attributes

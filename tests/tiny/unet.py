@@ -146,7 +146,7 @@ def build_svd() -> DiffusionPipeline:
         timestep_spacing="leading",
         steps_offset=1,
     )
-    parts = (randomise(vae), randomise(encoder), randomise(unet), scheduler, CLIPImageProcessor())
+    parts = (randomise(vae), randomise(encoder), randomise(unet, damp_time=False), scheduler, CLIPImageProcessor())
     return quiet(StableVideoDiffusionPipeline(*parts))
 
 

@@ -69,6 +69,11 @@ def build_wan_two_experts() -> DiffusionPipeline:
     return quiet(WanPipeline(None, None, wan_vae(), scheduler, **experts, boundary_ratio=0.875))
 
 
+def build_wan_token_timesteps() -> DiffusionPipeline:
+    """Wan 2.2 5B: the denoiser is given a timestep for every token, `(batch, tokens)`."""
+    return quiet(WanPipeline(None, None, wan_vae(), wan_scheduler(), wan_transformer(), expand_timesteps=True))
+
+
 def build_wan_i2v() -> DiffusionPipeline:
     """Wan 2.2 image to video: no image encoder; the picture enters as 20 more latent channels."""
     return quiet(
@@ -214,6 +219,7 @@ def _cogvideox(scheduler: type, **options: Any) -> DiffusionPipeline:
 VIDEO = (
     TinyPipeline("wan", build_wan, wan_arguments, "two calls", video=True),
     TinyPipeline("wan_two_experts", build_wan_two_experts, wan_arguments, "two calls", video=True),
+    TinyPipeline("wan_token_timesteps", build_wan_token_timesteps, wan_arguments, "two calls", video=True),
     TinyPipeline("wan_i2v", build_wan_i2v, wan_i2v_arguments, "two calls", video=True),
     TinyPipeline("ltx", build_ltx, ltx_arguments, "batched", video=True),
     TinyPipeline("mochi", build_mochi, mochi_arguments, "batched", video=True),

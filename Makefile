@@ -1,0 +1,72 @@
+# Every target does its own set-up in .venv; only the first one takes time. Needs Python 3.11 or newer with venv.
+#
+#   make demo PYTHON=/path/to/python          uses the torch of that Python instead of installing one
+#   make demo DEMO_ARGS="--prompt '...'"      passes options to accel demo (likewise FRONTIER_ARGS, TRAIN_ARGS)
+#   make test PYTEST_ARGS="tests/caching"     passes options to pytest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The registry's torch for Linux is the CUDA build, gigabytes in size. Without a GPU the build for CPU is taken: from where
+# pip looks anyway (a mirror, a folder of wheels) if it is there, else from PyTorch's own index.
+TORCH := $(shell grep '^torch==' constraints.txt)
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
+INSTALL_TORCH := $(INSTALL) $(TORCH)+cpu 2>/dev/null || $(INSTALL) --index-url https://download.pytorch.org/whl/cpu $(TORCH)
+else
+INSTALL_TORCH := $(INSTALL) $(TORCH)
+endif
+
+.PHONY: demo frontier train test lint types clean
+
+demo: $(VENV)/installed
+	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
+	@echo "Open $(CURDIR)/out/demo/page.html in a browser."
+
+frontier: $(VENV)/installed-bench
+	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
+
+train: $(VENV)/installed
+	$(BIN)/python -m accel.pocket.train $(TRAIN_ARGS)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The built wheel is checked, because type checkers do not see through an editable install with mapped folders. A build/
+# that is left over would put deleted files into the wheel.
+types: $(VENV)/installed-dev
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+	$(INSTALL) --no-deps --target build/typed build/dist/*.whl
+	MYPYPATH=build/typed $(BIN)/mypy --strict -p accel
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# torch comes first and alone: as a dependency of another package pip would choose its build. A torch that $(PYTHON) has
+# is neither installed again nor changed: a .pth file shows it to .venv, and the constraints take its version.
+$(VENV)/constraints.txt: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@cp constraints.txt $@.new
+	@set -e; if version=$$($(PYTHON) -c "import torch; print(torch.__version__)" 2>/dev/null); then \
+		echo "Using torch $$version of $(PYTHON)."; \
+		sed -i.old "s/^torch==.*/torch==$$version/" $@.new; \
+		$(PYTHON) -c "import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])" \
+			> "$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torch.pth"; \
+	else \
+		echo "Installing $(TORCH) into $(VENV)."; \
+		$(INSTALL_TORCH); \
+	fi
+	@mv $@.new $@
+
+$(VENV)/installed-dev: EXTRA := [dev]
+$(VENV)/installed-bench: EXTRA := [bench]
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-bench: $(VENV)/constraints.txt pyproject.toml
+	@echo "Installing accel$(EXTRA) and what it needs into $(VENV)."
+	@$(INSTALL) --constraint $(VENV)/constraints.txt --editable ".$(EXTRA)"
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from accel import comparison, pocket
+from accel.cli import main
+from accel.recipe import Recipe
+from tests.tiny import TINY
+
+RED = "a red circle moves left on a dark background"
+BLUE = "a blue square stays still on a striped background"
+
+
+class Worded(WanPipeline):  # type: ignore[misc]
+    """The tiny Wan pipeline, whose prompts become embeddings without a text encoder."""
+
+    def encode_prompt(self, prompt: str, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        words = torch.Generator().manual_seed(len(prompt))
+        return torch.randn(1, 4, 24, generator=words), torch.zeros(1, 4, 24)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every model is the tiny pipeline; the names asked for are recorded."""
+    names: list[str] = []
+
+    def load(model: str, **_: Any) -> Any:
+        names.append(model)
+        return Worded(**TINY["wan"].build().components)
+
+    def verify(frames: Any, prompt: str) -> Any:
+        return SimpleNamespace(correct=True, matches={"colour": True})
+
+    monkeypatch.setattr("accel.loading.load_pipeline", load)
+    monkeypatch.setattr(pocket, "verify", verify, raising=False)
+    monkeypatch.setattr(pocket, "prompts", lambda n, seed: [RED, BLUE][:n], raising=False)
+    return names
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    return ["--size", "16", "--frames", "5", "--steps", "8", "--out", str(out), *more]
+
+
+def test_demo_writes_page_data_and_films_and_says_where(
+    loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--clips", "2", "--preset", "balanced", *arguments(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert loaded == ["pocket:video"]
+    assert str(tmp_path / "page.html") in printed
+    assert "balanced: " in printed
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"page.html", "comparison.json", "prompt-1-balanced.mp4", "prompt-2-balanced.mp4"} <= names
+    data = json.loads((tmp_path / "comparison.json").read_text())
+    assert data["settings"]["prompts"] == [RED, BLUE]
+    assert data["rows"][0]["adherence"] == 1.0
+
+
+def test_demo_takes_prompts_seeds_and_steps(loaded: list[str], tmp_path: Path) -> None:
+    given = ["--prompt", BLUE, "--prompt", RED, "--seed", "3", "4", "--preset", "fast", "--fewer-steps", "6"]
+    assert main(["demo", *given, *arguments(tmp_path)]) == 0
+    data = json.loads((tmp_path / "comparison.json").read_text())
+    assert (data["settings"]["prompts"], data["settings"]["seeds"]) == ([BLUE, RED], [3, 4])
+    assert [row["label"] for row in data["rows"]] == ["unaccelerated", "fast", "6 steps"]
+
+
+def test_compare_reads_recipe_files_and_call_arguments(loaded: list[str], tmp_path: Path) -> None:
+    Recipe().save(tmp_path / "mine.json")
+    given = ["--recipes", str(tmp_path / "mine.json"), "--prompts", "a", "--guidance", "2", "--fewer-steps"]
+    assert main(["compare", "some/model", *given, *arguments(tmp_path / "out")]) == 0
+    data = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert loaded == ["some/model"]
+    assert [row["label"] for row in data["rows"]] == ["unaccelerated", "mine"]
+    assert data["settings"]["call_arguments"]["guidance_scale"] == 2.0
+    assert (data["settings"]["width"], data["settings"]["frames"]) == (16, 5)
+
+
+def test_inspect_prints_the_anatomy(loaded: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "some/model"]) == 0
+    assert "WanTransformer3DModel" in capsys.readouterr().out
+
+
+def test_presets_lists_every_preset_with_its_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("lossless", "balanced", "fast", "turbo"))
+    assert "40 dB" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["compare", "some/model", "--recipes", "quick", "--prompts", "a"], "quick"),
+        (["compare", "some/model", "--recipes", "missing.json", "--prompts", "a"], "missing.json"),
+        (["compare", "some/model"], "which prompts?"),
+        (["compare", "some/model", "--prompts", "a", "--repeats", "0"], "repeats must be"),
+        (["demo", "--steps", "0"], "steps must be"),
+        (["demo", "--prompt", "a corgi surfing"], "'a corgi surfing'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(
+    loaded: list[str], command: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1 and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_frontier_gets_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr("accel.frontier.main", given.append)
+    assert main(["frontier", "--out", str(tmp_path), "--prompts", "2"]) == 0
+    assert given == [["--out", str(tmp_path), "--prompts", "2"]]
+
+
+@pytest.mark.parametrize("command", [["demo", "--stepz", "3"], ["inspect"], ["demo", "--size", "large"], ["dance"], []])
+def test_a_wrong_command_line_gets_the_usage_and_code_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "usage: accel" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "cannot be loaded" in message and "pocket:video" in message
+    assert "Traceback" not in message
+
+
+def test_an_unknown_dtype_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "some/model", "--dtype", "float33"]) == 2
+    assert "'float33'" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_what_was_complete(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, runs = comparison.Contest._sample, 0
+
+    def interrupted(self: Any, *given: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs == 4:  # the first run of the second round
+            raise KeyboardInterrupt
+        return original(self, *given)
+
+    monkeypatch.setattr(comparison.Contest, "_sample", interrupted)
+    assert main(["demo", *arguments(tmp_path)]) == 130
+    assert f"the 3 runs that were complete are in {tmp_path / 'page.html'}" in capsys.readouterr().err
+    assert (tmp_path / "page.html").exists()
+
+
+def test_ctrl_c_while_loading_says_that_nothing_was_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(model: str, **_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("accel.loading.load_pipeline", stopped)
+    assert main(["inspect", "some/model"]) == 130
+    assert "nothing was saved" in capsys.readouterr().err
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from accel.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print([name for name in ('av', 'skimage', 'jinja2', 'PIL.Image', 'rich.table') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = set(json.loads(found.stdout.replace("'", '"')))
+    assert not heavy & {"av", "skimage", "jinja2", "rich.table"}

@@ -1,0 +1,280 @@
+"""What every cache promises for every pipeline: nothing changes where nothing is skipped, and a skipped step is the
+formula. Checked against an independent record of the denoiser calls and a twin that was never accelerated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import accel
+from accel import EasyCache, Extrapolate, FixedInterval, LastOutput, LastResidual, MagCache, SeaCache, TeaCache
+from tests.accel.witness import NOISE, VELOCITY, Exchange, denoisers, flat, pipeline, plain, twin, witness
+from tests.tiny import TINY, run
+
+every_pipeline = pytest.mark.parametrize("name", TINY)
+RATIOS = (1.0, *[0.9] * 7)
+FIRST = (1.0, 0.0)  # TeaCache's polynomial that leaves the distance as it is
+
+NEVER: dict[str, accel.caching.CacheMethod] = {
+    "fixed": FixedInterval(1, warmup=1, final=0, min_steps=1),
+    "easy": EasyCache(0.0, warmup=1, final=0, min_steps=1),
+    "sea": SeaCache(0.0, warmup=1, final=0, min_steps=1),
+    "tea": TeaCache(0.0, coefficients=FIRST, warmup=1, final=0, min_steps=1),
+    "mag": MagCache(0.0, retention=0.0, ratios=RATIOS, warmup=1, final=0, min_steps=1),
+}
+
+
+def forced(predictor: accel.caching.Predictor) -> dict[str, accel.caching.CacheMethod]:
+    """Every method set so loosely that its guards alone decide: two predictions after each computed step."""
+    guards: dict[str, Any] = {"predictor": predictor, "warmup": 2, "final": 1, "max_skips": 2, "min_steps": 1}
+    return {
+        "fixed": FixedInterval(3, **guards),
+        "easy": EasyCache(math.inf, **guards),
+        "sea": SeaCache(math.inf, **guards),
+        "tea": TeaCache(math.inf, coefficients=FIRST, **guards),
+        "mag": MagCache(math.inf, most=2, retention=0.0, ratios=RATIOS, **guards),
+    }
+
+
+PREDICTORS: dict[str, accel.caching.Predictor] = {
+    "output": LastOutput(),
+    "residual": LastResidual(),
+    "order 1": Extrapolate(1),
+    "order 2 damped": Extrapolate(2, damping=0.5),
+    "x0": Extrapolate(1, space="x0"),
+}
+
+# C: computed, P: predicted; two steps of warm-up, then two predictions at most, and the last step computes.
+SCHEDULE = {"transformer": "CCPPCPPC", "unet": "CCPPCPPC"}
+SCHEDULES = {
+    "wan_two_experts": {"transformer": "CCP", "transformer_2": "CPPCC"},  # the second expert starts at step 3
+    "flux_img2img": {"transformer": "CCPPCC"},  # enters at position 2 of 8
+    "sd": {"unet": "CCPPCPPCC"},  # PNDM evaluates nine times
+}
+
+
+
+def schedule(name: str, denoiser: str, method: accel.caching.CacheMethod) -> str:
+    expected = SCHEDULES.get(name, SCHEDULE)[denoiser]
+    if isinstance(method, EasyCache) and denoiser == "transformer_2":
+        return "CCPPC"  # it needs two computed steps of its own to know how fast the output moves
+    if isinstance(method, TeaCache) and name in ("sdxl", "sd", "animatediff", "svd"):
+        return "C" * len(expected)  # a U-Net has no modulated input
+    if isinstance(method, SeaCache) and name == "flux_kontext":
+        return "C" * len(expected)  # the picture's tokens stand behind the latents': no grid
+    return expected
+
+
+def accelerated(name: str, method: accel.caching.CacheMethod, **options: Any) -> tuple[torch.Tensor, accel.Report]:
+    with accel.accelerate(pipeline(name), accel.Recipe(cache=method)) as session:
+        return run(pipeline(name), TINY[name], **options), session.report()
+
+
+@every_pipeline
+def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
+    with accel.accelerate(pipeline(name), accel.Recipe()) as session:
+        assert torch.equal(run(pipeline(name), TINY[name]), plain(name))
+    assert session.report().computed == len(session.report().calls) > 0
+
+
+@every_pipeline
+@pytest.mark.parametrize("method", NEVER)
+def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
+    output, report = accelerated(name, NEVER[method])
+    assert torch.equal(output, plain(name))
+    assert report.predicted == 0
+    assert not report.levers[0].engaged and report.levers[0].reason
+
+
+@every_pipeline
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_forced_skips_are_the_formula_of_every_predictor(name: str, predictor: str) -> None:
+    check_formula(name, forced(PREDICTORS[predictor])["fixed"])
+
+
+@every_pipeline
+@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag"])
+def test_forced_skips_are_the_formula_in_every_method(name: str, method: str) -> None:
+    check_formula(name, forced(LastResidual())[method])
+
+
+@pytest.mark.parametrize("name", ["wan", "flux"])
+@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag"])
+@pytest.mark.parametrize("predictor", ["order 1", "x0"])
+def test_any_method_takes_any_predictor(name: str, method: str, predictor: str) -> None:
+    check_formula(name, forced(PREDICTORS[predictor])[method])
+
+
+@every_pipeline
+def test_forced_skips_are_the_formula_without_guidance(name: str) -> None:
+    check_formula(name, forced(Extrapolate(1))["fixed"], guidance=False)
+
+
+@every_pipeline
+def test_forced_skips_are_the_formula_in_a_batch_of_another_size(name: str) -> None:
+    check_formula(name, forced(Extrapolate(1))["fixed"], batch=2, size="other")
+
+
+@every_pipeline
+def test_a_batch_of_three_is_three_single_runs(name: str) -> None:
+    method = forced(Extrapolate(1))["fixed"]
+    batch, _ = accelerated(name, method, batch=3)
+    for sample in range(3):
+        alone, _ = accelerated(name, method, seed=sample, prompt=sample)
+        torch.testing.assert_close(batch[sample : sample + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@every_pipeline
+def test_the_unconditional_stream_follows_the_conditional_one(name: str) -> None:
+    method = EasyCache(0.3, warmup=1, final=1, min_steps=1)
+    _, report = accelerated(name, method, steps=12)
+    actions: dict[tuple[str, int], set[str]] = {}
+    for call in report.calls:
+        actions.setdefault((call.denoiser, call.step), set()).add(call.action)
+    assert all(len(found) == 1 for found in actions.values())
+    streams = {call.stream for call in report.calls}
+    assert len(streams) == (2 if TINY[name].guidance == "two calls" else 1)
+    assert 0 < report.predicted < len(report.calls)
+
+
+@every_pipeline
+def test_guards_hold_whatever_the_method_thinks(name: str) -> None:
+    """Three steps of warm-up, two last steps, three predictions in a row at most."""
+    _, report = accelerated(name, FixedInterval(100, warmup=3, final=2, max_skips=3), steps=12)
+    for marks in report.timeline().values():
+        if name not in SCHEDULES:
+            assert marks == "███···█···██"
+        assert "····" not in marks
+    assert all(call.action == "computed" for call in report.calls if call.step < 3 or call.position >= 10)
+
+
+@every_pipeline
+def test_runs_under_min_steps_are_left_alone_and_the_report_says_so(name: str) -> None:
+    output, report = accelerated(name, FixedInterval(2, min_steps=10), steps=8)
+    assert torch.equal(output, plain(name))
+    assert report.predicted == 0
+    assert "min_steps=10" in report.levers[0].reason
+
+
+@every_pipeline
+def test_a_session_starts_anew_with_every_call(name: str) -> None:
+    """Another prompt, another size, another step count, and the first again: each as in a session of its own."""
+    method = EasyCache(0.3, warmup=1, final=1, min_steps=1)
+    asked: list[dict[str, Any]] = [{}, {"prompt": 1, "seed": 1}, {"size": "other"}, {"steps": 5}, {"guidance": False}, {}]
+    fresh = [accelerated(name, method, **options)[0] for options in asked[:-1]]
+    with accel.accelerate(pipeline(name), accel.Recipe(cache=method)):
+        again = [run(pipeline(name), TINY[name], **options) for options in asked]
+    assert all(torch.equal(one, other) for one, other in zip(again, [*fresh, fresh[0]], strict=True))
+    assert torch.equal(run(pipeline(name), TINY[name]), plain(name))
+
+
+def check_formula(name: str, method: accel.caching.CacheMethod, **options: Any) -> None:
+    """Every computed answer is the twin's, every predicted one is the formula over its own stream's past."""
+    pipe = pipeline(name)
+    with accel.accelerate(pipe, accel.Recipe(cache=method)) as session, witness(pipe) as seen:
+        run(pipe, TINY[name], **options)
+    for (denoiser, _), exchanges in seen.streams().items():
+        past: list[Exchange] = []
+        assert len(exchanges) == len(schedule(name, denoiser, method))
+        for mark, exchange in zip(schedule(name, denoiser, method), exchanges, strict=True):
+            expected = answer_of_twin(name, exchange) if mark == "C" else predicted(name, method, past, exchange)
+            close = 0.0 if mark == "C" else 2e-4
+            for got, wanted in zip(exchange.outputs, expected, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=close, atol=close)
+            assert type(exchange.answer) is type(exchanges[0].answer)
+            past += [exchange] if mark == "C" else []
+    marks = [{"computed": "C", "predicted": "P"}[call.action] for call in session.report().calls]
+    assert marks == [schedule(name, one.denoiser, method)[one.round] for one in seen.exchanges]
+
+
+def answer_of_twin(name: str, exchange: Exchange) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return flat(denoisers(twin(name))[exchange.denoiser](*exchange.args, **exchange.kwargs))
+
+
+def predicted(name: str, method: Any, past: list[Exchange], now: Exchange) -> list[torch.Tensor]:
+    """What the answer must be, from what was answered before."""
+    return [
+        formula(name, method.predictor, [exchange.outputs[index] for exchange in past], past, now, index)
+        for index in range(len(past[-1].outputs))
+    ]
+
+
+def formula(
+    name: str,
+    predictor: accel.caching.Predictor,
+    answers: list[torch.Tensor],
+    past: list[Exchange],
+    now: Exchange,
+    index: int,
+) -> torch.Tensor:
+    given = [counterpart(exchange, index, answers[-1]) for exchange in (*past, now)]
+    sigmas = [exchange.sigma for exchange in (*past, now)]
+    if predictor == LastOutput():
+        return answers[-1]
+    if predictor == LastResidual():
+        return answers[-1] if given[-1] is None else given[-1] + (answers[-1] - given[-2])
+    assert isinstance(predictor, Extrapolate)
+    if predictor.space == "output" or given[-1] is None:
+        return extrapolated(name, predictor, sigmas, answers)
+    clean = [x0(name, x, y, s) for x, y, s in zip(given, answers, sigmas, strict=False)]
+    return answer_from_x0(name, given[-1], extrapolated(name, predictor, sigmas, clean), sigmas[-1])
+
+
+def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.Tensor | None:
+    """The part of the input that the answer is about: image-to-video appends channels; PixArt answers more than it
+    is given."""
+    if index >= len(exchange.latents):
+        return None
+    latents = exchange.latents[index]
+    if latents.shape[1] < answer.shape[1]:
+        return None
+    return latents[tuple(slice(size) for size in answer.shape)]
+
+
+def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
+    """The line through the last two points, plus the damped difference to the parabola through the last three."""
+    times = [s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas
+    line = polynomial(times[-3:-1], values[-2:], times[-1])
+    if predictor.order == 1 or len(values) < 3:
+        return line
+    return line + predictor.damping * (polynomial(times[-4:-1], values[-3:], times[-1]) - line)
+
+
+def polynomial(times: list[float], values: list[torch.Tensor], now: float) -> torch.Tensor:
+    """Lagrange's form."""
+    times = times[-len(values) :]
+    if len(set(times)) < len(times):  # PNDM evaluates twice at one time: nothing to extrapolate from
+        return values[-1]
+    total = torch.zeros_like(values[0])
+    for i, value in enumerate(values):
+        others = [time for j, time in enumerate(times) if j != i]
+        total += math.prod((now - time) / (times[i] - time) for time in others) * value
+    return total
+
+
+def x0(name: str, x: torch.Tensor | None, y: torch.Tensor, sigma: float) -> torch.Tensor:
+    assert x is not None
+    a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    if name in NOISE:
+        return (x - b * y) / a
+    if name in VELOCITY:
+        return a * x - b * y
+    return x - inversion(name) * sigma * y
+
+
+def answer_from_x0(name: str, x: torch.Tensor, clean: torch.Tensor, sigma: float) -> torch.Tensor:
+    a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    if name in NOISE:
+        return (x - a * clean) / b
+    if name in VELOCITY:
+        return (a * x - clean) / b
+    return (x - clean) / (inversion(name) * sigma)
+
+
+def inversion(name: str) -> int:
+    """Mochi and Z-Image answer the flow from noise to data. Z-Image's pipeline negates it."""
+    return -1 if name in ("mochi", "z_image") else 1

@@ -1,0 +1,119 @@
+"""Predictors against polynomials, and the conversions between outputs and clean estimates against their inverses."""
+
+import pytest
+import torch
+
+from accel.caching import Extrapolate, LastOutput, LastResidual
+from accel.caching.predictor import clean_from_output, extrapolation_weights, output_from_clean
+from accel.calls import Call
+from accel.clock import Moment
+
+
+def call_at(sigma, latents):
+    moment = Moment(run=1, step=5, position=5, total=10, sigma=sigma)
+    return Call("transformer", "cond", True, moment, (), {}, [latents], torch.nn.Identity(), {})
+
+
+def predicted(predictor, sigmas, outputs, now, latents=None, kind="flow"):
+    latents = torch.zeros(2, 3, 4) if latents is None else latents
+    history = [
+        predictor.remember(call_at(s, latents), [o], kind) for s, o in zip(sigmas, outputs, strict=True)
+    ][-predictor.depth :]
+    return predictor.predict(call_at(now, latents), history, kind)[0]
+
+
+def polynomial(*coefficients):
+    """A tensor-valued polynomial in sigma with a different curve in every element."""
+    generator = torch.Generator().manual_seed(len(coefficients))
+    planes = [c * torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for c in coefficients]
+    return lambda sigma: sum(plane * sigma**power for power, plane in enumerate(planes))
+
+
+def test_last_output_repeats():
+    f = polynomial(1.0, 2.0)
+    torch.testing.assert_close(predicted(LastOutput(), [0.9, 0.8], [f(0.9), f(0.8)], 0.5), f(0.8))
+
+
+def test_last_residual_follows_the_input():
+    before, now = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    memory = LastResidual().remember(call_at(0.9, before), [before + 7], "flow")
+    torch.testing.assert_close(LastResidual().predict(call_at(0.8, now), [memory], "flow")[0], now + 7)
+
+
+def test_last_residual_takes_the_noisy_channels_of_a_wider_input():
+    """Image-to-video: conditioning channels follow the noisy ones."""
+    before, now = torch.randn(2, 6, 4), torch.randn(2, 6, 4)
+    memory = LastResidual().remember(call_at(0.9, before), [before[:, :3] + 7], "flow")
+    torch.testing.assert_close(LastResidual().predict(call_at(0.8, now), [memory], "flow")[0], now[:, :3] + 7)
+
+
+def test_last_residual_reuses_an_output_without_counterpart_in_the_input():
+    """Learned variances: the output has more channels than the input."""
+    output = torch.randn(2, 6, 4)
+    memory = LastResidual().remember(call_at(0.9, torch.randn(2, 3, 4)), [output], "flow")
+    assert torch.equal(LastResidual().predict(call_at(0.8, torch.randn(2, 3, 4)), [memory], "flow")[0], output)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("sigmas", [(0.9, 0.8, 0.7), (0.95, 0.9, 0.6)])
+def test_undamped_extrapolation_is_exact_for_polynomials_of_its_order(order, sigmas):
+    f = polynomial(*[1.0, -2.0, 3.0][: order + 1])
+    found = predicted(Extrapolate(order, damping=1.0), sigmas, [f(s) for s in sigmas], 0.45)
+    torch.testing.assert_close(found, f(0.45), rtol=1e-5, atol=1e-5)
+
+
+def test_damping_scales_the_second_order_term_only():
+    f, sigmas = polynomial(1.0, -2.0, 3.0), (0.9, 0.8, 0.7)
+    values = [f(s) for s in sigmas]
+    half, full, none = (predicted(Extrapolate(2, damping=d), sigmas, values, 0.5) for d in (0.5, 1.0, 0.0))
+    torch.testing.assert_close(half, (full + none) / 2, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(none, predicted(Extrapolate(1), sigmas, values, 0.5))
+
+
+@pytest.mark.parametrize("times", [[0.5], [0.5, 0.5], [0.9, 0.7], [0.9, 0.7, 0.7], [0.9, 0.9, 0.7], [0.9, 0.8, 0.7]])
+def test_weights_sum_to_one_even_where_times_coincide(times):
+    """PNDM evaluates twice at one noise level."""
+    assert sum(extrapolation_weights(times, 0.4, 1.0)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", ["flow", "inverted_flow", "epsilon", "v_prediction", "sample"])
+def test_clean_estimate_and_output_convert_both_ways(kind):
+    latents, output = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    clean = clean_from_output(output, latents, 0.7, kind)
+    torch.testing.assert_close(output_from_clean(clean, latents, 0.7, kind), output, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mix", "target"),
+    [
+        ("flow", lambda x0, n, s: (1 - s) * x0 + s * n, lambda x0, n, s: n - x0),
+        ("inverted_flow", lambda x0, n, s: (1 - s) * x0 + s * n, lambda x0, n, s: x0 - n),
+        ("epsilon", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: n),
+        ("v_prediction", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: (n - s * x0) / (1 + s * s) ** 0.5),
+        ("sample", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: x0),
+    ],
+)  # fmt: skip
+def test_clean_estimate_of_a_perfect_prediction_is_the_clean_sample(kind, mix, target):
+    x0, noise, sigma = torch.randn(2, 3, 4), torch.randn(2, 3, 4), 0.6
+    found = clean_from_output(target(x0, noise, sigma), mix(x0, noise, sigma), sigma, kind)
+    torch.testing.assert_close(found, x0, rtol=1e-4, atol=1e-5)
+
+
+def test_extrapolating_the_clean_estimate_is_exact_where_it_is_linear():
+    """A perfect flow prediction of a fixed clean sample: any history gives the right velocity."""
+    x0, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    predictor = Extrapolate(space="x0")
+    latents = {s: (1 - s) * x0 + s * noise for s in (0.9, 0.8, 0.5)}
+    history = [predictor.remember(call_at(s, latents[s]), [noise - x0], "flow") for s in (0.9, 0.8)]
+    found = predictor.predict(call_at(0.5, latents[0.5]), history, "flow")[0]
+    torch.testing.assert_close(found, noise - x0, rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_keep_the_dtype_and_share_no_memory_with_the_history():
+    output = torch.randn(2, 3, 4, dtype=torch.bfloat16)
+    for predictor in (LastOutput(), LastResidual(), Extrapolate(), Extrapolate(2), Extrapolate(space="x0")):
+        latents = torch.randn(2, 3, 4, dtype=torch.bfloat16)
+        history = [predictor.remember(call_at(0.9, latents), [output], "flow")]
+        found = predictor.predict(call_at(0.8, latents), history, "flow")[0]
+        assert found.dtype is torch.bfloat16
+        assert found.data_ptr() != history[0].values[0].data_ptr()

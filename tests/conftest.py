@@ -1,0 +1,27 @@
+"""Settings of the whole suite: no model hub, few threads, and slow tests only on request."""
+
+from __future__ import annotations
+
+import os
+
+# Before any test imports diffusers: a test that reaches for a model hub fails at once instead of waiting for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+# The tiny models are too small to gain from more threads, and the same count gives the same order of summation.
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow (minutes each)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow; run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)

@@ -1,0 +1,67 @@
+"""What `import accel` costs and offers, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import accel
+
+# Measuring, the app and batch rendering need these; accelerating a pipeline does not.
+HEAVY = {
+    "av",
+    "cache_dit",
+    "diffusers",
+    "gradio",
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "PIL",
+    "ray",
+    "rich",
+    "scipy",
+    "skimage",
+    "transformers",
+}
+
+
+def top_level_modules_after(statement: str) -> set[str]:
+    code = (
+        f"import json, sys\n{statement}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_accel_is_light() -> None:
+    loaded = top_level_modules_after("import accel")
+    assert "torch" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
+    assert top_level_modules_after("import accel.cli") & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", accel.__all__)
+def test_public_name_exists_and_hides_no_module(name: str) -> None:
+    """A module `accel.compare` would be hidden by the function of that name, or hide it, by order of import."""
+    assert getattr(accel, name) is not None
+    assert name not in {module.name for module in pkgutil.iter_modules(accel.__path__)}
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'acelerate'"):
+        _ = accel.acelerate  # type: ignore[attr-defined]
+
+
+def test_classes_have_one_identity() -> None:
+    import accel.caching
+
+    assert accel.EasyCache is accel.caching.EasyCache
+    assert accel.EasyCache.__module__ == "accel.caching.easycache"

@@ -1,0 +1,65 @@
+"""What the wheel will hold. A folder or data file that pyproject.toml does not name works in an editable install and is
+silently absent from the wheel.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
+DATA: dict[str, list[str]] = SETUPTOOLS["package-data"]
+# These install below `accel`, so as top-level packages they are either absent or somebody else's.
+BELOW_ACCEL = {"app", "attention", "caching", "samplers"}
+NOT_SOURCE = {"build", "dist", "out", "renders"}
+
+
+def source_files(pattern: str) -> Iterator[Path]:
+    """Paths from the repository's root, without what tools put there."""
+    for folder in ROOT.iterdir():
+        if folder.is_dir() and folder.name not in NOT_SOURCE and not folder.name.startswith("."):
+            yield from (path.relative_to(ROOT) for path in folder.rglob(pattern))
+
+
+def test_every_folder_with_modules_is_a_package_in_pyproject() -> None:
+    found = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] != "tests"}
+    assert found == set(FOLDERS.values())
+    assert set(SETUPTOOLS["packages"]) == set(FOLDERS)
+
+
+def test_every_folder_with_code_has_an_init() -> None:
+    with_code = {path.parent.as_posix() for path in source_files("*.py") if path.parts[0] != "tests"}
+    assert with_code == set(FOLDERS.values())
+
+
+@pytest.mark.parametrize(("package", "pattern"), [(name, glob) for name, globs in DATA.items() for glob in globs])
+def test_package_data_exists(package: str, pattern: str) -> None:
+    assert any(path.is_file() for path in (ROOT / FOLDERS[package]).glob(pattern))
+
+
+def test_every_data_file_is_package_data() -> None:
+    named = {path for name, globs in DATA.items() for glob in globs for path in (ROOT / FOLDERS[name]).glob(glob)}
+    found = {path for folder in FOLDERS.values() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert {path for path in found - named if path.suffix not in (".py", ".pyc")} == set()
+
+
+@pytest.mark.parametrize("path", sorted(source_files("*.py")), ids=str)
+def test_root_folders_are_imported_below_accel(path: Path) -> None:
+    """`from caching import X` works in the repository's root and makes a second copy of every class."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    imported += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    assert [name for name in imported if name.partition(".")[0] in BELOW_ACCEL] == []
+
+
+def test_test_folders_mirror_the_packages() -> None:
+    """tests/caching tests caching/, and tests/pocket tests accel/pocket/. A folder without tests holds their tools."""
+    packages = {folder.rpartition("/")[2] for folder in FOLDERS.values()}
+    folders = {path.parent.as_posix() for path in source_files("test_*.py") if path.parts[0] == "tests"}
+    assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages

@@ -20,10 +20,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 2 for bad input (one sentence on stderr), or 130 after Ctrl-C."""
-    parser = _parser()
-    options, options.rest = parser.parse_known_args(argv)
-    if options.rest and options.command is not measure_frontier:
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    options = _parser().parse_args(argv)
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # their advice at import time is not about anything we do
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     command: Callable[[argparse.Namespace], None] = options.command
@@ -62,10 +59,23 @@ def compare_model(options: argparse.Namespace) -> None:
 
 
 def measure_frontier(options: argparse.Namespace) -> None:
-    """Every method and predictor beside fewer steps and other libraries; its own parser reads the rest."""
-    from accel import frontier
+    """Every method and predictor, fewer steps and the rivals on the pocket model."""
+    from accel import pocket
+    from accel.frontier import measure, save
 
-    frontier.main(["--out", str(options.out), *options.rest])
+    prompts = pocket.prompts(options.clips + 2, seed=11)
+    result = measure(
+        _load("pocket:video", options),
+        prompts[2:],
+        prompts[:2],
+        steps=options.steps,
+        repeats=options.repeats,
+        call_arguments=_call_arguments(options),
+        verify=pocket.verify,
+    )
+    with _waiting(f"writing {options.out}"):
+        lines = save(result, options.out)
+    print(result, *lines, f"\nTable, data and picture: {options.out}", sep="\n")
 
 
 def inspect_model(options: argparse.Namespace) -> None:
@@ -133,8 +143,10 @@ def _show(result: Comparison, folder: Path) -> None:
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
     for line in [*result.headlines(), *result.cautions()]:
-        console.print(line, markup=False)
-    console.print(f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*", markup=False)
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(
+        f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*", markup=False, soft_wrap=True
+    )
 
 
 def _what_was_saved(interrupt: KeyboardInterrupt, options: argparse.Namespace) -> str:
@@ -218,11 +230,10 @@ def _add_compare(commands: Any) -> None:
 
 def _add_frontier(commands: Any) -> None:
     command = commands.add_parser(
-        "frontier",
-        help="measure every method beside fewer steps and other libraries on the pocket model",
-        add_help=False,
+        "frontier", help="measure every method, fewer steps and other libraries on the pocket model"
     )
-    command.add_argument("--out", type=Path, default=Path("out/frontier"))
+    command.add_argument("--clips", type=int, default=4, help="how many prompts (4)")
+    _add_measurement(command, out="out/frontier", steps=50)
     command.set_defaults(command=measure_frontier)
 
 

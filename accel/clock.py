@@ -37,6 +37,9 @@ class Timetable:
         sigmas = getattr(scheduler, "sigmas", None)
         if sigmas is not None and len(sigmas) >= len(timesteps):
             self.sigmas: list[float] = torch.as_tensor(sigmas).flatten().tolist()[: len(timesteps)]
+            between = getattr(scheduler, "sigmas_interpol", None)  # KDPM2's second stages are evaluated there
+            if between is not None:
+                self.sigmas[1::2] = torch.as_tensor(between).flatten().tolist()[1 : len(timesteps) : 2]
             if scheduler.config.get("invert_sigmas"):  # Mochi counts from clean to noise
                 self.sigmas = [1.0 - sigma for sigma in self.sigmas]
         elif hasattr(scheduler, "alphas_cumprod"):

@@ -66,7 +66,8 @@ def restore(pipe: Any) -> None:
 
 def _read(pipe: Any, recipe: str | os.PathLike[str]) -> Recipe:
     if not isinstance(recipe, (str, os.PathLike)):
-        raise TypeError(f"A recipe is a preset's name, a Recipe or a JSON file, not {recipe!r}.")
+        hint = f" (a method alone goes by its lever: {recipe.lever}=...)" if isinstance(recipe, Method) else ""
+        raise TypeError(f"A recipe is a preset's name, a Recipe or a JSON file, not {recipe!r}{hint}.")
     if isinstance(recipe, os.PathLike) or recipe.endswith(".json") or (os.sep in recipe and Path(recipe).is_file()):
         return Recipe.load(recipe)
     return presets.resolve(recipe, inspect(pipe))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from accel.caching import EasyCache, Extrapolate, FixedInterval, LastOutput, Las
 from accel.caching.method import CacheMethod
 from accel.caching.predictor import Predictor
 from accel.comparison import compare
+from accel.contest import Verifier, quiet
 from accel.results import Comparison, Row
 from accel.rivals import rivals
 
@@ -66,18 +65,29 @@ def candidates(recording: Recording, predictors: dict[str, Predictor] = PREDICTO
     ]
 
 
-def measure(pipe: Any, prompts: Sequence[str], calibration: Sequence[str], options: argparse.Namespace) -> Comparison:
-    """Records the constants on the calibration prompts, then compares everything on the others."""
-    arguments = {key: getattr(options, key) for key in ("guidance_scale", "height", "width", "num_frames")}
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    recording = record(pipe, calibration, num_inference_steps=options.steps, **arguments)
-    chosen = {name: PREDICTORS[name] for name in options.predictors}
-    entries = [*candidates(recording, chosen), *rivals(pipe, options.steps)]
-    fewer = [round(options.steps / speed) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5, 6)]
+def measure(
+    pipe: Any,
+    prompts: Sequence[str],
+    calibration: Sequence[str],
+    *,
+    steps: int = 50,
+    repeats: int = 1,
+    call_arguments: Mapping[str, Any] | None = None,
+    verify: Verifier | None = None,
+    predictors: Sequence[str] = tuple(PREDICTORS),
+) -> Comparison:
+    """Records the constants on the calibration prompts, then compares everything on the others.
+
+    All of it in one process and interleaved, see `accel.compare`; `predictors` are names of `PREDICTORS`.
+    """
+    arguments = dict(call_arguments or {})
+    with quiet(pipe):
+        recording = record(pipe, calibration, num_inference_steps=steps, **arguments)
+    entries = [*candidates(recording, {name: PREDICTORS[name] for name in predictors}), *rivals(pipe)]
+    fewer = sorted({round(steps / speed) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5, 6)})
     return compare(
-        pipe, entries, prompts, (0,), steps=options.steps, repeats=options.repeats, call_arguments=arguments,
-        verify=options.verify, fewer_steps=fewer,
-    )  # fmt: skip
+        pipe, entries, prompts, steps=steps, repeats=repeats, call_arguments=arguments, verify=verify, fewer_steps=fewer
+    )
 
 
 def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
@@ -167,30 +177,3 @@ def _sentence(row: dict[str, Any]) -> str:
         difference = row["psnr"] - row["fewer_steps_psnr"]
         text += f"; fewer steps {row['fewer_steps_psnr']:.1f} dB ({difference:+.1f})"
     return text + "."
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m accel.frontier`: the table and picture of the README."""
-    parser = argparse.ArgumentParser(prog="python -m accel.frontier", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/frontier"))
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--guidance-scale", type=float)
-    parser.add_argument("--height", type=int)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--num-frames", type=int)
-    parser.add_argument("--predictors", nargs="+", default=list(PREDICTORS), choices=list(PREDICTORS))
-    options = parser.parse_args(arguments)
-    from accel import pocket
-
-    options.verify = pocket.verify
-    prompts = pocket.prompts(options.prompts + 2, seed=11)
-    comparison = measure(pocket.load("video"), prompts[2:], prompts[:2], options)
-    lines = save(comparison, options.out)
-    print(comparison, *lines, f"Written to {options.out}.", sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -100,7 +100,7 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     if not isinstance(data, Mapping) or "method" not in data:
         raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {data!r}.')
     name = data["method"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where}.method {name!r} is not known; choose one of: {_names(known)}.")
     kind = known[name]
     parameters = {parameter.name: parameter for parameter in dataclasses.fields(kind)}
@@ -119,6 +119,11 @@ def from_dict(lever: str, data: object, where: str) -> Method:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def finite_numbers(value: object) -> bool:
+    """Whether this is a tuple of finite numbers."""
+    return isinstance(value, tuple) and all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
 
 
 def _check(owner: str, name: str, value: Any, limits: Knob) -> None:

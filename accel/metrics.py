@@ -182,7 +182,7 @@ def _to_unit_floats(frames: NDArray[Any]) -> Clip:
     low, high = float(frames.min()), float(frames.max())
     if low < -_RANGE_TOLERANCE or high > 1.0 + _RANGE_TOLERANCE:
         raise ValueError(f"float frames must lie in [0, 1], these span [{low:.3g}, {high:.3g}]; rescale them first.")
-    return np.clip(frames, 0.0, 1.0, dtype=np.float32)
+    return np.asarray(np.clip(frames, 0.0, 1.0), np.float32)
 
 
 def _mean_psnr(difference: NDArray[Any]) -> float:

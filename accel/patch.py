@@ -112,7 +112,7 @@ def _itself(method: Any) -> Any:
     return method
 
 
-def _blank(kind: type) -> Any:
+def _blank(kind: Any) -> Any:
     return kind.__new__(kind)
 
 

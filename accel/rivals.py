@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 Attach = Callable[[Any], Callable[[], None]]
 
 
-def rivals(pipe: Any, steps: int) -> list[tuple[str, Attach]]:
+def rivals(pipe: Any) -> list[tuple[str, Attach]]:
     """Those that are installed and accept this pipeline, from cautious to fast. Labels are "name: setting"."""
     found: list[tuple[str, Attach]] = []
     for threshold in (0.03, 0.06, 0.12, 0.25):
@@ -57,6 +58,7 @@ def _diffusers(pipe: Any, *, config: str, settings: dict[str, Any]) -> Callable[
 def _cache_dit(
     pipe: Any, *, taylor: bool, Fn: int = 8, warmup: int = 8, threshold: float = 0.08, most: int = -1
 ) -> Callable[[], None]:
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")
     import cache_dit
 
     config = cache_dit.DBCacheConfig(

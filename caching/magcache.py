@@ -9,7 +9,7 @@ from accel.caching import published
 from accel.caching.decider import Decider, Magnitude
 from accel.caching.method import CacheMethod, NotApplicable
 from accel.caching.signal import NoSignal, Signal
-from accel.method import knob
+from accel.method import finite_numbers, knob
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class MagCache(CacheMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = isinstance(self.ratios, tuple) and all(isinstance(ratio, (int, float)) for ratio in self.ratios)
-        if self.ratios is not None and not (numbers and len(self.ratios) > 1):
+        if self.ratios is not None and not (finite_numbers(self.ratios) and len(self.ratios) > 1):
             raise ValueError(f"MagCache.ratios must be a tuple of at least two numbers, not {self.ratios!r}.")
         published.check("magcache", self.model)
 

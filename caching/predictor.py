@@ -89,12 +89,15 @@ class Extrapolate(Predictor, lever="predictor"):
     the spacing (TaylorSeer's recursion is so only for order 1). `damping` scales the second-order term, which is
     noise amplified by the square of the distance: undamped it blows up at high guidance. `space="x0"` extrapolates
     x0 and converts back; it needs an input of the output's shape and falls back to the output where there is none.
+    "auto" takes the output for flow matching and x0 for the others: for an exactly known score (Gaussian mixture, DDIM,
+    50 steps, every third computed) that is 54 dB where extrapolating epsilon is 43, reusing it 33 and taking as many
+    steps as evaluations 25 (tests/caching/test_exact_score.py).
     Memory: order + 1 outputs (latent size) per stream.
     """
 
     order: int = knob(1, 0, 2, "degree of the polynomial in noise level; 0 reuses")
     damping: float = knob(0.5, 0.0, 1.0, "share of the second-order term that is used")
-    space: str = knob("output", choices=("output", "x0"), help="what is extrapolated")
+    space: str = knob("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
 
     @property
     def depth(self) -> int:
@@ -102,7 +105,7 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         values = [output.detach().clone() for output in outputs]
-        if self.space == "x0":
+        if self._clean(kind):
             values = [
                 value if base is None else clean_from_output(value, base, call.moment.sigma, kind)
                 for value, base in zip(values, _bases(call, values), strict=True)
@@ -114,12 +117,15 @@ class Extrapolate(Predictor, lever="predictor"):
         weights = extrapolation_weights([memory.time for memory in history[-self.depth :]], now, self.damping)
         recent = [memory.values for memory in history[-self.depth :]]
         values = [_weighted(tensors, weights) for tensors in zip(*recent, strict=True)]
-        if self.space == "x0":
+        if self._clean(kind):
             values = [
                 value if base is None else output_from_clean(value, base, call.moment.sigma, kind)
                 for value, base in zip(values, _bases(call, values), strict=True)
             ]
         return values
+
+    def _clean(self, kind: str) -> bool:
+        return self.space == "x0" or (self.space == "auto" and "flow" not in kind)
 
 
 def extrapolation_weights(times: list[float], now: float, damping: float) -> list[float]:

@@ -12,7 +12,7 @@ from accel.caching.decider import Accumulate, Decider
 from accel.caching.method import CacheMethod, NotApplicable
 from accel.caching.signal import Probe, Signal, relative_distance
 from accel.calls import Call
-from accel.method import knob
+from accel.method import finite_numbers, knob
 
 # What a signal listens to: the first block's self-attention receives the modulated input.
 SIGNALS = {"modulated_input": "input", "time_embedding": "output", "time_projection": "output"}
@@ -47,8 +47,7 @@ class TeaCache(CacheMethod):
         super().__post_init__()
         for name, length in (("coefficients", None), ("fitted_range", 2)):
             value = getattr(self, name)
-            numbers = isinstance(value, tuple) and all(isinstance(number, (int, float)) for number in value)
-            if value is not None and not (numbers and value and len(value) == (length or len(value))):
+            if value is not None and not (finite_numbers(value) and value and len(value) == (length or len(value))):
                 raise ValueError(f"TeaCache.{name} must be a tuple of {length or 'some'} numbers, not {value!r}.")
         published.check("teacache", self.model)
 

@@ -215,6 +215,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--clips", type=int, default=4, help="how many prompts where none is given (4)")
     command.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds for the noise (0)")
     _add_measurement(command, out="out/demo", steps=50)
+    _add_films(command)
     command.set_defaults(command=demo)
 
 
@@ -225,6 +226,7 @@ def _add_compare(commands: Any) -> None:
     command.add_argument("--prompts", nargs="+", default=[], help="the prompts")
     command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
     _add_measurement(command, out="out/compare", steps=None)
+    _add_films(command)
     command.set_defaults(command=compare_model)
 
 
@@ -259,8 +261,12 @@ def _add_measurement(command: argparse.ArgumentParser, out: str, steps: int | No
     command.add_argument("--guidance", type=float, help="guidance scale")
     command.add_argument("--size", type=_size, help="size in pixels: 128 or 832x480")
     command.add_argument("--frames", type=int, help="number of frames")
-    command.add_argument("--fps", type=float, default=8.0, help="frames per second of the films (8)")
     command.add_argument("--repeats", type=int, default=1, help="timed runs per prompt and seed (1)")
+    _add_machine(command)
+
+
+def _add_films(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--fps", type=float, default=8.0, help="frames per second of the films (8)")
     command.add_argument(
         "--fewer-steps",
         type=int,
@@ -268,4 +274,3 @@ def _add_measurement(command: argparse.ArgumentParser, out: str, steps: int | No
         default=True,
         help="counts of steps to measure unaccelerated; none switches them off; left out, those of equal time",
     )
-    _add_machine(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,10 @@ def on_grid(call: Call, config: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[
         channels_second = latents.shape[1] == config.get("in_channels") or latents.shape[2] != config.get("in_channels")
         return latents, (2, 3, 4) if channels_second else (1, 3, 4)
     grid = _token_grid(call.arguments) if latents.ndim == 3 else None
-    if grid is None or grid[0] * grid[1] * grid[2] != latents.shape[1]:
+    if grid is None or math.prod(grid) > latents.shape[1]:
         return None
-    return latents.unflatten(1, grid), (1, 2, 3)
+    # The tokens of reference pictures (Kontext, editing) follow those of the latents.
+    return latents[:, : math.prod(grid)].unflatten(1, grid), (1, 2, 3)
 
 
 def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -41,6 +43,9 @@ def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
         return int(first[0]), int(first[1]), int(first[2])
     identifiers = arguments.get("img_ids")  # Flux: (N, 3) or (B, N, 3) rows of (reference, row, column)
     if isinstance(identifiers, torch.Tensor):
-        last = identifiers.reshape(-1, identifiers.shape[-1]).amax(0)
-        return 1, int(last[1]) + 1, int(last[2]) + 1
+        rows = identifiers if identifiers.ndim == 2 else identifiers[0]
+        rows = rows[rows[:, 0] == rows[0, 0]]
+        last = rows.amax(0)
+        grid = (1, int(last[1]) + 1, int(last[2]) + 1)
+        return grid if math.prod(grid) == len(rows) else None
     return None

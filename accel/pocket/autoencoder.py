@@ -37,9 +37,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.temporal, self.spatial = scale_factor_temporal, scale_factor_spatial
         self.mean = torch.nn.Parameter(torch.zeros(size), requires_grad=False)
         self.basis = torch.nn.Parameter(torch.zeros(z_dim, size), requires_grad=False)
-        self.register_to_config(
-            latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim
-        )
+        self.register_to_config(latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim)
 
     @classmethod
     def fit(cls, videos: torch.Tensor, z_dim: int = 24, whitening: float = 0.5) -> PatchAutoencoder:
@@ -49,7 +47,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         square root of its standard deviation, so that the leading components still carry most of the loss. The
         normalised latents have mean square 1 over all channels.
         """
-        model = cls(z_dim=z_dim)
+        model: PatchAutoencoder = cls(z_dim=z_dim)
         patches = model._patches(videos).reshape(-1, model.mean.numel()).double()
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.92, 0.10, 0.10),
@@ -53,7 +55,7 @@ class Caption:
     def parse(cls, text: str) -> Caption:
         """Reads a caption back; ValueError when the text is not in the grammar."""
         match = _PATTERN.fullmatch(" ".join(text.lower().split()).rstrip("."))
-        known = (COLOURS, SHAPES, MOTIONS, BACKGROUNDS)
+        known: tuple[Collection[str], ...] = (COLOURS, SHAPES, MOTIONS, BACKGROUNDS)
         if match is None or any(word not in words for word, words in zip(match.groups(), known, strict=True)):
             raise ValueError(
                 f"cannot read {text!r}: write 'a COLOUR SHAPE MOTION on a BACKGROUND background' with COLOUR in "
@@ -158,16 +160,16 @@ def render(scene: Scene, height: int = 64, width: int = 64, frames: int = 17) ->
 def signed_distance(shape: str, x: Array, y: Array, radius: float) -> Array:
     """Distance to the outline of a shape around the origin, negative inside; y points down."""
     if shape == "circle":
-        return np.sqrt(x * x + y * y) - radius
+        return np.asarray(np.sqrt(x * x + y * y) - radius)
     if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+        return np.asarray(np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius)
     if shape == "triangle":
         slope = 0.8944  # an isosceles triangle as wide as it is high: sides of slope 2
-        return np.maximum(y - radius, slope * np.abs(x) - 0.4472 * (y + radius))
+        return np.asarray(np.maximum(y - radius, slope * np.abs(x) - 0.4472 * (y + radius)))
     if shape == "cross":
         across = np.maximum(np.abs(x) - 1.05 * radius, np.abs(y) - 0.35 * radius)
         down = np.maximum(np.abs(y) - 1.05 * radius, np.abs(x) - 0.35 * radius)
-        return np.minimum(across, down)
+        return np.asarray(np.minimum(across, down))
     raise ValueError(f"unknown shape {shape!r}: choose one of {', '.join(SHAPES)}")
 
 
@@ -184,7 +186,8 @@ def _main_thing(rng: np.random.Generator, caption: Caption) -> Thing:
             start[axis], end[axis] = (first, first + travel) if sign > 0 else (first + travel, first)
     base = np.asarray(COLOURS[caption.colour])
     rgb = np.clip(base * rng.uniform(0.82, 1.05) + rng.uniform(-0.04, 0.04, 3), 0, 1)
-    return Thing(caption.shape, (float(rgb[0]), float(rgb[1]), float(rgb[2])), radius, (start[0], start[1]), (end[0], end[1]))
+    colour = (float(rgb[0]), float(rgb[1]), float(rgb[2]))
+    return Thing(caption.shape, colour, radius, (start[0], start[1]), (end[0], end[1]))
 
 
 def _distractor(rng: np.random.Generator, front: bool) -> Thing:
@@ -200,9 +203,7 @@ def _distractor(rng: np.random.Generator, front: bool) -> Thing:
         end = np.where((end < 0) | (end > 1), 2 * start - end, end)
     grey = float(rng.uniform(0.1, 0.9))
     shape = str(rng.choice(["circle", "square", "triangle"]))
-    return Thing(
-        shape, (grey, grey, grey), radius, (float(start[0]), float(start[1])), (float(end[0]), float(end[1]))
-    )
+    return Thing(shape, (grey, grey, grey), radius, (float(start[0]), float(start[1])), (float(end[0]), float(end[1])))
 
 
 def _levels(rng: np.random.Generator, background: str) -> tuple[float, float]:
@@ -237,11 +238,11 @@ def _background(scene: Scene, x: Array, y: Array) -> Array:
 
 
 def _soft_step(value: Array, softness: float) -> Array:
-    return np.clip(0.5 + 0.5 * value / softness, 0, 1)
+    return np.asarray(np.clip(0.5 + 0.5 * value / softness, 0, 1))
 
 
 def _upsample(grid: Array, height: int, width: int) -> Array:
-    return _weights(height, grid.shape[0]) @ grid @ _weights(width, grid.shape[1]).T
+    return np.asarray(_weights(height, grid.shape[0]) @ grid @ _weights(width, grid.shape[1]).T)
 
 
 def _weights(size: int, cells: int) -> Array:

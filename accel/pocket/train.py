@@ -181,7 +181,9 @@ def export(trainer: Trainer, autoencoder: PatchAutoencoder, folder: Path) -> Non
 def fit_autoencoder(clips: int, channels: int) -> PatchAutoencoder:
     rng = np.random.default_rng(1)
     videos = np.stack([render(sample_scene(rng)) for _ in range(clips)])
-    return PatchAutoencoder.fit(torch.from_numpy(videos).permute(0, 4, 1, 2, 3) * 2 - 1, z_dim=channels)
+    samples = torch.from_numpy(videos).permute(0, 4, 1, 2, 3) * 2 - 1
+    fitted: PatchAutoencoder = PatchAutoencoder.fit(samples, z_dim=channels)
+    return fitted
 
 
 def train(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from accel.metrics import to_frames
 from accel.pocket.scenes import COLOURS, MOTIONS, SHAPES, Caption, signed_distance
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 # Lengths are fractions of the frame's shorter side, areas of its square. The smallest object covers 0.06.
 _LEAST_CHROMA = 0.2
@@ -151,7 +151,7 @@ def _templates(area: float, size: tuple[int, ...]) -> Iterator[tuple[str, Array]
 
 def _steepened(coverage: Array) -> Array:
     """Cuts off the faint halo and fills the faint gaps that the autoencoder leaves around edges."""
-    return np.clip((coverage - 0.35) / 0.3, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((coverage - 0.35) / 0.3, 0, 1), np.float32)
 
 
 def _motion(coverage: Array) -> str | None:
@@ -210,7 +210,7 @@ def _to_grid(video: Array) -> Array:
         return video
     rows = _averaging(height, round(height * scale))
     columns = _averaging(width, round(width * scale))
-    return np.einsum("ih,fhwc,jw->fijc", rows, video, columns, optimize=True).astype(np.float32)
+    return np.asarray(np.einsum("ih,fhwc,jw->fijc", rows, video, columns, optimize=True), np.float32)
 
 
 def _averaging(size: int, cells: int) -> Array:
@@ -219,4 +219,4 @@ def _averaging(size: int, cells: int) -> Array:
     lower, upper = edges[:-1, None], edges[1:, None]
     start = np.arange(size)
     overlap = np.clip(np.minimum(upper, start + 1) - np.maximum(lower, start), 0, None)
-    return (overlap / overlap.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(overlap / overlap.sum(1, keepdims=True), np.float32)

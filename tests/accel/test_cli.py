@@ -117,11 +117,23 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_frontier_gets_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[str]] = []
-    monkeypatch.setattr("accel.frontier.main", given.append)
-    assert main(["frontier", "--out", str(tmp_path), "--prompts", "2"]) == 0
-    assert given == [["--out", str(tmp_path), "--prompts", "2"]]
+def test_frontier_calibrates_on_other_prompts_than_it_measures(
+    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def measure(pipe: Any, prompts: list[str], calibration: list[str], **options: Any) -> str:
+        given.update(options, prompts=prompts, calibration=calibration)
+        return "the table"
+
+    monkeypatch.setattr(pocket, "prompts", lambda n, seed: [f"prompt {index}" for index in range(n)])
+    monkeypatch.setattr("accel.frontier.measure", measure)
+    monkeypatch.setattr("accel.frontier.save", lambda result, out: ["the verdict"])
+    assert main(["frontier", "--clips", "1", *arguments(tmp_path)]) == 0
+    assert (given["prompts"], given["calibration"]) == (["prompt 2"], ["prompt 0", "prompt 1"])
+    assert (given["steps"], given["call_arguments"]["num_frames"]) == (8, 5)
+    printed = capsys.readouterr().out
+    assert "the table" in printed and "the verdict" in printed and str(tmp_path) in printed
 
 
 @pytest.mark.parametrize("command", [["demo", "--stepz", "3"], ["inspect"], ["demo", "--size", "large"], ["dance"], []])

@@ -124,8 +124,10 @@ def test_a_second_run_with_another_step_count_has_its_own_timetable(kind: str) -
 
 
 def scheduler(**attributes: Any) -> Any:
-    return SimpleNamespace(config={}, timesteps=torch.tensor([999.0, 750.0, 500.0, 250.0])) if not attributes else (
-        SimpleNamespace(config={}, **attributes)
+    return (
+        SimpleNamespace(config={}, timesteps=torch.tensor([999.0, 750.0, 500.0, 250.0]))
+        if not attributes
+        else (SimpleNamespace(config={}, **attributes))
     )
 
 

@@ -62,7 +62,11 @@ def test_a_keyword_replaces_the_lever_of_the_preset_and_none_switches_it_off() -
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "unknown preset": (lambda pipe: accel.accelerate(pipe, "quick"), ValueError, "the presets are lossless, balanced"),
     "empty name": (lambda pipe: accel.accelerate(pipe, ""), ValueError, "the presets are lossless, balanced"),
-    "missing file": (lambda pipe: accel.accelerate(pipe, "none.json"), ValueError, "There is no recipe file none.json."),
+    "missing file": (
+        lambda pipe: accel.accelerate(pipe, "none.json"),
+        ValueError,
+        "There is no recipe file none.json.",
+    ),
     "missing path": (lambda pipe: accel.accelerate(pipe, Path("none")), ValueError, "There is no recipe file none."),
     "number": (lambda pipe: accel.accelerate(pipe, 2), TypeError, "a preset's name, a Recipe or a JSON file, not 2."),
     "method alone": (lambda pipe: accel.accelerate(pipe, EasyCache()), TypeError, "goes by its lever: cache=..."),

@@ -31,8 +31,8 @@ from peft import LoraConfig
 
 import accel
 from accel import FixedInterval, LastOutput, LastResidual, TeaCache
-from accel.calls import Call
 from accel.caching.predictor import Memory
+from accel.calls import Call
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import denoisers, plain
 from tests.tiny import TINY, run

@@ -34,7 +34,7 @@ def test_a_recipe_survives_a_file(method: Method, tmp_path: Path) -> None:
 
 def test_every_method_is_tried() -> None:
     assert {type(method).__name__ for method in METHODS} == set(Method.registry["cache"])
-    predictors = {type(getattr(method, "predictor")).__name__ for method in METHODS}
+    predictors = {type(method.predictor).__name__ for method in METHODS}
     assert predictors == set(Method.registry["predictor"])
 
 
@@ -58,7 +58,10 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "another schema": (json.dumps({"schema": 99}), "schema 99, but this version reads schema 1"),
     "an unknown lever": (json.dumps({"cahce": EASY}), "'cahce' is not a field of a recipe; did you mean cache"),
     "an unknown field": (json.dumps({"zzz": 1}), "the levers are cache, attention"),
-    "a lever without a method": (json.dumps({"cache": {"threshold": 1}}), 'cache must be an object with a "method" name'),
+    "a lever without a method": (
+        json.dumps({"cache": {"threshold": 1}}),
+        'cache must be an object with a "method" name',
+    ),
     "a lever that is a number": (json.dumps({"cache": 5}), 'cache must be an object with a "method" name'),
     "an unknown method": (json.dumps({"cache": {"method": "EasyCash"}}), "cache.method 'EasyCash' is not known"),
     "a method that is a list": (json.dumps({"cache": {"method": ["EasyCache"]}}), "is not known"),

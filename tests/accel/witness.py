@@ -93,7 +93,15 @@ def witness(pipe: DiffusionPipeline) -> Iterator[Witness]:
             stream = known.setdefault(key, sum(other[0] == name for other in known))
             before = sum(other.denoiser == name and other.stream == stream for other in seen.exchanges)
             seen.exchanges.append(
-                Exchange(name, stream, before, copied(args), copied(kwargs), copied(answer), noise_level(pipe.scheduler, before))
+                Exchange(
+                    name,
+                    stream,
+                    before,
+                    copied(args),
+                    copied(kwargs),
+                    copied(answer),
+                    noise_level(pipe.scheduler, before),
+                )
             )
 
         return hear

@@ -30,7 +30,9 @@ class MixtureDenoiser(torch.nn.Module):
 
 class MixturePipeline:
     def __init__(self) -> None:
-        self.scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+        self.scheduler = DDIMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False
+        )
         self.unet = MixtureDenoiser(self.scheduler.alphas_cumprod)
         self.config = SimpleNamespace(_name_or_path="")
         self.components = {"unet": self.unet, "scheduler": self.scheduler}

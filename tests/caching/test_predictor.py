@@ -1,5 +1,7 @@
 """Predictors against polynomials, and the conversions between outputs and clean estimates against their inverses."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,9 +18,9 @@ def call_at(sigma, latents):
 
 def predicted(predictor, sigmas, outputs, now, latents=None, kind="flow"):
     latents = torch.zeros(2, 3, 4) if latents is None else latents
-    history = [
-        predictor.remember(call_at(s, latents), [o], kind) for s, o in zip(sigmas, outputs, strict=True)
-    ][-predictor.depth :]
+    history = [predictor.remember(call_at(s, latents), [o], kind) for s, o in zip(sigmas, outputs, strict=True)][
+        -predictor.depth :
+    ]
     return predictor.predict(call_at(now, latents), history, kind)[0]
 
 
@@ -83,16 +85,24 @@ def test_clean_estimate_and_output_convert_both_ways(kind):
     torch.testing.assert_close(output_from_clean(clean, latents, 0.7, kind), output, rtol=1e-4, atol=1e-4)
 
 
+def straight(x0, noise, sigma):
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def unit_variance(x0, noise, sigma):
+    return (x0 + sigma * noise) / math.hypot(1, sigma)
+
+
 @pytest.mark.parametrize(
     ("kind", "mix", "target"),
     [
-        ("flow", lambda x0, n, s: (1 - s) * x0 + s * n, lambda x0, n, s: n - x0),
-        ("inverted_flow", lambda x0, n, s: (1 - s) * x0 + s * n, lambda x0, n, s: x0 - n),
-        ("epsilon", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: n),
-        ("v_prediction", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: (n - s * x0) / (1 + s * s) ** 0.5),
-        ("sample", lambda x0, n, s: (x0 + s * n) / (1 + s * s) ** 0.5, lambda x0, n, s: x0),
+        ("flow", straight, lambda x0, n, s: n - x0),
+        ("inverted_flow", straight, lambda x0, n, s: x0 - n),
+        ("epsilon", unit_variance, lambda x0, n, s: n),
+        ("v_prediction", unit_variance, lambda x0, n, s: (n - s * x0) / math.hypot(1, s)),
+        ("sample", unit_variance, lambda x0, n, s: x0),
     ],
-)  # fmt: skip
+)
 def test_clean_estimate_of_a_perfect_prediction_is_the_clean_sample(kind, mix, target):
     x0, noise, sigma = torch.randn(2, 3, 4), torch.randn(2, 3, 4), 0.6
     found = clean_from_output(target(x0, noise, sigma), mix(x0, noise, sigma), sigma, kind)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+
+from accel import pocket
+from accel.pocket.text import MAX_TOKENS, embed, make_text_encoder, make_tokenizer
+
+PROMPT = "a red circle moves left on a dark background"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = pocket.load("video")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_load_gives_a_stock_pipeline_that_generates_with_its_defaults(pipe):
+    assert isinstance(pipe, WanPipeline)
+    assert type(pipe.transformer) is WanTransformer3DModel
+    frames = pipe(PROMPT, num_inference_steps=2, generator=seeded()).frames[0]
+    assert frames.shape == (17, 64, 64, 3)
+    assert np.isfinite(frames).all()
+    assert 0 <= frames.min() < frames.max() <= 1
+
+
+def test_the_clip_follows_the_seed_the_prompt_and_the_guidance(pipe):
+    def clip(prompt: str = PROMPT, seed: int = 0, **options):
+        return pipe(prompt, num_inference_steps=3, generator=seeded(seed), **options).frames[0]
+
+    base = clip()
+    assert np.array_equal(base, clip())
+    for other in (clip(seed=1), clip(PROMPT.replace("red", "blue")), clip(guidance_scale=1.0)):
+        assert np.abs(base - other).mean() > 0.01
+
+
+@pytest.mark.parametrize(("height", "width", "frames"), [(96, 96, 17), (48, 80, 9), (64, 64, 1)])
+def test_other_sizes_and_lengths(pipe, height, width, frames):
+    clip = pipe(PROMPT, height=height, width=width, num_frames=frames, num_inference_steps=1).frames[0]
+    assert clip.shape == (frames, height, width, 3)
+
+
+def test_two_pipelines_share_nothing(pipe):
+    other = pocket.load()
+    assert other.transformer is not pipe.transformer
+    assert other.scheduler is not pipe.scheduler
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="there is no pocket model 'image'; choose one of: video"):
+        pocket.load("image")
+
+
+def test_embeddings_in_training_are_those_of_the_pipeline(pipe):
+    captions = [PROMPT, "", "a green cross stays still on a dotted background"]
+    with torch.no_grad():
+        ours = embed(pipe.tokenizer, pipe.text_encoder, captions)
+        theirs = pipe.encode_prompt(captions, max_sequence_length=MAX_TOKENS, do_classifier_free_guidance=False)[0]
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert ours[1, 0].abs().max() > 0
+    assert torch.equal(ours[1, 1:], torch.zeros_like(ours[1, 1:]))
+
+
+def test_every_caption_fits_the_tokenizer_without_unknown_words():
+    tokenizer = make_tokenizer()
+    for prompt in pocket.prompts(480):
+        tokens = tokenizer(prompt).input_ids
+        assert tokenizer.unk_token_id not in tokens
+        assert tokens[-1] == tokenizer.eos_token_id
+        assert len(tokens) <= MAX_TOKENS
+    assert tokenizer.unk_token_id in tokenizer("a purple elephant").input_ids
+
+
+def test_an_untrained_text_encoder_tells_captions_apart():
+    tokenizer = make_tokenizer()
+    with torch.no_grad():
+        words = embed(tokenizer, make_text_encoder(len(tokenizer)), pocket.prompts(2))
+    assert words.shape == (2, MAX_TOKENS, 64)
+    assert not torch.allclose(words[0], words[1])

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+
+from accel.pocket import train
+from accel.pocket.pipeline import WanPocketPipeline
+
+TINY = ["--width", "32", "--layers", "1", "--channels", "4", "--pool", "24", "--device", "cpu", "--minutes", "5"]
+
+
+def run(out, steps: int) -> dict:
+    train.main(["--out", str(out), "--steps", str(steps), *TINY])
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("pocket")
+    first = run(out, 2)
+    return out, first, run(out, 3)
+
+
+def test_a_run_resumes_where_it_stopped(runs):
+    _, first, second = runs
+    assert (first["step"], second["step"]) == (2, 3)
+    assert second["elapsed"] > first["elapsed"] > 0
+    before, after = first["trainer"], second["trainer"]
+    moved = [name for name in before["denoiser"] if not torch.equal(before["denoiser"][name], after["denoiser"][name])]
+    assert len(moved) > 10
+    assert any(not torch.equal(before["text"][name], after["text"][name]) for name in before["text"])
+    # Adam's own step count shows that the optimisers went on instead of starting anew.
+    assert int(after["optimisers"][1]["state"][0]["step"]) == 3
+
+
+def test_a_run_that_is_complete_does_nothing(runs):
+    out, _, second = runs
+    again = run(out, 3)
+    assert again["elapsed"] == second["elapsed"]
+
+
+def test_the_exported_folder_is_a_pipeline_of_the_averaged_weights(runs):
+    out, _, second = runs
+    pipe = WanPocketPipeline.from_folder(out)
+    averaged = second["trainer"]["ema"]
+    assert all(torch.allclose(value, averaged[name]) for name, value in pipe.transformer.state_dict().items())
+    pipe.set_progress_bar_config(disable=True)
+    clip = pipe("a red circle moves left on a dark background", num_inference_steps=1).frames[0]
+    assert clip.shape == (17, 64, 64, 3)
+
+
+def test_training_lowers_the_loss_on_one_batch():
+    torch.manual_seed(0)
+    autoencoder = train.fit_autoencoder(16, 4)
+    trainer = train.Trainer(autoencoder, width=32, layers=1, rate=5e-3, device="cpu")
+    latents, captions = train.Clips(autoencoder, train.Size(32, 32, 5, 8, 0.0, 1), 8, seed=0).batch(fresh=0)
+    losses = [trainer.step(latents, captions, progress=0.1) for _ in range(30)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_larger_sizes_join_late():
+    chosen = {
+        progress: {train.size_at(step, progress, train.SIZES).height for step in range(30)} for progress in (0.3, 0.8)
+    }
+    assert chosen == {0.3: {64}, 0.8: {64, 96, 128}}
+
+
+def test_noise_levels_cover_the_schedule():
+    sigma = train.sample_sigma(4000)
+    assert 0 < float(sigma.min()) < 0.1
+    assert 0.97 < float(sigma.max()) <= 1
+    assert 0.6 < float(sigma.median()) < 0.85
+
+
+def test_the_log_is_json_lines(tmp_path, capsys):
+    train.log(tmp_path / "log.jsonl", step=50, loss=0.123456)
+    assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 50, "loss": 0.1235}
+    assert "0.1235" in capsys.readouterr().out

@@ -41,6 +41,10 @@ class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
     @classmethod
     def from_folder(cls, folder: Path) -> WanPocketPipeline:
         """Loads the pipeline that `accel.pocket.train` wrote to a folder, quietly: it takes a quarter of a second."""
+        if not (folder / "model_index.json").is_file():
+            raise FileNotFoundError(
+                f"there is no model in {folder}; train one with python -m accel.pocket.train --out {folder}"
+            )
         with _no_progress_bars():
             pipe: WanPocketPipeline = cls.from_pretrained(folder, local_files_only=True)
         return pipe

@@ -55,6 +55,7 @@ def make_text_encoder(vocabulary: int, width: int = 64) -> UMT5EncoderModel:
 def embed(tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, prompts: Sequence[str]) -> torch.Tensor:
     """What WanPipeline makes of prompts: embeddings (B, MAX_TOKENS, D) with exact zeros behind the end token."""
     tokens = tokenizer(list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    tokens = tokens.to(encoder.device)
     hidden: torch.Tensor = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
     padded: torch.Tensor = hidden * tokens.attention_mask[..., None]
     return padded

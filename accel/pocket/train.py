@@ -198,7 +198,7 @@ def train(options: argparse.Namespace) -> None:
     trainer = Trainer(autoencoder, options.width, options.layers, options.rate, options.device)
     step, elapsed = 0, 0.0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         trainer.load(saved["trainer"])
         step, elapsed = saved["step"], saved["elapsed"]
     if options.compile:

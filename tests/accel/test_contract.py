@@ -45,7 +45,6 @@ PREDICTORS: dict[str, accel.caching.Predictor] = {
     "order 1": Extrapolate(1, space="output"),
     "order 2 damped": Extrapolate(2, damping=0.5, space="output"),
     "x0": Extrapolate(1, space="x0"),
-    "auto": Extrapolate(1),
 }
 
 # C: computed, P: predicted; two steps of warm-up, then two predictions at most, and the last step computes.
@@ -91,6 +90,11 @@ def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_forced_skips_are_the_formula_of_every_predictor(name: str, predictor: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])["fixed"])
+
+
+@pytest.mark.parametrize("name", ["wan", "mochi", "cogvideox", "sdxl", "svd"])
+def test_what_is_extrapolated_by_default_is_x0_unless_it_is_a_flow(name: str) -> None:
+    check_formula(name, forced(Extrapolate(1))["fixed"])
 
 
 @every_pipeline
@@ -160,14 +164,7 @@ def test_runs_under_min_steps_are_left_alone_and_the_report_says_so(name: str) -
 def test_a_session_starts_anew_with_every_call(name: str) -> None:
     """Another prompt, another size, another step count, and the first again: each as in a session of its own."""
     method = EasyCache(0.3, warmup=1, final=1, min_steps=1)
-    asked: list[dict[str, Any]] = [
-        {},
-        {"prompt": 1, "seed": 1},
-        {"size": "other"},
-        {"steps": 5},
-        {"guidance": False},
-        {},
-    ]
+    asked: list[dict[str, Any]] = [{}, {"size": "other"}, {"steps": 5, "prompt": 1}, {}]
     fresh = [accelerated(name, method, **options)[0] for options in asked[:-1]]
     with accel.accelerate(pipeline(name), accel.Recipe(cache=method)):
         again = [run(pipeline(name), TINY[name], **options) for options in asked]

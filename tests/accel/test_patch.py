@@ -68,9 +68,9 @@ def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
 
 
 @every_pipeline
-@pytest.mark.parametrize("method", [METHOD, PROBING], ids=["fixed", "tea"])
-def test_after_a_run_and_restore_nothing_of_ours_is_left(name: str, method: accel.caching.CacheMethod) -> None:
+def test_after_a_run_and_restore_nothing_of_ours_is_left(name: str) -> None:
     pipe = TINY[name].build()
+    method = PROBING if hasattr(pipe, "transformer") else METHOD  # a U-Net has no modulated input
     run(pipe, TINY[name])
     kind, modules = type(pipe), {name: dict(vars(module)) for name, module in denoisers(pipe).items()}
     hooks = {path: len(child._forward_pre_hooks) + len(child._forward_hooks) for path, child in submodules(pipe)}

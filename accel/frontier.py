@@ -20,7 +20,7 @@ PREDICTORS: dict[str, Predictor] = {
     "last output": LastOutput(),
     "last residual": LastResidual(),
     "order 1": Extrapolate(1),
-    "order 2 damped": Extrapolate(2),
+    "order 2": Extrapolate(2),
 }
 # Interpolation of a curve of PSNR over speed-up is judged at these.
 SPEEDS = (2.0, 3.0)
@@ -146,7 +146,7 @@ def draw(found: dict[str, Curve], ours: set[str], comparison: Comparison, path: 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
-    shown = [name for name in found if name not in ours or name.endswith(("order 1", "last residual"))]
+    shown = [name for name in found if name not in ours or name.endswith(("order 2", "last residual"))]
     for index, name in enumerate(shown):
         x, y = zip(*found[name].points, strict=True)
         style: dict[str, Any] = {"linestyle": "-", "marker": "o", "linewidth": 1.8}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from accel.anatomy import Anatomy
-from accel.caching import Extrapolate, FixedInterval
+from accel.caching import FixedInterval
 from accel.recipe import Recipe
 
 DEFAULT = "balanced"
@@ -22,19 +22,19 @@ class Preset:
 PRESETS = {
     "lossless": Preset(
         "above 40 dB against the unaccelerated output",
-        Recipe(cache=FixedInterval(2, predictor=Extrapolate(order=1), warmup=6, final=2)),
+        Recipe(cache=FixedInterval(2, warmup=6, final=2)),
     ),
     "balanced": Preset(
         "about 30 dB",
-        Recipe(cache=FixedInterval(3, predictor=Extrapolate(order=1))),
+        Recipe(cache=FixedInterval(3)),
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=FixedInterval(4, predictor=Extrapolate(order=1))),
+        Recipe(cache=FixedInterval(4)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
-        Recipe(cache=FixedInterval(6, predictor=Extrapolate(order=1))),
+        Recipe(cache=FixedInterval(6)),
     ),
 }
 

@@ -75,8 +75,7 @@ class CacheGate:
         predicted = sum(call.action == "predicted" for call in calls)
         reason = f"{predicted} of {len(calls)} calls predicted"
         if not predicted:
-            reasons = Counter(call.reason for call in calls if call.action == "computed")
-            reason += f" ({', '.join(why for why, _ in reasons.most_common(2))}); a looser setting may skip"
+            reason += f" ({_why_none(calls)})"
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
@@ -95,7 +94,7 @@ class CacheGate:
         forced = guard(
             step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
             warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if stream.history else "no history yet")  # fmt: skip
+        ) or (None if stream.history else "no history yet") or stream.signal.blocked  # fmt: skip
         decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
@@ -156,3 +155,12 @@ class CacheGate:
             ]
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _why_none(calls: Sequence[CallRecord]) -> str:
+    """Why nothing was skipped, and what to do about it where a setting decided that."""
+    over = sum("≥" in call.reason for call in calls)
+    if over:
+        return f"the distance reached the threshold in {over} of them: raise it to skip"
+    reasons = Counter(call.reason for call in calls).most_common(2)
+    return ", ".join(reason for reason, _ in reasons)

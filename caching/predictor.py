@@ -85,18 +85,19 @@ class LastResidual(Predictor, lever="predictor"):
 class Extrapolate(Predictor, lever="predictor"):
     """Extrapolates the output (or the clean estimate x0 that it implies) in noise level.
 
-    Newton's form through the last order + 1 computed answers, which is exact for polynomials of that degree whatever
-    the spacing (TaylorSeer's recursion is so only for order 1). `damping` scales the second-order term, which is
-    noise amplified by the square of the distance: undamped it blows up at high guidance. `space="x0"` extrapolates
-    x0 and converts back; it needs an input of the output's shape and falls back to the output where there is none.
-    "auto" takes the output for flow matching and x0 for the others: for an exactly known score (Gaussian mixture, DDIM,
-    50 steps, every third computed) that is 54 dB where extrapolating epsilon is 43, reusing it 33 and taking as many
-    steps as evaluations 25 (tests/caching/test_exact_score.py).
+    Newton's form through the last order + 1 computed answers, exact for polynomials of that degree whatever the spacing
+    (TaylorSeer's recursion is so only for order 1). The second-order term is noise amplified by the square of the
+    distance, and undamped it blows up at high guidance: it is scaled down, sample by sample, to at most `limit` times
+    the first-order term, which keeps it where the series converges and tames it where it does not. `space="x0"`
+    extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output where there
+    is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score (Gaussian
+    mixture, DDIM, 50 steps, every third computed, order 1) that is 54 dB where extrapolating epsilon is 43, reusing it
+    33 and taking as many steps as evaluations 25 (tests/caching/test_exact_score.py).
     Memory: order + 1 outputs (latent size) per stream.
     """
 
-    order: int = knob(1, 0, 2, "degree of the polynomial in noise level; 0 reuses")
-    damping: float = knob(0.5, 0.0, 1.0, "share of the second-order term that is used")
+    order: int = knob(2, 0, 2, "degree of the polynomial in noise level; 0 reuses")
+    limit: float = knob(0.4, 0.0, None, "second-order term over first-order term, at most")
     space: str = knob("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
 
     @property
@@ -113,10 +114,10 @@ class Extrapolate(Predictor, lever="predictor"):
         return Memory(time_of(call.moment.sigma, kind), values)
 
     def predict(self, call: Call, history: list[Memory], kind: str) -> list[torch.Tensor]:
-        now = time_of(call.moment.sigma, kind)
-        weights = extrapolation_weights([memory.time for memory in history[-self.depth :]], now, self.damping)
-        recent = [memory.values for memory in history[-self.depth :]]
-        values = [_weighted(tensors, weights) for tensors in zip(*recent, strict=True)]
+        recent = history[-self.depth :]
+        weights = extrapolation_weights([memory.time for memory in recent], time_of(call.moment.sigma, kind))
+        answers = zip(*(memory.values for memory in recent), strict=True)
+        values = [_extrapolated(answer, *weights, self.limit) for answer in answers]
         if self._clean(kind):
             values = [
                 value if base is None else output_from_clean(value, base, call.moment.sigma, kind)
@@ -128,23 +129,37 @@ class Extrapolate(Predictor, lever="predictor"):
         return self.space == "x0" or (self.space == "auto" and "flow" not in kind)
 
 
-def extrapolation_weights(times: list[float], now: float, damping: float) -> list[float]:
-    """Weights of the values at up to three `times` (oldest first) that extrapolate them to `now`; they sum to 1.
+def extrapolation_weights(times: list[float], now: float) -> tuple[list[float], list[float]]:
+    """Weights of the values at up to three `times` (oldest first) that continue them to `now`.
 
-    Newton's divided differences, the second scaled by `damping`. Coinciding times lower the order.
+    The first list is the straight line's and sums to 1; the second, which sums to 0, is what makes a parabola of it
+    (Newton's second divided difference). Coinciding times lower the order.
     """
+    flat = [0.0] * len(times)
+    line = [*flat[:-1], 1.0]
     if len(times) == 1 or times[-1] == times[-2]:
-        return [0.0] * (len(times) - 1) + [1.0]
+        return line, flat
     b, c = times[-2:]
     slope = (now - c) / (c - b)
-    weights = [0.0] * (len(times) - 2) + [-slope, 1.0 + slope]
-    if len(times) == 3 and len(set(times)) == 3:
-        a = times[0]
-        bend = damping * (now - c) * (now - b)
-        weights[0] += bend / ((a - b) * (a - c))
-        weights[1] += bend / ((b - a) * (b - c))
-        weights[2] += bend / ((c - a) * (c - b))
-    return weights
+    line = [*flat[:-2], -slope, 1.0 + slope]
+    if len(times) < 3 or len(set(times)) < 3:
+        return line, flat
+    a, bend = times[0], (now - c) * (now - b)
+    return line, [bend / ((a - b) * (a - c)), bend / ((b - a) * (b - c)), bend / ((c - a) * (c - b))]
+
+
+def _extrapolated(
+    values: tuple[torch.Tensor, ...], line: list[float], parabola: list[float], limit: float
+) -> torch.Tensor:
+    """The values continued, with the second-order term limited for each sample; no host sync."""
+    straight = _weighted(values, line)
+    if any(parabola):
+        bend = _weighted(values, parabola)
+        axes = tuple(range(1, bend.ndim))
+        slope = torch.linalg.vector_norm(straight - values[-1].float(), dim=axes, keepdim=True)
+        share = limit * slope / torch.linalg.vector_norm(bend, dim=axes, keepdim=True).clamp_min(1e-30)
+        straight = straight + bend * share.clamp_max(1.0)
+    return straight.to(values[-1].dtype)
 
 
 def clean_from_output(output: torch.Tensor, latents: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
@@ -177,8 +192,7 @@ def output_from_clean(clean: torch.Tensor, latents: torch.Tensor, sigma: float, 
 
 def _weighted(values: tuple[torch.Tensor, ...], weights: list[float]) -> torch.Tensor:
     # In float32: the weights are large and of opposite sign, and half precision would lose the difference.
-    total = sum(weight * value.float() for weight, value in zip(weights, values, strict=True) if weight)
-    return torch.as_tensor(total).to(values[-1].dtype)
+    return torch.stack([weight * value.float() for weight, value in zip(weights, values, strict=True) if weight]).sum(0)
 
 
 def _bases(call: Call, outputs: list[torch.Tensor]) -> list[torch.Tensor | None]:

@@ -44,6 +44,7 @@ class SpectralChange:
     """Relative change of the filtered latents between consecutive steps."""
 
     probe: Probe | None = None
+    blocked: str | None = None
 
     def __init__(self, power: float, kind: str, config: Mapping[str, Any]) -> None:
         self._power, self._kind, self._config = power, kind, config
@@ -52,6 +53,7 @@ class SpectralChange:
     def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
         found = on_grid(call, self._config)
         if found is None:
+            self.blocked = "SeaCache does not know where this model's latents keep rows and columns; try EasyCache"
             return None
         latents, axes = found
         power = self._power or (3.0 if latents.ndim == 5 else 2.0)

@@ -43,7 +43,7 @@ PREDICTORS: dict[str, accel.caching.Predictor] = {
     "output": LastOutput(),
     "residual": LastResidual(),
     "order 1": Extrapolate(1, space="output"),
-    "order 2 damped": Extrapolate(2, damping=0.5, space="output"),
+    "order 2": Extrapolate(2, limit=0.5, space="output"),
     "x0": Extrapolate(1, space="x0"),
 }
 
@@ -238,12 +238,16 @@ def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.T
 
 
 def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
-    """The line through the last two points, plus the damped difference to the parabola through the last three."""
+    """The line through the last two points, plus the limited difference to the parabola through the last three."""
     times = [s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas
     line = polynomial(times[-3:-1], values[-2:], times[-1])
     if predictor.order == 1 or len(values) < 3:
         return line
-    return line + predictor.damping * (polynomial(times[-4:-1], values[-3:], times[-1]) - line)
+    bend = polynomial(times[-4:-1], values[-3:], times[-1]) - line
+    # Each sample's own norms: the first axis is the batch.
+    slope, size = ((part.flatten(1)).norm(dim=1) for part in (line - values[-1], bend))
+    share = (predictor.limit * slope / size.clamp_min(1e-30)).clamp_max(1.0)
+    return line + share.view(-1, *[1] * (bend.ndim - 1)) * bend
 
 
 def polynomial(times: list[float], values: list[torch.Tensor], now: float) -> torch.Tensor:

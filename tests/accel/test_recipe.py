@@ -16,7 +16,7 @@ GUARDS: dict[str, Any] = {"warmup": 5, "final": 2, "max_skips": 3, "min_steps": 
 METHODS = [
     FixedInterval(4, predictor=LastOutput(), **GUARDS),
     EasyCache(0.02, predictor=LastResidual(), **GUARDS),
-    SeaCache(0.5, power=2.5, predictor=Extrapolate(2, damping=0.25, space="x0"), **GUARDS),
+    SeaCache(0.5, power=2.5, predictor=Extrapolate(1, limit=0.25, space="x0"), **GUARDS),
     TeaCache(0.3, coefficients=(1.5, -2.0, 0.25), signal="time_embedding", fitted_range=(0.1, 0.9), clamp=0, **GUARDS),
     MagCache(0.06, most=2, retention=0.1, ratios=(1.0, 0.98, 0.9), predictor=Extrapolate(0), **GUARDS),
 ]

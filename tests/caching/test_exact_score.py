@@ -61,13 +61,14 @@ def with_predictor(predictor, interval=3):
 
 
 def test_extrapolating_the_clean_estimate_beats_epsilon_beats_reuse_beats_fewer_steps(reference):
-    clean = decibels(with_predictor(Extrapolate()), reference)
-    epsilon = decibels(with_predictor(Extrapolate(space="output")), reference)
+    clean = decibels(with_predictor(Extrapolate(1)), reference)
+    epsilon = decibels(with_predictor(Extrapolate(1, space="output")), reference)
     reuse = decibels(with_predictor(LastOutput()), reference)
     fewer = decibels(MixturePipeline()(19), reference)  # as many evaluations as every third of 50
     print(f"x0 {clean:.1f} dB, epsilon {epsilon:.1f}, reuse {reuse:.1f}, 19 steps {fewer:.1f}")
     assert clean > epsilon + 10 > reuse + 20
     assert clean > fewer + 20
+    assert decibels(with_predictor(Extrapolate()), reference) > fewer + 20  # the default, order 2
 
 
 def test_automatic_space_is_the_clean_estimate_for_epsilon_models(reference):

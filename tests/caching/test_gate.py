@@ -147,3 +147,18 @@ def test_nothing_is_held_after_the_run():
     session = accel.accelerate(pipe, cache=EasyCache(0.1))
     pipe()
     assert all(not lever._streams for lever in session._levers)
+
+
+def test_a_threshold_that_is_too_low_is_named_as_the_reason():
+    _, report, _ = run(EasyCache(0.0), linear)
+    assert "raise it to skip" in report.levers[0].reason
+
+
+def test_an_unknown_layout_is_named_as_the_reason():
+    _, report, _ = run(SeaCache(0.3), lambda latents, sigma: latents)
+    assert report.levers[0].engaged  # (B, C, H, W) is known
+    pipe = ToyPipeline(lambda latents, sigma: latents)
+    pipe.shape = (1, 6, 4)  # packed tokens, and nothing says how many rows they make
+    with accel.accelerate(pipe, cache=SeaCache(0.3)) as session:
+        pipe()
+    assert "does not know where this model's latents keep rows and columns" in session.report().levers[0].reason

@@ -60,22 +60,31 @@ def test_last_residual_reuses_an_output_without_counterpart_in_the_input():
 @pytest.mark.parametrize("sigmas", [(0.9, 0.8, 0.7), (0.95, 0.9, 0.6)])
 def test_undamped_extrapolation_is_exact_for_polynomials_of_its_order(order, sigmas):
     f = polynomial(*[1.0, -2.0, 3.0][: order + 1])
-    found = predicted(Extrapolate(order, damping=1.0), sigmas, [f(s) for s in sigmas], 0.45)
+    found = predicted(Extrapolate(order, limit=float("inf")), sigmas, [f(s) for s in sigmas], 0.45)
     torch.testing.assert_close(found, f(0.45), rtol=1e-5, atol=1e-5)
 
 
-def test_damping_scales_the_second_order_term_only():
-    f, sigmas = polynomial(1.0, -2.0, 3.0), (0.9, 0.8, 0.7)
+def test_the_second_order_term_is_limited_to_a_share_of_the_first_sample_by_sample():
+    """Sample 0 is a parabola that bends little, sample 1 one that bends much."""
+    bend = torch.tensor([0.1, 50.0]).view(2, 1, 1)
+
+    def f(sigma):
+        return (1.0 - 2.0 * sigma + bend * sigma**2).expand(2, 3, 4)
+
+    sigmas, now = (0.9, 0.8, 0.7), 0.6
     values = [f(s) for s in sigmas]
-    half, full, none = (predicted(Extrapolate(2, damping=d), sigmas, values, 0.5) for d in (0.5, 1.0, 0.0))
-    torch.testing.assert_close(half, (full + none) / 2, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(none, predicted(Extrapolate(1), sigmas, values, 0.5))
+    line = predicted(Extrapolate(1), sigmas, values, now)
+    limited = predicted(Extrapolate(2, limit=0.05), sigmas, values, now)
+    torch.testing.assert_close(limited[0], f(now)[0], rtol=1e-4, atol=1e-4)
+    assert (limited[1] - line[1]).norm() == pytest.approx(float(0.05 * (line[1] - values[-1][1]).norm()), rel=1e-4)
+    torch.testing.assert_close(predicted(Extrapolate(2, limit=0.0), sigmas, values, now), line)
 
 
 @pytest.mark.parametrize("times", [[0.5], [0.5, 0.5], [0.9, 0.7], [0.9, 0.7, 0.7], [0.9, 0.9, 0.7], [0.9, 0.8, 0.7]])
-def test_weights_sum_to_one_even_where_times_coincide(times):
+def test_weights_keep_constants_even_where_times_coincide(times):
     """PNDM evaluates twice at one noise level."""
-    assert sum(extrapolation_weights(times, 0.4, 1.0)) == pytest.approx(1.0)
+    line, parabola = extrapolation_weights(times, 0.4)
+    assert (sum(line), sum(parabola)) == pytest.approx((1.0, 0.0), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["flow", "inverted_flow", "epsilon", "v_prediction", "sample"])

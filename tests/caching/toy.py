@@ -37,12 +37,13 @@ class ToyDenoiser(torch.nn.Module):
 
 
 class ToyPipeline:
-    """Euler integration of the denoiser; returns the predictions of all steps, (steps, 1, 2, 4, 4)."""
+    """Euler integration of the denoiser; returns the predictions of all steps, (steps, *shape)."""
 
     def __init__(self, formula: Formula, signal: Callable[[float], float] = lambda sigma: 1.0 + sigma) -> None:
         self.transformer = ToyDenoiser(formula, signal)
         self.scheduler = FlowMatchEulerDiscreteScheduler()
         self.config = SimpleNamespace(_name_or_path="")
+        self.shape: tuple[int, ...] = (1, 2, 4, 4)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class ToyPipeline:
 
     def __call__(self, prompt: str = "", num_inference_steps: int = 20, generator: Any = None) -> torch.Tensor:
         self.scheduler.set_timesteps(num_inference_steps)
-        latents = torch.ones(1, 2, 4, 4)
+        latents = torch.ones(self.shape)
         predictions = []
         for timestep in self.scheduler.timesteps:
             prediction = self.transformer(latents, timestep)[0]

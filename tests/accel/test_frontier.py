@@ -1,0 +1,64 @@
+"""How points become curves, and curves a verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from accel import FixedInterval
+from accel.caching.recorder import Recording, Row
+from accel.frontier import Curve, candidates, curves, save, verdict
+from tests.accel.test_page import comparison
+
+
+def test_a_curve_is_read_between_its_points():
+    curve = Curve("x", ((1.5, 50.0), (2.5, 40.0), (4.0, 30.0)))
+    assert curve.at(2.0) == pytest.approx(45.0)
+    assert curve.at(1.2) == 50.0  # a setting that is faster than asked for counts with its own fidelity
+    assert curve.at(4.0) == 30.0
+    assert curve.at(4.1) is None  # beyond the fastest point nothing is known
+
+
+def test_a_faster_and_better_point_counts_for_slower_speeds():
+    assert Curve("x", ((1.5, 30.0), (3.0, 40.0))).at(2.0) == 40.0
+
+
+def test_the_verdict_compares_our_best_with_the_best_rival_and_with_fewer_steps():
+    found = {
+        "mine": Curve("mine", ((2.0, 50.0), (3.0, 44.0))),
+        "mine too": Curve("mine too", ((2.0, 45.0),)),
+        "rival": Curve("rival", ((2.0, 40.0), (2.5, 38.0))),
+        "fewer steps": Curve("fewer steps", ((2.0, 37.0), (3.0, 32.0))),
+    }
+    at_two, at_three = verdict(found, {"mine", "mine too"})
+    assert (at_two["ours"], at_two["psnr"], at_two["rival_psnr"], at_two["fewer_steps_psnr"]) == (
+        "mine",
+        50.0,
+        40.0,
+        37.0,
+    )
+    assert (at_three["psnr"], at_three["rival"], at_three["fewer_steps_psnr"]) == (44.0, None, 32.0)
+
+
+def test_candidates_are_every_method_with_every_predictor():
+    rows = [
+        Row(1, "transformer", "cond", True, i, 12, 0.5, {"modulated_input": 0.01 * (i + 1)}, 0.02 * (i + 1), 0.99)
+        for i in range(12)
+    ]
+    found = candidates(Recording(tuple(rows)))
+    assert len(found) == 5 * 4 * 4
+    assert dict(found)["interval, last output: 3"].predictor != FixedInterval(3).predictor
+    assert len({label for label, _ in found}) == len(found)
+
+
+def test_save_writes_table_data_and_picture(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="the picture needs the bench extra")
+    measured = comparison()
+    lines = save(measured, tmp_path)
+    assert len(lines) == 2
+    data = json.loads((tmp_path / "frontier.json").read_text())
+    assert set(data["curves"]) == set(curves(measured))
+    assert "<svg" in (tmp_path / "frontier.svg").read_text()
+    assert lines[0] in (tmp_path / "frontier.txt").read_text()

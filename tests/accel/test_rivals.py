@@ -1,0 +1,30 @@
+"""Other libraries' caches attach, change the output, and come off without a trace."""
+
+from __future__ import annotations
+
+import torch
+
+from accel.rivals import rivals
+from tests.tiny import TINY, run
+
+WAN = TINY["wan"]
+
+
+def test_each_rival_attaches_skips_something_and_comes_off_exactly():
+    pipe = WAN.build()
+    before = run(pipe, WAN, steps=16)
+    found = rivals(pipe)
+    assert {"diffusers FirstBlockCache", "diffusers SeaCache"} <= {label.split(":")[0] for label, _ in found}
+    changed = set()
+    for label, attach in found:
+        undo = attach(pipe)
+        if not torch.equal(run(pipe, WAN, steps=16), before):
+            changed.add(label.split(":")[0])
+        undo()
+        assert torch.equal(run(pipe, WAN, steps=16), before), label
+    assert {"diffusers FirstBlockCache", "diffusers SeaCache"} <= changed
+
+
+def test_a_pipeline_that_no_rival_knows_gets_none(capsys):
+    assert rivals(TINY["sdxl"].build()) == []
+    assert "left out" in capsys.readouterr().out

@@ -28,7 +28,7 @@ frontier: $(VENV)/installed-bench
 	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
 
 train: $(VENV)/installed
-	$(BIN)/python -m accel.pocket.train $(TRAIN_ARGS)
+	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

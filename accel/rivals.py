@@ -18,8 +18,8 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
         attach = functools.partial(_diffusers, config="FirstBlockCacheConfig", settings={"threshold": threshold})
         found.append((f"diffusers FirstBlockCache: {threshold:g}", attach))
     for threshold, skips in ((0.1, 2), (0.2, 2), (0.4, 2), (0.8, 6)):
-        settings = {"threshold": threshold, "max_consecutive_cached": skips}
-        attach = functools.partial(_diffusers, config="SeaCacheConfig", settings=settings)
+        sea = {"threshold": threshold, "max_consecutive_cached": skips}
+        attach = functools.partial(_diffusers, config="SeaCacheConfig", settings=sea)
         found.append((f"diffusers SeaCache: {threshold:g}, {skips} skips", attach))
     if find_spec("cache_dit") is not None:
         found += _cache_dit_settings()
@@ -28,7 +28,7 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
 
 def _cache_dit_settings() -> list[tuple[str, Attach]]:
     """cache-dit's default and its documented faster ones, without and with TaylorSeer."""
-    settings = (
+    settings: tuple[tuple[str, dict[str, Any]], ...] = (
         ("F8B0 W8 R0.08 (default)", {}),
         ("F1B0 W8 R0.08", {"Fn": 1, "warmup": 8, "threshold": 0.08, "most": -1}),
         ("F1B0 W4 MC4 R0.12", {"Fn": 1, "warmup": 4, "threshold": 0.12, "most": 4}),

@@ -93,9 +93,9 @@ def list_presets(options: argparse.Namespace) -> None:
 
     from accel.presets import PRESETS
 
-    table = Table("preset", "fidelity to the unaccelerated output", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("preset", "fidelity to the unaccelerated output", "recipe", box=SIMPLE_HEAD, pad_edge=False)
     for name, preset in PRESETS.items():
-        table.add_row(name, preset.promise)
+        table.add_row(name, preset.promise, preset.recipe.label)
     Console().print(table)
 
 

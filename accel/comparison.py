@@ -12,6 +12,8 @@ from typing import Any
 from accel.contest import BASELINE, Contest, Contestant, Verifier, accepts, call_default, quiet
 from accel.results import Comparison, summarise
 
+GROUP = 6
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a comparison. `partial` holds what was measured until then, None before the first full
@@ -81,11 +83,12 @@ def compare(
     for contestant in first:
         contest.check(contestant)
     try:
-        with quiet(pipe), _progress(progress, rounds * len(first)) as (tick, extend):
+        with quiet(pipe), _progress(progress, rounds * sum(map(len, _groups(first)))) as (tick, extend):
             for contestant in first:
                 tick(f"warm-up: {contestant.label}", 0)
                 contest.warm_up(contestant)
-            contest.measure(first, repeats, tick)
+            for group in _groups(first):
+                contest.measure(group, repeats, tick)
             if fewer_steps is True:
                 equal_time.update(_equal_time_counts(result(), count))
                 second = [_fewer(number) for number in equal_time]
@@ -97,6 +100,12 @@ def compare(
         measured = {sample.label for sample in contest.ledger.samples}
         raise Interrupted(result() if len(measured) > 1 else None) from interrupt
     return result()
+
+
+def _groups(contestants: Sequence[Contestant]) -> list[list[Contestant]]:
+    """The baseline with at most `GROUP` others each, so that no run is far from the one that it is divided by."""
+    baseline, *others = contestants
+    return [[baseline, *others[start : start + GROUP]] for start in range(0, len(others), GROUP)]
 
 
 def _check(pipe: Any, recipes: Sequence[Any], prompts: Sequence[str], seeds: Sequence[int], repeats: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from accel.anatomy import Anatomy
-from accel.caching import FixedInterval
+from accel.caching import SeaCache
 from accel.recipe import Recipe
 
 DEFAULT = "balanced"
@@ -22,19 +22,19 @@ class Preset:
 PRESETS = {
     "lossless": Preset(
         "above 40 dB against the unaccelerated output",
-        Recipe(cache=FixedInterval(2, warmup=6, final=2)),
+        Recipe(cache=SeaCache(0.1, warmup=3, max_skips=3, final=2)),
     ),
     "balanced": Preset(
         "about 30 dB",
-        Recipe(cache=FixedInterval(3)),
+        Recipe(cache=SeaCache(0.2, warmup=3, max_skips=4)),
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=FixedInterval(4)),
+        Recipe(cache=SeaCache(0.4, warmup=3, max_skips=6)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
-        Recipe(cache=FixedInterval(6)),
+        Recipe(cache=SeaCache(0.8, warmup=3, max_skips=8)),
     ),
 }
 

@@ -36,7 +36,7 @@ class TransformationRate:
     """k |in_t - in_(t-1)| / |out_full|, where k is the output's change per input change between computed steps."""
 
     probe: Probe | None = None
-    blocked: str | None = None
+    note: str | None = None
 
     def __init__(self) -> None:
         self._rate: torch.Tensor | None = None  # (B,)

@@ -76,6 +76,8 @@ class CacheGate:
         reason = f"{predicted} of {len(calls)} calls predicted"
         if not predicted:
             reason += f" ({_why_none(calls)})"
+        notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
+        reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
@@ -94,7 +96,7 @@ class CacheGate:
         forced = guard(
             step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
             warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if stream.history else "no history yet") or stream.signal.blocked  # fmt: skip
+        ) or (None if stream.history else "no history yet")  # fmt: skip
         decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision

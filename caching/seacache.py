@@ -25,8 +25,8 @@ class SeaCache(CacheMethod):
     Source: SeaCache (arXiv 2602.18993), equation 7 and section 3.3, on the raw latents as in diffusers. The filter is
     Wiener's for a clean spectrum 1/f^p at the present noise level, so that the distance follows the content and not the
     noise. Nothing to calibrate. Published thresholds: 0.3 for about 2x, 0.6 for about 3x, max_skips 2.
-    Memory: one filtered latent and the predictor's outputs. Cost: two FFTs of the latents per step. Needs latents
-    whose rows and columns are known; elsewhere it computes every step and the report says so.
+    Memory: one filtered latent and the predictor's outputs. Cost: two FFTs of the latents per step. Where the
+    latents' rows and columns are not known, the change is measured without the filter, and the report says so.
     """
 
     threshold: float = knob(0.25, 0.0, None, "relative change that may accumulate; 0 never skips")
@@ -44,7 +44,7 @@ class SpectralChange:
     """Relative change of the filtered latents between consecutive steps."""
 
     probe: Probe | None = None
-    blocked: str | None = None
+    note: str | None = None
 
     def __init__(self, power: float, kind: str, config: Mapping[str, Any]) -> None:
         self._power, self._kind, self._config = power, kind, config
@@ -53,12 +53,12 @@ class SpectralChange:
     def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
         found = on_grid(call, self._config)
         if found is None:
-            self.blocked = "SeaCache does not know where this model's latents keep rows and columns; try EasyCache"
-            return None
-        latents, axes = found
-        power = self._power or (3.0 if latents.ndim == 5 else 2.0)
-        signal, noise = levels(call.moment.sigma, self._kind)
-        current = sea_filter(latents, axes, signal, noise, power)
+            self.note = "measured without the filter, because it is not known where the latents keep rows and columns"
+            current = call.latents[0].detach().float().clone()
+        else:
+            latents, axes = found
+            power = self._power or (3.0 if latents.ndim == 5 else 2.0)
+            current = sea_filter(latents, axes, *levels(call.moment.sigma, self._kind), power)
         previous, self._previous = self._previous, current
         return None if previous is None else relative_distance([current], [previous])
 

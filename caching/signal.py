@@ -20,7 +20,7 @@ class Signal(Protocol):
     """State for one stream of one run. Distances are the largest over a batch, and cost one host sync."""
 
     probe: Probe | None
-    blocked: str | None  # why this model cannot be measured at all, once that is known
+    note: str | None  # what the report must say about how this model is measured
 
     def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
         """The distance since the previous step; None while there is none. `heard` is what the probe heard."""
@@ -36,7 +36,7 @@ class NoSignal:
     """For schedules that are known beforehand; costs nothing and never looks at a tensor."""
 
     probe: Probe | None = None
-    blocked: str | None = None
+    note: str | None = None
 
     def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
         return None

@@ -79,7 +79,7 @@ class TeaCache(CacheMethod):
 class ProbedChange:
     """Corrected relative change of what the probe hears, between consecutive steps."""
 
-    blocked: str | None = None
+    note: str | None = None
 
     def __init__(self, probe: Probe, polynomial: published.Polynomial, clamp: bool) -> None:
         self.probe: Probe | None = probe

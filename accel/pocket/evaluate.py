@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipe.set_progress_bar_config(disable=True)
     captions = prompts(options.prompts, options.seed)
     runs = [(SIZES[0], guidance, captions) for guidance in options.guidance]
-    for size, part in zip(SIZES[1:], (4, 8), strict=True) if options.larger else ():
+    for size, part in zip(SIZES[1:], (8, 16), strict=True) if options.larger else ():
         runs.append((size, options.guidance[0], captions[: max(len(captions) // part, 1)]))
     results = []
     for size, guidance, chosen in runs:

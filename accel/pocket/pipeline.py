@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from accel.pocket.text import MAX_TOKENS
 class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
     """A WanPipeline whose calls default to 17 frames of 64x64, 50 steps and guidance 5; everything else is inherited.
 
-    Sides must be multiples of 8 and the number of frames 4k+1. The model has seen 64x64x17, 96x96x17 and 128x128x33.
+    Sides must be multiples of 16 and the number of frames 4k+1. The model has seen 64x64x17, 96x96x17 and 128x128x33.
     """
 
     def __init__(
@@ -79,6 +80,12 @@ class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
             max_sequence_length=max_sequence_length,
             **options,
         )
+
+    def to_json_string(self) -> str:
+        """The index that `save_pretrained` writes. It names classes that diffusers finds again in every version."""
+        index = json.loads(super().to_json_string())
+        tokenizer = ["transformers", "PreTrainedTokenizerFast"]  # transformers 5 calls it by another name
+        return json.dumps(index | {"_class_name": "WanPipeline", "tokenizer": tokenizer}, indent=2) + "\n"
 
 
 @contextmanager

@@ -76,14 +76,15 @@ def test_sea_filter_equals_the_wiener_formula():
     torch.testing.assert_close(sea_filter(x, (2, 3), signal, noise, power), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_seacache_sees_no_change_where_there_is_none_and_refuses_unknown_layouts():
+def test_seacache_sees_no_change_where_there_is_none_and_measures_unknown_layouts_unfiltered():
     signal = SpectralChange(0.0, "flow", {"in_channels": 2})
     x = torch.randn(1, 2, 3, 8, 8)
     assert signal.observe(call_with(x), None) is None
     assert signal.observe(call_with(x), None) == pytest.approx(0.0, abs=1e-6)
-    packed = SpectralChange(0.0, "flow", {})
-    assert packed.observe(call_with(torch.randn(1, 12, 4)), None) is None
-    assert packed.observe(call_with(torch.randn(1, 12, 4)), None) is None
+    packed, tokens = SpectralChange(0.0, "flow", {}), torch.randn(1, 12, 4)
+    assert packed.observe(call_with(tokens), None) is None
+    assert packed.observe(call_with(1.5 * tokens), None) == pytest.approx(0.5)
+    assert "without the filter" in packed.note
 
 
 def test_teacache_measures_what_the_probe_heard():

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
+from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
 
 from accel import pocket
+from accel.pocket.pipeline import WanPocketPipeline
 from accel.pocket.text import MAX_TOKENS, embed, make_text_encoder, make_tokenizer
 
 PROMPT = "a red circle moves left on a dark background"
@@ -43,6 +44,33 @@ def test_the_clip_follows_the_seed_the_prompt_and_the_guidance(pipe):
 def test_other_sizes_and_lengths(pipe, height, width, frames):
     clip = pipe(PROMPT, height=height, width=width, num_frames=frames, num_inference_steps=1).frames[0]
     assert clip.shape == (frames, height, width, 3)
+
+
+@pytest.mark.parametrize("kind", [DiffusionPipeline, WanPipeline, WanPocketPipeline])
+def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path)
+    assert type(loaded) is (WanPocketPipeline if kind is WanPocketPipeline else WanPipeline)
+    loaded.set_progress_bar_config(disable=True)
+    arguments = {
+        "height": 32,
+        "width": 32,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+        "max_sequence_length": MAX_TOKENS,
+    }
+    ours, theirs = (one(PROMPT, generator=seeded(), **arguments).frames for one in (pipe, loaded))
+    assert np.array_equal(ours, theirs)
+
+
+def test_clips_of_a_batch_are_those_of_single_calls(pipe):
+    arguments = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2}
+    prompts = pocket.prompts(3, 0)
+    batch = pipe(prompts, generator=[seeded(i) for i in range(3)], **arguments).frames
+    assert batch.shape == (3, 5, 32, 32, 3)
+    for i, prompt in enumerate(prompts):
+        alone = pipe(prompt, generator=seeded(i), **arguments).frames[0]
+        assert np.allclose(batch[i], alone, atol=1e-4)
 
 
 def test_two_pipelines_share_nothing(pipe):

@@ -72,6 +72,35 @@ def test_the_clip_backwards_moves_the_other_way():
     assert read(clip(TEXT).swapaxes(1, 2))["motion"] == "moves up"
 
 
+def on_ground(ground: np.ndarray) -> np.ndarray:
+    """A green disc that stays on a still grey ground (64, 64)."""
+    y, x = np.mgrid[:64, :64]
+    disc = (np.hypot(x - 20, y - 40) < 12)[..., None]
+    frame = np.where(disc, np.asarray(COLOURS["green"]), ground[..., None]).astype(np.float32)
+    return np.repeat(frame[None], 5, axis=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_patterns_need_not_be_regular(seed):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    bend = 3 * np.sin(2 * np.pi * (y / 50 + rng.uniform()))
+    stripes = 0.5 + 0.15 * np.tanh(2 * np.sin((x + bend) / 2.3))
+    centres = np.mgrid[6:64:14, 6:64:14].reshape(2, -1).T + rng.uniform(-2.5, 2.5, (25, 2))
+    dots = 0.35 + 0.3 * (np.min([np.hypot(y - a, x - b) for a, b in centres], axis=0) < 4.2)
+    assert read(on_ground(stripes))["background"] == "striped"
+    assert read(on_ground(dots))["background"] == "dotted"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cloudy_or_even_middle_grey_is_no_known_background(seed):
+    noise = np.random.default_rng(seed).standard_normal((64, 64))
+    offsets = [(i, j) for i in range(-5, 6) for j in range(-5, 6)]
+    cloud = sum(np.roll(noise, offset, (0, 1)) * np.exp(-(offset[0] ** 2 + offset[1] ** 2) / 12) for offset in offsets)
+    assert read(on_ground(np.clip(0.5 + 0.15 * cloud / cloud.std(), 0, 1)))["background"] is None
+    assert read(on_ground(np.full((64, 64), 0.5)))["background"] is None
+
+
 def test_nothing_coloured_shows_no_object():
     grey = np.full((17, 64, 64, 3), 0.15, np.float32)
     assert read(grey) == {"colour": None, "shape": None, "motion": None, "background": "dark"}

@@ -54,7 +54,7 @@ def candidates(recording: Recording, predictors: dict[str, Predictor] = PREDICTO
     settings: list[tuple[str, str, CacheMethod]] = [
         *(("interval", f"{n}", FixedInterval(n)) for n in (2, 3, 4, 6)),
         *(("EasyCache", f"{t:g}", EasyCache(t)) for t in (0.03, 0.06, 0.12, 0.24)),
-        *(("SeaCache", f"{t:g}", SeaCache(t, warmup=3, max_skips=6)) for t in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.8)),
+        *(("SeaCache", f"{t:g}", SeaCache(t, warmup=5, max_skips=5)) for t in (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.8)),
         *(("TeaCache", f"{t:g}", recording.teacache(t)) for t in (0.1, 0.2, 0.4, 0.8)),
         *(("MagCache", f"{t:g}", recording.magcache(t, most=6)) for t in (0.02, 0.06, 0.12, 0.24)),
     ]

@@ -30,11 +30,11 @@ PRESETS = {
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=SeaCache(0.4, warmup=3, max_skips=6)),
+        Recipe(cache=SeaCache(0.4, warmup=5, max_skips=5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
-        Recipe(cache=SeaCache(0.8, warmup=3, max_skips=8)),
+        Recipe(cache=SeaCache(0.5, warmup=3, max_skips=6)),
     ),
 }
 

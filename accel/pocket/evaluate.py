@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--prompts", type=int, default=96, help="captions at 64x64x17; a part of them at larger sizes")
     parser.add_argument("--seed", type=int, default=2024, help="chooses the captions")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[5.0], help="the first is used at larger sizes")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[6.0], help="the first is used at larger sizes")
     parser.add_argument(
         "--larger", action=argparse.BooleanOptionalAction, default=True, help="measure larger sizes too"
     )

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from transformers import UMT5EncoderModel
 
 from accel.pocket.autoencoder import PatchAutoencoder
 from accel.pocket.scenes import render, sample_scene
@@ -119,6 +120,14 @@ class Trainer:
         for average, model in zip(self.averaged, (self.denoiser, self.text), strict=True):
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - EMA_DECAY)
 
+    def start_from(self, folder: Path) -> None:
+        """Takes the weights of an exported model, such as the packaged one; the optimisers begin anew."""
+        denoiser = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+        text = UMT5EncoderModel.from_pretrained(folder / "text_encoder").state_dict()
+        for model, average, values in zip((self.denoiser, self.text), self.averaged, (denoiser, text), strict=True):
+            model.load_state_dict(values)
+            average.load_state_dict(values)
+
     def state(self) -> dict[str, Any]:
         modules = {"denoiser": self.denoiser, "text": self.text, "ema": self.averaged[0], "ema_text": self.averaged[1]}
         return {name: module.state_dict() for name, module in modules.items()} | {
@@ -191,12 +200,15 @@ def train(options: argparse.Namespace) -> None:
     out, checkpoint = Path(options.out), Path(options.out) / "checkpoint.pt"
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    if (out / "vae").exists():
-        autoencoder = PatchAutoencoder.from_pretrained(out / "vae")
+    known = next((Path(folder) for folder in (out, options.start) if folder and (Path(folder) / "vae").exists()), None)
+    if known is not None:
+        autoencoder = PatchAutoencoder.from_pretrained(known / "vae")
     else:
         autoencoder = fit_autoencoder(options.pool // 4, options.channels)
     trainer = Trainer(autoencoder, options.width, options.layers, options.rate, options.device)
     step, elapsed = 0, 0.0
+    if options.start and not checkpoint.exists():
+        trainer.start_from(Path(options.start))
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         trainer.load(saved["trainer"])
@@ -245,6 +257,7 @@ def log(path: Path, **values: float) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the pocket video model.")
     parser.add_argument("--out", required=True, help="folder for the model, its log and its checkpoint")
+    parser.add_argument("--start", help="folder of an exported model to go on from, such as accel/pocket/video")
     parser.add_argument("--minutes", type=float, default=75.0, help="training time in all, resumed runs included")
     parser.add_argument("--steps", type=int, default=10**9, help="stop after so many steps")
     parser.add_argument("--width", type=int, default=128, help="width of the transformer, a multiple of 64")

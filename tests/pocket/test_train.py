@@ -49,6 +49,15 @@ def test_the_exported_folder_is_a_pipeline_of_the_averaged_weights(runs):
     assert clip.shape == (17, 64, 64, 3)
 
 
+def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
+    out, _, second = runs
+    train.main(["--out", str(tmp_path), "--steps", "0", "--start", str(out), *TINY])
+    started = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert started["step"] == 0
+    for name, value in second["trainer"]["ema"].items():
+        assert torch.equal(started["trainer"]["denoiser"][name], value)
+
+
 def test_training_lowers_the_loss_on_one_batch():
     torch.manual_seed(0)
     autoencoder = train.fit_autoencoder(16, 4)

@@ -57,6 +57,7 @@ def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp
         "width": 32,
         "num_frames": 5,
         "num_inference_steps": 2,
+        "guidance_scale": 4.0,
         "max_sequence_length": MAX_TOKENS,
     }
     ours, theirs = (one(PROMPT, generator=seeded(), **arguments).frames for one in (pipe, loaded))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import presets
-from accel.anatomy import components_of, inspect
+from accel.anatomy import components_of
 from accel.method import Method
 from accel.patch import session_of
 from accel.recipe import LEVERS, Recipe
@@ -45,7 +45,7 @@ def accelerate(
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
     """
     components_of(pipe)
-    chosen = recipe if isinstance(recipe, Recipe) else _read(pipe, presets.DEFAULT if recipe is None else recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else _read(presets.DEFAULT if recipe is None else recipe)
     given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}
     if changed:
@@ -64,10 +64,10 @@ def restore(pipe: Any) -> None:
         session.restore()
 
 
-def _read(pipe: Any, recipe: str | os.PathLike[str]) -> Recipe:
+def _read(recipe: str | os.PathLike[str]) -> Recipe:
     if not isinstance(recipe, (str, os.PathLike)):
         hint = f" (a method alone goes by its lever: {recipe.lever}=...)" if isinstance(recipe, Method) else ""
         raise TypeError(f"A recipe is a preset's name, a Recipe or a JSON file, not {recipe!r}{hint}.")
     if isinstance(recipe, os.PathLike) or recipe.endswith(".json") or (os.sep in recipe and Path(recipe).is_file()):
         return Recipe.load(recipe)
-    return presets.resolve(recipe, inspect(pipe))
+    return presets.resolve(recipe)

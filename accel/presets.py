@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from accel.anatomy import Anatomy
 from accel.caching import SeaCache
 from accel.recipe import Recipe
 
@@ -39,8 +38,8 @@ PRESETS = {
 }
 
 
-def resolve(name: str, anatomy: Anatomy) -> Recipe:
-    """The preset's recipe for this pipeline. Raises ValueError, listing the presets, for an unknown name."""
+def resolve(name: str) -> Recipe:
+    """The preset's recipe. Raises ValueError, listing the presets, for an unknown name."""
     if name not in PRESETS:
         raise ValueError(
             f"There is no preset or recipe file {name!r}; the presets are {', '.join(PRESETS)}, "

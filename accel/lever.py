@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+import torch
 
 from accel.calls import Call, Outcome, Proceed
 from accel.method import Method
@@ -11,7 +13,13 @@ from accel.report import CallRecord, LeverReport
 
 
 class Lever(Protocol):
-    """What a lever does with denoiser calls. A session passes each call through its levers, outermost first."""
+    """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
+
+    The order within one pipeline call: begin, then per run reset and the calls, then report and end.
+    """
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        """A pipeline call begins with these denoisers: attach what must stand for its duration."""
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
@@ -19,11 +27,14 @@ class Lever(Protocol):
     def reset(self) -> None:
         """Forgets the run: another begins, or the pipeline call has ended, by return or by exception."""
 
+    def end(self) -> None:
+        """The pipeline call has ended, by return or by exception: take off what `begin` attached."""
+
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
 
 
-class Idle:
+class Idle(Lever):
     """What a method becomes where it cannot act: passes every call through. `reason` is one sentence."""
 
     def __init__(self, method: Method, reason: str) -> None:

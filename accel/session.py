@@ -74,12 +74,12 @@ class Session:
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
         denoiser or scheduler that is shared with another pipeline is not accelerated there.
         """
-        pipe = self.pipe
-        if pipe is not None and not self._running:
-            self._follow(pipe)
-            self._begin()
+        pipe, outermost = self.pipe, not self._running
         self._running += 1
         try:
+            if pipe is not None and outermost:
+                self._follow(pipe)
+                self._begin(pipe)
             yield
         finally:
             self._running -= 1
@@ -194,9 +194,11 @@ class Session:
             return Outcome(inner(*call.args, **call.kwargs), "computed", "computed")
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
-    def _begin(self) -> None:
+    def _begin(self, pipe: Any) -> None:
         self._clock.clear()
+        denoisers = dict(denoisers_of(components_of(pipe)))
         for lever in self._levers:
+            lever.begin(denoisers)
             lever.reset()
         self._report = Report(self.recipe.label)
         self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
@@ -224,6 +226,7 @@ class Session:
         self._clock.clear()
         for lever in self._levers:
             lever.reset()
+            lever.end()
 
 
 class _Bound:

@@ -18,6 +18,7 @@ from accel.caching.decider import Decider, Decision, guard
 from accel.caching.predictor import Memory
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
+from accel.lever import Lever
 from accel.patch import listening
 from accel.report import CallRecord, LeverReport
 
@@ -43,7 +44,7 @@ class Leave(Exception):
     """Raised inside the denoiser, after its probe, when the rest of it is not needed."""
 
 
-class CacheGate:
+class CacheGate(Lever):
     """Answers denoiser calls from the past where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a

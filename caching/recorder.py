@@ -134,7 +134,7 @@ class _Record(Method, lever="cache", abstract=True):
         return _Recorder(self, anatomy)
 
 
-class _Recorder:
+class _Recorder(Lever):
     """Computes every call and compares it with the same stream's last one."""
 
     def __init__(self, method: _Record, anatomy: Anatomy) -> None:

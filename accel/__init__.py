@@ -11,14 +11,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from accel.caching import (
+    FORA,
+    PAB,
+    AdaCache,
+    Align,
+    DBCache,
+    DeepCache,
+    DiCache,
+    DiffusersCache,
     EasyCache,
     Extrapolate,
+    FirstBlockCache,
     FixedInterval,
     LastOutput,
     LastResidual,
     MagCache,
     SeaCache,
+    SmoothCache,
     TeaCache,
+    TextKeyValueCache,
+    TGate,
 )
 from accel.front import accelerate, restore
 from accel.recipe import Recipe
@@ -31,8 +43,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FORA",
+    "PAB",
+    "AdaCache",
+    "Align",
+    "DBCache",
+    "DeepCache",
+    "DiCache",
+    "DiffusersCache",
     "EasyCache",
     "Extrapolate",
+    "FirstBlockCache",
     "FixedInterval",
     "LastOutput",
     "LastResidual",
@@ -41,7 +62,10 @@ __all__ = [
     "Report",
     "SeaCache",
     "Session",
+    "SmoothCache",
+    "TGate",
     "TeaCache",
+    "TextKeyValueCache",
     "accelerate",
     "compare",
     "restore",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from accel import families
+from accel.unet import UNetLayers, unet_layers
 
 # "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
 Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]
@@ -21,10 +22,15 @@ class DenoiserAnatomy:
     kind: str
     config: Mapping[str, Any]
     parameters: int
-    blocks: dict[str, int]
+    blocks: dict[str, int]  # in the order in which they run
+    image_output: dict[str, int]  # for each list of blocks: where the image tokens stand in what a block returns
     modulated_input: str | None  # the first block's self-attention; its input is the modulated input
     time_embedding: str | None
     time_projection: str | None
+    # Paths of the modules of all repeated blocks, in order, by kind: self_attention (joint attention too),
+    # temporal_attention, cross_attention, feed_forward.
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unet: UNetLayers | None = None  # the layers of a U-Net of a known kind
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Anatomy:
     schedulers: dict[str, str]
     prediction: Prediction
     guidance: str
+    euler_steps: bool  # every scheduler's update is an Euler step in noise level, so that it can be corrected later
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -47,6 +54,8 @@ class Anatomy:
             lines.append(f"  {name}: {denoiser.kind}, {denoiser.parameters / 1e6:.1f} M parameters, {blocks}")
             for role in ("modulated_input", "time_embedding", "time_projection"):
                 lines.append(f"    {role.replace('_', ' ')}: {getattr(denoiser, role) or 'not found'}")
+            counts = (f"{len(paths)} {kind.replace('_', ' ')}" for kind, paths in denoiser.modules.items())
+            lines.append(f"    modules: {', '.join(counts) or 'none found'}")
         lines.append(f"  scheduler: {', '.join(self.schedulers.values())}; prediction: {self.prediction}")
         lines.append(f"  classifier-free guidance: {self.guidance}")
         return "\n".join(lines)
@@ -74,6 +83,7 @@ def inspect(pipe: Any) -> Anatomy:
         schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
         prediction=_prediction(next(iter(schedulers.values())), type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found),
+        euler_steps=all(_euler(scheduler) for scheduler in schedulers.values()),
     )
 
 
@@ -108,25 +118,60 @@ def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
 
 def _denoiser(module: torch.nn.Module) -> DenoiserAnatomy:
     original = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
-    blocks = {
-        path: len(blocks)
-        for path in families.BLOCKS
-        if isinstance(blocks := getattr(original, path, None), torch.nn.ModuleList) and len(blocks)
+    lists = {
+        path: child
+        for path, child in original.named_children()
+        if path in families.BLOCKS and isinstance(child, torch.nn.ModuleList) and len(child)
     }
+    blocks = {path: len(children) for path, children in lists.items()}
     return DenoiserAnatomy(
         kind=type(original).__name__,
         config=dict(getattr(original, "config", {}) or {}),
         parameters=sum(parameter.numel() for parameter in original.parameters()),
         blocks=blocks,
+        image_output={path: _image_output(children[0]) for path, children in lists.items()},
         modulated_input=_first_self_attention(original, blocks),
         time_embedding=next((path for path in families.TIME_EMBEDDING if submodule(original, path)), None),
         time_projection=next((path for path in families.TIME_PROJECTION if submodule(original, path)), None),
+        modules=_modules(original),
+        unet=unet_layers(original),
     )
+
+
+def _image_output(block: torch.nn.Module) -> int:
+    name = type(getattr(block, "_orig_mod", block)).__name__
+    return 1 if name.startswith(families.TEXT_FIRST_BLOCKS) else 0
 
 
 def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int]) -> str | None:
     paths = (f"{path}.0.{name}" for path in blocks for name in families.SELF_ATTENTION)
     return next((path for path in paths if submodule(module, path)), None)
+
+
+def _modules(denoiser: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """The paths of the attention and feed-forward modules of all repeated blocks, by kind."""
+    found: dict[str, list[str]] = {}
+    for path, module in denoiser.named_modules():
+        kind = _kind(path.split("."), module)
+        if kind is not None:
+            found.setdefault(kind, []).append(path)
+    return {kind: tuple(paths) for kind, paths in found.items()}
+
+
+def _kind(parts: list[str], module: torch.nn.Module) -> str | None:
+    """What kind of module this is, if it stands directly in a repeated block (`transformer_blocks.0.attn1`)."""
+    *block, name = parts
+    if block[-1:] == ["block"]:  # HiDream wraps its blocks
+        block = block[:-1]
+    if len(block) < 2 or not block[-1].isdigit() or block[-2] not in families.BLOCKS:
+        return None
+    kind = next((kind for kind, names in families.MODULES.items() if name in names), None)
+    if kind in ("self_attention", "cross_attention"):
+        # SD3.5 and AnimateDiff have a second self-attention under the name of the cross-attention.
+        crossed = getattr(module, "is_cross_attention", kind == "cross_attention")
+        along_time = not crossed and any(part in families.TEMPORAL for part in block)
+        return "cross_attention" if crossed else "temporal_attention" if along_time else "self_attention"
+    return kind
 
 
 def _prediction(scheduler: Any, pipeline: str) -> Prediction:
@@ -136,6 +181,11 @@ def _prediction(scheduler: Any, pipeline: str) -> Prediction:
         inverted = config.get("invert_sigmas") or pipeline.startswith(families.NEGATES_PREDICTION)
         return "inverted_flow" if inverted else "flow"
     return kind if kind in ("v_prediction", "sample") else "epsilon"
+
+
+def _euler(scheduler: Any) -> bool:
+    forbidden = families.EULER_STEPS.get(type(scheduler).__name__)
+    return forbidden is not None and not any(scheduler.config.get(setting) for setting in forbidden)
 
 
 def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:

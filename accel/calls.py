@@ -40,6 +40,7 @@ class Call:
     latents: list[torch.Tensor]
     module: torch.nn.Module = field(repr=False)
     arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
+    alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
 
 
 Proceed = Callable[[Call], Outcome]

@@ -7,7 +7,7 @@ callbacks (many pipelines ignore them) nor call parity (guidance that is off or 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,13 @@ class Moment:
     position: int  # index into the scheduler's timetable; starts above 0 for image-to-image
     total: int  # length of that timetable
     sigma: float  # noise level now: 1..0 for flow matching, noise-to-signal ratio otherwise
+    timestep: float = 0.0  # the training timestep of that noise level, 1000..0 whatever the scheduler's own scale
+    sigmas: tuple[float, ...] = field(default=(), repr=False)  # of the whole timetable and, last, of its end
+
+    @property
+    def next_sigma(self) -> float:
+        """The noise level that this step leads to."""
+        return self.sigmas[self.position + 1] if self.position + 1 < len(self.sigmas) else 0.0
 
     @property
     def last(self) -> bool:
@@ -34,18 +41,23 @@ class Timetable:
     def __init__(self, scheduler: Any) -> None:
         timesteps = torch.as_tensor(scheduler.timesteps).flatten().tolist()
         self.timesteps: list[float] = timesteps
-        sigmas = getattr(scheduler, "sigmas", None)
+        sigmas, end = getattr(scheduler, "sigmas", None), 0.0
         if sigmas is not None and len(sigmas) >= len(timesteps):
-            self.sigmas: list[float] = torch.as_tensor(sigmas).flatten().tolist()[: len(timesteps)]
+            known = torch.as_tensor(sigmas).flatten().tolist()
+            self.sigmas: list[float] = known[: len(timesteps)]
+            end = known[len(timesteps)] if len(known) > len(timesteps) else end
             between = getattr(scheduler, "sigmas_interpol", None)  # KDPM2's second stages are evaluated there
             if between is not None:
                 self.sigmas[1::2] = torch.as_tensor(between).flatten().tolist()[1 : len(timesteps) : 2]
             if scheduler.config.get("invert_sigmas"):  # Mochi counts from clean to noise
-                self.sigmas = [1.0 - sigma for sigma in self.sigmas]
+                self.sigmas, end = [1.0 - sigma for sigma in self.sigmas], 1.0 - end
         elif hasattr(scheduler, "alphas_cumprod"):
             self.sigmas = [_noise_to_signal(scheduler.alphas_cumprod, timestep) for timestep in timesteps]
+            end = 0.0 if scheduler.config.get("set_alpha_to_one") else _noise_to_signal(scheduler.alphas_cumprod, 0)
         else:  # without any table, the time left is the best monotone stand-in
             self.sigmas = [1.0 - index / len(timesteps) for index in range(len(timesteps))]
+        self.whole = (*self.sigmas, end)
+        self.training = _training_timesteps(scheduler, self.sigmas)
 
     def index_of(self, timestep: Any) -> int:
         """The entry that a denoiser's timestep argument stands for: some models get t/1000 or 1 - t/1000."""
@@ -113,7 +125,8 @@ class Clock:
         if table is None:
             return Moment(self.run, self._step, self._step, 0, 0.0)
         position = min(self._position(table, timestep), len(table.timesteps) - 1)
-        return Moment(self.run, self._step, position, len(table.timesteps), table.sigmas[position])
+        total, sigma, timestep = len(table.timesteps), table.sigmas[position], table.training[position]
+        return Moment(self.run, self._step, position, total, sigma, timestep, table.whole)
 
     def _position(self, table: Timetable, timestep: Any) -> int:
         index = getattr(self._scheduler, "_step_index", None)
@@ -148,6 +161,23 @@ class Clock:
 
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:
+    """Where the sigmas stand on the scale of 0..1000 on which papers give windows of timesteps.
+
+    A flow's timestep is 1000 sigma. Otherwise it is the training step with the nearest noise-to-signal ratio, because
+    schedulers may pass their models something else (SVD: a logarithm of sigma).
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or scheduler.config.get("use_flow_sigmas"):
+        flow = all(sigma <= 1.0 + 1e-3 for sigma in sigmas)
+        return [1000.0 * (sigma if flow else sigma / (1.0 + sigma)) for sigma in sigmas]
+    alphas = torch.as_tensor(alphas).double().cpu().clamp_min(1e-12)
+    known = ((1.0 - alphas) / alphas).sqrt().log()
+    wanted = torch.tensor(sigmas, dtype=torch.float64).clamp_min(1e-12).log()
+    nearest: list[int] = (wanted[:, None] - known[None, :]).abs().argmin(1).tolist()
+    return [1000.0 * index / len(known) for index in nearest]
 
 
 def _noise_to_signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:

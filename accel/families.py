@@ -18,8 +18,100 @@ BLOCKS = (
     "single_stream_blocks",
 )
 
+# Lists whose blocks run in between the blocks of another list, on tokens arranged otherwise (Latte).
+INTERLEAVED_BLOCKS = ("temporal_transformer_blocks",)
+
+# What blocks call the image or video tokens among their arguments; the first name present is taken.
+IMAGE_TOKENS = ("hidden_states", "visual_embed", "vis", "gen_seq", "x")
+
+# Blocks that return (text, image), by the beginning of the class name; all others return the image alone or first.
+TEXT_FIRST_BLOCKS = (
+    "AuraFlowJointTransformerBlock",
+    "BriaFiboTransformerBlock",
+    "BriaSingleTransformerBlock",
+    "BriaTransformerBlock",
+    "ChromaTransformerBlock",
+    "Cosmos3VLTextMoTDecoderLayer",
+    "Flux2TransformerBlock",
+    "Flux3SingleTransformerBlock",
+    "FluxSingleTransformerBlock",
+    "FluxTransformerBlock",
+    "JointTransformerBlock",  # SD3
+    "LongCatImage",
+    "OvisImage",
+    "QwenImageTransformerBlock",
+)
+
 # The self-attention of a block: what it receives is the modulated input (TeaCache's signal).
 SELF_ATTENTION = ("attn1", "attn", "self_attn", "self_attention", "attention")
+
+# What the modules of a repeated block are, by their name in the block. Attention that mixes text and image tokens
+# counts as self-attention; whether "attn2" is cross-attention is asked of the module where it knows.
+MODULES = {
+    "self_attention": SELF_ATTENTION,
+    "cross_attention": ("attn2", "cross_attn", "cross_attention"),
+    "feed_forward": (
+        "ff",
+        "ffn",
+        "mlp",
+        "feed_forward",
+        "ff_context",  # the text stream of Flux, SD3, HunyuanVideo, Mochi
+        "img_mlp",
+        "txt_mlp",
+        "ff_in",  # SVD, in front of the temporal attention
+        "ff_i",  # HiDream
+        "ff_t",
+        "proj_mlp",  # the first half of the MLP in the single blocks of Flux and HunyuanVideo
+    ),
+}
+
+# Parts of a path that say that an attention below them runs along time.
+TEMPORAL = ("motion_modules", "temporal_transformer_blocks", "temp_attentions")
+
+# Modules of a cross-attention that see nothing but the prompt, and those in front of all cross-attentions.
+PROMPT_PROJECTIONS = (
+    "norm_cross",
+    "to_k",
+    "to_v",
+    "to_kv",  # Wan, fused
+    "norm_k",
+    "add_k_proj",
+    "add_v_proj",
+    "to_added_kv",
+    "norm_added_k",
+    "to_k_ip",  # IP-Adapter
+    "to_v_ip",
+)
+PROMPT_EMBEDDERS = (
+    "condition_embedder.text_embedder",  # Wan
+    "condition_embedder.image_embedder",
+    "caption_projection",  # PixArt, LTX, Sana, Latte, Allegro
+    "caption_norm",  # Sana
+    "text_embedder",  # HunyuanDiT
+)
+
+# U-Nets whose blocks are lists of layers with one skip connection each.
+UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetSpatioTemporalConditionModel")
+UNET_BLOCKS = (
+    "DownBlock2D",
+    "CrossAttnDownBlock2D",
+    "ResnetDownsampleBlock2D",  # Kandinsky 2
+    "SimpleCrossAttnDownBlock2D",
+    "DownBlockMotion",
+    "CrossAttnDownBlockMotion",
+    "DownBlockSpatioTemporal",
+    "CrossAttnDownBlockSpatioTemporal",
+    "UpBlock2D",
+    "CrossAttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+    "SimpleCrossAttnUpBlock2D",
+    "UpBlockMotion",
+    "CrossAttnUpBlockMotion",
+    "UpBlockSpatioTemporal",
+    "CrossAttnUpBlockSpatioTemporal",
+)
+# What a layer of such a block consists of, in the order in which it runs.
+UNET_LAYER = ("resnets", "attentions", "motion_modules")
 
 # Modules whose output is the time embedding, by the path under the denoiser; the first that exists is taken.
 TIME_EMBEDDING = (
@@ -34,6 +126,15 @@ TIME_EMBEDDING = (
     "time_embed",
 )
 TIME_PROJECTION = ("condition_embedder.time_proj",)  # Wan: the six modulation rows of every block
+
+# Schedulers whose step is linear in the output, x + (next sigma - sigma) y in noise level, unless one of these
+# settings is on.
+EULER_STEPS = {
+    "FlowMatchEulerDiscreteScheduler": ("stochastic_sampling",),
+    "EulerDiscreteScheduler": (),
+    "DDIMScheduler": ("clip_sample", "thresholding"),
+    "CogVideoXDDIMScheduler": ("clip_sample", "thresholding"),
+}
 
 # Learned guidance: the scale is an input of the model and there is no unconditional pass to drop.
 EMBEDDED_GUIDANCE_FLAG = "guidance_embeds"

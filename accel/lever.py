@@ -20,6 +20,7 @@ class Lever(Protocol):
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         """A pipeline call begins with these denoisers: attach what must stand for its duration."""
+        return None
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
@@ -29,6 +30,7 @@ class Lever(Protocol):
 
     def end(self) -> None:
         """The pipeline call has ended, by return or by exception: take off what `begin` attached."""
+        return None
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""

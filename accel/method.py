@@ -41,8 +41,8 @@ def knob(
     return field(default=default, metadata=metadata)
 
 
-def part(default: Method, lever: str) -> Any:
-    """A dataclass field that holds another method, of the given lever."""
+def part(default: Method | None, lever: str) -> Any:
+    """A dataclass field that holds another method, of the given lever; or None, if that is the default."""
     return field(default=default, metadata={"nested": lever})
 
 
@@ -66,7 +66,8 @@ class Method:
             if "knob" in parameter.metadata:
                 _check(owner, parameter.name, value, parameter.metadata["knob"])
             nested = parameter.metadata.get("nested")
-            if nested and not (isinstance(value, Method) and value.lever == nested):
+            left_out = value is None and parameter.default is None
+            if nested and not left_out and not (isinstance(value, Method) and value.lever == nested):
                 known = ", ".join(Method.registry.get(nested, {}))
                 raise TypeError(f"{owner}.{parameter.name} must be one of {known}, not {value!r}.")
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from accel import families
+from accel.calls import Arguments
+
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
 
 
@@ -170,21 +173,49 @@ def session_of(pipe: Any) -> Any:
 
 
 @contextmanager
-def listening(module: torch.nn.Module, part: str, hear: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Passes what `module` receives (part "input") or returns ("output") to `hear`, for the duration of the block."""
+def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -> Iterator[None]:
+    """Passes to `hear`, for the duration of the block, the tokens that `module` receives (part "input"), the first
+    tensor that it returns ("output") or all that it returns ("result").
+
+    A module that is compiled in place is heard from outside: hooks would become part of its graph, recompile it
+    whenever they come or go, and could not leave it.
+    """
+    named = Arguments(module.forward)
+
+    def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if part == "input":
+            known = Arguments.pick(named.bind(args, kwargs), families.IMAGE_TOKENS)
+            hear(args[0] if known is None else known)
+
+    def after(output: Any) -> None:
+        if part != "input":
+            hear(output[0] if part == "output" and isinstance(output, tuple) else output)
+
+    def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        before(args, kwargs)
+        output = inner(*args, **kwargs)
+        after(output)
+        return output
 
     def on_input(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hear(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+        before(args, kwargs)
 
     def on_output(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        hear(output[0] if isinstance(output, tuple) else output)
+        after(output)
 
-    handle = (
-        module.register_forward_pre_hook(on_input, with_kwargs=True)
-        if part == "input"
-        else module.register_forward_hook(on_output)
-    )
+    remove: Callable[[], None]
+    if is_compiled(module):
+        remove = Layer(module, "_compiled_call_impl", around).detach
+    elif part == "input":
+        remove = module.register_forward_pre_hook(on_input, with_kwargs=True).remove
+    else:
+        remove = module.register_forward_hook(on_output).remove
     try:
         yield
     finally:
-        handle.remove()
+        remove()
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether the module was compiled in place (`module.compile()`), which keeps its class and its `forward`."""
+    return getattr(module, "_compiled_call_impl", None) is not None

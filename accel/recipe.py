@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accel.caching.diffusers_native import adopted
 from accel.method import Method, from_dict
 
 SCHEMA = 1
@@ -32,6 +33,7 @@ class Recipe:
     name: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", adopted(self.cache))  # diffusers' configuration objects are welcome too
         for lever in LEVERS:
             method = getattr(self, lever)
             if method is not None and not (isinstance(method, Method) and method.lever == lever):

@@ -1,25 +1,53 @@
 """Timestep feature caching: signal × decider × predictor at the denoiser's boundary."""
 
+from accel.caching.adacache import AdaCache
+from accel.caching.dbcache import DBCache
+from accel.caching.deepcache import DeepCache
+from accel.caching.dicache import Align, DiCache
+from accel.caching.diffusers_native import DiffusersCache
 from accel.caching.easycache import EasyCache
+from accel.caching.extrapolate import Extrapolate
+from accel.caching.firstblock import FirstBlockCache
+from accel.caching.fora import FORA
 from accel.caching.interval import FixedInterval
+from accel.caching.layer_errors import record_layer_errors
 from accel.caching.magcache import MagCache
 from accel.caching.method import CacheMethod
-from accel.caching.predictor import Extrapolate, LastOutput, LastResidual, Predictor
+from accel.caching.pab import PAB
+from accel.caching.predictor import LastOutput, LastResidual, Predictor
 from accel.caching.recorder import Recording, record
+from accel.caching.reuse_method import ReuseMethod
 from accel.caching.seacache import SeaCache
+from accel.caching.smoothcache import SmoothCache
 from accel.caching.teacache import TeaCache
+from accel.caching.textkeyvalue import TextKeyValueCache
+from accel.caching.tgate import TGate
 
 __all__ = [
+    "FORA",
+    "PAB",
+    "AdaCache",
+    "Align",
     "CacheMethod",
+    "DBCache",
+    "DeepCache",
+    "DiCache",
+    "DiffusersCache",
     "EasyCache",
     "Extrapolate",
+    "FirstBlockCache",
     "FixedInterval",
     "LastOutput",
     "LastResidual",
     "MagCache",
     "Predictor",
     "Recording",
+    "ReuseMethod",
     "SeaCache",
+    "SmoothCache",
+    "TGate",
     "TeaCache",
+    "TextKeyValueCache",
     "record",
+    "record_layer_errors",
 ]

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accel.anatomy import Anatomy, submodule
+from accel.anatomy import Anatomy
+from accel.caching import parallel
 from accel.caching.decider import Decider, Decision, guard
-from accel.caching.predictor import Memory
+from accel.caching.predictor import Gap, Memory
+from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
 from accel.lever import Lever
-from accel.patch import listening
 from accel.report import CallRecord, LeverReport
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Stream:
     signal: Signal
     decider: Decider
     history: list[Memory] = field(default_factory=list)
+    gap: Gap = field(default_factory=Gap)
     skipped: int = 0  # predictions since the last computed step
     template: Any = None  # the structure of the denoiser's output
 
@@ -59,6 +61,7 @@ class CacheGate(Lever):
     def reset(self) -> None:
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
+        self._alignments: dict[str, torch.Tensor | None] = {}
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
@@ -92,7 +95,9 @@ class CacheGate(Lever):
         return stream
 
     def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
-        distance = stream.signal.observe(call, heard)
+        distance = parallel.largest(call, stream.signal.observe(call, heard))
+        alignment = parallel.average(call, getattr(stream.signal, "alignment", None))
+        call.alignment = self._alignments[call.denoiser] = alignment
         method, moment = self.method, call.moment
         forced = guard(
             step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
@@ -103,6 +108,7 @@ class CacheGate(Lever):
         return decision
 
     def _follow(self, call: Call, stream: Stream) -> Decision:
+        call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
         if decision.skip and not stream.history:
             return Decision(False, "no history yet")
@@ -120,16 +126,17 @@ class CacheGate(Lever):
                 if decisions[0].skip:
                     raise Leave
 
-        module = submodule(getattr(call.module, "_orig_mod", call.module), probe.path)
-        if module is None:
-            return self._compute(call, stream, Decision(False, f"there is no module {probe.path}"), proceed)
+        reason = obstacle(call.module, probe)
+        unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}")
+        self._decisions[call.denoiser] = unheard  # until something is
+        if reason is not None:
+            return self._compute(call, stream, unheard, proceed)
         try:
-            with listening(module, probe.part, hear):
+            with hearing(call.module, probe, hear):
                 outcome = proceed(call)
         except Leave:
             return self._predict(call, stream, decisions[0])
-        decision = decisions[0] if decisions else Decision(False, f"the probe {probe.path} was not reached")
-        return self._compute(call, stream, decision, lambda _: outcome)
+        return self._compute(call, stream, decisions[0] if decisions else unheard, lambda _: outcome)
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
         outcome = proceed(call)
@@ -137,16 +144,27 @@ class CacheGate(Lever):
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        memory = self.method.predictor.remember(call, outputs, self.anatomy.prediction)
-        stream.history = [*stream.history, memory][-self.method.predictor.depth :]
-        stream.template, stream.skipped = structure(outcome.output), 0
+        predictor, kind = self.method.predictor, self.anatomy.prediction
+        memory, reason = predictor.remember(call, outputs, kind), decision.reason
+        answer, gap, stream.gap = outcome.output, stream.gap, Gap()
+        if gap.steps and memory.weight:
+            answer = rebuilt(answer, predictor.correct(call, memory, stream.history, gap, kind))
+            reason += f"; corrects the last {len(gap.steps)}"
         self._peak = max(self._peak, self._held_bytes())
-        return Outcome(outcome.output, outcome.action, decision.reason)
+        stream.history = [*stream.history, memory][-predictor.depth :]
+        stream.template, stream.skipped = structure(outcome.output), 0
+        return Outcome(answer, outcome.action, reason)
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
-        values = self.method.predictor.predict(call, stream.history, self.anatomy.prediction)
+        predictor, kind = self.method.predictor, self.anatomy.prediction
+        forecast = predictor.forecast(call, stream.history, kind)
+        if predictor.corrects and self.anatomy.euler_steps:
+            stream.gap.add(forecast)
         stream.skipped += 1
-        return Outcome(rebuilt(stream.template, values), "predicted", decision.reason)
+        self._peak = max(self._peak, self._held_bytes())
+        return Outcome(
+            rebuilt(stream.template, predictor.answer(call, forecast.values, kind)), "predicted", decision.reason
+        )
 
     def _held_bytes(self) -> int:
         held = [
@@ -155,6 +173,7 @@ class CacheGate(Lever):
             for tensor in [
                 *stream.signal.held(),
                 *(value for memory in stream.history for value in memory.values),
+                *stream.gap.total,
             ]
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -6,8 +6,9 @@ from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider
+from accel.caching.extrapolate import Extrapolate
 from accel.caching.gate import CacheGate
-from accel.caching.predictor import Extrapolate, Predictor
+from accel.caching.predictor import Predictor
 from accel.caching.signal import Signal
 from accel.lever import Idle, Lever
 from accel.method import Method, knob, part

@@ -10,14 +10,25 @@ from accel.calls import Call
 
 
 class Probe(NamedTuple):
-    """A place inside the denoiser where a signal listens: a module path, and its input or its output."""
+    """A place inside the denoiser where a signal listens: a module path, and its input or its output.
+
+    part "blocks": what the first blocks make of the image tokens, (2, B, N, D): as they enter the module at the first
+    of `entries` and as they leave the one at `path`. A list of blocks that works on other tokens than the list before
+    it (text and image in one row) is measured from its own entry, the last of `entries`.
+    """
 
     path: str
-    part: str  # "input" or "output"
+    part: str  # "input", "output" or "blocks"
+    entries: tuple[str, ...] = ()
+    element: int = 0  # where the image tokens stand in a tuple that the module returns
 
 
 class Signal(Protocol):
-    """State for one stream of one run. Distances are the largest over a batch, and cost one host sync."""
+    """State for one stream of one run. Distances are the largest over a batch, and cost one host sync.
+
+    A signal may have an `alignment`, (B,): how far this step has come from the last but one computed step (0) by way of
+    the last (1), and beyond. The gate passes it to the predictor with every stream's call of that step.
+    """
 
     probe: Probe | None
     note: str | None  # what the report must say about how this model is measured

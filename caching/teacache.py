@@ -30,7 +30,8 @@ class TeaCache(CacheMethod):
     this off, for reproducing reference schedules.
     A model without a published set is left alone and the report says how to get coefficients: `accel.caching.record`.
     Memory: the signal of one step ((B, N, D) for the modulated input) and the predictor's outputs. A skipped step
-    costs the denoiser up to the probe. Not for compiled whole models: the probe leaves the denoiser by an exception.
+    costs the denoiser up to the probe. Not for compiled models or blocks, because nobody can leave a graph: all steps
+    compute and the report says so; `FirstBlockCache` probes compiled blocks from outside.
     """
 
     threshold: float = knob(0.15, 0.0, None, "corrected change that may accumulate; 0 never skips")

@@ -4,13 +4,27 @@ formula. Checked against an independent record of the denoiser calls and a twin 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 import accel
-from accel import EasyCache, Extrapolate, FixedInterval, LastOutput, LastResidual, MagCache, SeaCache, TeaCache
+from accel import (
+    Align,
+    DBCache,
+    DiCache,
+    EasyCache,
+    Extrapolate,
+    FirstBlockCache,
+    FixedInterval,
+    LastOutput,
+    LastResidual,
+    MagCache,
+    SeaCache,
+    TeaCache,
+)
 from tests.accel.witness import NOISE, VELOCITY, Exchange, denoisers, flat, pipeline, plain, twin, witness
 from tests.tiny import TINY, run
 
@@ -24,6 +38,9 @@ NEVER: dict[str, accel.caching.CacheMethod] = {
     "sea": SeaCache(0.0, warmup=1, final=0, min_steps=1),
     "tea": TeaCache(0.0, coefficients=FIRST, warmup=1, final=0, min_steps=1),
     "mag": MagCache(0.0, retention=0.0, ratios=RATIOS, warmup=1, final=0, min_steps=1),
+    "first block": FirstBlockCache(0.0, warmup=1, final=0, min_steps=1),
+    "db": DBCache(0.0, first=1, warmup=1, final=0, min_steps=1),
+    "di": DiCache(0.0, retention=0.0, warmup=1, final=0, min_steps=1),
 }
 
 
@@ -36,16 +53,27 @@ def forced(predictor: accel.caching.Predictor) -> dict[str, accel.caching.CacheM
         "sea": SeaCache(math.inf, **guards),
         "tea": TeaCache(math.inf, coefficients=FIRST, **guards),
         "mag": MagCache(math.inf, most=2, retention=0.0, ratios=RATIOS, **guards),
+        "first block": FirstBlockCache(math.inf, **guards),
+        "db": DBCache(math.inf, first=1, **guards),
+        "di": DiCache(math.inf, retention=0.0, **guards),
     }
 
 
 PREDICTORS: dict[str, accel.caching.Predictor] = {
     "output": LastOutput(),
     "residual": LastResidual(),
-    "order 1": Extrapolate(1, space="output"),
-    "order 2": Extrapolate(2, limit=0.5, space="output"),
-    "x0": Extrapolate(1, space="x0"),
+    "order 1": Extrapolate(1, space="output", corrector=0),
+    "order 2": Extrapolate(2, limit=0.5, space="output", corrector=0),
+    "x0": Extrapolate(1, space="x0", corrector=0),
+    "corrected": Extrapolate(1, space="output", corrector=2),
+    "corrected x0": Extrapolate(0, space="x0", corrector=1),
+    "align": Align(1.6),
 }
+
+PROBED = (TeaCache, FirstBlockCache, DBCache, DiCache)
+
+# Schedulers whose step adds (next sigma - sigma) times the flow or the noise to the latents.
+EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "DDIMScheduler", "CogVideoXDDIMScheduler")
 
 # C: computed, P: predicted; two steps of warm-up, then two predictions at most, and the last step computes.
 SCHEDULE = {"transformer": "CCPPCPPC", "unet": "CCPPCPPC"}
@@ -60,8 +88,8 @@ def schedule(name: str, denoiser: str, method: accel.caching.CacheMethod) -> str
     expected = SCHEDULES.get(name, SCHEDULE)[denoiser]
     if isinstance(method, EasyCache) and denoiser == "transformer_2":
         return "CCPPC"  # it needs two computed steps of its own to know how fast the output moves
-    if isinstance(method, TeaCache) and name in ("sdxl", "sd", "animatediff", "svd"):
-        return "C" * len(expected)  # a U-Net has no modulated input
+    if isinstance(method, PROBED) and name in ("sdxl", "sd", "animatediff", "svd"):
+        return "C" * len(expected)  # a U-Net has neither a modulated input nor a row of transformer blocks
     return expected
 
 
@@ -98,13 +126,13 @@ def test_what_is_extrapolated_by_default_is_x0_unless_it_is_a_flow(name: str) ->
 
 
 @every_pipeline
-@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag"])
+@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"])
 def test_forced_skips_are_the_formula_in_every_method(name: str, method: str) -> None:
     check_formula(name, forced(LastResidual())[method])
 
 
 @pytest.mark.parametrize("name", ["wan", "flux"])
-@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag"])
+@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"])
 @pytest.mark.parametrize("predictor", ["order 1", "x0"])
 def test_any_method_takes_any_predictor(name: str, method: str, predictor: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])[method])
@@ -178,15 +206,20 @@ def check_formula(name: str, method: accel.caching.CacheMethod, **options: Any) 
     with accel.accelerate(pipe, accel.Recipe(cache=method)) as session, witness(pipe) as seen:
         run(pipe, TINY[name], **options)
     for (denoiser, _), exchanges in seen.streams().items():
-        past: list[Exchange] = []
+        past: list[Exchange] = []  # with the answers before any correction
+        gap: list[Exchange] = []
         assert len(exchanges) == len(schedule(name, denoiser, method))
         for mark, exchange in zip(schedule(name, denoiser, method), exchanges, strict=True):
-            expected = answer_of_twin(name, exchange) if mark == "C" else predicted(name, method, past, exchange)
-            close = 0.0 if mark == "C" else 2e-4
+            raw = answer_of_twin(name, exchange) if mark == "C" else predicted(name, method, past, exchange)
+            known = replace(exchange, answer=raw)
+            expected = raw
+            if mark == "C" and corrects(name, method, known) and gap:
+                expected = [corrected(name, method.predictor, past, gap, known, index) for index in range(len(raw))]
+            close = 0.0 if expected is raw and mark == "C" else 2e-4
             for got, wanted in zip(exchange.outputs, expected, strict=True):
                 torch.testing.assert_close(got, wanted, rtol=close, atol=close)
             assert type(exchange.answer) is type(exchanges[0].answer)
-            past += [exchange] if mark == "C" else []
+            past, gap = ([*past, known], []) if mark == "C" else (past, [*gap, known])
     marks = [{"computed": "C", "predicted": "P"}[call.action] for call in session.report().calls]
     assert marks == [schedule(name, one.denoiser, method)[one.round] for one in seen.exchanges]
 
@@ -218,12 +251,54 @@ def formula(
         return answers[-1]
     if predictor == LastResidual():
         return answers[-1] if given[-1] is None else given[-1] + (answers[-1] - given[-2])
+    if isinstance(predictor, Align):  # without DiCache's probe, noise level says how far to go
+        return aligned(name, predictor, sigmas, answers)
     assert isinstance(predictor, Extrapolate)
-    space = predictor.space if predictor.space != "auto" else "x0" if name in NOISE | VELOCITY else "output"
-    if space == "output" or given[-1] is None:
+    if space_of(name, predictor) == "output" or given[-1] is None:
         return extrapolated(name, predictor, sigmas, answers)
     clean = [x0(name, x, y, s) for x, y, s in zip(given, answers, sigmas, strict=False)]
     return answer_from_x0(name, given[-1], extrapolated(name, predictor, sigmas, clean), sigmas[-1])
+
+
+def corrects(name: str, method: Any, now: Exchange) -> bool:
+    """Whether the scheduler's step is an Euler step in coordinates that the predictor's values add up in."""
+    predictor, scheduler = method.predictor, pipeline(name).scheduler
+    euler = type(scheduler).__name__ in EULER and not scheduler.config.get("clip_sample")
+    if getattr(predictor, "corrector", 0) == 0 or not euler:
+        return False
+    return now.next_sigma > 0 if space_of(name, predictor) == "x0" else name not in VELOCITY
+
+
+def space_of(name: str, predictor: Extrapolate) -> str:
+    return predictor.space if predictor.space != "auto" else "x0" if name in NOISE | VELOCITY else "output"
+
+
+def corrected(
+    name: str, predictor: Extrapolate, past: list[Exchange], gap: list[Exchange], now: Exchange, index: int
+) -> torch.Tensor:
+    """The answer that makes this step end where it would have, had the gap been answered by the polynomial through the
+    computed answers around it."""
+    clean = space_of(name, predictor) == "x0"
+
+    def value(exchange: Exchange) -> torch.Tensor:
+        output = exchange.outputs[index]
+        given = counterpart(exchange, index, output)
+        return output if not clean or given is None else x0(name, given, output, exchange.sigma)
+
+    def weight(exchange: Exchange) -> float:
+        if clean:
+            return 1 / exchange.next_sigma - 1 / exchange.sigma
+        return exchange.next_sigma - exchange.sigma
+
+    def time(exchange: Exchange) -> float:
+        return exchange.sigma / (1 + exchange.sigma) if name in NOISE | VELOCITY else exchange.sigma
+
+    nodes = [*past, now][-predictor.corrector - 1 :]
+    times, values = [time(node) for node in nodes], [value(node) for node in nodes]
+    wrong = sum((weight(step) * (value(step) - polynomial(times, values, time(step))) for step in gap), start=0.0)
+    right = value(now) - wrong / weight(now)
+    given = counterpart(now, index, right)
+    return right if not clean or given is None else answer_from_x0(name, given, right, now.sigma)
 
 
 def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.Tensor | None:
@@ -240,6 +315,8 @@ def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.T
 def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
     """The line through the last two points, plus the limited difference to the parabola through the last three."""
     times = [s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas
+    if predictor.order == 0:
+        return values[-1]
     line = polynomial(times[-3:-1], values[-2:], times[-1])
     if predictor.order == 1 or len(values) < 3:
         return line
@@ -248,6 +325,17 @@ def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values:
     slope, size = ((part.flatten(1)).norm(dim=1) for part in (line - values[-1], bend))
     share = (predictor.limit * slope / size.clamp_min(1e-30)).clamp_max(1.0)
     return line + share.view(-1, *[1] * (bend.ndim - 1)) * bend
+
+
+def aligned(name: str, predictor: Align, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
+    """Along the line from the last but one answer through the last, between one and `limit` times its length."""
+    if len(values) == 1:
+        return values[-1]
+    before, last, now = ([s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas)[-3:]
+    if before == last:
+        return values[-1]
+    gamma = min(max((now - before) / (last - before), 1.0), predictor.limit)
+    return values[-2] + gamma * (values[-1] - values[-2])
 
 
 def polynomial(times: list[float], values: list[torch.Tensor], now: float) -> torch.Tensor:

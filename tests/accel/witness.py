@@ -58,6 +58,7 @@ class Exchange:
     kwargs: dict[str, Any]
     answer: Any
     sigma: float
+    next_sigma: float
 
     @property
     def latents(self) -> list[torch.Tensor]:
@@ -100,7 +101,7 @@ def witness(pipe: DiffusionPipeline) -> Iterator[Witness]:
                     copied(args),
                     copied(kwargs),
                     copied(answer),
-                    noise_level(pipe.scheduler, before),
+                    *noise_levels(pipe.scheduler, before),
                 )
             )
 
@@ -115,16 +116,22 @@ def witness(pipe: DiffusionPipeline) -> Iterator[Witness]:
             handle.remove()
 
 
-def noise_level(scheduler: Any, evaluation: int) -> float:
-    """The sigma of the evaluation that the scheduler waits for, by its own count of steps where it keeps one."""
+def noise_levels(scheduler: Any, evaluation: int) -> tuple[float, float]:
+    """The sigma of the evaluation that the scheduler waits for, by its own count of steps where it keeps one, and of
+    the next."""
     index = evaluation
     if hasattr(scheduler, "step_index"):
         index = next(int(known) for known in (scheduler.step_index, scheduler.begin_index, 0) if known is not None)
     if getattr(scheduler, "sigmas", None) is not None:
-        sigma = float(scheduler.sigmas[index])
-        return 1 - sigma if scheduler.config.get("invert_sigmas") else sigma
-    alpha = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
-    return math.sqrt((1 - alpha) / max(alpha, 1e-12))
+        sigmas = [*scheduler.sigmas.tolist(), 0.0][index : index + 2]
+        first, second = (1 - sigma if scheduler.config.get("invert_sigmas") else sigma for sigma in sigmas)
+        return first, second
+    alphas = [scheduler.alphas_cumprod[int(timestep)] for timestep in scheduler.timesteps[index : index + 2]]
+    first, second = (
+        math.sqrt((1 - float(alpha)) / max(float(alpha), 1e-12))
+        for alpha in [*alphas, scheduler.final_alpha_cumprod][:2]
+    )
+    return first, second
 
 
 def flat(value: Any) -> list[torch.Tensor]:

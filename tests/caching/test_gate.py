@@ -85,7 +85,7 @@ def test_easycache_decides_as_computed_by_hand():
         return latents * 2
 
     threshold, steps = 0.3, 20
-    _, report, _ = run(EasyCache(threshold), moving, steps)
+    _, report, _ = run(EasyCache(threshold, predictor=Extrapolate(1, corrector=0)), moving, steps)
     # By hand: x moves by v/20 per step; out = 2 x, so k = 2 and each distance is 2 |dx| / |out_full|.
     # The predictor is order 1 in sigma, which is evenly spaced here.
     x, total, expected = 1.0, 0.0, ""
@@ -131,9 +131,11 @@ def test_an_uncalibrated_model_is_left_alone_and_told_how_to_calibrate(method, w
     ("cache", "latents"),
     [
         (FixedInterval(2, predictor=LastOutput()), 1),
-        (FixedInterval(2, predictor=Extrapolate(1)), 2),
-        (FixedInterval(2, predictor=Extrapolate(2)), 3),
-        (EasyCache(0.1, predictor=Extrapolate(1)), 2 + 3),
+        (FixedInterval(2, predictor=Extrapolate(1, corrector=0)), 2),
+        (FixedInterval(2, predictor=Extrapolate(2, corrector=0)), 3),
+        (FixedInterval(2, predictor=Extrapolate(1, corrector=2)), 2 + 1),
+        (FixedInterval(2, predictor=Extrapolate(1, corrector=3)), 3 + 1),
+        (EasyCache(0.1, predictor=Extrapolate(1, corrector=0)), 2 + 3),
         (SeaCache(0.1, predictor=LastResidual()), 1 + 1),
     ],
 )

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from accel.caching import Extrapolate, LastOutput, LastResidual
-from accel.caching.predictor import clean_from_output, extrapolation_weights, output_from_clean
+from accel.caching.extrapolate import extrapolation_weights
+from accel.caching.spaces import clean_from_output, output_from_clean
 from accel.calls import Call
 from accel.clock import Moment
 

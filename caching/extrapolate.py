@@ -1,0 +1,150 @@
+"""Forecasts by polynomials in noise level, and the correction of the forecasts by the next computed answer.
+
+In a diffusion run the prediction is a smooth function of the noise level, so a few computed answers say where it is
+going, and once the next one is known, where it had gone. A run with forecasts and corrections is a multistep
+predictor-corrector solver on the steps that compute, which reproduces what the scheduler does on all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from accel.caching.predictor import Gap, Memory, Predictor, at, bases
+from accel.caching.spaces import clean_from_output, output_from_clean
+from accel.calls import Call
+from accel.method import knob
+
+
+@dataclass(frozen=True)
+class Extrapolate(Predictor, lever="predictor"):
+    """Extrapolates the output (or the clean estimate x0 that it implies) in noise level, and corrects afterwards.
+
+    Forecast: Newton's form through the last order + 1 computed answers, exact for polynomials of that degree whatever
+    the spacing (TaylorSeer's recursion, arXiv 2503.06923, is so only for order 1). The second-order term is noise
+    amplified by the square of the distance, and undamped it blows up at high guidance: it is scaled down, sample by
+    sample, to at most `limit` times the first-order term.
+
+    Correction: at the first computed step after forecasts, the polynomial of degree `corrector` through the new and the
+    last computed answers says what the forecasts should have been. The difference, weighted as the scheduler weighted
+    them, is added to the answer of this step, so that the latents arrive where they would be had the interpolated
+    answers been used. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
+    is exact where the answers are such a polynomial, whatever was forecast. On the pocket model it is worth 5-6 dB. It
+    needs a scheduler whose step is linear in the output (`Anatomy.euler_steps`); others are left uncorrected. 0: off.
+
+    `space="x0"` extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output
+    where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
+    (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 54 dB where extrapolating epsilon is 43,
+    reusing it 33 and taking as many steps as evaluations 25 (tests/caching/test_exact_score.py).
+    Memory: max(order + 1, corrector) outputs, and one more with the corrector, of latent size, per stream.
+    """
+
+    order: int = knob(1, 0, 2, "degree of the forecasting polynomial in noise level; 0 reuses")
+    limit: float = knob(0.4, 0.0, None, "second-order term over first-order term, at most")
+    space: str = knob("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
+    corrector: int = knob(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
+
+    @property
+    def depth(self) -> int:
+        return max(self.order + 1, self.corrector)
+
+    @property
+    def corrects(self) -> bool:
+        return self.corrector > 0
+
+    def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
+        values = [output.detach().clone() for output in outputs]
+        if self._clean(kind):
+            values = [
+                value if base is None else clean_from_output(value, base, call.moment.sigma, kind)
+                for value, base in zip(values, bases(call, values), strict=True)
+            ]
+        return at(call, values, kind, self._clean(kind))
+
+    def forecast(self, call: Call, history: list[Memory], kind: str) -> Memory:
+        recent = history[-self.order - 1 :]
+        now = at(call, [], kind, self._clean(kind))
+        weights = extrapolation_weights([memory.time for memory in recent], now.time)
+        answers = zip(*(memory.values for memory in recent), strict=True)
+        return now._replace(values=[_extrapolated(answer, *weights, self.limit) for answer in answers])
+
+    def answer(self, call: Call, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
+        if not self._clean(kind):
+            return values
+        return [
+            value if base is None else output_from_clean(value, base, call.moment.sigma, kind)
+            for value, base in zip(values, bases(call, values), strict=True)
+        ]
+
+    def correct(self, call: Call, now: Memory, history: list[Memory], gap: Gap, kind: str) -> list[torch.Tensor]:
+        nodes = distinct([*history, now][-self.corrector - 1 :])
+        weights = interpolation_weights([node.time for node in nodes], gap.steps)
+        values = [
+            (value.float() + (_weighted(known, weights) - total) / now.weight).to(value.dtype)
+            for value, known, total in zip(
+                now.values, zip(*(node.values for node in nodes), strict=True), gap.total, strict=True
+            )
+        ]
+        return self.answer(call, values, kind)
+
+    def _clean(self, kind: str) -> bool:
+        return self.space == "x0" or (self.space == "auto" and "flow" not in kind)
+
+
+def distinct(memories: Sequence[Memory]) -> list[Memory]:
+    """The last memory of each time: a solver may evaluate twice at one noise level (PNDM)."""
+    return list({memory.time: memory for memory in memories}.values())
+
+
+def interpolation_weights(times: Sequence[float], steps: Sequence[tuple[float, float]]) -> list[float]:
+    """For values at `times`, the weights with which Lagrange's polynomial through them gives the weighted sum over
+    `steps`, pairs of a time and a weight.
+    """
+    return [
+        sum(
+            weight * math.prod((time - other) / (known - other) for other in times if other != known)
+            for time, weight in steps
+        )
+        for known in times
+    ]
+
+
+def extrapolation_weights(times: list[float], now: float) -> tuple[list[float], list[float]]:
+    """Weights of the values at up to three `times` (oldest first) that continue them to `now`.
+
+    The first list is the straight line's and sums to 1; the second, which sums to 0, is what makes a parabola of it
+    (Newton's second divided difference). Coinciding times lower the order.
+    """
+    flat = [0.0] * len(times)
+    line = [*flat[:-1], 1.0]
+    if len(times) == 1 or times[-1] == times[-2]:
+        return line, flat
+    b, c = times[-2:]
+    slope = (now - c) / (c - b)
+    line = [*flat[:-2], -slope, 1.0 + slope]
+    if len(times) < 3 or len(set(times)) < 3:
+        return line, flat
+    a, bend = times[0], (now - c) * (now - b)
+    return line, [bend / ((a - b) * (a - c)), bend / ((b - a) * (b - c)), bend / ((c - a) * (c - b))]
+
+
+def _extrapolated(
+    values: tuple[torch.Tensor, ...], line: list[float], parabola: list[float], limit: float
+) -> torch.Tensor:
+    """The values continued, with the second-order term limited for each sample; no host sync."""
+    straight = _weighted(values, line)
+    if any(parabola):
+        bend = _weighted(values, parabola)
+        axes = tuple(range(1, bend.ndim))
+        slope = torch.linalg.vector_norm(straight - values[-1].float(), dim=axes, keepdim=True)
+        share = limit * slope / torch.linalg.vector_norm(bend, dim=axes, keepdim=True).clamp_min(1e-30)
+        straight = straight + bend * share.clamp_max(1.0)
+    return straight.to(values[-1].dtype)
+
+
+def _weighted(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    # In float32: the weights are large and of opposite sign, and half precision would lose the difference.
+    return torch.stack([weight * value.float() for weight, value in zip(weights, values, strict=True) if weight]).sum(0)

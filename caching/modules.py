@@ -1,0 +1,67 @@
+"""Finds the modules that can be answered from the past in a live denoiser, and stands around them for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from accel.anatomy import Anatomy
+from accel.patch import Layer, is_compiled
+
+KINDS = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
+
+
+class Site(NamedTuple):
+    """A reusable module by name: the denoiser, the kind of module, and its path below the denoiser."""
+
+    denoiser: str
+    kind: str
+    path: str
+
+
+# answer(site, inner, *args, **kwargs): stands in place of the module's forward.
+Answer = Callable[..., Any]
+
+
+def sites(anatomy: Anatomy, kinds: Collection[str]) -> list[Site]:
+    """All modules of these kinds in all denoisers of the pipeline."""
+    return [
+        Site(name, kind, path)
+        for name, denoiser in anatomy.denoisers.items()
+        for kind, paths in denoiser.modules.items()
+        if kind in kinds
+        for path in paths
+    ]
+
+
+def attach(
+    denoisers: Mapping[str, torch.nn.Module], wanted: Collection[Site], answer: Answer
+) -> tuple[list[Layer], list[Site]]:
+    """Puts `answer` around every wanted module; returns the layers, and the sites that cannot be reached.
+
+    The caller detaches the layers, in reverse order. A module inside a compiled block is part of that block's graph, so
+    it is left alone; a module that is compiled itself is reached in front of its graph.
+    """
+    layers: list[Layer] = []
+    missed: list[Site] = []
+    for site in wanted:
+        module = reachable(denoisers[site.denoiser], site.path) if site.denoiser in denoisers else None
+        if module is None:
+            missed.append(site)
+            continue
+        name = "_compiled_call_impl" if is_compiled(module) else "forward"
+        layers.append(Layer(module, name, partial(answer, site)))
+    return layers, missed
+
+
+def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    """The module at a dotted path, or None where it does not exist or one of those above it is compiled."""
+    module: Any = denoiser
+    for part in path.split("."):
+        if is_compiled(module) or hasattr(module, "_orig_mod"):
+            return None
+        module = getattr(module, part, None)
+    return module if isinstance(module, torch.nn.Module) else None

@@ -1,0 +1,113 @@
+"""Module-level reuse is one question: which kinds of modules are reused in which steps. This is what its methods share.
+
+What is kept is a module's output before gate and residual: the gates carry most of the dependence on the timestep and
+are always fresh (FORA, arXiv 2407.01425). It keeps every module's output, tens to hundreds of times the memory of a
+cache at the denoiser's boundary, and saves less; it changes the picture less abruptly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from accel.anatomy import Anatomy
+from accel.caching.decider import guard
+from accel.caching.method import NotApplicable
+from accel.caching.modules import KINDS
+from accel.caching.reuse import NOTHING, ReuseGate
+from accel.clock import Moment
+from accel.lever import Idle, Lever
+from accel.method import Method, knob
+
+
+class Reuse(NamedTuple):
+    """The kinds of modules that are answered from the store in one step, and why."""
+
+    kinds: frozenset[str]
+    reason: str
+
+
+class ReusePolicy(Protocol):
+    """Which kinds are reused in which steps: state for one denoiser of one run, which knows numbers only."""
+
+    probe: str | None  # the path of a module whose change is measured whenever it is computed
+
+    def reuse(self, moment: Moment) -> frozenset[str]:
+        """The kinds to be reused now."""
+
+    def done(self, moment: Moment, reused: frozenset[str], change: float | None) -> None:
+        """The step is over: these kinds were reused and the others computed; `change` is what the probe measured."""
+
+
+@dataclass(frozen=True)
+class ReuseMethod(Method, lever="cache", abstract=True):
+    """Parameters that every reuse method has.
+
+    warmup: the first steps compute everything. final: the last steps do. min_steps: shorter runs are left alone.
+    """
+
+    advice: ClassVar[str] = ""  # what the report says where the policy reused nothing
+
+    _: KW_ONLY
+    warmup: int = knob(1, 1, 1000, "first steps that compute everything")
+    final: int = knob(1, 0, 1000, "last steps that compute everything")
+    min_steps: int = knob(10, 1, 1000, "runs with fewer steps are left alone")
+
+    def kinds(self) -> frozenset[str]:
+        """The kinds that these settings may ever reuse; only their outputs are kept."""
+        raise NotImplementedError
+
+    def policy(self, anatomy: Anatomy, denoiser: str) -> ReusePolicy:
+        """Fresh state for one denoiser of one run.
+
+        Raises NotApplicable, in one sentence with the way out, where the method cannot act on this denoiser.
+        """
+        raise NotImplementedError
+
+    def decide(self, policy: ReusePolicy, moment: Moment) -> Reuse:
+        """What is reused at this moment. A pure function of numbers and of the policy's state."""
+        forced = guard(
+            step=moment.step, position=moment.position, total=moment.total, skipped=0,
+            warmup=self.warmup, final=self.final, max_skips=1, min_steps=self.min_steps,
+        )  # fmt: skip
+        if forced:
+            return Reuse(frozenset(), forced)
+        kinds = policy.reuse(moment)
+        names = ", ".join(kind for kind in KINDS if kind in kinds)
+        return Reuse(kinds, f"reuses {names}" if names else NOTHING)
+
+    def simulate(
+        self, policy: ReusePolicy, moments: Iterable[Moment], changes: Iterable[float] | None = None
+    ) -> list[frozenset[str]]:
+        """The kinds reused in each step of a run, without a model. changes: what the probe would measure in each."""
+        measured, found, started = iter(changes or ()), [], False
+        for moment in moments:
+            change = next(measured, None)
+            kinds = self.decide(policy, moment).kinds if started else frozenset()
+            policy.done(moment, kinds, None if kinds or not started else change)
+            found.append(kinds)
+            started = True
+        return found
+
+    def build(self, anatomy: Anatomy) -> Lever:
+        """The working reuse for this pipeline, or an idle lever that says why there is none."""
+        try:
+            for denoiser in anatomy.denoisers:
+                self.policy(anatomy, denoiser)
+        except NotApplicable as reason:
+            return Idle(self, str(reason))
+        return ReuseGate(self, anatomy)
+
+
+def require(method: str, anatomy: Anatomy, denoiser: str, kinds: Iterable[str], advice: str) -> frozenset[str]:
+    """Those of the kinds that this denoiser has. Raises NotApplicable where it has none of them."""
+    part = anatomy.denoisers[denoiser]
+    found = frozenset(kind for kind in kinds if part.modules.get(kind))
+    if not found:
+        wanted = " or ".join(kind.replace("_", " ") for kind in kinds)
+        raise NotApplicable(f"{method} finds no {wanted} modules in {part.kind}; {advice}.")
+    return found
+
+
+BOUNDARY = "use a cache at the denoiser's boundary, such as FixedInterval or EasyCache"

@@ -19,6 +19,7 @@ from accel.caching.recorder import Recording, record
 from accel.caching.reuse_method import ReuseMethod
 from accel.caching.seacache import SeaCache
 from accel.caching.smoothcache import SmoothCache
+from accel.caching.static import OptimalSchedule, StaticSchedule
 from accel.caching.teacache import TeaCache
 from accel.caching.textkeyvalue import TextKeyValueCache
 from accel.caching.tgate import TGate
@@ -40,11 +41,13 @@ __all__ = [
     "LastOutput",
     "LastResidual",
     "MagCache",
+    "OptimalSchedule",
     "Predictor",
     "Recording",
     "ReuseMethod",
     "SeaCache",
     "SmoothCache",
+    "StaticSchedule",
     "TGate",
     "TeaCache",
     "TextKeyValueCache",

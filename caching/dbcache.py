@@ -55,7 +55,7 @@ class DBCache(CacheMethod):
         return BlockResidual(after_blocks(f"DBCache(first={self.first})", anatomy, denoiser, self.first)), decider
 
 
-class Capped:
+class Capped(Decider):
     """Skips where the mask allows it, within the threshold (None: whatever the distance), `most` times in a run."""
 
     def __init__(self, threshold: float | None, most: int, mask: tuple[int, ...] | None) -> None:

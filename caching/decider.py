@@ -12,11 +12,16 @@ class Decision(NamedTuple):
 
 
 class Decider(Protocol):
+    def begin(self, sigmas: Sequence[float], first: int) -> None:
+        """A stream begins at step `first` of a run with these noise levels, those of all steps and of the end."""
+        return None
+
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         """Compute or skip step `position` of `total`, given the signal's distance (None: not known yet)."""
 
     def computed(self) -> None:
         """A step has been computed, by this decider's decision or because a guard forced it."""
+        return None
 
 
 def guard(
@@ -46,7 +51,7 @@ def guard(
     return None
 
 
-class Every:
+class Every(Decider):
     """Computes every n-th step. n = 1 never skips."""
 
     def __init__(self, interval: int) -> None:
@@ -62,7 +67,7 @@ class Every:
         self._skipped = 0
 
 
-class Accumulate:
+class Accumulate(Decider):
     """Skips while the sum of (rescaled) distances since the last computed step stays under the threshold.
 
     TeaCache equation 6, EasyCache equation 6, SeaCache section 3.3; strict: a sum equal to the threshold computes.
@@ -82,7 +87,7 @@ class Accumulate:
         self._sum = 0.0
 
 
-class Magnitude:
+class Magnitude(Decider):
     """Skips while the accumulated error of the residual's magnitude, known beforehand, stays within the threshold.
 
     MagCache section 3.3: R is the product of the ratios since the last computed step and e the sum of |1 - R|; skip

@@ -130,7 +130,7 @@ class ProbeTrajectory:
         return [*self._previous, *now, *self._windows]
 
 
-class Retained:
+class Retained(Decider):
     """Computes the first `fraction` of the run, then leaves it to another decider."""
 
     def __init__(self, fraction: float, decider: Decider) -> None:

@@ -63,7 +63,7 @@ class BlockResidual:
         return [value for value in (self._now, self._full) if value is not None]
 
 
-class Within:
+class Within(Decider):
     """Skips while the distance, which is counted from the last computed step, is at most `threshold`; 0 never skips."""
 
     def __init__(self, threshold: float) -> None:

@@ -51,6 +51,9 @@ class CacheGate(Lever):
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
     fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape and dtype.
+    A batch is evaluated or predicted as a whole: a static schedule treats each sample as a run of its own would, and an
+    adaptive cache goes by the sample that moved most, so it computes wherever one of them alone would have. Devices
+    that share a denoiser (context parallelism) go by the one that measured most: `accel.caching.parallel`.
     """
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
@@ -91,6 +94,7 @@ class CacheGate(Lever):
         stream = self._streams.get(name)
         if stream is None or stream.key != key:
             stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser))
+            stream.decider.begin(call.moment.sigmas, call.moment.position)
             self._streams[name] = stream
         return stream
 

@@ -44,7 +44,7 @@ def average(call: Call, alignment: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def parts_here(denoiser: torch.nn.Module, tokens: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """This device's parts of whole tokens, (B, N, D) -> (B, n, D), as diffusers splits them; none if there is one device.
+    """This device's parts of whole tokens, (B, N, D) -> (B, n, D), as diffusers splits them; none on one device.
 
     Some denoisers (Wan, QwenImage) split their tokens on the way into the first block, behind what a probe hears there.
     """

@@ -67,6 +67,6 @@ def sample_means(values: list[torch.Tensor]) -> torch.Tensor:
 
 
 def relative_distance(current: list[torch.Tensor], previous: list[torch.Tensor]) -> float:
-    """The largest over the samples of mean|current - previous| / mean|previous|."""
+    """The largest over the samples of mean|current - previous| / mean|previous|: the one that moved most decides."""
     change = sample_means([now.float() - then.float() for now, then in zip(current, previous, strict=True)])
     return float((change / sample_means(previous).clamp_min(1e-12)).max())

@@ -1,0 +1,123 @@
+"""Static schedules: which steps compute is known before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from accel.anatomy import Anatomy
+from accel.caching.decider import Decider, Decision
+from accel.caching.extrapolate import Extrapolate
+from accel.caching.method import CacheMethod
+from accel.caching.schedule import Rules, plan
+from accel.caching.signal import NoSignal, Signal
+from accel.method import finite_numbers, knob
+
+
+@dataclass(frozen=True)
+class OptimalSchedule(CacheMethod):
+    """Computes the fraction `compute` of the steps, chosen so that the predicted error of the result is least.
+
+    Found by dynamic programming (`accel.caching.schedule`) for the very noise levels, length and predictor of the run,
+    from a prior about what denoisers answer, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)`
+    plans with measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample
+    and device. Two experts are planned one after the other. Do not use it where steps are few and far apart.
+    Memory: the predictor's, three latents per stream by default.
+    """
+
+    compute: float = knob(0.5, 0.0, 1.0, "fraction of the steps that compute; 1 never skips")
+    _: KW_ONLY
+    warmup: int = knob(2, 1, 1000, "first steps that always compute")
+    final: int = knob(1, 1, 1000, "last steps that always compute")
+    max_skips: int = knob(7, 1, 30, "most predictions in a row")
+
+    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
+        return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, self._rules(anatomy))
+
+    def _rules(self, anatomy: Anatomy) -> Rules:
+        predictor = self.predictor
+        polynomial = isinstance(predictor, Extrapolate)
+        order = min(predictor.order, 1) if polynomial else 0
+        corrector = min(predictor.corrector, 2) if polynomial and anatomy.euler_steps else 0
+        return Rules(self.warmup, self.final, self.max_skips, order, corrector)
+
+
+@dataclass(frozen=True)
+class StaticSchedule(CacheMethod):
+    """Computes the steps nearest to the given noise levels and predicts the others.
+
+    sigmas: noise levels that compute, as the scheduler counts them (1..0 for flow matching, noise-to-signal ratio
+    otherwise). They are noise levels and not step numbers, so the schedule means the same at another step count and in
+    image-to-image: as many steps compute, and the longer run is accelerated more. Made by `accel.caching.calibrate` or
+    by hand; `StaticSchedule.from_mask` takes cache-dit's steps computation mask.
+    Memory: the predictor's, three latents per stream by default.
+    """
+
+    sigmas: tuple[float, ...] = ()
+    _: KW_ONLY
+    warmup: int = knob(1, 1, 1000, "first steps that always compute")
+    max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (finite_numbers(self.sigmas) and self.sigmas and min(self.sigmas) >= 0):
+            raise ValueError(
+                f"StaticSchedule.sigmas must be a tuple of noise levels of at least 0, such as (1.0, 0.9, 0.5), "
+                f"not {self.sigmas!r}."
+            )
+
+    @classmethod
+    def from_mask(cls, mask: Sequence[int], sigmas: Sequence[float]) -> StaticSchedule:
+        """1 computes, 0 predicts; `sigmas` are those of the run that the mask was made for (`scheduler.sigmas`)."""
+        if len(sigmas) < len(mask):
+            raise ValueError(f"There are {len(mask)} entries in the mask and only {len(sigmas)} noise levels.")
+        return cls(tuple(float(sigma) for computes, sigma in zip(mask, sigmas, strict=False) if computes))
+
+    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
+        return NoSignal(), Listed(self.sigmas)
+
+
+class Planned(Decider):
+    """Follows the plan for this run's noise levels."""
+
+    def __init__(self, compute: float, flow: bool, rules: Rules) -> None:
+        self._compute, self._flow, self._rules = compute, flow, rules
+        self._computes: tuple[bool, ...] = ()
+        self._first = 0
+
+    def begin(self, sigmas: Sequence[float], first: int) -> None:
+        self._first = first
+        rest = tuple(sigmas[first:])
+        self._computes = plan(rest, self._compute, flow=self._flow, rules=self._rules) if self._compute < 1 else ()
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        index = position - self._first
+        if index >= len(self._computes):
+            return Decision(False, "everything computes" if self._compute >= 1 else "beyond the plan")
+        return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
+
+
+class Listed(Decider):
+    """Computes the steps whose noise levels are nearest to the listed ones, each entry a step of its own if it can."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self._listed = sorted(sigmas, reverse=True)
+        self._computes: set[int] = set()
+
+    def begin(self, sigmas: Sequence[float], first: int) -> None:
+        self._computes = nearest_steps(self._listed, list(sigmas[:-1]))
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        skip = position not in self._computes
+        return Decision(skip, "not listed" if skip else "listed")
+
+
+def nearest_steps(wanted: Sequence[float], sigmas: Sequence[float]) -> set[int]:
+    """For every wanted noise level the nearest step that is still free, from noise to clean."""
+    free, chosen = list(range(len(sigmas))), set()
+    for sigma in wanted:
+        if free:
+            nearest = min(free, key=lambda step: abs(sigmas[step] - sigma))
+            free.remove(nearest)
+            chosen.add(nearest)
+    return chosen

@@ -1,0 +1,124 @@
+"""What one recording run measured, as plain frozen data: numbers for each step, for each denoiser of the pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.caching.smoothcache import Curve, Rows
+
+Array = NDArray[np.float64]
+
+# Distances to the last computed step are recorded up to so many steps back.
+LAGS = 8
+# Signals and "output", which they are to predict: change since the previous step, mean |now - before| / mean |before|.
+CHANGES = (
+    "modulated_input",
+    "time_embedding",
+    "time_projection",
+    "latents",
+    "spectral",
+    "first_block",
+    "block_output",
+    "output",
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run of one denoiser, as its leading stream saw it: T steps.
+
+    changes: for each name of `CHANGES` that this model has, T relative changes since the previous step; not a number
+    where there is no previous step. drifts: T rows, the relative change of the first block's residual against 1, 2, ...
+    `LAGS` steps before (fewer at the beginning); empty where there is no first block. rates: T rows, how far the output
+    moved for each unit that the input did, mean |out - out'| / mean |in - in'|, against the same steps. moves: T mean
+    absolute changes of the input since the previous step, 0 at the first. sizes: T mean absolute outputs.
+    """
+
+    changes: Mapping[str, tuple[float, ...]]
+    drifts: Rows
+    rates: Rows
+    moves: tuple[float, ...]
+    sizes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One denoiser: its noise levels, its runs, and what is averaged over them.
+
+    denoiser, kind, parameters: its name in the pipeline, its class and its size. start: index of its first step in
+    `timetable`, the noise levels of the whole run and of its end; `sigmas` are those of its own T steps. ratios: T
+    MagCache ratios, 1 at the first. curves: SmoothCache's error curves, for each kind of module. gram: the lower triangle
+    of the (T, T) inner products of its answers (its clean estimates, for epsilon and v models), mean over elements, rows
+    of a batch, streams and runs.
+    """
+
+    denoiser: str
+    kind: str
+    parameters: int
+    start: int
+    timetable: tuple[float, ...]
+    runs: tuple[Trace, ...]
+    ratios: tuple[float, ...]
+    curves: tuple[tuple[str, Rows], ...]
+    gram: Rows
+
+    @property
+    def steps(self) -> int:
+        return len(self.ratios)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return self.timetable[self.start : self.start + self.steps]
+
+    @property
+    def section(self) -> tuple[float, ...]:
+        """The noise levels of its steps and of where the last of them leads to, (T + 1,)."""
+        return self.timetable[self.start : self.start + self.steps + 1]
+
+    def error_curves(self) -> tuple[Curve, ...]:
+        """The curves as SmoothCache takes them."""
+        return tuple((self.denoiser, kind, rows) for kind, rows in self.curves)
+
+    def inner_products(self) -> Array:
+        """The Gram matrix, (T, T)."""
+        matrix = np.zeros((self.steps, self.steps))
+        for index, row in enumerate(self.gram):
+            matrix[index, : index + 1] = matrix[: index + 1, index] = row
+        return matrix
+
+    def features(self) -> Array:
+        """(T, K) numbers whose inner products are those of the answers; K is their rank."""
+        values, vectors = np.linalg.eigh(self.inner_products())
+        kept = values > max(float(values[-1]), 0.0) * 1e-9
+        return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+    def pairs(self, signal: str) -> tuple[Array, Array]:
+        """Changes of the signal and of the output at all steps of all runs where both are known."""
+        found = [
+            (x, y)
+            for run in self.runs
+            for x, y in zip(run.changes.get(signal, ()), run.changes["output"], strict=False)
+            if math.isfinite(x) and math.isfinite(y)
+        ]
+        x, y = zip(*found, strict=True) if found else ((), ())
+        return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
+
+
+def rounded(value: float, digits: int = 5) -> float:
+    """With so many significant digits: what is measured on a few prompts has no more, and files stay small."""
+    return float(f"{value:.{digits}g}")
+
+
+def rounded_row(values: Sequence[float], digits: int = 5) -> tuple[float, ...]:
+    return tuple(rounded(value, digits) for value in values)
+
+
+def falling(sigmas: Sequence[float]) -> bool:
+    """Whether no noise level is above the one before it."""
+    return all(before >= after for before, after in pairwise(sigmas))

@@ -1,4 +1,4 @@
-"""The whole frontier on one pipeline: every cache and predictor, fewer steps, and the rivals, measured alike."""
+"""The whole frontier on one pipeline: every cache, fewer steps, and the rivals, measured alike."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accel.caching import EasyCache, Extrapolate, FixedInterval, LastOutput, LastResidual, Recording, SeaCache, record
-from accel.caching.method import CacheMethod
-from accel.caching.predictor import Predictor
+from accel.caching import (
+    FORA,
+    PAB,
+    AdaCache,
+    Calibration,
+    DBCache,
+    DiCache,
+    EasyCache,
+    Extrapolate,
+    FirstBlockCache,
+    FixedInterval,
+    LastOutput,
+    LastResidual,
+    OptimalSchedule,
+    SeaCache,
+    TGate,
+    calibrate,
+)
 from accel.comparison import compare
 from accel.contest import Verifier, quiet
+from accel.method import Method
 from accel.results import Comparison, Row
 from accel.rivals import rivals
 
-PREDICTORS: dict[str, Predictor] = {
-    "last output": LastOutput(),
-    "last residual": LastResidual(),
-    "order 1": Extrapolate(1),
-    "order 2": Extrapolate(2),
-}
+# Every method is set to these shares of computed steps, the denoiser's speed-up being the inverse.
+SPEEDS = (1.5, 2.0, 3.0, 4.0)
 # Interpolation of a curve of PSNR over speed-up is judged at these.
-SPEEDS = (2.0, 3.0)
+JUDGED = (2.0, 3.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -49,20 +61,35 @@ class Curve:
         return max(best, y0 + (y1 - y0) * (speedup - x0) / (x1 - x0))
 
 
-def candidates(recording: Recording, predictors: dict[str, Predictor] = PREDICTORS) -> list[tuple[str, CacheMethod]]:
-    """Every method at settings from slow to fast, with every predictor. Labels are "method, predictor: setting"."""
-    settings: list[tuple[str, str, CacheMethod]] = [
-        *(("interval", f"{n}", FixedInterval(n)) for n in (2, 3, 4, 6)),
-        *(("EasyCache", f"{t:g}", EasyCache(t)) for t in (0.03, 0.06, 0.12, 0.24)),
-        *(("SeaCache", f"{t:g}", SeaCache(t, warmup=5, max_skips=5)) for t in (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.8)),
-        *(("TeaCache", f"{t:g}", recording.teacache(t)) for t in (0.1, 0.2, 0.4, 0.8)),
-        *(("MagCache", f"{t:g}", recording.magcache(t, most=6)) for t in (0.02, 0.06, 0.12, 0.24)),
-    ]
-    return [
-        (f"{method}, {name}: {setting}", replace(cache, predictor=predictor))
-        for method, setting, cache in settings
-        for name, predictor in predictors.items()
-    ]
+def candidates(calibration: Calibration) -> list[tuple[str, Method]]:
+    """Every method at every speed that it can be set to. Labels are "method: speed"."""
+    found: list[tuple[str, Method]] = []
+    for speed in SPEEDS:
+        compute, setting = 1.0 / speed, f"{speed:g}x"
+        guards: dict[str, Any] = {"warmup": 5, "max_skips": 7}
+        methods: dict[str, Method] = {
+            "optimal schedule": OptimalSchedule(compute),
+            "optimal schedule, calibrated": calibration.schedule(compute),
+            "interval": FixedInterval(round(speed), warmup=5),
+            "interval, not corrected": FixedInterval(round(speed), warmup=5, predictor=Extrapolate(corrector=0)),
+            "interval, last residual": FixedInterval(round(speed), warmup=5, predictor=LastResidual()),
+            "interval, last output": FixedInterval(round(speed), warmup=5, predictor=LastOutput()),
+            "EasyCache": calibration.threshold(EasyCache(**guards), compute),
+            "SeaCache": calibration.threshold(SeaCache(**guards), compute),
+            "TeaCache": calibration.threshold(calibration.teacache(**guards), compute),
+            "MagCache": calibration.threshold(calibration.magcache(most=7), compute),
+            "FirstBlockCache": calibration.threshold(FirstBlockCache(**guards), compute),
+            "DBCache, 2 blocks": calibration.threshold(DBCache(first=2, **guards), compute),
+            "DiCache": calibration.threshold(DiCache(retention=0.1), compute),
+            "SmoothCache": calibration.threshold(calibration.smoothcache(), compute),
+            "FORA": FORA(round(speed), warmup=5),
+        }
+        found += [(f"{name}: {setting}", method) for name, method in methods.items() if not _repeats(method, found)]
+    return [*found, ("PAB: default", PAB()), ("T-GATE: default", TGate()), ("AdaCache: default", AdaCache())]
+
+
+def _repeats(method: Method, found: list[tuple[str, Method]]) -> bool:
+    return any(method == known for _, known in found)
 
 
 def measure(
@@ -74,16 +101,18 @@ def measure(
     repeats: int = 1,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
-    predictors: Sequence[str] = tuple(PREDICTORS),
+    only: Sequence[str] = (),
 ) -> Comparison:
-    """Records the constants on the calibration prompts, then compares everything on the others.
+    """Calibrates on some prompts, then compares everything on the others, which the calibration has not seen.
 
-    All of it in one process and interleaved, see `accel.compare`; `predictors` are names of `PREDICTORS`.
+    All of it in one process and interleaved, see `accel.compare`; `only` keeps the labels that contain one of its words.
     """
     arguments = dict(call_arguments or {})
     with quiet(pipe):
-        recording = record(pipe, calibration, num_inference_steps=steps, **arguments)
-    entries = [*candidates(recording, {name: PREDICTORS[name] for name in predictors}), *rivals(pipe)]
+        measured = calibrate(pipe, calibration, num_inference_steps=steps, **arguments)
+    entries: list[tuple[str, Any]] = [*candidates(measured), *rivals(pipe)]
+    if only:
+        entries = [entry for entry in entries if any(word in entry[0] for word in only)]
     fewer = sorted({round(steps / speed) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5, 6)})
     return compare(
         pipe, entries, prompts, steps=steps, repeats=repeats, call_arguments=arguments, verify=verify, fewer_steps=fewer
@@ -106,7 +135,7 @@ def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
 def verdict(found: dict[str, Curve], ours: set[str]) -> list[dict[str, Any]]:
     """For each of the speeds: our best curve, the best rival's, fewer steps, and the distances in dB."""
     rows = []
-    for speed in SPEEDS:
+    for speed in JUDGED:
         reached = {name: psnr for name, curve in found.items() if (psnr := curve.at(speed)) is not None}
         mine = max((name for name in reached if name in ours), key=reached.__getitem__, default=None)
         others = [name for name in reached if name not in ours and name != "fewer steps"]
@@ -146,7 +175,7 @@ def draw(found: dict[str, Curve], ours: set[str], comparison: Comparison, path: 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
-    shown = [name for name in found if name not in ours or name.endswith(("order 2", "last residual"))]
+    shown = [name for name in found if len(found[name].points) > 1]
     for index, name in enumerate(shown):
         x, y = zip(*found[name].points, strict=True)
         style: dict[str, Any] = {"linestyle": "-", "marker": "o", "linewidth": 1.8}

@@ -21,6 +21,11 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
         sea = {"threshold": threshold, "max_consecutive_cached": skips}
         attach = functools.partial(_diffusers, config="SeaCacheConfig", settings=sea)
         found.append((f"diffusers SeaCache: {threshold:g}, {skips} skips", attach))
+    for interval in (2, 3, 4):
+        taylor = {"cache_interval": interval, "disable_cache_before_step": 5, "max_order": 1, "use_lite_mode": False}
+        taylor |= {"cache_identifiers": [r"blocks\.\d+\.(attn1|attn2|ffn)"]}
+        attach = functools.partial(_diffusers, config="TaylorSeerCacheConfig", settings=taylor)
+        found.append((f"diffusers TaylorSeer: {interval}", attach))
     if find_spec("cache_dit") is not None:
         found += _cache_dit_settings()
     return [(label, attach) for label, attach in found if _accepts(pipe, attach)]

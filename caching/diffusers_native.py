@@ -12,6 +12,7 @@ import torch
 
 from accel.anatomy import Anatomy, DenoiserAnatomy
 from accel.caching.hooked import Hooked, failed_in_hooks
+from accel.caching.parallel import group_of
 from accel.calls import Call, Outcome, Proceed
 from accel.lever import Idle, Lever
 from accel.method import Method
@@ -146,6 +147,10 @@ def _restored(value: Any) -> Any:
     return value
 
 
+# Those that measure inside the denoiser, where each device of a context-parallel group sees a part.
+MEASURES_SHARDS = ("FirstBlockCacheConfig",)
+
+
 class HookedCache(Lever):
     """Enables the cache on every denoiser when a pipeline call begins and takes it off when the call has ended."""
 
@@ -160,6 +165,12 @@ class HookedCache(Lever):
         self._problems, self._skipped, self._modules = {}, 0, 0
         for name, denoiser in denoisers.items():
             config = self.method.configuration()
+            if self.method.config in MEASURES_SHARDS and group_of(denoiser) is not None:
+                self._problems[name] = (
+                    f"{self.method.config} decides on each device alone and would hang on a denoiser that is spread "
+                    f"over several; use accel's own caches, which agree"
+                )
+                continue
             if hasattr(config, CLOCK):
                 setattr(config, CLOCK, lambda: self._timestep)
             try:

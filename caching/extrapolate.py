@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,6 +35,11 @@ class Extrapolate(Predictor, lever="predictor"):
     is exact where the answers are such a polynomial, whatever was forecast. On the pocket model it is worth 5-6 dB. It
     needs a scheduler whose step is linear in the output (`Anatomy.euler_steps`); others are left uncorrected. 0: off.
 
+    What is left to the forecast is not to lead astray until then, so where it is corrected it follows only the share
+    `damping` of the way that the polynomial goes (HiCache, arXiv 2508.16984, damps too): on the pocket model 2 dB at a
+    third or a quarter of the steps, where 0.6 is as good; on a score without guidance, which is smoother, it costs as
+    much. Uncorrected forecasts go the whole way.
+
     `space="x0"` extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
     (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 54 dB where extrapolating epsilon is 43,
@@ -46,6 +51,7 @@ class Extrapolate(Predictor, lever="predictor"):
     limit: float = knob(0.4, 0.0, None, "second-order term over first-order term, at most")
     space: str = knob("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
     corrector: int = knob(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
+    damping: float = knob(0.8, 0.0, 1.0, "share of the way that a forecast goes where it is corrected afterwards")
 
     @property
     def depth(self) -> int:
@@ -54,6 +60,9 @@ class Extrapolate(Predictor, lever="predictor"):
     @property
     def corrects(self) -> bool:
         return self.corrector > 0
+
+    def uncorrected(self) -> Extrapolate:
+        return replace(self, corrector=0)
 
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         values = [output.detach().clone() for output in outputs]
@@ -69,7 +78,8 @@ class Extrapolate(Predictor, lever="predictor"):
         now = at(call, [], kind, self._clean(kind))
         weights = extrapolation_weights([memory.time for memory in recent], now.time)
         answers = zip(*(memory.values for memory in recent), strict=True)
-        return now._replace(values=[_extrapolated(answer, *weights, self.limit) for answer in answers])
+        share = self.damping if self.corrects else 1.0
+        return now._replace(values=[_extrapolated(answer, *weights, self.limit, share) for answer in answers])
 
     def answer(self, call: Call, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
         if not self._clean(kind):
@@ -132,16 +142,17 @@ def extrapolation_weights(times: list[float], now: float) -> tuple[list[float], 
 
 
 def _extrapolated(
-    values: tuple[torch.Tensor, ...], line: list[float], parabola: list[float], limit: float
+    values: tuple[torch.Tensor, ...], line: list[float], parabola: list[float], limit: float, damping: float
 ) -> torch.Tensor:
     """The values continued, with the second-order term limited for each sample; no host sync."""
+    line = [damping * weight + (1.0 - damping) * (index == len(line) - 1) for index, weight in enumerate(line)]
     straight = _weighted(values, line)
     if any(parabola):
         bend = _weighted(values, parabola)
         axes = tuple(range(1, bend.ndim))
         slope = torch.linalg.vector_norm(straight - values[-1].float(), dim=axes, keepdim=True)
         share = limit * slope / torch.linalg.vector_norm(bend, dim=axes, keepdim=True).clamp_min(1e-30)
-        straight = straight + bend * share.clamp_max(1.0)
+        straight = straight + damping * bend * share.clamp_max(1.0)
     return straight.to(values[-1].dtype)
 
 

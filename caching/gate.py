@@ -58,6 +58,7 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
+        self.predictor = method.predictor if anatomy.euler_steps else method.predictor.uncorrected()
         self._peak = 0
         self.reset()
 
@@ -148,7 +149,7 @@ class CacheGate(Lever):
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        predictor, kind = self.method.predictor, self.anatomy.prediction
+        predictor, kind = self.predictor, self.anatomy.prediction
         memory, reason = predictor.remember(call, outputs, kind), decision.reason
         answer, gap, stream.gap = outcome.output, stream.gap, Gap()
         if gap.steps and memory.weight:
@@ -160,9 +161,9 @@ class CacheGate(Lever):
         return Outcome(answer, outcome.action, reason)
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
-        predictor, kind = self.method.predictor, self.anatomy.prediction
+        predictor, kind = self.predictor, self.anatomy.prediction
         forecast = predictor.forecast(call, stream.history, kind)
-        if predictor.corrects and self.anatomy.euler_steps:
+        if predictor.corrects:
             stream.gap.add(forecast)
         stream.skipped += 1
         self._peak = max(self._peak, self._held_bytes())

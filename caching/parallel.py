@@ -24,7 +24,7 @@ def largest(call: Call, distance: float | None) -> float | None:
     Costs one reduction of a number where there are several devices, and nothing else. Whether there is a distance
     follows from shapes and history, which are alike on all devices, so they all come here or none does.
     """
-    group = None if distance is None else _group(call.module)
+    group = None if distance is None else group_of(call.module)
     if group is None or distance is None:
         return distance
     # What is not a number has no maximum that all devices would agree on.
@@ -35,7 +35,7 @@ def largest(call: Call, distance: float | None) -> float | None:
 
 def average(call: Call, alignment: torch.Tensor | None) -> torch.Tensor | None:
     """The mean of the alignments, (B,): devices that predicted differently would go on with different latents."""
-    group = None if alignment is None else _group(call.module)
+    group = None if alignment is None else group_of(call.module)
     if group is None or alignment is None:
         return alignment
     value = alignment.clone()
@@ -48,14 +48,14 @@ def parts_here(denoiser: torch.nn.Module, tokens: Iterable[torch.Tensor]) -> lis
 
     Some denoisers (Wan, QwenImage) split their tokens on the way into the first block, behind what a probe hears there.
     """
-    group = _group(denoiser)
+    group = group_of(denoiser)
     if group is None:
         return []
     size, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
     return [whole.tensor_split(size, dim=1)[rank] for whole in tokens if whole.ndim == 3]
 
 
-def _group(denoiser: torch.nn.Module) -> Any:
+def group_of(denoiser: torch.nn.Module) -> Any:
     """The process group that shares this denoiser's calls, or None."""
     config = getattr(denoiser, "_parallel_config", None)
     context = getattr(config, "context_parallel_config", None)

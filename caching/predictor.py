@@ -49,6 +49,10 @@ class Predictor(Method, lever="predictor", abstract=True):
         """Whether the first computed step after forecasts makes up for their errors."""
         return False
 
+    def uncorrected(self) -> Predictor:
+        """The same for schedulers whose steps cannot be made up for."""
+        return self
+
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         """What to keep of a computed answer."""
         return at(call, [output.detach().clone() for output in outputs], kind)

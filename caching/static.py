@@ -35,10 +35,10 @@ class OptimalSchedule(CacheMethod):
         return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, self._rules(anatomy))
 
     def _rules(self, anatomy: Anatomy) -> Rules:
-        predictor = self.predictor
-        polynomial = isinstance(predictor, Extrapolate)
-        order = min(predictor.order, 1) if polynomial else 0
-        corrector = min(predictor.corrector, 2) if polynomial and anatomy.euler_steps else 0
+        predictor = self.predictor if anatomy.euler_steps else self.predictor.uncorrected()
+        order, corrector = (0, 0)
+        if isinstance(predictor, Extrapolate):
+            order, corrector = min(predictor.order, 1), min(predictor.corrector, 2)
         return Rules(self.warmup, self.final, self.max_skips, order, corrector)
 
 

@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 # Distances to the last computed step are recorded up to so many steps back.
 LAGS = 8
+# ... behind so many blocks: of `FirstBlockCache`, and of `DBCache` in its fast and in its careful setting.
+DEPTHS = (1, 2, 8)
 # Signals and "output", which they are to predict: change since the previous step, mean |now - before| / mean |before|.
 CHANGES = (
     "modulated_input",
@@ -34,14 +36,14 @@ class Trace:
     """One run of one denoiser, as its leading stream saw it: T steps.
 
     changes: for each name of `CHANGES` that this model has, T relative changes since the previous step; not a number
-    where there is no previous step. drifts: T rows, the relative change of the first block's residual against 1, 2, ...
-    `LAGS` steps before (fewer at the beginning); empty where there is no first block. rates: T rows, how far the output
-    moved for each unit that the input did, mean |out - out'| / mean |in - in'|, against the same steps. moves: T mean
-    absolute changes of the input since the previous step, 0 at the first. sizes: T mean absolute outputs.
+    where there is no previous step. drifts: for each of `DEPTHS` that this model has, T rows, the relative change of
+    those first blocks' residual against 1, 2, ... `LAGS` steps before (fewer at the beginning). rates: T rows, how far
+    the output moved for each unit that the input did, mean |out - out'| / mean |in - in'|, against the same steps.
+    moves: T mean absolute changes of the input since the previous step, 0 at the first. sizes: T mean absolute outputs.
     """
 
     changes: Mapping[str, tuple[float, ...]]
-    drifts: Rows
+    drifts: Mapping[int, Rows]
     rates: Rows
     moves: tuple[float, ...]
     sizes: tuple[float, ...]

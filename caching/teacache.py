@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 
@@ -16,6 +17,8 @@ from accel.method import finite_numbers, knob
 
 # What a signal listens to: the first block's self-attention receives the modulated input.
 SIGNALS = {"modulated_input": "input", "time_embedding": "output", "time_projection": "output"}
+# (denoiser, coefficients, fitted range)
+Expert = tuple[str, tuple[float, ...], tuple[float, float] | None]
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class TeaCache(CacheMethod):
     coefficients: the polynomial, highest power first; by default the published set for this model. Published
     polynomials fall below zero outside the range that they were fitted on, which would delay the next computed step
     without bound, so distances are clipped to `fitted_range` (where known) and the polynomial at zero; clamp=0 turns
-    this off, for reproducing reference schedules.
-    A model without a published set is left alone and the report says how to get coefficients: `accel.caching.record`.
+    this off, for reproducing reference schedules. experts: where a pipeline has several denoisers, a polynomial for each
+    of them, (denoiser, coefficients, fitted range), in the place of `coefficients`.
+    A model without a published set is left alone and the report says how to get coefficients: `accel.calibrate`.
     Memory: the signal of one step ((B, N, D) for the modulated input) and the predictor's outputs. A skipped step
     costs the denoiser up to the probe. Not for compiled models or blocks, because nobody can leave a graph: all steps
     compute and the report says so; `FirstBlockCache` probes compiled blocks from outside.
@@ -43,6 +47,7 @@ class TeaCache(CacheMethod):
     _: KW_ONLY
     warmup: int = knob(1, 1, 1000, "first steps that always compute")
     max_skips: int = knob(6, 1, 1000, "most predictions in a row")
+    experts: tuple[Expert, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +55,8 @@ class TeaCache(CacheMethod):
             value = getattr(self, name)
             if value is not None and not (finite_numbers(value) and value and len(value) == (length or len(value))):
                 raise ValueError(f"TeaCache.{name} must be a tuple of {length or 'some'} numbers, not {value!r}.")
+        if self.experts is not None:
+            object.__setattr__(self, "experts", _checked(self.experts))  # JSON gives lists
         published.check("teacache", self.model)
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
@@ -63,16 +70,26 @@ class TeaCache(CacheMethod):
             )
         return ProbedChange(Probe(path, SIGNALS[name]), fitted, bool(self.clamp)), Accumulate(self.threshold)
 
+    def given(self, denoiser: str) -> published.Polynomial | None:
+        """The polynomial that these settings hold for this denoiser, or None where they hold none."""
+        signal = "modulated_input" if self.signal == "auto" else self.signal
+        for name, coefficients, fitted_range in self.experts or ():
+            if name == denoiser:
+                return published.Polynomial("given", signal, coefficients, fitted_range)
+        if self.coefficients is not None:
+            return published.Polynomial("given", signal, self.coefficients, self.fitted_range)
+        return None
+
     def _fitted(self, anatomy: Anatomy, denoiser: str) -> published.Polynomial:
         """Given coefficients, else the named or the matching published set."""
-        if self.coefficients is not None:
-            signal = "modulated_input" if self.signal == "auto" else self.signal
-            return published.Polynomial("given", signal, self.coefficients, self.fitted_range)
+        given = self.given(denoiser)
+        if given is not None:
+            return given
         found = published.teacache(anatomy, denoiser, self.model, self.signal)
         if isinstance(found, str):
             raise NotApplicable(
                 f"TeaCache has no coefficients for {anatomy.denoisers[denoiser].kind} of this size ({found}). Fit them "
-                f"once with accel.caching.record(pipe, prompts).teacache() or use EasyCache, which needs none."
+                f"once with accel.calibrate(pipe, prompts).teacache() or use EasyCache, which needs none."
             )
         return found
 
@@ -99,3 +116,19 @@ class ProbedChange:
 
     def held(self) -> list[torch.Tensor]:
         return [] if self._previous is None else [self._previous]
+
+
+def _checked(experts: Any) -> tuple[Expert, ...]:
+    """The experts as nested tuples. Raises ValueError for anything else."""
+    found = []
+    for row in experts if isinstance(experts, (list, tuple)) else ():
+        if isinstance(row, (list, tuple)) and len(row) == 3 and isinstance(row[0], str):
+            coefficients, span = (tuple(part) if isinstance(part, list) else part for part in row[1:])
+            inside = span is None or (finite_numbers(span) and len(span) == 2)
+            if finite_numbers(coefficients) and coefficients and inside:
+                found.append((row[0], coefficients, span))
+    if not found or len(found) != len(experts):
+        raise ValueError(
+            f"TeaCache.experts must be rows of (denoiser, coefficients, fitted range or None), not {experts!r}."
+        )
+    return tuple(found)

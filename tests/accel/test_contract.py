@@ -262,11 +262,15 @@ def formula(
 
 def corrects(name: str, method: Any, now: Exchange) -> bool:
     """Whether the scheduler's step is an Euler step in coordinates that the predictor's values add up in."""
-    predictor, scheduler = method.predictor, pipeline(name).scheduler
-    euler = type(scheduler).__name__ in EULER and not scheduler.config.get("clip_sample")
-    if getattr(predictor, "corrector", 0) == 0 or not euler:
+    predictor = method.predictor
+    if getattr(predictor, "corrector", 0) == 0 or not takes_euler_steps(name):
         return False
     return now.next_sigma > 0 if space_of(name, predictor) == "x0" else name not in VELOCITY
+
+
+def takes_euler_steps(name: str) -> bool:
+    scheduler = pipeline(name).scheduler
+    return type(scheduler).__name__ in EULER and not scheduler.config.get("clip_sample")
 
 
 def space_of(name: str, predictor: Extrapolate) -> str:
@@ -313,11 +317,15 @@ def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.T
 
 
 def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
-    """The line through the last two points, plus the limited difference to the parabola through the last three."""
+    """The line through the last two points, plus the limited difference to the parabola through the last three; only a
+    share of the way from the last point where it will be corrected."""
     times = [s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas
     if predictor.order == 0:
         return values[-1]
     line = polynomial(times[-3:-1], values[-2:], times[-1])
+    if predictor.corrector and takes_euler_steps(name):
+        assert predictor.order == 1
+        return values[-1] + predictor.damping * (line - values[-1])
     if predictor.order == 1 or len(values) < 3:
         return line
     bend = polynomial(times[-4:-1], values[-3:], times[-1]) - line

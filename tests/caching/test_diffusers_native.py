@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -324,3 +325,17 @@ def test_two_pipelines_of_one_class_are_independent() -> None:
     with accel.accelerate(pipeline("wan"), cache=CONFIGS["mag"]()):
         run(pipeline("wan"), TINY["wan"])
         assert torch.equal(run(twin("wan"), TINY["wan"]), plain("wan"))
+
+
+def test_first_block_cache_is_refused_where_it_would_hang() -> None:
+    """On a context-parallel denoiser each device would decide alone; see reference/ecosystem.md."""
+    pipe = TINY["wan"].build()
+    mesh = SimpleNamespace(get_group=lambda: object())
+    config = SimpleNamespace(context_parallel_config=SimpleNamespace(_flattened_mesh=mesh))
+    with accel.accelerate(pipe, cache=CONFIGS["first block"]()) as session:
+        lever = session._levers[0]
+        pipe.transformer._parallel_config = config
+        lever.begin({"transformer": pipe.transformer})
+        report = lever.report([])
+        lever.end()
+    assert not report.engaged and "would hang" in report.reason

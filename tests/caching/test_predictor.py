@@ -61,8 +61,18 @@ def test_last_residual_reuses_an_output_without_counterpart_in_the_input():
 @pytest.mark.parametrize("sigmas", [(0.9, 0.8, 0.7), (0.95, 0.9, 0.6)])
 def test_undamped_extrapolation_is_exact_for_polynomials_of_its_order(order, sigmas):
     f = polynomial(*[1.0, -2.0, 3.0][: order + 1])
-    found = predicted(Extrapolate(order, limit=float("inf")), sigmas, [f(s) for s in sigmas], 0.45)
+    found = predicted(Extrapolate(order, limit=float("inf"), damping=1.0), sigmas, [f(s) for s in sigmas], 0.45)
     torch.testing.assert_close(found, f(0.45), rtol=1e-5, atol=1e-5)
+
+
+def test_a_forecast_that_is_corrected_afterwards_goes_a_share_of_the_way():
+    f = polynomial(1.0, -2.0)
+    whole, half = (
+        predicted(Extrapolate(1, damping=share), (0.9, 0.8), [f(0.9), f(0.8)], 0.6) for share in (1.0, 0.5)
+    )
+    torch.testing.assert_close(half - f(0.8), 0.5 * (whole - f(0.8)), rtol=1e-5, atol=1e-5)
+    uncorrected = predicted(Extrapolate(1, corrector=0, damping=0.5), (0.9, 0.8), [f(0.9), f(0.8)], 0.6)
+    torch.testing.assert_close(uncorrected, whole)
 
 
 def test_the_second_order_term_is_limited_to_a_share_of_the_first_sample_by_sample():
@@ -74,11 +84,11 @@ def test_the_second_order_term_is_limited_to_a_share_of_the_first_sample_by_samp
 
     sigmas, now = (0.9, 0.8, 0.7), 0.6
     values = [f(s) for s in sigmas]
-    line = predicted(Extrapolate(1), sigmas, values, now)
-    limited = predicted(Extrapolate(2, limit=0.05), sigmas, values, now)
+    line = predicted(Extrapolate(1, damping=1.0), sigmas, values, now)
+    limited = predicted(Extrapolate(2, limit=0.05, damping=1.0), sigmas, values, now)
     torch.testing.assert_close(limited[0], f(now)[0], rtol=1e-4, atol=1e-4)
     assert (limited[1] - line[1]).norm() == pytest.approx(float(0.05 * (line[1] - values[-1][1]).norm()), rel=1e-4)
-    torch.testing.assert_close(predicted(Extrapolate(2, limit=0.0), sigmas, values, now), line)
+    torch.testing.assert_close(predicted(Extrapolate(2, limit=0.0, damping=1.0), sigmas, values, now), line)
 
 
 @pytest.mark.parametrize("times", [[0.5], [0.5, 0.5], [0.9, 0.7], [0.9, 0.7, 0.7], [0.9, 0.9, 0.7], [0.9, 0.8, 0.7]])

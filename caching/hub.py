@@ -1,0 +1,209 @@
+"""Calibrations as files: small JSON with a schema version, beside a model or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel.caching.table import Table, Trace, falling
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
+
+FILE = "accel_calibration.json"
+SCHEMA = 1
+
+
+def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
+    """Writes the file whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    partial.write_text(to_json(calibration), encoding="utf-8")
+    partial.replace(target)
+
+
+def load(path: str | os.PathLike[str]) -> Calibration:
+    """Raises ValueError, in one sentence, for a file that is missing or malformed."""
+    name = os.fspath(path)
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"There is no calibration file {name}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The calibration file {name} cannot be read: {error}.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+    try:
+        return from_dict(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def from_pretrained(folder_or_repository: str | os.PathLike[str], **hub_arguments: Any) -> Calibration:
+    """From a folder that exists, else from the hub."""
+    if Path(folder_or_repository).is_dir():
+        return load(Path(folder_or_repository) / FILE)
+    from huggingface_hub import hf_hub_download
+
+    repository = os.fspath(folder_or_repository)
+    try:
+        path = hf_hub_download(repository, FILE, **hub_arguments)
+    except (OSError, ValueError) as error:  # what the hub raises derives from these
+        first = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{repository!r} is no folder, and no {FILE} could be had from a repository of that name: {first}."
+        ) from None
+    return load(str(path))
+
+
+def push(
+    calibration: Calibration,
+    repository: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    **hub_arguments: Any,
+) -> str:
+    """Returns the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repository, private=private, exist_ok=True)
+    content = to_json(calibration).encode()
+    arguments = {"commit_message": "Calibration for accel"} | hub_arguments
+    return str(api.upload_file(path_or_fileobj=content, path_in_repo=FILE, repo_id=repository, **arguments))
+
+
+def to_json(calibration: Calibration) -> str:
+    """One line for the key and one for each denoiser, so that differences can be read."""
+    tables = ",\n ".join(_line(_table_data(table)) for table in calibration.tables)
+    head = _line({"schema": SCHEMA, "key": asdict(calibration.key), "notes": calibration.notes})
+    return f'{head[:-1]},\n"tables":[\n {tables}\n]}}\n'
+
+
+def from_dict(data: object) -> Calibration:
+    """Raises ValueError, naming the field, for anything that is not a calibration."""
+    from accel.caching.calibration import Calibration, Key
+
+    if not isinstance(data, Mapping) or "tables" not in data:
+        raise ValueError('a calibration is a JSON object with "schema", "key" and "tables".')
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {data.get('schema')!r}, but this version reads {SCHEMA}.")
+    key = _get(data, "key", Mapping, "")
+    unknown = sorted(set(key) - {field.name for field in fields(Key)})
+    if unknown:
+        raise ValueError(f"key.{unknown[0]} is not a field of a calibration.")
+    texts = {name: _get(key, name, str, "key.") for name in ("model", "pipeline", "scheduler", "prediction")}
+    tables = _get(data, "tables", list, "")
+    if not tables:
+        raise ValueError("tables is empty.")
+    return Calibration(
+        Key(
+            **texts,
+            euler_steps=_get(key, "euler_steps", bool, "key."),
+            guidance=None if key.get("guidance") is None else float(_get(key, "guidance", (int, float), "key.")),
+            prompts=_get(key, "prompts", int, "key."),
+            settings=dict(_get(key, "settings", Mapping, "key.")),
+            arguments=dict(_get(key, "arguments", Mapping, "key.")),
+        ),
+        tuple(_table(table, f"tables[{index}].") for index, table in enumerate(tables)),
+        tuple(map(str, data.get("notes", ()))),
+    )
+
+
+def _line(data: object) -> str:
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+
+def _table_data(table: Table) -> dict[str, Any]:
+    data = {field.name: getattr(table, field.name) for field in fields(Table)}
+    return data | {"runs": [_trace_data(run) for run in table.runs]}
+
+
+def _trace_data(run: Trace) -> dict[str, Any]:
+    changes = {
+        name: [value if math.isfinite(value) else None for value in values] for name, values in run.changes.items()
+    }
+    return {field.name: getattr(run, field.name) for field in fields(Trace)} | {"changes": changes}
+
+
+def _table(data: object, where: str) -> Table:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where[:-1]} must be an object, not {data!r}.")
+    ratios = _numbers(data.get("ratios"), f"{where}ratios")
+    steps, start = len(ratios), _get(data, "start", int, where)
+    timetable = _numbers(data.get("timetable"), f"{where}timetable")
+    if not ratios or start < 0 or start + steps >= len(timetable) or not falling(timetable):
+        raise ValueError(f"{where}timetable must hold the falling noise levels of the {steps} steps and of the end.")
+    gram = _rows(data.get("gram"), f"{where}gram", steps)
+    if [len(row) for row in gram] != list(range(1, steps + 1)):
+        raise ValueError(f"{where}gram must be a lower triangle of {steps} rows.")
+    curves = _get(data, "curves", list, where)
+    if not all(isinstance(curve, list) and len(curve) == 2 and isinstance(curve[0], str) for curve in curves):
+        raise ValueError(f"{where}curves must be pairs of a kind of module and its rows.")
+    runs = _get(data, "runs", list, where)
+    if not runs:
+        raise ValueError(f"{where}runs is empty.")
+    return Table(
+        denoiser=_get(data, "denoiser", str, where),
+        kind=_get(data, "kind", str, where),
+        parameters=_get(data, "parameters", int, where),
+        start=start,
+        timetable=timetable,
+        runs=tuple(_trace(run, steps, f"{where}runs[{index}].") for index, run in enumerate(runs)),
+        ratios=ratios,
+        curves=tuple((kind, _rows(rows, f"{where}curves", None)) for kind, rows in curves),
+        gram=gram,
+    )
+
+
+def _trace(data: object, steps: int, where: str) -> Trace:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where[:-1]} must be an object, not {data!r}.")
+    changes, drifts = _get(data, "changes", Mapping, where), _get(data, "drifts", Mapping, where)
+    if "output" not in changes:
+        raise ValueError(f"{where}changes.output is missing.")
+    if not all(str(depth).isdigit() for depth in drifts):
+        raise ValueError(f"{where}drifts must be named by numbers of blocks.")
+    return Trace(
+        changes={
+            name: _numbers(
+                [math.nan if value is None else value for value in values] if isinstance(values, list) else values,
+                f"{where}changes.{name}", steps, finite=False,
+            )
+            for name, values in changes.items()
+        },  # fmt: skip
+        drifts={int(depth): _rows(rows, f"{where}drifts.{depth}", steps) for depth, rows in drifts.items()},
+        rates=_rows(data.get("rates"), f"{where}rates", steps),
+        moves=_numbers(data.get("moves"), f"{where}moves", steps),
+        sizes=_numbers(data.get("sizes"), f"{where}sizes", steps),
+    )
+
+
+def _get(data: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
+    value = data.get(name)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{where}{name} is {'missing' if value is None else f'not valid: {value!r}'}.")
+    return value
+
+
+def _rows(value: object, where: str, count: int | None) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(value, list) or (count is not None and len(value) != count):
+        raise ValueError(f"{where} must be a list of {'rows' if count is None else f'{count} rows'} of numbers.")
+    return tuple(_numbers(row, where) for row in value)
+
+
+def _numbers(value: object, where: str, count: int | None = None, finite: bool = True) -> tuple[float, ...]:
+    right = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    if not right or (count is not None and len(value) != count):  # type: ignore[arg-type]
+        raise ValueError(f"{where} must be a list of {'' if count is None else f'{count} '}numbers.")
+    numbers = tuple(map(float, value))  # type: ignore[call-overload]
+    if finite and not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{where} must be finite.")
+    return numbers

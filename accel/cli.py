@@ -1,4 +1,4 @@
-"""The command `accel`: demo, compare, frontier, inspect, presets."""
+"""The command `accel`: demo, compare, frontier, calibrate, inspect, presets."""
 
 from __future__ import annotations
 
@@ -78,6 +78,21 @@ def measure_frontier(options: argparse.Namespace) -> None:
     print(result, *lines, f"\nTable, data and picture: {options.out}", sep="\n")
 
 
+def calibrate_model(options: argparse.Namespace) -> None:
+    """Records a model once, for all the caches that need to know something about it."""
+    from accel.caching import calibrate
+    from accel.contest import quiet
+
+    prompts = _recorded_prompts(options.prompts, options.model)
+    pipe, arguments = _load(options.model, options), _call_arguments(options)
+    if options.steps is not None:
+        arguments["num_inference_steps"] = options.steps
+    with quiet(pipe):
+        calibration = calibrate(pipe, prompts, layer_lags=options.layer_lags, progress=True, **arguments)
+    calibration.save(options.out)
+    print(calibration, f"\nCalibration: {options.out}", sep="\n")
+
+
 def inspect_model(options: argparse.Namespace) -> None:
     """What the pipeline consists of."""
     from accel.anatomy import inspect
@@ -106,6 +121,21 @@ def _pocket_prompts(prompts: Sequence[str]) -> Sequence[str]:
     for prompt in prompts:
         Caption.parse(prompt)
     return prompts
+
+
+def _recorded_prompts(given: str, model: str) -> Sequence[str]:
+    """The lines of a file, or so many of the pocket model's own captions."""
+    if given.isdigit():
+        if not model.startswith("pocket:"):
+            raise ValueError(f"{model!r} has no prompts of its own: give a file with one prompt per line, --prompts FILE.")
+        from accel import pocket
+
+        return pocket.prompts(int(given), seed=3)
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompts in {given} cannot be read: {error}.") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _compare(
@@ -200,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_compare(commands)
     _add_frontier(commands)
+    _add_calibrate(commands)
     _add_inspect(commands)
     listing = commands.add_parser("presets", help="list the presets and what they promise")
     listing.set_defaults(command=list_presets)
@@ -239,6 +270,25 @@ def _add_frontier(commands: Any) -> None:
     command.set_defaults(command=measure_frontier)
 
 
+def _add_calibrate(commands: Any) -> None:
+    command = commands.add_parser(
+        "calibrate", help="record a model on a few prompts for TeaCache, MagCache, SmoothCache, schedules, thresholds"
+    )
+    command.add_argument(
+        "model", metavar="MODEL", nargs="?", default="pocket:video", help="pocket:video, a diffusers folder, or a model id"
+    )
+    command.add_argument(
+        "--prompts", default="10", help="a file with one prompt per line, or how many of the pocket model's own (10)"
+    )
+    command.add_argument("--out", type=Path, default=Path("calibration.json"), help="the file (calibration.json)")
+    command.add_argument(
+        "--layer-lags", type=int, default=3, help="steps in a row that SmoothCache may reuse; 0 saves memory (3)"
+    )
+    _add_call(command, steps=None)
+    _add_machine(command)
+    command.set_defaults(command=calibrate_model)
+
+
 def _add_inspect(commands: Any) -> None:
     command = commands.add_parser("inspect", help="show what a pipeline consists of")
     _add_model(command)
@@ -257,12 +307,16 @@ def _add_machine(command: argparse.ArgumentParser) -> None:
 
 def _add_measurement(command: argparse.ArgumentParser, out: str, steps: int | None) -> None:
     command.add_argument("--out", type=Path, default=Path(out), help=f"folder for the results ({out})")
+    _add_call(command, steps)
+    command.add_argument("--repeats", type=int, default=1, help="timed runs per prompt and seed (1)")
+    _add_machine(command)
+
+
+def _add_call(command: argparse.ArgumentParser, steps: int | None) -> None:
     command.add_argument("--steps", type=int, default=steps, help="inference steps")
     command.add_argument("--guidance", type=float, help="guidance scale")
     command.add_argument("--size", type=_size, help="size in pixels: 128 or 832x480")
     command.add_argument("--frames", type=int, help="number of frames")
-    command.add_argument("--repeats", type=int, default=1, help="timed runs per prompt and seed (1)")
-    _add_machine(command)
 
 
 def _add_films(command: argparse.ArgumentParser) -> None:

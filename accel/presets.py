@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from accel.caching import SeaCache
+from accel.caching import OptimalSchedule
 from accel.recipe import Recipe
 
 DEFAULT = "balanced"
@@ -21,19 +21,19 @@ class Preset:
 PRESETS = {
     "lossless": Preset(
         "above 40 dB against the unaccelerated output",
-        Recipe(cache=SeaCache(0.1, warmup=3, max_skips=3, final=2)),
+        Recipe(cache=OptimalSchedule(0.65)),
     ),
     "balanced": Preset(
         "about 30 dB",
-        Recipe(cache=SeaCache(0.2, warmup=3, max_skips=4)),
+        Recipe(cache=OptimalSchedule(0.4)),
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=SeaCache(0.4, warmup=5, max_skips=5)),
+        Recipe(cache=OptimalSchedule(0.3)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
-        Recipe(cache=SeaCache(0.5, warmup=3, max_skips=6)),
+        Recipe(cache=OptimalSchedule(0.22)),
     ),
 }
 

@@ -1,6 +1,8 @@
 """Timestep feature caching: signal × decider × predictor at the denoiser's boundary."""
 
 from accel.caching.adacache import AdaCache
+from accel.caching.averages import calibrate
+from accel.caching.calibration import Calibration
 from accel.caching.dbcache import DBCache
 from accel.caching.deepcache import DeepCache
 from accel.caching.dicache import Align, DiCache
@@ -10,12 +12,10 @@ from accel.caching.extrapolate import Extrapolate
 from accel.caching.firstblock import FirstBlockCache
 from accel.caching.fora import FORA
 from accel.caching.interval import FixedInterval
-from accel.caching.layer_errors import record_layer_errors
 from accel.caching.magcache import MagCache
 from accel.caching.method import CacheMethod
 from accel.caching.pab import PAB
 from accel.caching.predictor import LastOutput, LastResidual, Predictor
-from accel.caching.recorder import Recording, record
 from accel.caching.reuse_method import ReuseMethod
 from accel.caching.seacache import SeaCache
 from accel.caching.smoothcache import SmoothCache
@@ -30,6 +30,7 @@ __all__ = [
     "AdaCache",
     "Align",
     "CacheMethod",
+    "Calibration",
     "DBCache",
     "DeepCache",
     "DiCache",
@@ -43,7 +44,6 @@ __all__ = [
     "MagCache",
     "OptimalSchedule",
     "Predictor",
-    "Recording",
     "ReuseMethod",
     "SeaCache",
     "SmoothCache",
@@ -51,6 +51,5 @@ __all__ = [
     "TGate",
     "TeaCache",
     "TextKeyValueCache",
-    "record",
-    "record_layer_errors",
+    "calibrate",
 ]

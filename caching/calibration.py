@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from accel.method import Method
 # A polynomial that explains less of the output's change than this is no better than a fixed interval.
 GOOD_FIT = 0.5
 ENOUGH_RUNS = 10
+M = TypeVar("M", bound=Method)
 Plain = str | int | float | bool | None
 # Settings of schedulers that do not change the noise levels of a run.
 INDIFFERENT = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
@@ -68,33 +69,41 @@ class Calibration:
         """The noise levels of the recorded run and, last, of its end."""
         return self._run().timetable[self.tables[0].start :]
 
-    def teacache(self, threshold: float = 0.15, signal: str = "auto", degree: int = 4) -> TeaCache:
+    def teacache(
+        self, threshold: float = 0.15, signal: str = "auto", degree: int = 4, **guards: Any
+    ) -> TeaCache:
         """TeaCache with a polynomial fitted by least squares, from signal change to output change.
 
-        signal: "auto" takes the one of TeaCache's that goes best with the output. Each expert has its own polynomial.
-        The first steps, where both move fast, take part as well; `fit_quality` says how well it fits.
+        signal: "auto" takes the one of TeaCache's that explains most. Each expert has its own polynomial.
+        The first steps, where both move fast, take part as well; `fit_quality` says how well it fits. guards: further
+        parameters of the method, such as warmup and max_skips; so in `magcache` and `smoothcache`.
         """
-        signal = self._tea_signal(signal)
+        signal = self._tea_signal(signal, degree)
         fits = [(table.denoiser, *self._fit(table, signal, degree)) for table in self.tables]
         if len(fits) > 1:
-            return TeaCache(threshold, signal=signal, experts=tuple(fits))
+            return TeaCache(threshold, signal=signal, experts=tuple(fits), **guards)
         _, coefficients, span = fits[0]
-        return TeaCache(threshold, coefficients=coefficients, signal=signal, fitted_range=span)
+        return TeaCache(threshold, coefficients=coefficients, signal=signal, fitted_range=span, **guards)
 
     def magcache(
-        self, threshold: float = 0.12, most: int = 4, retention: float = 0.2, steps: int | None = None
+        self,
+        threshold: float = 0.12,
+        most: int = 4,
+        retention: float = 0.2,
+        steps: int | None = None,
+        **guards: Any,
     ) -> MagCache:
         """MagCache with the mean ratio of each step over all runs, 1 at the first step of each denoiser.
 
         steps: of the runs to come, where they differ from the recorded ones.
         """
-        tables = self._at(steps).tables
-        ratios = [1.0] * (len(self._at(steps)._run().timetable) - 1)
-        for table in tables:
+        wanted = self._at(steps)
+        ratios = [1.0] * (len(wanted._run().timetable) - 1)
+        for table in wanted.tables:
             ratios[table.start : table.start + table.steps] = table.ratios
-        return MagCache(threshold, most, retention, ratios=tuple(ratios))
+        return MagCache(threshold, most, retention, ratios=tuple(ratios), **guards)
 
-    def smoothcache(self, alpha: float = 0.1) -> SmoothCache:
+    def smoothcache(self, alpha: float = 0.1, **guards: Any) -> SmoothCache:
         """SmoothCache with the recorded error curves; it may reuse as many steps in a row as `layer_lags`."""
         curves = tuple(curve for table in self.tables for curve in table.error_curves())
         if not curves:
@@ -102,8 +111,8 @@ class Calibration:
                 "This calibration has no error curves for SmoothCache: no attention or feed-forward module was reached, "
                 "or it was recorded with layer_lags=0."
             )
-        most = max(len(row) - 1 for _, _, rows in curves for row in rows)
-        return SmoothCache(alpha, curves, most=max(most, 1))
+        lags = max(len(row) - 1 for _, _, rows in curves for row in rows)
+        return SmoothCache(alpha, curves, **{"most": max(lags, 1), **guards})
 
     def schedule(
         self,
@@ -132,7 +141,7 @@ class Calibration:
             chosen += [sigma for sigma, wanted in zip(table.sigmas, computes, strict=True) if wanted]
         return StaticSchedule(tuple(chosen), predictor=predictor, final=final)
 
-    def threshold[M: Method](self, method: M, compute: float) -> M:
+    def threshold(self, method: M, compute: float) -> M:
         """The method, set so that it computes the fraction `compute` of the steps, or as near to it as it can be set.
 
         Found by simulating its decisions on the recorded numbers, without running the model: `threshold`, or SmoothCache's
@@ -150,7 +159,7 @@ class Calibration:
         """Share of the variance of the output's change that TeaCache's polynomial explains (R squared); of two experts
         the lower one.
         """
-        signal = self._tea_signal(signal)
+        signal = self._tea_signal(signal, degree)
         return min(self._explained(table, signal, degree) for table in self.tables)
 
     def signals(self) -> dict[str, float]:
@@ -197,11 +206,12 @@ class Calibration:
         for table in self.tables:
             low, high = min(table.sigmas), max(table.sigmas)
             lines.append(
-                f"  {table.denoiser}: {table.kind}, {len(table.runs)} runs of {table.steps} steps, "
+                f"  {table.denoiser}: {table.kind}, {table.steps} steps, prompts recorded: {len(table.runs)}, "
                 f"noise levels {high:.4g} to {low:.4g}"
             )
-        called = {"guidance": key.guidance} | dict(key.arguments)
-        lines.append("  called with " + ", ".join(f"{name} {value}" for name, value in called.items()))
+        called = {"guidance_scale": key.guidance} | dict(key.arguments)
+        known = [f"{name}={value}" for name, value in called.items() if value is not None]
+        lines.append("  called with " + (", ".join(known) or "its defaults"))
         ranked = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in self.signals().items()]
         lines.append("  rank correlation with the output's change: " + ", ".join(ranked))
         for name in self._recorded(SIGNALS):
@@ -213,11 +223,11 @@ class Calibration:
         found = list(self.notes)
         runs = min(len(table.runs) for table in self.tables)
         if runs < ENOUGH_RUNS:
-            found.append(f"{runs} runs: thresholds and polynomials of {ENOUGH_RUNS} and more are stable")
+            found.append(f"recorded on {runs} prompts only: thresholds and polynomials are stable from about {ENOUGH_RUNS}")
         known = self._recorded(SIGNALS)
         if not known:
             found.append("TeaCache cannot be calibrated, because this model has none of its signals")
-        elif max(self._quality_or_nan(name) for name in known) < GOOD_FIT:
+        elif max(self._quality_or_none(name) or 0.0 for name in known) < GOOD_FIT:
             found.append("TeaCache's polynomial hardly explains the output: prefer a schedule or another cache")
         if not any(table.curves for table in self.tables):
             found.append("SmoothCache cannot be calibrated, because no error curves were recorded")
@@ -272,7 +282,7 @@ class Calibration:
         places = np.linspace(0, self.steps, steps + 1)
         return self.resampled(np.interp(places, np.arange(self.steps + 1), self.sigmas).tolist())
 
-    def _completed[M: Method](self, method: M) -> M:
+    def _completed(self, method: M) -> M:
         """With the constants of this calibration, where the method has none of its own."""
         bare: Any = method
         if isinstance(method, TeaCache) and not (method.coefficients or method.experts or method.model):
@@ -292,12 +302,12 @@ class Calibration:
         """The signals that every denoiser has."""
         return [name for name in names if all(len(table.pairs(name)[0]) for table in self.tables)]
 
-    def _tea_signal(self, signal: str) -> str:
+    def _tea_signal(self, signal: str, degree: int) -> str:
         if signal not in ("auto", *SIGNALS):
             raise ValueError(f"The signal must be one of auto, {', '.join(SIGNALS)}, not {signal!r}.")
         known = self._recorded(SIGNALS)
         if signal == "auto" and known:
-            return next((name for name in self.signals() if name in known), known[0])
+            return max(known, key=lambda name: self._quality_or_none(name, degree) or 0.0)
         if signal not in known:
             what = "signal for TeaCache" if signal == "auto" else signal.replace("_", " ")
             raise ValueError(f"The calibration has no {what}: this model has no such module.")
@@ -323,15 +333,16 @@ class Calibration:
         residual = y - np.polyval(coefficients, x)
         return float(1.0 - residual.var() / max(float(y.var()), 1e-30))
 
-    def _quality_or_nan(self, signal: str) -> float:
+    def _quality_or_none(self, signal: str, degree: int = 4) -> float | None:
+        """None where there are too few steps for such a polynomial."""
         try:
-            return self.fit_quality(signal)
+            return self.fit_quality(signal, degree)
         except ValueError:
-            return math.nan
+            return None
 
     def _fit_sentence(self, signal: str) -> str:
-        quality = self._quality_or_nan(signal)
-        return "too few steps for a polynomial" if math.isnan(quality) else f"R² {quality:.2f}"
+        quality = self._quality_or_none(signal)
+        return "too few different steps for a polynomial" if quality is None else f"R² {quality:.2f}"
 
 
 def scheduler_settings(pipe: Any) -> dict[str, Plain]:

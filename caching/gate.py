@@ -85,6 +85,8 @@ class CacheGate(Lever):
         if not predicted:
             reason += f" ({_why_none(calls)})"
         notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
+        if predicted and self.method.predictor.corrects and not self.predictor.corrects:
+            notes.add(f"forecasts are not corrected under {', '.join(self.anatomy.schedulers.values())}")
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)

@@ -1,199 +1,259 @@
-"""Calibration: one recorder, run without any caching, yields the constants that TeaCache and MagCache need."""
+"""The recorder: a lever that computes every call and measures what caches want to know about it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from accel.anatomy import Anatomy, submodule
-from accel.caching.magcache import MagCache
-from accel.caching.signal import relative_distance
-from accel.caching.teacache import SIGNALS, TeaCache
+from accel.anatomy import Anatomy
+from accel.caching.firstblock import after_blocks
+from accel.caching.layer_errors import Errors, LayerErrors
+from accel.caching.method import NotApplicable
+from accel.caching.predictor import bases
+from accel.caching.probe import hearing, obstacle
+from accel.caching.seacache import SpectralChange
+from accel.caching.signal import Probe, relative_distance, sample_means
+from accel.caching.spaces import clean_from_output
+from accel.caching.table import DEPTHS, LAGS, Array
+from accel.caching.teacache import SIGNALS
 from accel.calls import Call, Outcome, Proceed, noise_part, tensors
 from accel.lever import Lever
 from accel.method import Method
-from accel.patch import listening, session_of
-from accel.recipe import Recipe
 from accel.report import CallRecord, LeverReport
-from accel.session import Session
+
+# Distances over several steps and inner products are measured on so many elements of each sample, the same ones in
+# every step: they are right to about 1 %, and a step of a video model costs 64 kB instead of hundreds of MB.
+ELEMENTS = 16384
+
+Values = list[torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One denoiser call compared with the same stream's call one step earlier.
+class Row(NamedTuple):
+    """One leading call compared with the same stream's calls before; see `Trace`."""
 
-    signals: relative change of each TeaCache signal; output: relative change of the denoiser's output; ratio: norm of
-    the residual (output - input) over that of the step before, mean over tokens.
-    """
-
-    run: int
-    denoiser: str
-    stream: str
-    leader: bool
+    step: int
     position: int
-    total: int
-    sigma: float
-    signals: dict[str, float]
-    output: float
+    changes: dict[str, float]
+    drifts: dict[int, tuple[float, ...]]
+    rates: tuple[float, ...]
+    move: float
+    size: float
     ratio: float
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What `record` measured. Belongs to the model, scheduler, sigma range and guidance that it was made with."""
+@dataclass
+class Course:
+    """One denoiser's part in one run."""
 
-    rows: tuple[Row, ...]
-
-    def teacache(self, threshold: float = 0.15, signal: str = "modulated_input", degree: int = 4) -> TeaCache:
-        """TeaCache with a polynomial fitted by least squares, from signal change to output change.
-
-        The first computed steps, where both move fast, take part as well; `fit_quality` says how well it fits.
-        """
-        x, y = self._pairs(signal)
-        coefficients = tuple(float(value) for value in np.polyfit(x, y, degree))
-        return TeaCache(
-            threshold,
-            coefficients=coefficients,
-            signal=signal,
-            fitted_range=(float(x.min()), float(x.max())),
-        )
-
-    def fit_quality(self, signal: str = "modulated_input", degree: int = 4) -> float:
-        """Share of the variance of the output's change that the polynomial explains (R squared)."""
-        x, y = self._pairs(signal)
-        residual = y - np.polyval(np.polyfit(x, y, degree), x)
-        return float(1.0 - residual.var() / max(float(y.var()), 1e-30))
-
-    def magcache(self, threshold: float = 0.12, most: int = 4, retention: float = 0.2) -> MagCache:
-        """MagCache with the mean ratio of each step over all runs, first entry 1."""
-        total = max(row.total for row in self.rows)
-        steps: list[list[float]] = [[] for _ in range(total)]
-        for row in self._leaders():
-            steps[row.position].append(row.ratio)
-        ratios = tuple(sum(values) / len(values) if values else 1.0 for values in steps)
-        return MagCache(threshold, most, retention, ratios=ratios)
-
-    def _leaders(self) -> list[Row]:
-        return [row for row in self.rows if row.leader]
-
-    def _pairs(self, signal: str) -> tuple[Any, Any]:
-        if signal not in SIGNALS:
-            raise ValueError(f"The signal must be one of {', '.join(SIGNALS)}, not {signal!r}.")
-        rows = [row for row in self._leaders() if math.isfinite(row.signals.get(signal, math.nan))]
-        if not rows:
-            raise ValueError(f"The recording has no {signal.replace('_', ' ')}: this model has no such module.")
-        return np.array([row.signals[signal] for row in rows]), np.array([row.output for row in rows])
-
-
-def record(
-    pipe: Any,
-    prompts: Sequence[str],
-    *,
-    generate: Callable[[Any, str, int], object] | None = None,
-    **arguments: Any,
-) -> Recording:
-    """Runs the pipeline once for each prompt, unaccelerated, and records what its denoisers do.
-
-    `arguments` go to every pipeline call (steps, size, guidance: use those of production, the constants belong to
-    them); `generate(pipe, prompt, index)` replaces the call altogether. An attached session is put back afterwards.
-    One prompt is enough for MagCache; 10 and more make a stable polynomial.
-    """
-    if isinstance(prompts, str) or not prompts:
-        raise ValueError('record wants a list of at least one prompt, such as ["a corgi surfing"].')
-    attached = session_of(pipe)
-    previous = attached.recipe if attached is not None else None
-    if attached is not None:
-        attached.restore()
-    method = _Record()
-    with Session(pipe, Recipe(cache=method, name="recording")):
-        for index, prompt in enumerate(prompts):
-            if generate is not None:
-                generate(pipe, prompt, index)
-            else:
-                pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
-    if previous is not None:
-        Session(pipe, previous)
-    if not method.rows:
-        raise ValueError("Nothing was recorded: the runs had fewer than two steps.")
-    return Recording(tuple(method.rows))
-
-
-@dataclass(frozen=True)
-class _Record(Method, lever="cache", abstract=True):
-    """The recorder in the place of a cache; `rows` fills during the runs."""
-
+    denoiser: str
+    timetable: tuple[float, ...]
     rows: list[Row] = field(default_factory=list)
+    answers: dict[str, Values] = field(default_factory=dict)  # for each stream and step, (rows, elements)
+    errors: Errors = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Equal for runs that can be averaged."""
+        return self.denoiser, self.timetable, *((row.step, row.position) for row in self.rows)
+
+    def inner_products(self) -> Array | None:
+        """(T, T), mean over the elements, the rows of the batch and the streams that were there in every step."""
+        found = []
+        for answers in self.answers.values():
+            if len(answers) == len(self.rows) and len({answer.shape for answer in answers}) == 1:
+                stacked = torch.stack(answers).double().flatten(1).numpy()
+                found.append(stacked @ stacked.T / stacked.shape[1])
+        return np.asarray(np.mean(found, axis=0)) if found else None
+
+
+@dataclass(frozen=True)
+class Record(Method, lever="cache", abstract=True):
+    """The recorder in the place of a cache; `courses` fills during the runs."""
+
+    layer_lags: int = 3
+    courses: list[Course] = field(default_factory=list)
 
     def build(self, anatomy: Anatomy) -> Lever:
-        return _Recorder(self, anatomy)
+        return Recorder(self, anatomy)
 
 
-class _Recorder(Lever):
-    """Computes every call and compares it with the same stream's last one."""
+class Track:
+    """What one stream keeps of its calls before: of the last one everything, of `LAGS` of them what is small."""
 
-    def __init__(self, method: _Record, anatomy: Anatomy) -> None:
+    def __init__(self, key: object, spectral: SpectralChange) -> None:
+        self.key, self.spectral = key, spectral
+        self.heard: dict[str, Values] = {}
+        self.blocks: dict[int, deque[torch.Tensor]] = {}  # elements of the first blocks' residual
+        self.past: deque[tuple[Values, Values]] = deque(maxlen=LAGS)  # input, output
+        self.norms: torch.Tensor | None = None
+
+
+class Recorder(Lever):
+    """Computes every call and compares it with the same stream's calls before."""
+
+    def __init__(self, method: Record, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self.reset()
+        self._layers = LayerErrors(anatomy, method.layer_lags)
+        self._probes = {name: dict(_probes(anatomy, name)) for name in anatomy.denoisers}
+        self._courses: dict[str, Course] = {}
+        self._tracks: dict[tuple[str, str], Track] = {}
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        self._layers.attach(denoisers)
+
+    def end(self) -> None:
+        self._layers.detach()
 
     def reset(self) -> None:
-        self._last: dict[tuple[str, str], tuple[dict[str, torch.Tensor], list[torch.Tensor], torch.Tensor]] = {}
+        """The run is over: what it measured goes to the method."""
+        errors = self._layers.take()
+        for name, course in self._courses.items():
+            course.errors = {key: value for key, value in errors.items() if key[0] == name}
+            self.method.courses.append(course)
+        self._courses, self._tracks = {}, {}
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         heard: dict[str, torch.Tensor] = {}
-        part = self.anatomy.denoisers[call.denoiser]
         with ExitStack() as stack:
-            for name, side in SIGNALS.items():
-                path = getattr(part, name)
-                module = submodule(getattr(call.module, "_orig_mod", call.module), path) if path else None
-                if module is not None:
-                    stack.enter_context(listening(module, side, _keeper(heard, name)))
+            for name, probe in self._probes[call.denoiser].items() if call.leader else ():
+                if obstacle(call.module, probe) is None:
+                    stack.enter_context(hearing(call.module, probe, _keeper(heard, name)))
+            stack.enter_context(self._layers.within(call))
             outcome = proceed(call)
-        self._compare(call, heard, tensors(outcome.output))
+        outputs = [output.detach().clone() for output in tensors(outcome.output)]
+        course = self._courses.setdefault(call.denoiser, Course(call.denoiser, call.moment.sigmas))
+        if call.leader:
+            course.rows.append(self._row(call, heard, outputs))
+        course.answers.setdefault(call.stream, []).append(_answer(call, outputs, self.anatomy.prediction))
         return outcome
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
-        return LeverReport("cache", "recording", engaged=False, reason=f"{len(self.method.rows)} calls recorded")
+        return LeverReport("cache", "recording", engaged=False, reason=f"{len(calls)} calls recorded")
 
-    def _compare(self, call: Call, heard: dict[str, torch.Tensor], outputs: list[torch.Tensor]) -> None:
-        outputs = [output.detach().clone() for output in outputs]
-        norms = _residual_norms(call, outputs)
-        last = self._last.get((call.denoiser, call.stream))
-        self._last[call.denoiser, call.stream] = (heard, outputs, norms)
-        if last is None or last[2].shape != norms.shape:
-            return
-        moment = call.moment
-        self.method.rows.append(
-            Row(
-                run=moment.run,
-                denoiser=call.denoiser,
-                stream=call.stream,
-                leader=call.leader,
-                position=moment.position,
-                total=moment.total,
-                sigma=moment.sigma,
-                signals={name: relative_distance([heard[name]], [last[0][name]]) for name in heard},
-                output=relative_distance(outputs, last[1]),
-                ratio=float((norms / last[2].clamp_min(1e-8)).mean()),
-            )
+    def _row(self, call: Call, heard: dict[str, torch.Tensor], outputs: Values) -> Row:
+        track = self._track(call)
+        inputs = [_noisy(value, output).detach().clone() for value, output in zip(call.latents, outputs, strict=False)]
+        blocks = {depth: elements(heard.pop(f"residual {depth}")) for depth in DEPTHS if f"residual {depth}" in heard}
+        changes = self._changes(call, track, {name: [value] for name, value in heard.items()}, inputs, outputs)
+        norms, past = _residual_norms(inputs, outputs), list(reversed(track.past))
+        row = Row(
+            step=call.moment.step,
+            position=call.moment.position,
+            changes=changes,
+            drifts={depth: _drifts(block, track.blocks.get(depth, ())) for depth, block in blocks.items()},
+            rates=tuple(_rate(inputs, outputs, *then) for then in past),
+            move=float(sample_means(_minus(inputs, past[0][0])).max()) if past else 0.0,
+            size=float(sample_means(outputs[: len(inputs)]).min()),
+            ratio=1.0 if track.norms is None else float((norms / track.norms.clamp_min(1e-8)).mean()),
         )
+        track.norms = norms
+        track.past.append((inputs, outputs[: len(inputs)]))
+        for depth, block in blocks.items():
+            track.blocks.setdefault(depth, deque(maxlen=LAGS)).append(block)
+        return row
+
+    def _changes(
+        self, call: Call, track: Track, heard: dict[str, Values], inputs: Values, outputs: Values
+    ) -> dict[str, float]:
+        now = heard | {"latents": inputs, "output": outputs}
+        changes = {name: _distance(values, track.heard.get(name)) for name, values in now.items()}
+        spectral = track.spectral.observe(call, None)
+        track.heard = now
+        return changes | {"spectral": float("nan") if spectral is None else spectral}
+
+    def _track(self, call: Call) -> Track:
+        key = [(value.shape, value.dtype) for value in call.latents]
+        track = self._tracks.get((call.denoiser, call.stream))
+        if track is None or track.key != key:
+            spectral = SpectralChange(0.0, self.anatomy.prediction, self.anatomy.denoisers[call.denoiser].config)
+            track = self._tracks[call.denoiser, call.stream] = Track(key, spectral)
+        return track
+
+
+def elements(value: torch.Tensor) -> torch.Tensor:
+    """(B, ...) -> (B, at most `ELEMENTS`) in float32: all of them, or a random choice that depends on their number."""
+    flat = value.detach().flatten(1)
+    count = flat.shape[1]
+    if count > ELEMENTS:
+        chosen = torch.randint(count, (ELEMENTS,), generator=torch.Generator().manual_seed(count))
+        flat = flat[:, chosen.to(flat.device)]
+    return flat.float().clone()
+
+
+def _probes(anatomy: Anatomy, denoiser: str) -> Iterator[tuple[str, Probe]]:
+    for name, side in SIGNALS.items():
+        path = getattr(anatomy.denoisers[denoiser], name)
+        if path:
+            yield name, Probe(path, side)
+    for depth in DEPTHS:
+        try:
+            yield f"residual {depth}", after_blocks("Calibration", anatomy, denoiser, depth)
+        except NotApplicable:
+            return
 
 
 def _keeper(heard: dict[str, torch.Tensor], name: str) -> Callable[[torch.Tensor], None]:
     def keep(value: torch.Tensor) -> None:
-        heard.setdefault(name, value.detach().clone())
+        if name in heard:
+            return
+        if not name.startswith("residual"):
+            heard[name] = value.detach().clone()
+            return
+        entered, left = value
+        heard[name] = left - entered
+        if name == "residual 1":
+            heard["block_output"], heard["first_block"] = left.clone(), heard[name]
 
     return keep
 
 
-def _residual_norms(call: Call, outputs: list[torch.Tensor]) -> torch.Tensor:
+def _answer(call: Call, outputs: Values, kind: str) -> torch.Tensor:
+    """Elements of what a forecast continues, (rows, elements): the flow itself, else the clean estimate."""
+    if "flow" not in kind:
+        outputs = [
+            output if base is None else clean_from_output(output, base, call.moment.sigma, kind)
+            for output, base in zip(outputs, bases(call, outputs), strict=True)
+        ]
+    # A list of latents is a batch of samples.
+    rows = [value[None] for value in outputs[: len(call.latents)]] if len(call.latents) > 1 else outputs[:1]
+    return torch.cat([elements(row) for row in rows]).cpu()
+
+
+def _noisy(latents: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    part = noise_part(latents, output)
+    return latents if part is None else part
+
+
+def _minus(now: Values, then: Values) -> Values:
+    return [a.float() - b.float() for a, b in zip(now, then, strict=True)]
+
+
+def _distance(now: Values, then: Values | None) -> float:
+    if then is None or [value.shape for value in now] != [value.shape for value in then]:
+        return float("nan")
+    return relative_distance(now, then)
+
+
+def _drifts(now: torch.Tensor, past: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    return tuple(_distance([now], [then]) for then in reversed(past))
+
+
+def _rate(inputs: Values, outputs: Values, inputs_then: Values, outputs_then: Values) -> float:
+    """EasyCache's, the largest over the samples: mean|out - out'| / mean|in - in'|."""
+    moved = sample_means(_minus(inputs, inputs_then)).clamp_min(1e-12)
+    return float((sample_means(_minus(outputs[: len(outputs_then)], outputs_then)) / moved).max())
+
+
+def _residual_norms(inputs: Values, outputs: Values) -> torch.Tensor:
     """Norm over the channels of output - input, for every token. Channels: last axis of (B, N, C), else 1."""
-    base = noise_part(call.latents[0], outputs[0])
-    residual = outputs[0].float() - (0 if base is None else base.float())
+    residual = outputs[0].float()
+    if inputs and inputs[0].shape == outputs[0].shape:
+        residual = residual - inputs[0].float()
     norms: torch.Tensor = residual.norm(dim=-1 if residual.ndim == 3 else 1)
     return norms

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import singledispatch
+from typing import TypeVar
 
 from accel.caching.dbcache import Capped, DBCache
 from accel.caching.decider import Accumulate, Decider, Every, Magnitude, guard
@@ -29,6 +30,7 @@ from accel.caching.teacache import TeaCache
 from accel.clock import Moment
 from accel.method import Method
 
+M = TypeVar("M", bound=Method)
 # distance(step, computed): what the signal would measure in this step, given the steps computed before.
 Distance = Callable[[int, Sequence[int]], float | None]
 # The parameter that trades speed for fidelity: the first of these that a method has.
@@ -171,7 +173,7 @@ def _reused(method: ReuseMethod, table: Table, first: int) -> list[float]:
     return [len(reused) / max(len(kinds), 1) for reused in method.simulate(policy, moments)]
 
 
-def tuned(method: Method, tables: Sequence[Table], compute: float) -> Method:
+def tuned(method: M, tables: Sequence[Table], compute: float) -> M:
     """The method with its dial at the setting whose simulated fraction is nearest to `compute`.
 
     Raises ValueError where the method's own guards keep it from computing as little.
@@ -189,12 +191,18 @@ def tuned(method: Method, tables: Sequence[Table], compute: float) -> Method:
     least = at(most)
     if compute < least - 0.5 / sum(table.steps for table in tables):
         raise ValueError(
-            f"{method} computes at least {least:.2f} of the steps whatever its {dial}, so not {compute:g}; "
-            f"lower warmup, final or retention, or raise max_skips or most."
+            f"{type(method).__name__} computes at least {least:.2f} of the steps whatever its {dial}, so not {compute:g}, "
+            f"because of {_guards(method)}."
         )
     values = range(1, max(table.steps for table in tables) + 1) if dial == "interval" else _bisected(at, compute)
     best = min(values, key=lambda value: abs(at(value) - compute))
     return replace(method, **{dial: best})  # type: ignore[arg-type]
+
+
+def _guards(method: Method) -> str:
+    """The settings that keep a method from skipping, whatever it measures."""
+    known = ("warmup", "final", "retention", "max_skips", "most", "max_cached", "min_steps")
+    return ", ".join(f"{name}={getattr(method, name)}" for name in known if hasattr(method, name))
 
 
 def _bisected(at: Callable[[float], float], compute: float) -> list[float]:

@@ -115,6 +115,7 @@ def test_other_schedulers_are_left_uncorrected() -> None:
     corrected, report = ended(pipe, Extrapolate(1, corrector=2, space="output"))
     assert torch.equal(plain, corrected)
     assert not any("corrects" in call.reason for call in report.calls)
+    assert "not corrected under DPMSolverMultistepScheduler" in report.levers[0].reason
 
 
 def test_the_report_says_which_steps_correct() -> None:

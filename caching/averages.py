@@ -1,0 +1,180 @@
+"""Runs the recorder over prompts and averages what it measured to a calibration."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from accel.anatomy import Anatomy
+from accel.caching.calibration import Calibration, Key, is_plain, scheduler_settings
+from accel.caching.layer_errors import Errors
+from accel.caching.recorder import Course, Record
+from accel.caching.smoothcache import Rows
+from accel.caching.table import CHANGES, DEPTHS, Table, Trace, rounded, rounded_row
+from accel.patch import session_of
+from accel.recipe import Recipe
+from accel.session import Session
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    generate: Callable[[Any, str, int], object] | None = None,
+    layer_lags: int = 3,
+    progress: bool = False,
+    **arguments: Any,
+) -> Calibration:
+    """Runs the pipeline once for each prompt, unaccelerated, and records all that the caches can be calibrated with.
+
+    prompts: one is enough for MagCache and a schedule, 10 and more make a stable polynomial and stable thresholds.
+    arguments: go to every pipeline call (steps, size, guidance: those of production, the numbers belong to them).
+    generate(pipe, prompt, index) replaces the call altogether. progress: say on stderr where it is.
+    layer_lags: how many steps in a row SmoothCache may reuse. It costs `layer_lags` outputs of every attention and
+    feed-forward module and stream in memory; 0 saves that, and SmoothCache is left out. Apart from that, the tokens
+    behind the first blocks of two steps, and 16 latents.
+    An attached session is put back afterwards, also after an exception; nothing stays on the pipeline.
+    Raises ValueError where there is no list of prompts, or no run of two steps.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError('calibrate wants a list of at least one prompt, such as ["a corgi surfing"].')
+    if type(layer_lags) is not int or layer_lags < 0:
+        raise ValueError(f"layer_lags must be a whole number from 0, not {layer_lags!r}.")
+    method = Record(layer_lags)
+    with _detached(pipe), Session(pipe, Recipe(cache=method, name="recording")) as session, _telling(progress) as tell:
+        anatomy = session.anatomy
+        for index, prompt in enumerate(prompts):
+            tell(f"recording prompt {index + 1} of {len(prompts)}")
+            if generate is not None:
+                generate(pipe, prompt, index)
+            else:
+                pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
+    tables, notes = _tables(method.courses, anatomy)
+    return Calibration(_key(pipe, anatomy, len(prompts), arguments), tables, notes)
+
+
+@contextmanager
+def _detached(pipe: Any) -> Iterator[None]:
+    """Takes an attached session off, and puts its recipe back afterwards."""
+    attached = session_of(pipe)
+    if attached is not None:
+        attached.restore()
+    try:
+        yield
+    finally:
+        if attached is not None:
+            Session(pipe, attached.recipe)
+
+
+@contextmanager
+def _telling(progress: bool) -> Iterator[Callable[[str], None]]:
+    if not progress:
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("recording") as status:
+        yield status.update
+
+
+def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]) -> Key:
+    known = {name: value for name, value in arguments.items() if is_plain(value)}
+    guidance = known.get("guidance_scale", _default(pipe, "guidance_scale"))
+    return Key(
+        model=anatomy.repository,
+        pipeline=anatomy.pipeline,
+        scheduler=", ".join(anatomy.schedulers.values()),
+        prediction=anatomy.prediction,
+        euler_steps=anatomy.euler_steps,
+        guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
+        prompts=prompts,
+        settings=scheduler_settings(pipe),
+        arguments=known,
+    )
+
+
+def _default(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call, None where it has no such argument."""
+    parameter = inspect.signature(pipe.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def _tables(courses: list[Course], anatomy: Anatomy) -> tuple[tuple[Table, ...], tuple[str, ...]]:
+    """One table for each denoiser, in the order of the run, and what was left out.
+
+    Raises ValueError where there is nothing to compare.
+    """
+    tables, notes = [], []
+    for name in dict.fromkeys(course.denoiser for course in courses):
+        mine = [course for course in courses if course.denoiser == name and course.inner_products() is not None]
+        longest = max(mine, key=lambda course: len(course.rows), default=None)
+        if longest is None or len(longest.rows) < 2:
+            notes.append(f"the {name} ran for less than two steps at a time: left out")
+            continue
+        kept = [course for course in mine if course.place == longest.place]
+        tables.append(_table(kept, anatomy))
+        if len(kept) < len(mine):
+            notes.append(f"{len(mine) - len(kept)} of {len(mine)} runs of the {name} had other steps: left out")
+    if not tables:
+        raise ValueError("Nothing was recorded: the runs had fewer than two steps.")
+    return tuple(sorted(tables, key=lambda table: table.start)), tuple(notes)
+
+
+def _table(courses: list[Course], anatomy: Anatomy) -> Table:
+    """The courses of one denoiser, all with the same noise levels."""
+    first = courses[0]
+    part = anatomy.denoisers[first.denoiser]
+    gram = np.mean([course.inner_products() for course in courses], axis=0).tolist()
+    ratios = np.mean([[row.ratio for row in course.rows] for course in courses], axis=0).tolist()
+    return Table(
+        denoiser=first.denoiser,
+        kind=part.kind,
+        parameters=part.parameters,
+        start=first.rows[0].position,
+        timetable=rounded_row(first.timetable, 8),
+        runs=tuple(_trace(course) for course in courses),
+        ratios=rounded_row(ratios, 6),
+        curves=_curves(courses),
+        gram=tuple(rounded_row(row[: index + 1], 9) for index, row in enumerate(gram)),
+    )
+
+
+def _trace(course: Course) -> Trace:
+    rows = course.rows
+    heard = [name for name in CHANGES if any(name in row.changes for row in rows)]
+    depths = [depth for depth in DEPTHS if all(depth in row.drifts for row in rows)]
+    return Trace(
+        changes={name: rounded_row([row.changes.get(name, math.nan) for row in rows]) for name in heard},
+        drifts={depth: tuple(rounded_row(row.drifts[depth], 4) for row in rows) for depth in depths},
+        rates=tuple(rounded_row(row.rates, 4) for row in rows),
+        moves=rounded_row([row.move for row in rows]),
+        sizes=rounded_row([row.size for row in rows]),
+    )
+
+
+def _curves(courses: list[Course]) -> tuple[tuple[str, Rows], ...]:
+    """For each kind of module the rows (sigma, E(1), E(2), ...), mean over depth, streams and runs."""
+    found: Errors = {}
+    for course in courses:
+        for place, lags in course.errors.items():
+            for lag, errors in lags.items():
+                found.setdefault(place, {}).setdefault(lag, []).extend(errors)
+    return tuple(
+        (kind, tuple(_curve(courses[0], found, kind, index) for index in range(len(courses[0].rows))))
+        for kind in sorted({kind for _, kind, _ in found})
+    )
+
+
+def _curve(course: Course, found: Errors, kind: str, index: int) -> tuple[float, ...]:
+    row = course.rows[index]
+    errors = found.get((course.denoiser, kind, row.step), {})
+    means: list[float] = []
+    while len(means) + 1 in errors:  # the lags from 1 up to the first that is missing
+        means.append(rounded(float(np.mean(errors[len(means) + 1]))))
+    return rounded(course.timetable[row.position], 8), *means

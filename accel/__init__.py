@@ -15,6 +15,7 @@ from accel.caching import (
     PAB,
     AdaCache,
     Align,
+    Calibration,
     DBCache,
     DeepCache,
     DiCache,
@@ -33,10 +34,12 @@ from accel.caching import (
     TeaCache,
     TextKeyValueCache,
     TGate,
+    calibrate,
 )
 from accel.front import accelerate, restore
 from accel.recipe import Recipe
 from accel.report import Report
+from accel.samplers import AdaptiveGuidance, GuidanceDelta, GuidanceInterval, LinearAG
 from accel.session import Session
 
 if TYPE_CHECKING:
@@ -48,7 +51,9 @@ __all__ = [
     "FORA",
     "PAB",
     "AdaCache",
+    "AdaptiveGuidance",
     "Align",
+    "Calibration",
     "DBCache",
     "DeepCache",
     "DiCache",
@@ -57,8 +62,11 @@ __all__ = [
     "Extrapolate",
     "FirstBlockCache",
     "FixedInterval",
+    "GuidanceDelta",
+    "GuidanceInterval",
     "LastOutput",
     "LastResidual",
+    "LinearAG",
     "MagCache",
     "OptimalSchedule",
     "Recipe",
@@ -71,6 +79,7 @@ __all__ = [
     "TeaCache",
     "TextKeyValueCache",
     "accelerate",
+    "calibrate",
     "compare",
     "restore",
 ]

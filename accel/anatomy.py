@@ -14,6 +14,10 @@ from accel.unet import UNetLayers, unet_layers
 # "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
 Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]
 
+# How the conditional and the unconditional answer of one step are asked for: the conditional one in a first call of its
+# own, or as the last or the first half of one batch.
+GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "unknown"]
+
 
 @dataclass(frozen=True)
 class DenoiserAnatomy:
@@ -43,7 +47,12 @@ class Anatomy:
     schedulers: dict[str, str]
     prediction: Prediction
     guidance: str
+    guidance_calls: GuidanceCalls
     euler_steps: bool  # every scheduler's update is an Euler step in noise level, so that it can be corrected later
+    # By scheduler: how its samples are scaled ("flow", "preserving", "exploding"; None: its update cannot be replaced),
+    # and how it is told noise levels ("shifted", "with end", "timesteps"; None: it cannot be).
+    samples: Mapping[str, str | None] = field(default_factory=dict)
+    levels: Mapping[str, str | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -81,9 +90,12 @@ def inspect(pipe: Any) -> Anatomy:
         repository=name,
         denoisers={key: _denoiser(module) for key, module in found.items()},
         schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
-        prediction=_prediction(next(iter(schedulers.values())), type(pipe).__name__),
+        prediction=prediction_of(next(iter(schedulers.values())), type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found),
+        guidance_calls=_guidance_calls(type(pipe).__name__),
         euler_steps=all(_euler(scheduler) for scheduler in schedulers.values()),
+        samples={key: _samples(scheduler) for key, scheduler in schedulers.items()},
+        levels={key: _levels(scheduler) for key, scheduler in schedulers.items()},
     )
 
 
@@ -174,7 +186,8 @@ def _kind(parts: list[str], module: torch.nn.Module) -> str | None:
     return kind
 
 
-def _prediction(scheduler: Any, pipeline: str) -> Prediction:
+def prediction_of(scheduler: Any, pipeline: str = "") -> Prediction:
+    """What the scheduler takes its model to predict or, given the pipeline's class name, what the denoiser does."""
     config = scheduler.config
     kind = config.get("prediction_type", "epsilon")
     if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas") or kind == "flow_prediction":
@@ -188,6 +201,20 @@ def _euler(scheduler: Any) -> bool:
     return forbidden is not None and not any(scheduler.config.get(setting) for setting in forbidden)
 
 
+def _samples(scheduler: Any) -> str | None:
+    known = families.DETERMINISTIC_STEPS.get(type(scheduler).__name__)
+    if known is None or any(scheduler.config.get(setting) in values for setting, values in known[1].items()):
+        return None
+    return "flow" if scheduler.config.get("use_flow_sigmas") else known[0]
+
+
+def _levels(scheduler: Any) -> str | None:
+    told, forbidden, required = families.NOISE_LEVELS.get(type(scheduler).__name__, (None, (), ()))
+    config = scheduler.config
+    able = all(config.get(name) for name in required) and not any(config.get(name) for name in forbidden)
+    return told if able else None
+
+
 def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:
     configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
     if any(config.get(families.EMBEDDED_GUIDANCE_FLAG) for config in configs):
@@ -197,3 +224,14 @@ def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:
     if pipeline.startswith(families.ONE_BATCHED_CALL):
         return "one batched call per step"
     return "not in the table; the report shows the streams seen"
+
+
+def _guidance_calls(pipeline: str) -> GuidanceCalls:
+    if any(part in pipeline for part in families.OTHER_BATCHES):
+        return "unknown"
+    if pipeline.startswith(families.TWO_CALLS):
+        return "two calls"
+    if not pipeline.startswith(families.ONE_BATCHED_CALL):
+        return "unknown"
+    first = pipeline.startswith(families.CONDITIONAL_HALF_FIRST)
+    return "conditional half first" if first else "conditional half last"

@@ -41,6 +41,7 @@ class Call:
     module: torch.nn.Module = field(repr=False)
     arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
+    guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
 
 
 Proceed = Callable[[Call], Outcome]

@@ -127,7 +127,9 @@ def _recorded_prompts(given: str, model: str) -> Sequence[str]:
     """The lines of a file, or so many of the pocket model's own captions."""
     if given.isdigit():
         if not model.startswith("pocket:"):
-            raise ValueError(f"{model!r} has no prompts of its own: give a file with one prompt per line, --prompts FILE.")
+            raise ValueError(
+                f"{model!r} has no prompts of its own: give a file with one prompt per line, --prompts FILE."
+            )
         from accel import pocket
 
         return pocket.prompts(int(given), seed=3)
@@ -275,7 +277,11 @@ def _add_calibrate(commands: Any) -> None:
         "calibrate", help="record a model on a few prompts for TeaCache, MagCache, SmoothCache, schedules, thresholds"
     )
     command.add_argument(
-        "model", metavar="MODEL", nargs="?", default="pocket:video", help="pocket:video, a diffusers folder, or a model id"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default="pocket:video",
+        help="pocket:video, a diffusers folder, or a model id",
     )
     command.add_argument(
         "--prompts", default="10", help="a file with one prompt per line, or how many of the pocket model's own (10)"

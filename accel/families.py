@@ -136,13 +136,57 @@ EULER_STEPS = {
     "CogVideoXDDIMScheduler": ("clip_sample", "thresholding"),
 }
 
+# Schedulers whose step is one deterministic update along the flow: how their samples are scaled ("flow", "preserving"
+# unit variance, or "exploding": x0 + sigma noise; with flow sigmas all are flows), and the settings with values under
+# which the step is something else.
+DETERMINISTIC_STEPS: dict[str, tuple[str, dict[str, tuple[object, ...]]]] = {
+    "FlowMatchEulerDiscreteScheduler": ("flow", {"stochastic_sampling": (True,)}),
+    "EulerDiscreteScheduler": ("exploding", {}),
+    "DDIMScheduler": ("preserving", {"clip_sample": (True,), "thresholding": (True,)}),
+    "CogVideoXDDIMScheduler": ("preserving", {}),  # its step never clips, whatever its settings say
+    "UniPCMultistepScheduler": ("preserving", {"thresholding": (True,)}),
+    "DPMSolverMultistepScheduler": (
+        "preserving",
+        {
+            "thresholding": (True,),
+            "algorithm_type": ("sde-dpmsolver", "sde-dpmsolver++"),
+            "variance_type": ("learned", "learned_range"),
+        },
+    ),
+}
+
+# Arguments of `step` that ask for another update: noise added, the estimate clipped, noise levels for each token.
+OTHER_UPDATES = ("eta", "s_churn", "use_clipped_model_output", "variance_noise", "per_token_timesteps")
+
+# How `set_timesteps` can be told noise levels: sigmas, which are "shifted", sigmas "with end", or training "timesteps";
+# the settings under which it cannot, and those without which it cannot.
+NOISE_LEVELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "FlowMatchEulerDiscreteScheduler": (
+        "shifted",
+        ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        (),
+    ),
+    "UniPCMultistepScheduler": (
+        "shifted",
+        ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        ("use_flow_sigmas",),
+    ),
+    "EulerDiscreteScheduler": ("with end", (), ()),
+    "DPMSolverMultistepScheduler": (
+        "timesteps",
+        ("use_karras_sigmas", "use_lu_lambdas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas"),
+        (),
+    ),
+}
+
 # Learned guidance: the scale is an input of the model and there is no unconditional pass to drop.
 EMBEDDED_GUIDANCE_FLAG = "guidance_embeds"
 
 # Pipelines that negate what the denoiser returns: it predicts x0 - noise. By the beginning of the class name.
 NEGATES_PREDICTION = ("ZImage", "Lumina", "HiDream", "NucleusMoE")
 
-# How the pipelines ask for classifier-free guidance, by the beginning of the pipeline's class name.
+# How the pipelines ask for classifier-free guidance, by the beginning of the pipeline's class name. In all of these the
+# conditional call comes first. Left out on purpose: ACE-Step (unconditional first), GLM-Image (three calls).
 TWO_CALLS = (
     "Wan",
     "QwenImage",
@@ -154,6 +198,10 @@ TWO_CALLS = (
     "Ovis",
     "LongCat",
     "Chroma",
+    "ChronoEdit",
+    "Kandinsky5",
+    "Lucy",
+    "Lumina2",
 )
 ONE_BATCHED_CALL = (
     "StableDiffusion",
@@ -169,4 +217,27 @@ ONE_BATCHED_CALL = (
     "Kolors",
     "HunyuanDiT",
     "AuraFlow",
+    "Lumina",
+    "ZImage",
+)
+# Those of them that put the conditional half first; all others put it last.
+CONDITIONAL_HALF_FIRST = ("Lumina", "ZImage")
+# Parts of a class name that say that the batch is not two halves: perturbed attention and editing batch three passes,
+# panoramas and LTX-2 combine several calls.
+OTHER_BATCHES = ("PAG", "InstructPix2Pix", "LTX2", "Panorama", "DiffEdit", "Safe")
+
+# What two-call pipelines name their calls (`cache_context`), and what the clock calls them where they do not.
+CONDITIONAL_CALLS = ("cond", "pred_cond", "pass 1")
+UNCONDITIONAL_CALLS = ("uncond", "pred_uncond", "pass 2")
+
+# Arguments that no batch is part of, even where their first size happens to be that of the batch.
+WITHOUT_BATCH = (
+    "image_rotary_emb",
+    "img_ids",
+    "txt_ids",
+    "img_shapes",
+    "rope_interpolation_scale",
+    "num_frames",
+    "height",
+    "width",
 )

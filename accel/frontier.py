@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,33 +64,40 @@ class Curve:
 
 def candidates(calibration: Calibration) -> list[tuple[str, Method]]:
     """Every method at every speed that it can be set to. Labels are "method: speed"."""
+    guards: dict[str, Any] = {"warmup": 5, "max_skips": 7}
+    thresholded: dict[str, Method] = {
+        "EasyCache": EasyCache(**guards),
+        "SeaCache": SeaCache(**guards),
+        "TeaCache": calibration.teacache(**guards),
+        "MagCache": calibration.magcache(most=7),
+        "FirstBlockCache": FirstBlockCache(**guards),
+        "DBCache, 2 blocks": DBCache(first=2, **guards),
+        "DiCache": DiCache(retention=0.1),
+        "SmoothCache": calibration.smoothcache(),
+    }
     found: list[tuple[str, Method]] = []
     for speed in SPEEDS:
-        compute, setting = 1.0 / speed, f"{speed:g}x"
-        guards: dict[str, Any] = {"warmup": 5, "max_skips": 7}
-        methods: dict[str, Method] = {
-            "optimal schedule": OptimalSchedule(compute),
-            "optimal schedule, calibrated": calibration.schedule(compute),
-            "interval": FixedInterval(round(speed), warmup=5),
-            "interval, not corrected": FixedInterval(round(speed), warmup=5, predictor=Extrapolate(corrector=0)),
-            "interval, last residual": FixedInterval(round(speed), warmup=5, predictor=LastResidual()),
-            "interval, last output": FixedInterval(round(speed), warmup=5, predictor=LastOutput()),
-            "EasyCache": calibration.threshold(EasyCache(**guards), compute),
-            "SeaCache": calibration.threshold(SeaCache(**guards), compute),
-            "TeaCache": calibration.threshold(calibration.teacache(**guards), compute),
-            "MagCache": calibration.threshold(calibration.magcache(most=7), compute),
-            "FirstBlockCache": calibration.threshold(FirstBlockCache(**guards), compute),
-            "DBCache, 2 blocks": calibration.threshold(DBCache(first=2, **guards), compute),
-            "DiCache": calibration.threshold(DiCache(retention=0.1), compute),
-            "SmoothCache": calibration.threshold(calibration.smoothcache(), compute),
-            "FORA": FORA(round(speed), warmup=5),
-        }
-        found += [(f"{name}: {setting}", method) for name, method in methods.items() if not _repeats(method, found)]
+        methods = _schedules(calibration, speed)
+        for name, method in thresholded.items():
+            with suppress(ValueError):  # its guards compute more than that
+                methods[name] = calibration.threshold(method, 1.0 / speed)
+        known = [method for _, method in found]
+        found += [(f"{name}: {speed:g}x", method) for name, method in methods.items() if method not in known]
     return [*found, ("PAB: default", PAB()), ("T-GATE: default", TGate()), ("AdaCache: default", AdaCache())]
 
 
-def _repeats(method: Method, found: list[tuple[str, Method]]) -> bool:
-    return any(method == known for _, known in found)
+def _schedules(calibration: Calibration, speed: float) -> dict[str, Method]:
+    """Methods that know beforehand what they compute."""
+    interval = FixedInterval(round(speed), warmup=5)
+    return {
+        "optimal schedule": OptimalSchedule(1.0 / speed),
+        "optimal schedule, calibrated": calibration.schedule(1.0 / speed),
+        "interval": interval,
+        "interval, not corrected": replace(interval, predictor=Extrapolate(corrector=0)),
+        "interval, last residual": replace(interval, predictor=LastResidual()),
+        "interval, last output": replace(interval, predictor=LastOutput()),
+        "FORA": FORA(round(speed), warmup=5),
+    }
 
 
 def measure(
@@ -105,7 +113,7 @@ def measure(
 ) -> Comparison:
     """Calibrates on some prompts, then compares everything on the others, which the calibration has not seen.
 
-    All of it in one process and interleaved, see `accel.compare`; `only` keeps the labels that contain one of its words.
+    All of it in one process and interleaved, see `accel.compare`; `only` keeps labels that contain one of its words.
     """
     arguments = dict(call_arguments or {})
     with quiet(pipe):
@@ -190,7 +198,7 @@ def draw(found: dict[str, Curve], ours: set[str], comparison: Comparison, path: 
     size = f"{settings['width']}x{settings['height']}x{settings['frames']}"
     axes.set_title(f"{settings['pipeline']}, {settings['steps']} steps, guidance {settings['guidance']}, {size}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, ncols=2) if shown else None
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -15,12 +15,27 @@ from accel.report import CallRecord, LeverReport
 class Lever(Protocol):
     """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
 
-    The order within one pipeline call: begin, then per run reset and the calls, then report and end.
+    The order within one pipeline call: begin, arguments, then per run scheduled, reset, and per step the calls and
+    stepped, then report and end.
     """
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The pipeline is about to be called with these arguments (by name, defaults included): those to replace."""
+        return {}
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         """A pipeline call begins with these denoisers: attach what must stand for its duration."""
         return None
+
+    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        """The scheduler has chosen the noise levels of a run, asked with these arguments; the lever may call its
+        `set_timesteps` again with others.
+        """
+        return None
+
+    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        """The scheduler has made the update that it was asked for: its answer, or another in its place."""
+        return result
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""

@@ -77,6 +77,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def seen(self, anatomy: Anatomy) -> Anatomy:
+        """The pipeline as the other levers must see it while this method is on."""
+        return anatomy
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the class name under "method" and every parameter, nested methods included."""
         return {"method": type(self).__name__} | {

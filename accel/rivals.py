@@ -22,7 +22,7 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
         attach = functools.partial(_diffusers, config="SeaCacheConfig", settings=sea)
         found.append((f"diffusers SeaCache: {threshold:g}, {skips} skips", attach))
     for interval in (2, 3, 4):
-        taylor = {"cache_interval": interval, "disable_cache_before_step": 5, "max_order": 1, "use_lite_mode": False}
+        taylor: dict[str, Any] = {"cache_interval": interval, "disable_cache_before_step": 5, "max_order": 1}
         taylor |= {"cache_identifiers": [r"blocks\.\d+\.(attn1|attn2|ffn)"]}
         attach = functools.partial(_diffusers, config="TaylorSeerCacheConfig", settings=taylor)
         found.append((f"diffusers TaylorSeer: {interval}", attach))

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -89,6 +90,8 @@ class Session:
     def _attach(self, pipe: Any) -> None:
         components, methods = components_of(pipe), self.recipe.methods()
         self.anatomy: Anatomy = inspect(pipe)
+        for method in methods.values():
+            self.anatomy = method.seen(self.anatomy)
         self._levers: list[Lever] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
         self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
         self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
@@ -122,11 +125,19 @@ class Session:
 
     def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self.running():
+            given = _named(inner, args, kwargs)
+            changed = {name: value for lever in self._levers for name, value in lever.arguments(given).items()}
+            if changed:
+                bound = signature(inner).bind(*args, **kwargs)
+                bound.arguments |= changed
+                args, kwargs = bound.args, bound.kwargs
             return inner(*args, **kwargs)
 
     def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            for lever in self._levers:
+                lever.scheduled(scheduler(), inner, _named(inner, args, kwargs))
             self._clock.begin_run(scheduler())
             for lever in self._levers:
                 lever.reset()
@@ -135,6 +146,8 @@ class Session:
     def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            for lever in self._levers:
+                result = lever.stepped(scheduler(), _named(inner, args, kwargs), result)
             self._clock.step_done(scheduler())
             if self._at_last_step:
                 _finish_device_work()
@@ -187,7 +200,8 @@ class Session:
             name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound)
+        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided)
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index == len(self._levers):
@@ -242,6 +256,20 @@ class _Bound:
         if session is None:
             return inner(*args, **kwargs)
         return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
+
+
+def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
+    try:
+        bound = signature(method).bind(*args, **kwargs)
+    except TypeError:
+        return {}
+    bound.apply_defaults()
+    named = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            named |= named.pop(name)
+    return named
 
 
 def _finish_device_work() -> None:

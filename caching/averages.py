@@ -55,7 +55,7 @@ def calibrate(
                 generate(pipe, prompt, index)
             else:
                 pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
-    tables, notes = _tables(method.courses, anatomy)
+    tables, notes = _tables(method.courses, anatomy, _scale(pipe, arguments))
     return Calibration(_key(pipe, anatomy, len(prompts), arguments), tables, notes)
 
 
@@ -99,26 +99,34 @@ def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]
     )
 
 
+def _scale(pipe: Any, arguments: Mapping[str, Any]) -> float:
+    """By how much guidance multiplies the difference of two streams; models with an embedded scale have another name
+    for it.
+    """
+    known = (arguments.get(name, _default(pipe, name)) for name in ("true_cfg_scale", "guidance_scale"))
+    return next((float(scale) for scale in known if isinstance(scale, (int, float))), 1.0)
+
+
 def _default(pipe: Any, name: str) -> Any:
     """The default of an argument of the pipeline's call, None where it has no such argument."""
     parameter = inspect.signature(pipe.__call__).parameters.get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
-def _tables(courses: list[Course], anatomy: Anatomy) -> tuple[tuple[Table, ...], tuple[str, ...]]:
+def _tables(courses: list[Course], anatomy: Anatomy, guidance: float) -> tuple[tuple[Table, ...], tuple[str, ...]]:
     """One table for each denoiser, in the order of the run, and what was left out.
 
     Raises ValueError where there is nothing to compare.
     """
     tables, notes = [], []
     for name in dict.fromkeys(course.denoiser for course in courses):
-        mine = [course for course in courses if course.denoiser == name and course.inner_products() is not None]
+        mine = [course for course in courses if course.denoiser == name]
         longest = max(mine, key=lambda course: len(course.rows), default=None)
         if longest is None or len(longest.rows) < 2:
             notes.append(f"the {name} ran for less than two steps at a time: left out")
             continue
         kept = [course for course in mine if course.place == longest.place]
-        tables.append(_table(kept, anatomy))
+        tables.append(_table(kept, anatomy, guidance))
         if len(kept) < len(mine):
             notes.append(f"{len(mine) - len(kept)} of {len(mine)} runs of the {name} had other steps: left out")
     if not tables:
@@ -126,11 +134,13 @@ def _tables(courses: list[Course], anatomy: Anatomy) -> tuple[tuple[Table, ...],
     return tuple(sorted(tables, key=lambda table: table.start)), tuple(notes)
 
 
-def _table(courses: list[Course], anatomy: Anatomy) -> Table:
+def _table(courses: list[Course], anatomy: Anatomy, guidance: float) -> Table:
     """The courses of one denoiser, all with the same noise levels."""
     first = courses[0]
     part = anatomy.denoisers[first.denoiser]
-    gram = np.mean([course.inner_products() for course in courses], axis=0).tolist()
+    batched = anatomy.guidance_calls.startswith("conditional half")
+    products = [found for course in courses if (found := course.inner_products(guidance, batched)) is not None]
+    gram = np.mean(products, axis=0).tolist() if products else []
     ratios = np.mean([[row.ratio for row in course.rows] for course in courses], axis=0).tolist()
     return Table(
         denoiser=first.denoiser,

@@ -33,7 +33,7 @@ INDIFFERENT = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thre
 
 @dataclass(frozen=True)
 class Key:
-    """What a calibration belongs to: model, pipeline, scheduler and its settings, guidance, and the call's arguments."""
+    """What a calibration belongs to: model, pipeline, scheduler and its settings, guidance, the call's arguments."""
 
     model: str
     pipeline: str
@@ -69,9 +69,7 @@ class Calibration:
         """The noise levels of the recorded run and, last, of its end."""
         return self._run().timetable[self.tables[0].start :]
 
-    def teacache(
-        self, threshold: float = 0.15, signal: str = "auto", degree: int = 4, **guards: Any
-    ) -> TeaCache:
+    def teacache(self, threshold: float = 0.15, signal: str = "auto", degree: int = 4, **guards: Any) -> TeaCache:
         """TeaCache with a polynomial fitted by least squares, from signal change to output change.
 
         signal: "auto" takes the one of TeaCache's that explains most. Each expert has its own polynomial.
@@ -108,8 +106,8 @@ class Calibration:
         curves = tuple(curve for table in self.tables for curve in table.error_curves())
         if not curves:
             raise ValueError(
-                "This calibration has no error curves for SmoothCache: no attention or feed-forward module was reached, "
-                "or it was recorded with layer_lags=0."
+                "This calibration has no error curves for SmoothCache: it was recorded with layer_lags=0, or no "
+                "attention or feed-forward module could be reached."
             )
         lags = max(len(row) - 1 for _, _, rows in curves for row in rows)
         return SmoothCache(alpha, curves, **{"most": max(lags, 1), **guards})
@@ -130,9 +128,9 @@ class Calibration:
         planned one by one, each with the same fraction. steps: of the runs to come.
         """
         predictor = Extrapolate() if predictor is None else predictor
-        order = min(predictor.order, 1) if isinstance(predictor, Extrapolate) else 0
-        corrector = min(predictor.corrector, 2) if isinstance(predictor, Extrapolate) and self.key.euler_steps else 0
-        rules = Rules(warmup, final, max_skips, order, corrector)
+        used = predictor if self.key.euler_steps else predictor.uncorrected()
+        degrees = (min(used.order, 1), min(used.corrector, 2)) if isinstance(used, Extrapolate) else (0, 0)
+        rules = Rules(warmup, final, max_skips, *degrees)
         chosen: list[float] = []
         for table in self._at(steps).tables:
             computes = plan(
@@ -144,9 +142,10 @@ class Calibration:
     def threshold(self, method: M, compute: float) -> M:
         """The method, set so that it computes the fraction `compute` of the steps, or as near to it as it can be set.
 
-        Found by simulating its decisions on the recorded numbers, without running the model: `threshold`, or SmoothCache's
-        alpha, or an interval. TeaCache, MagCache and SmoothCache without constants get those of this calibration. What a
-        cache then really computes differs by a few per cent, because its own answers change what it measures.
+        What is set is `threshold`, SmoothCache's alpha or an interval, by simulating the decisions on the recorded
+        numbers, without running the model. TeaCache, MagCache and SmoothCache without constants get those of this
+        calibration. What a cache then really computes differs by a few per cent, because its answers change what it
+        measures.
         Raises ValueError where the method cannot be simulated, or cannot compute as little.
         """
         return replay.tuned(self._completed(method), self.tables, compute)
@@ -180,7 +179,7 @@ class Calibration:
         return replace(self, tables=resample.resampled(self.tables, sigmas, self.key.prediction))
 
     def check(self, pipe: Any) -> list[str]:
-        """What speaks against using this calibration with a pipeline (or an anatomy), one sentence each; none is good."""
+        """What speaks against using this calibration with a pipeline (or an anatomy), one sentence each."""
         anatomy = pipe if isinstance(pipe, Anatomy) else inspect(pipe)
         found = [sentence for table in self.tables for sentence in _misfit(table, anatomy)]
         scheduler = ", ".join(anatomy.schedulers.values())
@@ -223,7 +222,9 @@ class Calibration:
         found = list(self.notes)
         runs = min(len(table.runs) for table in self.tables)
         if runs < ENOUGH_RUNS:
-            found.append(f"recorded on {runs} prompts only: thresholds and polynomials are stable from about {ENOUGH_RUNS}")
+            found.append(
+                f"recorded on {runs} prompts only: thresholds and polynomials are stable from about {ENOUGH_RUNS}"
+            )
         known = self._recorded(SIGNALS)
         if not known:
             found.append("TeaCache cannot be calibrated, because this model has none of its signals")
@@ -274,13 +275,20 @@ class Calibration:
         return self.tables[0]
 
     def _at(self, steps: int | None) -> Calibration:
-        """At another step count: the recorded noise levels, evenly thinned out or filled in."""
+        """At another step count: the recorded noise levels, evenly thinned out or filled in.
+
+        Timetables either end a whole step before the end (then the last noise level depends on the step count) or at
+        the lowest noise level that the model knows, very near to the end.
+        """
         if steps is None or steps == self.steps:
             return self
         if type(steps) is not int or steps < 2:
             raise ValueError(f"steps must be a whole number from 2, not {steps!r}.")
+        *_, before, last, end = sigmas = self.sigmas
         places = np.linspace(0, self.steps, steps + 1)
-        return self.resampled(np.interp(places, np.arange(self.steps + 1), self.sigmas).tolist())
+        if last - end < (before - last) / 2:
+            places = np.append(np.linspace(0, self.steps - 1, steps), self.steps)
+        return self.resampled(np.interp(places, np.arange(len(sigmas)), sigmas).tolist())
 
     def _completed(self, method: M) -> M:
         """With the constants of this calibration, where the method has none of its own."""
@@ -313,9 +321,7 @@ class Calibration:
             raise ValueError(f"The calibration has no {what}: this model has no such module.")
         return signal
 
-    def _fit(
-        self, table: Table, signal: str, degree: int
-    ) -> tuple[tuple[float, ...], tuple[float, float]]:
+    def _fit(self, table: Table, signal: str, degree: int) -> tuple[tuple[float, ...], tuple[float, float]]:
         """Coefficients, highest power first, and the range that they were fitted on."""
         x, y = table.pairs(signal)
         if len(np.unique(x)) <= degree:

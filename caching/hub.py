@@ -141,8 +141,8 @@ def _table(data: object, where: str) -> Table:
     timetable = _numbers(data.get("timetable"), f"{where}timetable")
     if not ratios or start < 0 or start + steps >= len(timetable) or not falling(timetable):
         raise ValueError(f"{where}timetable must hold the falling noise levels of the {steps} steps and of the end.")
-    gram = _rows(data.get("gram"), f"{where}gram", steps)
-    if [len(row) for row in gram] != list(range(1, steps + 1)):
+    gram = _rows(data.get("gram"), f"{where}gram", None)
+    if gram and [len(row) for row in gram] != list(range(1, steps + 1)):
         raise ValueError(f"{where}gram must be a lower triangle of {steps} rows.")
     curves = _get(data, "curves", list, where)
     if not all(isinstance(curve, list) and len(curve) == 2 and isinstance(curve[0], str) for curve in curves):
@@ -172,18 +172,19 @@ def _trace(data: object, steps: int, where: str) -> Trace:
     if not all(str(depth).isdigit() for depth in drifts):
         raise ValueError(f"{where}drifts must be named by numbers of blocks.")
     return Trace(
-        changes={
-            name: _numbers(
-                [math.nan if value is None else value for value in values] if isinstance(values, list) else values,
-                f"{where}changes.{name}", steps, finite=False,
-            )
-            for name, values in changes.items()
-        },  # fmt: skip
+        changes={name: _changes(values, steps, f"{where}changes.{name}") for name, values in changes.items()},
         drifts={int(depth): _rows(rows, f"{where}drifts.{depth}", steps) for depth, rows in drifts.items()},
         rates=_rows(data.get("rates"), f"{where}rates", steps),
         moves=_numbers(data.get("moves"), f"{where}moves", steps),
         sizes=_numbers(data.get("sizes"), f"{where}sizes", steps),
     )
+
+
+def _changes(values: object, steps: int, where: str) -> tuple[float, ...]:
+    """Null stands where there was nothing to compare with."""
+    if isinstance(values, list):
+        values = [math.nan if value is None else value for value in values]
+    return _numbers(values, where, steps, finite=False)
 
 
 def _get(data: Mapping[str, Any], name: str, kind: Any, where: str) -> Any:
@@ -201,9 +202,9 @@ def _rows(value: object, where: str, count: int | None) -> tuple[tuple[float, ..
 
 def _numbers(value: object, where: str, count: int | None = None, finite: bool = True) -> tuple[float, ...]:
     right = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-    if not right or (count is not None and len(value) != count):  # type: ignore[arg-type]
+    if not (isinstance(value, list) and right and count in (None, len(value))):
         raise ValueError(f"{where} must be a list of {'' if count is None else f'{count} '}numbers.")
-    numbers = tuple(map(float, value))  # type: ignore[call-overload]
+    numbers = tuple(map(float, value))
     if finite and not all(map(math.isfinite, numbers)):
         raise ValueError(f"{where} must be finite.")
     return numbers

@@ -29,6 +29,8 @@ class LayerErrors:
     def __init__(self, anatomy: Anatomy, lags: int) -> None:
         self.lags, self._sites = lags, sites(anatomy, KINDS) if lags else []
         self._layers: list[Layer] = []
+        self._call: Call | None = None
+        self._seen: Counter[str] = Counter()
         self._forget()
 
     def attach(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
@@ -56,8 +58,7 @@ class LayerErrors:
         return errors
 
     def _forget(self) -> None:
-        self._call: Call | None = None
-        self._seen: Counter[str] = Counter()
+        self._call, self._seen = None, Counter()
         self._past: dict[Slot, deque[tuple[int, list[torch.Tensor]]]] = {}
         self._errors: Errors = {}
 

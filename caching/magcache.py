@@ -20,7 +20,7 @@ class MagCache(CacheMethod):
     for each step of the calibration run, first entry 1; by default the published set for this model. retention:
     fraction of the run that computes first; most: longest run of predictions. The schedule depends on the step number
     only: no measurement, no host sync. `final=0` lets the last step be predicted, as published.
-    A model without ratios is left alone and the report says how to get them: `accel.caching.calibrate`.
+    A model without ratios is left alone and the report says how to get them: `accel.calibrate`.
     Memory: the predictor's outputs. Ratios belong to a scheduler and its shift: measure again where those change.
     """
 
@@ -46,7 +46,7 @@ class MagCache(CacheMethod):
             if isinstance(found, str):
                 raise NotApplicable(
                     f"MagCache has no ratios for {anatomy.denoisers[denoiser].kind} of this size ({found}). "
-                    f"Measure them once with accel.caching.calibrate(pipe, prompts).magcache() "
+                    f"Measure them once with accel.calibrate(pipe, prompts).magcache() "
                     f"or use EasyCache, which needs none."
                 )
             ratios = found

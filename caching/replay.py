@@ -45,7 +45,8 @@ def parts(method: CacheMethod, table: Table, trace: Trace) -> tuple[Distance, De
     """
     known = ", ".join(sorted(kind.__name__ for kind in parts.registry if kind is not object))
     raise ValueError(
-        f"{type(method).__name__} cannot be simulated; {known}, FORA and SmoothCache can, and accel.compare measures all."
+        f"{type(method).__name__} cannot be simulated: only {known}, FORA and SmoothCache can; "
+        f"accel.compare measures it."
     )
 
 
@@ -112,7 +113,9 @@ def _(method: EasyCache, table: Table, trace: Trace) -> tuple[Distance, Decider]
         if len(computed) < 2:
             return None
         before, last = computed[-2:]
-        return at_lag(trace.rates[last], last - before, growing=False) * trace.moves[step] / max(trace.sizes[last], 1e-12)
+        return (
+            at_lag(trace.rates[last], last - before, growing=False) * trace.moves[step] / max(trace.sizes[last], 1e-12)
+        )
 
     return distance, Accumulate(method.threshold)
 
@@ -162,14 +165,20 @@ def _reused(method: ReuseMethod, table: Table, first: int) -> list[float]:
     kinds = frozenset(kind for kind, _ in table.curves)
     policy: ReusePolicy
     if isinstance(method, SmoothCache):
-        policy = Curves({kind: rows for name, kind, rows in method.errors or () if name == table.denoiser}, method.alpha, method.most)
+        policy = Curves(
+            {kind: rows for name, kind, rows in method.errors or () if name == table.denoiser},
+            method.alpha,
+            method.most,
+        )
     elif isinstance(method, FORA):
         policy = Interval(method.interval, kinds)
     else:
         raise ValueError(f"{type(method).__name__} cannot be simulated; SmoothCache and FORA can.")
     total = len(table.timetable) - 1
     positions = range(table.start, table.start + table.steps)
-    moments = [Moment(0, place - first, place, total, table.timetable[place], sigmas=table.timetable) for place in positions]
+    moments = [
+        Moment(0, place - first, place, total, table.timetable[place], sigmas=table.timetable) for place in positions
+    ]
     return [len(reused) / max(len(kinds), 1) for reused in method.simulate(policy, moments)]
 
 
@@ -185,18 +194,18 @@ def tuned(method: M, tables: Sequence[Table], compute: float) -> M:
         raise ValueError(f"The fraction of the steps to compute must be above 0 and at most 1, not {compute!r}.")
 
     def at(value: float) -> float:
-        return fraction(replace(method, **{dial: value}), tables)  # type: ignore[arg-type]
+        return fraction(replace(method, **{dial: value}), tables)
 
     most = 1000 if dial == "interval" else math.inf
     least = at(most)
     if compute < least - 0.5 / sum(table.steps for table in tables):
         raise ValueError(
-            f"{type(method).__name__} computes at least {least:.2f} of the steps whatever its {dial}, so not {compute:g}, "
-            f"because of {_guards(method)}."
+            f"{type(method).__name__} computes at least {least:.2f} of the steps whatever its {dial}, so not "
+            f"{compute:g}, because of {_guards(method)}."
         )
     values = range(1, max(table.steps for table in tables) + 1) if dial == "interval" else _bisected(at, compute)
     best = min(values, key=lambda value: abs(at(value) - compute))
-    return replace(method, **{dial: best})  # type: ignore[arg-type]
+    return replace(method, **{dial: best})
 
 
 def _guards(method: Method) -> str:
@@ -236,8 +245,8 @@ def _change(method: Method, table: Table, trace: Trace, signal: str) -> Distance
     """The recorded change of a signal since the step before."""
     if signal not in trace.changes:
         raise ValueError(
-            f"{type(method).__name__} cannot be simulated: there is no {signal.replace('_', ' ')} in the records of the "
-            f"{table.denoiser}, because this model has no such module."
+            f"{type(method).__name__} cannot be simulated: there is no {signal.replace('_', ' ')} in the records, "
+            f"because the {table.denoiser} has no such module."
         )
     changes = trace.changes[signal]
     return lambda step, computed: changes[step] if math.isfinite(changes[step]) else None
@@ -248,7 +257,8 @@ def _drift(method: Method, table: Table, trace: Trace, depth: int) -> Distance:
     if depth not in trace.drifts:
         known = ", ".join(map(str, trace.drifts)) or "none"
         raise ValueError(
-            f"{type(method).__name__} cannot be simulated behind {depth} blocks: recorded for the {table.denoiser} are {known}."
+            f"{type(method).__name__} cannot be simulated behind {depth} blocks: recorded for the {table.denoiser} "
+            f"are {known}."
         )
     rows = trace.drifts[depth]
     return lambda step, computed: at_lag(rows[step], step - computed[-1], growing=True) if computed else None

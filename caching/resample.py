@@ -19,9 +19,9 @@ def resampled(tables: Sequence[Table], timetable: Sequence[float], kind: str) ->
 
     Each step goes to the denoiser in whose recorded range it lies (two experts: the border is half-way between the last
     noise level of one and the first of the other), and nothing is interpolated from one to the other. Outside of all
-    ranges the nearest recorded step counts. Changes of consecutive steps add up, ratios multiply, distances over several
-    steps are linear in between, inner products follow answers that are cubic in noise level; error curves stay as they
-    are, because SmoothCache reads them by noise level anyway.
+    ranges the nearest recorded step counts. Changes of consecutive steps add up, ratios multiply, distances over
+    several steps are linear in between, and inner products are those of answers that are cubic in noise level; error
+    curves stay as they are, because SmoothCache reads them by noise level anyway.
     Raises ValueError for noise levels that do not fall.
     """
     levels = tuple(float(sigma) for sigma in timetable)
@@ -42,7 +42,7 @@ def _table(table: Table, timetable: tuple[float, ...], start: int, count: int, k
     places = np.interp([-sigma for sigma in sigmas], [-sigma for sigma in table.sigmas], np.arange(table.steps))
     logarithms = np.interp(places, np.arange(table.steps), np.cumsum(np.log(table.ratios)))
     weights = _cubic([time_of(sigma, kind) for sigma in table.sigmas], [time_of(sigma, kind) for sigma in sigmas])
-    gram = (weights @ table.inner_products() @ weights.T).tolist()
+    gram = (weights @ table.inner_products() @ weights.T).tolist() if table.gram else []
     return Table(
         denoiser=table.denoiser,
         kind=table.kind,
@@ -122,7 +122,9 @@ def _slopes(nodes: Array) -> Array:
     count = len(nodes)
     slopes = np.zeros((count, count))
     for node in range(count):
-        near = range(count) if count < 3 else range(min(max(node - 1, 0), count - 3), min(max(node - 1, 0), count - 3) + 3)
+        near = (
+            range(count) if count < 3 else range(min(max(node - 1, 0), count - 3), min(max(node - 1, 0), count - 3) + 3)
+        )
         for one in near:
             for left_out in near:
                 if left_out != one:

@@ -26,12 +26,12 @@ Curve = tuple[str, str, Rows]
 class SmoothCache(ReuseMethod):
     """Reuses each kind of module's outputs as long as the recorded error of doing so is at most `alpha`.
 
-    Source: SmoothCache (arXiv 2411.10510), section 3. errors: the curves that
-    `accel.caching.calibrate(pipe, prompts).smoothcache()` sets, E(step, lag) = mean |L(step) - L(step + lag)| /
-    |L(step + lag)| over depth and samples, for each kind. From a computed step, outputs are reused while the errors of all lags up to now stay within alpha, and for at most
-    `most` steps. (The authors' code looks at the longest lag alone.) Curves are read by sigma, so that another step
-    count or image-to-image works; a sigma outside of the recorded range is computed. Published: alpha 0.08 / 0.18 /
-    0.22 for 1.1x / 1.7x / 2.0x on DiT-XL, 50 steps. They belong to one model, scheduler and guidance.
+    Source: SmoothCache (arXiv 2411.10510), section 3. errors: the curves of `accel.calibrate(pipe,
+    prompts).smoothcache()`, E(step, lag) = mean |L(step) - L(step + lag)| / |L(step + lag)| over depth and samples, for
+    each kind. From a computed step, outputs are reused while the errors of all lags up to now stay within alpha, and
+    for at most `most` steps. (The authors' code looks at the longest lag alone.) Curves are read by sigma, so that
+    another step count or image-to-image works; a sigma outside of the recorded range is computed. Published: alpha 0.08
+    / 0.18 / 0.22 for 1.1x / 1.7x / 2.0x on DiT-XL, 50 steps. They belong to one model, scheduler and guidance.
     No host sync, and every prompt, sample and device decides alike. Memory: one output of every module and stream.
     """
 
@@ -54,7 +54,7 @@ class SmoothCache(ReuseMethod):
         if not curves:
             raise NotApplicable(
                 f"SmoothCache has no error curves for the {denoiser}. Record them once with "
-                f"accel.caching.calibrate(pipe, prompts).smoothcache(), or use FORA, which needs none."
+                f"accel.calibrate(pipe, prompts).smoothcache(), or use FORA, which needs none."
             )
         return Curves(curves, self.alpha, self.most)
 
@@ -130,7 +130,7 @@ def _checked(errors: Any) -> tuple[Curve, ...]:
     if isinstance(errors, (list, tuple)) and errors and all(_is_curve(curve) for curve in errors):
         return tuple((name, kind, tuple(tuple(map(float, row)) for row in rows)) for name, kind, rows in errors)
     raise ValueError(
-        "SmoothCache.errors must be what accel.caching.calibrate(pipe, prompts).smoothcache() sets: "
+        "SmoothCache.errors must be what accel.calibrate(pipe, prompts).smoothcache() sets: "
         "(denoiser, kind, rows of (sigma, errors...) in falling sigma) for each kind."
     )
 

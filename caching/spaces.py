@@ -17,8 +17,8 @@ def time_of(sigma: float, kind: str) -> float:
 
 
 def step_weight(moment: Moment, kind: str, clean: bool) -> float:
-    """What one unit of the denoiser's output (or of the clean estimate) adds in this step's Euler update, in coordinates
-    in which the updates of all steps simply add up.
+    """What one unit of the output (or of the clean estimate) adds in this step's Euler update, in coordinates in which
+    the updates of all steps simply add up.
 
     With x divided by the scale of the signal, an Euler step is x + (next sigma - sigma) y where y is the flow or the
     noise, and in terms of the clean estimate it is x / sigma + (1 / next sigma - 1 / sigma) x0. Inverted flows have the

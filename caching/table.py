@@ -55,9 +55,9 @@ class Table:
 
     denoiser, kind, parameters: its name in the pipeline, its class and its size. start: index of its first step in
     `timetable`, the noise levels of the whole run and of its end; `sigmas` are those of its own T steps. ratios: T
-    MagCache ratios, 1 at the first. curves: SmoothCache's error curves, for each kind of module. gram: the lower triangle
-    of the (T, T) inner products of its answers (its clean estimates, for epsilon and v models), mean over elements, rows
-    of a batch, streams and runs.
+    MagCache ratios, 1 at the first. curves: SmoothCache's error curves, for each kind of module. gram: the lower
+    triangle of the (T, T) inner products of its answers (its clean estimates, for epsilon and v models), mean over
+    elements, rows of a batch, streams and runs, with the guidance's part in them (`Course.inner_products`).
     """
 
     denoiser: str
@@ -88,7 +88,12 @@ class Table:
         return tuple((self.denoiser, kind, rows) for kind, rows in self.curves)
 
     def inner_products(self) -> Array:
-        """The Gram matrix, (T, T)."""
+        """The Gram matrix, (T, T). Raises ValueError where no stream was there in all steps with the same batch."""
+        if not self.gram:
+            raise ValueError(
+                f"The {self.denoiser} had no stream that was there in every step, so there is nothing to plan with; "
+                f"use OptimalSchedule, which needs no calibration."
+            )
         matrix = np.zeros((self.steps, self.steps))
         for index, row in enumerate(self.gram):
             matrix[index, : index + 1] = matrix[: index + 1, index] = row

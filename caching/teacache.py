@@ -30,9 +30,9 @@ class TeaCache(CacheMethod):
     coefficients: the polynomial, highest power first; by default the published set for this model. Published
     polynomials fall below zero outside the range that they were fitted on, which would delay the next computed step
     without bound, so distances are clipped to `fitted_range` (where known) and the polynomial at zero; clamp=0 turns
-    this off, for reproducing reference schedules. experts: where a pipeline has several denoisers, a polynomial for each
-    of them, (denoiser, coefficients, fitted range), in the place of `coefficients`.
-    A model without a published set is left alone and the report says how to get coefficients: `accel.caching.calibrate`.
+    this off, for reproducing reference schedules. experts: where a pipeline has several denoisers, a polynomial for
+    each of them, (denoiser, coefficients, fitted range), in the place of `coefficients`.
+    A model without a published set is left alone and the report says how to get coefficients: `accel.calibrate`.
     Memory: the signal of one step ((B, N, D) for the modulated input) and the predictor's outputs. A skipped step
     costs the denoiser up to the probe. Not for compiled models or blocks, because nobody can leave a graph: all steps
     compute and the report says so; `FirstBlockCache` probes compiled blocks from outside.
@@ -89,7 +89,7 @@ class TeaCache(CacheMethod):
         if isinstance(found, str):
             raise NotApplicable(
                 f"TeaCache has no coefficients for {anatomy.denoisers[denoiser].kind} of this size ({found}). Fit them "
-                f"once with accel.caching.calibrate(pipe, prompts).teacache() or use EasyCache, which needs none."
+                f"once with accel.calibrate(pipe, prompts).teacache() or use EasyCache, which needs none."
             )
         return found
 

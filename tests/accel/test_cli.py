@@ -12,6 +12,7 @@ import torch
 from diffusers import WanPipeline
 
 from accel import comparison, pocket
+from accel.caching import Calibration
 from accel.cli import main
 from accel.recipe import Recipe
 from tests.tiny import TINY
@@ -71,6 +72,42 @@ def test_demo_takes_prompts_seeds_and_steps(loaded: list[str], tmp_path: Path) -
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert (data["settings"]["prompts"], data["settings"]["seeds"]) == ([BLUE, RED], [3, 4])
     assert [row["label"] for row in data["rows"]] == ["unaccelerated", "fast", "6 steps"]
+
+
+def test_calibrate_writes_what_it_recorded_and_prints_a_report(
+    loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.json"
+    call = ["--size", "16", "--frames", "5", "--steps", "12", "--guidance", "2", "--out", str(out)]
+    assert main(["calibrate", "--prompts", "2", *call]) == 0
+    printed = capsys.readouterr().out
+    assert loaded == ["pocket:video"]
+    calibration = Calibration.load(out)
+    assert str(calibration) in printed and str(out) in printed
+    assert calibration.key.prompts == len(calibration.tables[0].runs) == 2
+    assert (calibration.steps, calibration.key.guidance, calibration.key.arguments["height"]) == (12, 2.0, 16)
+
+    (tmp_path / "prompts.txt").write_text("one prompt\n\nanother\nand a third\n")
+    given = ["calibrate", "some/model", "--prompts", str(tmp_path / "prompts.txt"), "--layer-lags", "0", *call]
+    assert main(given) == 0
+    assert (loaded[-1], Calibration.load(out).key.prompts) == ("some/model", 3)
+    assert "SmoothCache cannot be calibrated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["some/model", "--prompts", "4"], "has no prompts of its own: give a file"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--prompts", "0"], "list of at least one prompt"),
+        (["--prompts", "1", "--layer-lags", "-1"], "layer_lags must be a whole number from 0"),
+    ],
+)
+def test_calibrate_says_what_is_wrong(
+    loaded: list[str], capsys: pytest.CaptureFixture[str], given: list[str], sentence: str
+) -> None:
+    assert main(["calibrate", *given]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_compare_reads_recipe_files_and_call_arguments(loaded: list[str], tmp_path: Path) -> None:

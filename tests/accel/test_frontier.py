@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from accel import FixedInterval
-from accel.caching.recorder import Recording, Row
+from accel import OptimalSchedule, calibrate, pocket
 from accel.frontier import Curve, candidates, curves, save, verdict
 from tests.accel.test_page import comparison
 
@@ -32,7 +31,7 @@ def test_the_verdict_compares_our_best_with_the_best_rival_and_with_fewer_steps(
         "rival": Curve("rival", ((2.0, 40.0), (2.5, 38.0))),
         "fewer steps": Curve("fewer steps", ((2.0, 37.0), (3.0, 32.0))),
     }
-    at_two, at_three = verdict(found, {"mine", "mine too"})
+    at_two, at_three, at_four = verdict(found, {"mine", "mine too"})
     assert (at_two["ours"], at_two["psnr"], at_two["rival_psnr"], at_two["fewer_steps_psnr"]) == (
         "mine",
         50.0,
@@ -40,25 +39,27 @@ def test_the_verdict_compares_our_best_with_the_best_rival_and_with_fewer_steps(
         37.0,
     )
     assert (at_three["psnr"], at_three["rival"], at_three["fewer_steps_psnr"]) == (44.0, None, 32.0)
+    assert at_four["ours"] is None
 
 
-def test_candidates_are_every_method_with_every_predictor():
-    rows = [
-        Row(1, "transformer", "cond", True, i, 12, 0.5, {"modulated_input": 0.01 * (i + 1)}, 0.02 * (i + 1), 0.99)
-        for i in range(12)
-    ]
-    found = candidates(Recording(tuple(rows)))
-    assert {label.split(",")[0] for label, _ in found} == {"interval", "EasyCache", "SeaCache", "TeaCache", "MagCache"}
-    assert len(found) % 4 == 0  # each setting with each of the four predictors
-    assert dict(found)["interval, last output: 3"].predictor != FixedInterval(3).predictor
-    assert len({label for label, _ in found}) == len(found)
+def test_candidates_are_every_method_at_every_speed():
+    """Calibrated on one short run of the pocket model; thresholds are found by simulation."""
+    pipe = pocket.load("video")
+    pipe.set_progress_bar_config(disable=True)
+    calibration = calibrate(pipe, pocket.prompts(1, 0), num_inference_steps=20)
+    found = dict(candidates(calibration))
+    assert len(found) == len({str(method) for method in found.values()})  # none stands twice under two names
+    names = {label.split(":")[0] for label in found}
+    assert {"optimal schedule", "optimal schedule, calibrated", "SeaCache", "MagCache", "FORA", "PAB"} <= names
+    assert found["SeaCache: 3x"].threshold > found["SeaCache: 1.5x"].threshold
+    assert found["optimal schedule: 4x"] == OptimalSchedule(0.25)
 
 
 def test_save_writes_table_data_and_picture(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="the picture needs the bench extra")
     measured = comparison()
     lines = save(measured, tmp_path)
-    assert len(lines) == 2
+    assert len(lines) == 3
     data = json.loads((tmp_path / "frontier.json").read_text())
     assert set(data["curves"]) == set(curves(measured))
     assert "<svg" in (tmp_path / "frontier.svg").read_text()

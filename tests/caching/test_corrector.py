@@ -1,4 +1,4 @@
-"""The correction of forecasts: where the answers are a polynomial in noise level, the run ends where it would have ended
+"""The correction of forecasts: where the answers are a polynomial in noise level, the run ends where it would have
 without any forecast, whatever was forecast. Checked with real schedulers on denoisers that are formulas."""
 
 from __future__ import annotations

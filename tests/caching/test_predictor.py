@@ -67,9 +67,7 @@ def test_undamped_extrapolation_is_exact_for_polynomials_of_its_order(order, sig
 
 def test_a_forecast_that_is_corrected_afterwards_goes_a_share_of_the_way():
     f = polynomial(1.0, -2.0)
-    whole, half = (
-        predicted(Extrapolate(1, damping=share), (0.9, 0.8), [f(0.9), f(0.8)], 0.6) for share in (1.0, 0.5)
-    )
+    whole, half = (predicted(Extrapolate(1, damping=share), (0.9, 0.8), [f(0.9), f(0.8)], 0.6) for share in (1.0, 0.5))
     torch.testing.assert_close(half - f(0.8), 0.5 * (whole - f(0.8)), rtol=1e-5, atol=1e-5)
     uncorrected = predicted(Extrapolate(1, corrector=0, damping=0.5), (0.9, 0.8), [f(0.9), f(0.8)], 0.6)
     torch.testing.assert_close(uncorrected, whole)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from itertools import pairwise
 from typing import Any
 
@@ -18,13 +17,12 @@ from peft import LoraConfig
 import accel
 from accel import FORA, PAB, AdaCache, SmoothCache, TGate
 from accel.anatomy import inspect
-from accel.caching import record_layer_errors
 from accel.caching.modules import Site, attach, reachable
 from accel.caching.reuse import ReuseGate, relative_change
 from accel.caching.store import Kept, Slot, Store
 from accel.calls import Call, Outcome
 from accel.clock import Moment
-from accel.patch import Layer, session_of
+from accel.patch import Layer
 from tests.accel.residue import traces
 from tests.caching.toy import ToyPipeline
 from tests.tiny import TINY, run
@@ -125,7 +123,7 @@ def test_only_what_may_be_reused_is_kept(method: Any, outputs: int) -> None:
         (PAB(window=(0.0, 1.0), min_steps=1), "widen it"),
         (AdaCache((1e-9, 3), min_steps=1), "raise them"),
         (TGate(99, 1, min_steps=1), "lower it"),
-        (SmoothCache(), "record_layer_errors(pipe, prompts)"),
+        (SmoothCache(), "accel.calibrate(pipe, prompts)"),
         (SmoothCache(0.1, (("transformer", "feed_forward", ((1.0, 9.0), (0.0, 9.0))),), min_steps=1), "raise it"),
     ],
 )
@@ -469,60 +467,3 @@ def test_a_compiled_denoiser_has_no_reachable_module() -> None:
     site = Site("transformer", "self_attention", "blocks.0.attn1")
     assert attach({"transformer": wrapped}, [site], print) == ([], [site])
     assert traces(pipe) == []
-
-
-# Calibration
-
-
-def test_recorded_errors_are_those_of_the_outputs() -> None:
-    """The toy's attention gives 1 + sigma for every element."""
-    pipe = ToyPipeline(lambda latents, sigma: latents)
-    ((denoiser, kind, rows),) = record_layer_errors(pipe, ["x", "y"], lags=2, num_inference_steps=10)
-    assert (denoiser, kind, len(rows)) == ("transformer", "self_attention", 10)
-    sigmas = pipe.scheduler.sigmas[:10].tolist()
-    for step, row in enumerate(rows):
-        later = [1 + sigma for sigma in sigmas[step + 1 : step + 3]]
-        expected = [abs(1 + sigmas[step] - value) / value for value in later]
-        assert row == pytest.approx((sigmas[step], *expected), rel=1e-4)
-    assert traces(pipe) == []
-
-
-def test_recording_computes_everything_for_every_kind_and_expert() -> None:
-    pipe, outputs = build("wan_two_experts"), []
-    curves = record_layer_errors(
-        pipe, ["x"], generate=lambda pipe, prompt, seed: outputs.append(run(pipe, TINY["wan_two_experts"], steps=12))
-    )
-    assert torch.equal(outputs[0], run(build("wan_two_experts"), TINY["wan_two_experts"], steps=12))
-    assert [curve[:2] for curve in curves] == [
-        (name, kind)
-        for name in ("transformer", "transformer_2")
-        for kind in ("cross_attention", "feed_forward", "self_attention")
-    ]
-    assert sum(len(rows) for _, kind, rows in curves if kind == "feed_forward") == 12
-    assert json.loads(json.dumps(curves)) == [[name, kind, [list(row) for row in rows]] for name, kind, rows in curves]
-    method = SmoothCache(0.2, curves)
-    _, report = accelerated(pipe, method, "wan_two_experts", steps=12)
-    assert report.levers[0].engaged
-    _, report = accelerated(pipe, method, "wan_two_experts", steps=20)
-    assert report.levers[0].engaged
-
-
-def test_recording_puts_an_attached_session_back() -> None:
-    pipe = ToyPipeline(lambda latents, sigma: latents)
-    session = accel.accelerate(pipe, accel.Recipe(cache=METHOD))
-    record_layer_errors(pipe, ["x"])
-    assert session_of(pipe).recipe == session.recipe
-    with pytest.raises(KeyError):
-        record_layer_errors(pipe, ["x"], generate=lambda *_: {}["nothing"])
-    assert session_of(pipe).recipe == session.recipe
-    accel.restore(pipe)
-
-
-def test_bad_input_of_the_recorder_gets_a_sentence() -> None:
-    pipe = ToyPipeline(lambda latents, sigma: latents)
-    with pytest.raises(ValueError, match="list of at least one prompt"):
-        record_layer_errors(pipe, "x")
-    with pytest.raises(ValueError, match="whole number from 1"):
-        record_layer_errors(pipe, ["x"], lags=0)
-    with pytest.raises(ValueError, match="Nothing was recorded"):
-        record_layer_errors(pipe, ["x"], num_inference_steps=1)

@@ -208,9 +208,9 @@ def test_methods_survive_json(method):
         (lambda: AdaCache((0.1,)), "pairs of a bound"),
         (lambda: AdaCache((0.2, 3, 0.1, 4)), "bounds rising"),
         (lambda: AdaCache((0.1, 2.5)), "whole number of steps"),
-        (lambda: SmoothCache(errors=(("transformer", "norm", ROWS),)), "record_layer_errors"),
+        (lambda: SmoothCache(errors=(("transformer", "norm", ROWS),)), "accel.calibrate"),
         (lambda: SmoothCache(errors=(("transformer", "feed_forward", ((0.1, 0.0), (0.9, 0.0))),)), "falling sigma"),
-        (lambda: SmoothCache(errors=()), "record_layer_errors"),
+        (lambda: SmoothCache(errors=()), "accel.calibrate"),
     ],
 )
 def test_bad_settings_get_a_sentence(make, sentence):

@@ -1,4 +1,4 @@
-"""Static schedules: the plan is the best there is, by brute force; it obeys its rules; lists mean the same elsewhere."""
+"""Static schedules: the plan is the best there is, by brute force; it obeys its rules; lists hold at any step count."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_listed_levels_take_steps_of_their_own() -> None:
 
 @pytest.mark.parametrize("sigmas", [(), (-1.0,), (float("nan"),), [1.0], "1.0"])
 def test_bad_lists_are_refused_in_a_sentence(sigmas: object) -> None:
-    with pytest.raises(ValueError, match="StaticSchedule.sigmas must be a tuple of noise levels"):
+    with pytest.raises(ValueError, match=r"StaticSchedule\.sigmas must be a tuple of noise levels"):
         StaticSchedule(sigmas)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,90 @@
+"""Telling a scheduler which noise levels to use, through its own `set_timesteps`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from accel.clock import Timetable
+from accel.samplers.coordinates import Samples
+from accel.samplers.sigmas import Grid, Sigmas, unshifted
+
+# How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of
+# the run, "timesteps" takes training timesteps.
+Told = Literal["shifted", "with end", "timesteps"]
+
+
+def choose(
+    scheduler: Any,
+    set_timesteps: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    wanted: Sigmas,
+    told: Told,
+    samples: Samples,
+    call: Mapping[str, Any],
+) -> str | None:
+    """Replaces the noise levels of a run whose `set_timesteps(**arguments)` has just returned.
+
+    Returns None, or one clause that says why not; then the scheduler has its own levels as before.
+    """
+    *own, end = Timetable(scheduler).whole
+    shift = shift_of(scheduler, arguments.get("mu")) if told == "shifted" else 1.0
+    try:
+        levels = wanted.levels(Grid(tuple(own), samples == "flow", shift, call))
+    except ValueError as error:
+        return str(error)
+    given, rest = _given(scheduler, told, levels, end, shift), dict(arguments)
+    if given is None:
+        return f"{len(levels)} steps of {wanted} fall on the same training timesteps"
+    if told != "shifted":
+        rest["num_inference_steps"] = None
+    set_timesteps(**(rest | given))
+    if _taken(Timetable(scheduler).whole[:-1], _stretched(scheduler, levels), told):
+        return None
+    set_timesteps(**arguments)
+    return f"{type(scheduler).__name__} made other noise levels of those of {wanted}"
+
+
+def shift_of(scheduler: Any, mu: float | None) -> float:
+    """By how much the scheduler shifts the sigmas that it is given."""
+    if scheduler.config.get("use_dynamic_shifting") and mu is not None:
+        return math.exp(mu) if scheduler.config.get("time_shift_type") == "exponential" else float(mu)
+    return float(scheduler.shift if hasattr(scheduler, "shift") else scheduler.config.get("flow_shift", 1.0))
+
+
+def _given(scheduler: Any, told: Told, levels: Sequence[float], end: float, shift: float) -> dict[str, Any] | None:
+    if told == "shifted":
+        return {"sigmas": [unshifted(level, shift) for level in levels]}
+    if told == "with end":
+        return {"sigmas": [*levels, end]}
+    timesteps = training_timesteps(scheduler, levels)
+    return {"timesteps": timesteps} if len(set(timesteps)) == len(timesteps) else None
+
+
+def training_timesteps(scheduler: Any, levels: Sequence[float]) -> list[int]:
+    """The training timesteps whose noise-to-signal ratios are nearest to `levels`."""
+    alphas = scheduler.alphas_cumprod.double().clamp_min(1e-12)
+    known = ((1.0 - alphas) / alphas).sqrt().log()
+    asked = torch.tensor(levels, dtype=torch.float64).log()
+    nearest: list[int] = (asked[:, None] - known[None, :]).abs().argmin(1).tolist()
+    return nearest
+
+
+def _stretched(scheduler: Any, levels: list[float]) -> list[float]:
+    """What a scheduler with a terminal noise level (LTX) makes of them: stretched so that the last is that level."""
+    terminal = scheduler.config.get("shift_terminal")
+    if not terminal:
+        return levels
+    factor = (1.0 - terminal) / (1.0 - levels[-1])
+    return [1.0 - (1.0 - level) * factor for level in levels]
+
+
+def _taken(found: Sequence[float], wanted: Sequence[float], told: Told) -> bool:
+    # Training timesteps are whole numbers; flows are moved off pure noise by a millionth or so.
+    tolerance = 0.5 if told == "timesteps" else 1e-3
+    return len(found) == len(wanted) and all(
+        math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-4) for one, other in zip(found, wanted, strict=True)
+    )

@@ -1,0 +1,84 @@
+"""What every sampler has in common: another update, other noise levels and fewer steps, on the pipeline's scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Literal, NamedTuple
+
+from accel.anatomy import Anatomy
+from accel.lever import Idle, Lever
+from accel.method import Method, knob, part
+from accel.samplers.sigmas import Sigmas
+
+Space = Literal["velocity", "clean"]
+
+
+class Weights(NamedTuple):
+    """One update, x' = keep x + sum of the answers, each times its weight; the newest answer is the last."""
+
+    keep: float
+    answers: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sampler(Method, lever="sampler", abstract=True):
+    """Base of the samplers.
+
+    A sampler is its weights: a pure function of noise levels. What they are applied to is the same for all models (see
+    `accel.samplers.coordinates`): samples scaled to x = (1 - t) x0 + t noise, with the noise level t running from 1 to
+    0, and as answers the velocity noise - x0, or the clean estimate x0.
+
+    steps: share of the steps that the call asks for; the pipeline sees the smaller number from the start, so progress
+    bars, callbacks and image-to-image strength are right. A loop of your own in `session.running()` keeps its number.
+    sigmas: other noise levels for those steps; None leaves the scheduler's.
+    """
+
+    _: KW_ONLY
+    steps: float = knob(1.0, 0.01, 1.0, "share of the steps that the call asks for")
+    sigmas: Sigmas | None = part(None, "sigmas")
+
+    @property
+    def space(self) -> Space:
+        """What the answers are."""
+        return "velocity"
+
+    @property
+    def depth(self) -> int:
+        """The number of answers to remember, the newest included; 0 leaves the update to the scheduler."""
+        return 1
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        """The update from the last of `times` to `following`.
+
+        times: noise levels of the remembered answers, oldest first, all different. remaining: updates until the end of
+        the run, this one included.
+        """
+        raise NotImplementedError
+
+    def build(self, anatomy: Anatomy) -> Lever:
+        """The sampler, or an idle lever that says why this pipeline's scheduler cannot have it."""
+        from accel.samplers.step import Stepper
+
+        reason = self.obstacle(anatomy)
+        return Stepper(self, anatomy) if reason is None else Idle(self, reason)
+
+    def obstacle(self, anatomy: Anatomy) -> str | None:
+        """Why this sampler cannot act on the pipeline, and what to do; None if it can."""
+        for name, scheduler in anatomy.schedulers.items():
+            if self.depth and anatomy.samples[name] is None:
+                return (
+                    f"The update of {scheduler} with its present settings is not one deterministic step, so no solver "
+                    f"can stand in for it: exchange it first for a plain one, as in pipe.scheduler = "
+                    f"EulerDiscreteScheduler.from_config(pipe.scheduler.config), if the model allows that."
+                )
+            reason = None if self.sigmas is None else self.sigmas.obstacle(anatomy, name)
+            if reason is not None:
+                return reason
+        return None
+
+    def seen(self, anatomy: Anatomy) -> Anatomy:
+        """The pipeline as the other levers must see it: whether its updates are Euler steps is for the solver to say."""
+        if not self.depth or self.obstacle(anatomy) is not None:
+            return anatomy
+        return replace(anatomy, euler_steps=self.depth == 1)

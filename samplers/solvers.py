@@ -1,0 +1,217 @@
+"""Solvers for the sampling equation that ask the denoiser once per step, as weights that depend on noise levels alone.
+
+In the coordinates of `Sampler` the equation is dx/dt = velocity, whatever the model predicts. With answers v_0 (the
+newest), v_1, ... every solver below is x' = keep x + w_0 v_0 + w_1 v_1 + ..., and only the weights differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.method import knob
+from accel.samplers.method import Sampler, Space, Weights
+
+Array = NDArray[np.float64]
+
+EDGE = 1e-6  # log-SNR is infinite at pure noise, where flow models start; diffusers' UniPC moves the start by as much
+
+
+@dataclass(frozen=True)
+class SchedulerSolver(Sampler):
+    """The scheduler's own update, for other noise levels (`sigmas`) or fewer steps (`steps`) alone. Memory: none."""
+
+    @property
+    def depth(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Euler(Sampler):
+    """Order 1: x' = x + (t' - t) v. The update of FlowMatchEuler, Euler and DDIM schedulers alike.
+
+    For pipelines whose scheduler is one of these it changes nothing (to rounding); it is there to compare with, and to
+    give a pipeline with a multistep scheduler steps that a cache can correct. Memory: none.
+    """
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        return Weights(1.0, (following - times[-1],))
+
+
+@dataclass(frozen=True)
+class PseudoCorrector(Sampler):
+    """Order 2 at one evaluation per step: each Euler step is corrected by the trapezoidal rule when the next answer is
+    there, without asking again at the corrected point (FlowTurbo's pseudo-corrector, arXiv 2409.18128).
+
+    x_i = x_(i-1) + h_(i-1) (v_(i-1) + v_i) / 2 with v_i from the uncorrected point, then x_i + h_i v_i goes to the
+    pipeline. In terms of the point that the pipeline holds this is x + (h_i + h_(i-1)/2) v_i - h_(i-1)/2 v_(i-1), so a
+    pipeline that changes its latents between steps (inpainting) is not undone. Memory: one latent in float32.
+    """
+
+    @property
+    def depth(self) -> int:
+        return 2
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        step = following - times[-1]
+        if len(times) == 1:
+            return Weights(1.0, (step,))
+        half = (times[-1] - times[-2]) / 2
+        return Weights(1.0, (-half, step + half))
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(Sampler):
+    """Integrates the polynomial through the last `order` velocities, exactly for steps of any size.
+
+    Order 2 is Euler with the velocity extrapolated to the middle of the step. A velocity that bends sharply is
+    overshot: where steps are few and guidance is high, the pseudo-corrector is safer, and order 3 is for long smooth
+    runs. Memory: order - 1 latents in float32.
+    """
+
+    order: int = knob(2, 2, 3, "velocities used; the order of convergence")
+
+    @property
+    def depth(self) -> int:
+        return self.order
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        known = list(times[-self.order :])
+        start, middle = known[-1], (known[-1] + following) / 2
+        sixth = (following - start) / 6  # Simpson's rule is exact for what three velocities span
+        return Weights(
+            1.0,
+            tuple(
+                sixth * (_basis(known, k, start) + 4 * _basis(known, k, middle) + _basis(known, k, following))
+                for k in range(len(known))
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++ (arXiv 2211.01095), multistep, in log-SNR: the clean estimate is continued as a polynomial and the
+    linear part of the equation is solved exactly.
+
+    order 2 is "2M" with the midpoint rule, 1 is DDIM. The last step of a run is of order 1, because to noise level 0 it
+    is infinitely long in log-SNR. (The "3M" of the published code and of diffusers lacks a factor of 2 in its second
+    difference and converges with order 2 only; take UniPC(3).) Memory: one latent in float32.
+    """
+
+    order: int = knob(2, 1, 2, "clean estimates used")
+
+    @property
+    def space(self) -> Space:
+        return "clean"
+
+    @property
+    def depth(self) -> int:
+        return self.order
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        order = min(self.order, len(times), remaining)
+        keep, newest = following / times[-1], np.eye(len(times))[::-1]
+        if order == 1 or following <= 0.0:
+            return Weights(keep, tuple((1.0 - keep) * newest[0]))
+        ratios, h = _ratios(times[-2:], following)
+        slope = (newest[1] - newest[0]) / ratios[0]
+        return Weights(keep, tuple(-(1.0 - following) * math.expm1(-h) * (newest[0] + slope / 2)))
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC (arXiv 2302.04867), the B2(h) = e^h - 1 variant on clean estimates: a predictor of order `order` and a
+    corrector that uses each new answer once more, for the step that led to it; no extra evaluation.
+
+    The corrector is applied as a difference to what the pipeline holds, which is the same as diffusers' formula until a
+    pipeline changes its latents between steps (inpainting), and then keeps the change. Memory: `order` latents in
+    float32.
+    """
+
+    order: int = knob(2, 1, 3, "clean estimates that the predictor uses")
+
+    @property
+    def space(self) -> Space:
+        return "clean"
+
+    @property
+    def depth(self) -> int:
+        return self.order + 1
+
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+        total, keep = len(times), following / times[-1]
+        order = min(self.order, total, remaining)
+        _, answers = _predictor(times[-order:], following)
+        update = np.concatenate([np.zeros(total - order), answers])
+        if total > 1:
+            order = min(self.order, total - 1, remaining + 1)
+            update = update + keep * np.concatenate([np.zeros(total - order - 1), _correction(times[-order - 1 :])])
+        return Weights(keep, tuple(update))
+
+
+def log_snr(time: float) -> float:
+    """log((1 - t) / t), half of what is called log-SNR of the power."""
+    time = min(max(time, EDGE), 1.0 - EDGE)
+    return math.log((1.0 - time) / time)
+
+
+def _predictor(times: Sequence[float], following: float) -> tuple[float, Array]:
+    """UniP of as many orders as `times`: x' = keep x + answers."""
+    order, keep = len(times), following / times[-1]
+    if following <= 0.0 or order == 1:
+        return keep, np.array([*[0.0] * (order - 1), 1.0 - keep])
+    ratios, h = _ratios(times, following)
+    matrix, right = _conditions([*ratios, 1.0], h)
+    rho = np.array([0.5]) if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
+    scale = -(1.0 - following) * math.expm1(-h)
+    answers = (1.0 - keep) * np.eye(order)[-1] + scale * _differences(ratios, rho)
+    return keep, answers
+
+
+def _correction(times: Sequence[float]) -> Array:
+    """What UniC adds to the point at the last of `times`, where UniP went from the one before: weights of all answers.
+
+    The linear part and the newest answer of the predictor's formula are in the corrector's too and cancel.
+    """
+    *known, now = times
+    ratios, h = _ratios(known, now)
+    matrix, right = _conditions([*ratios, 1.0], h)
+    order = len(known)
+    predicted = np.array([0.5]) if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
+    corrected = np.array([0.5]) if order == 1 else np.linalg.solve(matrix, right)
+    change = np.append(_differences(ratios, corrected[:-1] - predicted), 0.0)
+    change += corrected[-1] * (np.eye(order + 1)[-1] - np.eye(order + 1)[-2])
+    return np.asarray(-(1.0 - now) * math.expm1(-h) * change)
+
+
+def _ratios(times: Sequence[float], following: float) -> tuple[list[float], float]:
+    """r_k = (lambda_k - lambda_0) / h for the answers before the newest, the nearest first, and h itself."""
+    start = log_snr(times[-1])
+    h = log_snr(following) - start
+    return [(log_snr(time) - start) / h for time in times[-2::-1]], h
+
+
+def _conditions(ratios: Sequence[float], h: float) -> tuple[Array, Array]:
+    """The order conditions R(p) rho = b of UniPC's theorem, in its own notation with B(h) = e^-h - 1."""
+    hh, b, factorial = -h, [], 1.0
+    phi = math.expm1(hh) / hh - 1.0
+    for i in range(1, len(ratios) + 1):
+        b.append(phi * factorial / math.expm1(hh))
+        factorial *= i + 1
+        phi = phi / hh - 1.0 / factorial
+    return np.array([[ratio**i for ratio in ratios] for i in range(len(ratios))]), np.array(b)
+
+
+def _differences(ratios: Sequence[float], rho: Array) -> Array:
+    """Weights of the answers, oldest first, in the sum over k of rho_k (m_k - m_0) / r_k."""
+    shares = np.array([weight / ratio for weight, ratio in zip(rho, ratios, strict=True)])
+    return np.append(shares[::-1], -shares.sum())
+
+
+def _basis(times: Sequence[float], k: int, at: float) -> float:
+    """Lagrange's polynomial that is 1 at the k-th time and 0 at the others."""
+    return math.prod((at - other) / (times[k] - other) for other in times if other != times[k])

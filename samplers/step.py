@@ -1,0 +1,171 @@
+"""The lever of all samplers: another update in place of the scheduler's, and other noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from accel import families
+from accel.anatomy import Anatomy, prediction_of
+from accel.calls import Call, Outcome, Proceed
+from accel.clock import Timetable
+from accel.lever import Lever
+from accel.report import CallRecord, LeverReport
+from accel.samplers.coordinates import point_of, scale_of, time_of
+from accel.samplers.levels import choose
+from accel.samplers.method import Sampler
+
+
+@dataclass
+class History:
+    """The answers that the next update may use, oldest first, and where they were given."""
+
+    key: tuple[object, ...] = ()
+    times: list[float] = field(default_factory=list)
+    answers: list[torch.Tensor] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.times.clear()
+        self.answers.clear()
+
+
+class Stepper(Lever):
+    """Lets the scheduler make its own update and replaces the sample in what it returns.
+
+    So the scheduler's signature, return type, step counter, errors and random numbers are its own by construction; the
+    price is one elementwise update per step. Updates that the scheduler is asked to make otherwise (noise added, other
+    noise levels for each token) are left to it. The history is dropped where the answers belong to different equations:
+    at a new run, an exchanged expert, another shape or dtype, a step back.
+    """
+
+    def __init__(self, method: Sampler, anatomy: Anatomy) -> None:
+        self.method, self.anatomy = method, anatomy
+        self._history = History()
+        self._given: Mapping[str, Any] = {}
+        self._began()
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._given = given
+        steps = given.get("num_inference_steps")
+        if self.method.steps >= 1.0 or not isinstance(steps, int) or self._own_levels():
+            return {}
+        return {"num_inference_steps": max(round(self.method.steps * steps), 1)}
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        self._began()
+
+    def reset(self) -> None:
+        self._history.clear()
+        self._timetable: Timetable | None = None
+
+    def end(self) -> None:
+        self._given = {}
+
+    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        name = type(scheduler).__name__
+        samples, told = self._facts(name)
+        if self.method.sigmas is None or samples is None or told is None:
+            return
+        self._refused = (
+            "the call gives its own"
+            if self._own_levels()
+            else choose(scheduler, set_timesteps, arguments, self.method.sigmas, told, samples, self._given)
+        )
+
+    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        if call.denoiser != self._denoiser:  # another expert answers from here on
+            self._denoiser = call.denoiser
+            self._history.clear()
+        return proceed(call)
+
+    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        self._updates += 1
+        samples, _ = self._facts(type(scheduler).__name__)
+        if not self.method.depth:
+            return result
+        known = all(name in arguments for name in ("model_output", "timestep", "sample"))
+        if samples is None or not known or any(_is_on(arguments.get(name)) for name in families.OTHER_UPDATES):
+            self._history.clear()
+            return result
+        sigma, following, remaining = self._place(scheduler, arguments["timestep"])
+        sample = arguments["sample"]
+        point = point_of(sample, arguments["model_output"], sigma, samples, prediction_of(scheduler))
+        history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
+        key = (type(scheduler), sample.shape, sample.device)
+        if key != history.key or (history.times and now >= history.times[-1]):
+            history.clear()
+        history.key = key
+        history.times.append(now)
+        history.answers.append(point.velocity if self.method.space == "velocity" else point.clean)
+        updated = self._update(point.x, then, remaining) * scale_of(following, samples)
+        self._replaced += 1
+        return _with_sample(result, updated)
+
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        said = []
+        if self.method.depth:
+            said.append(f"{self._replaced} of {self._updates} updates replaced")
+        if self.method.sigmas is not None:
+            kept = f"the scheduler's noise levels stayed: {self._refused}"
+            said.append(kept if self._refused else f"noise levels of {self.method.sigmas}")
+        engaged = self._replaced > 0 or (self.method.sigmas is not None and not self._refused)
+        return LeverReport("sampler", str(self.method), engaged, "; ".join(said) or "nothing to do", self._peak)
+
+    def _began(self) -> None:
+        self._updates = self._replaced = self._peak = 0
+        self._refused: str | None = None
+        self._denoiser = ""
+        self.reset()
+
+    def _facts(self, scheduler: str) -> tuple[Any, Any]:
+        """How that scheduler scales its samples and is told noise levels, as the anatomy found it."""
+        name = next((name for name, kind in self.anatomy.schedulers.items() if kind == scheduler), "")
+        return self.anatomy.samples.get(name), self.anatomy.levels.get(name)
+
+    def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, int]:
+        """Noise levels before and after the update that the scheduler has just made, and how many were left."""
+        if self._timetable is None:
+            self._timetable = Timetable(scheduler)
+        table = self._timetable
+        index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
+        position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
+        return table.whole[position], table.whole[position + 1], len(table.timesteps) - position
+
+    def _own_levels(self) -> bool:
+        return any(self._given.get(name) is not None for name in ("sigmas", "timesteps"))
+
+    def _update(self, x: torch.Tensor, following: float, remaining: int) -> torch.Tensor:
+        """The sample after this step, in the common coordinates (float32); drops what the next one cannot use."""
+        times, answers = self._history.times, self._history.answers
+        del times[: -self.method.depth], answers[: -self.method.depth]
+        self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
+        if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
+            return x
+        keep, weights = self.method.weights(times, following, remaining)
+        x = keep * x
+        for weight, answer in zip(reversed(weights), reversed(answers), strict=False):
+            if weight:
+                x = x + weight * answer
+        if self.method.depth == 1:
+            self._history.clear()
+        return x
+
+
+def _is_on(value: Any) -> bool:
+    return value is not None and (isinstance(value, torch.Tensor) or bool(value))
+
+
+def sample_of(result: Any) -> torch.Tensor:
+    """The sample in what a scheduler's `step` returns."""
+    sample: torch.Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
+    return sample
+
+
+def _with_sample(result: Any, sample: torch.Tensor) -> Any:
+    """The scheduler's answer, tuple or output object, with this sample in its dtype."""
+    if isinstance(result, tuple):
+        return (sample.to(result[0].dtype), *result[1:])
+    return type(result)(**{**result, "prev_sample": sample.to(result.prev_sample.dtype)})

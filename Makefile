@@ -31,7 +31,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -63,11 +63,11 @@ def measure_frontier(options: argparse.Namespace) -> None:
     from accel import pocket
     from accel.frontier import measure, save
 
-    prompts = pocket.prompts(options.clips + 2, seed=11)
+    prompts = pocket.prompts(options.clips + 6, seed=11)
     result = measure(
         _load("pocket:video", options),
-        prompts[2:],
-        prompts[:2],
+        prompts[6:],
+        prompts[:6],
         steps=options.steps,
         repeats=options.repeats,
         call_arguments=_call_arguments(options),

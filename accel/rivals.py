@@ -17,7 +17,7 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
     for threshold in (0.03, 0.06, 0.12, 0.25):
         attach = functools.partial(_diffusers, config="FirstBlockCacheConfig", settings={"threshold": threshold})
         found.append((f"diffusers FirstBlockCache: {threshold:g}", attach))
-    for threshold, skips in ((0.05, 2), (0.1, 2), (0.15, 2), (0.2, 2), (0.3, 2), (0.4, 6), (0.8, 6)):
+    for threshold, skips in ((0.05, 2), (0.1, 2), (0.15, 2), (0.2, 2), (0.3, 2), (0.4, 6), (0.8, 6), (1.2, 8)):
         sea = {"threshold": threshold, "max_consecutive_cached": skips}
         attach = functools.partial(_diffusers, config="SeaCacheConfig", settings=sea)
         found.append((f"diffusers SeaCache: {threshold:g}, {skips} skips", attach))

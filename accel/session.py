@@ -205,7 +205,8 @@ class Session:
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index == len(self._levers):
-            return Outcome(inner(*call.args, **call.kwargs), "computed", "computed")
+            call.evaluated = inner(*call.args, **call.kwargs)
+            return Outcome(call.evaluated, "computed", "computed")
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
     def _begin(self, pipe: Any) -> None:

@@ -7,6 +7,7 @@ from accel.samplers.guidance import GuidanceMethod
 from accel.samplers.interval import GuidanceInterval
 from accel.samplers.linear import LinearAG
 from accel.samplers.method import Sampler
+from accel.samplers.search import Search, search_sigmas
 from accel.samplers.sigmas import (
     AlignYourSteps,
     Beta,
@@ -35,10 +36,12 @@ __all__ = [
     "PseudoCorrector",
     "Sampler",
     "SchedulerSolver",
+    "Search",
     "Shift",
     "SigmaTable",
     "Sigmas",
     "Sway",
     "UniPC",
     "calibrate_linear",
+    "search_sigmas",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,7 +11,7 @@ from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.method import knob, part
 from accel.samplers.delta import GuidanceDelta
-from accel.samplers.guidance import Conditional, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class _Adaptive(Policy):
     then: Policy | None
     agreed: list[int] = field(default_factory=list)  # for each sample, evaluated steps in a row
 
+    @property
+    def resumes(self) -> bool:  # type: ignore[override]
+        return self.then is not None
+
     def judge(self, moment: Moment, computed: bool) -> Verdict:
         done = sum(self._done())
         if not done or done < len(self.agreed):
@@ -64,12 +68,13 @@ class _Adaptive(Policy):
     def answer(self, now: Conditional) -> Tensors:
         return self.then.answer(now) if self.then is not None else [output.clone() for output in now.outputs]
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
         done = self._done()  # what this step's own answers say counts from the next step on
-        if computed and not (done and all(done)):
-            self._observe(agreement(now, unconditional, self.kind), now.moment)
+        if evaluated is not None and not (done and all(done)):
+            own = replace(now, outputs=evaluated.conditional)
+            self._observe(agreement(own, evaluated.unconditional, self.kind), now.moment)
         if self.then is not None:
-            return self.then.settle(now, unconditional, computed)
+            return self.then.settle(now, unconditional, evaluated)
         return mixed(now, unconditional, done) if any(done) else None
 
     def held(self) -> Tensors:

@@ -10,7 +10,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.method import knob
-from accel.samplers.guidance import Conditional, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class _Delta(Policy):
     since: int = 0  # steps since the last evaluated one, itself included
     gap: list[tuple[float, float]] = field(default_factory=list)  # time and weight of the carried steps
     total: Tensors = field(default_factory=list)  # the weighted sum of what they carried
+    resumes = True
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
         self.since += 1
@@ -94,10 +95,10 @@ class _Delta(Policy):
             self.total = [a + b for a, b in zip(self.total, parts, strict=True)] if self.total else parts
         return [(c.float() + delta).to(c.dtype) for c, delta in zip(now.outputs, deltas, strict=True)]
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
-        if not computed:  # a cache's forecast is no measurement
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
+        if evaluated is None:  # a cache's forecast is no measurement
             return None
-        known = [u.float() - c.float() for u, c in zip(unconditional, now.outputs, strict=True)]
+        known = [u.float() - c.float() for c, u in zip(*evaluated, strict=True)]
         depth = max(self.method.order, self.corrector) + 1
         self.history = [*self.history, _Known(time_of(now.moment.sigma, self.kind), known)][-depth:]
         gap, total, self.gap, self.total, self.since = self.gap, self.total, [], [], 0

@@ -12,7 +12,7 @@ from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.patch import session_of
 from accel.recipe import Recipe
-from accel.samplers.guidance import Conditional, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 from accel.samplers.linear import FEATURES, LinearAG, Past, added, combined, differences
 from accel.session import Session
 
@@ -96,7 +96,7 @@ class _Fitting(Policy):
     def answer(self, now: Conditional) -> Tensors:
         raise NotImplementedError("every step is evaluated while LinearAG is fitted")
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
         deltas = differences(now.outputs, unconditional)
         self.method.sigmas[:] = now.moment.sigmas
         if not self.past.complete or self.method.evaluates(now.moment.position, now.moment.total):

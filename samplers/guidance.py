@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -37,7 +37,8 @@ class Verdict(NamedTuple):
 class Conditional:
     """What is known when the unconditional answer of a step is due: the conditional one and what it was made from.
 
-    outputs, latents: tensors (B, ...), or one tensor for each sample where `listed`.
+    outputs, latents: tensors (B, ...), or one tensor for each sample where `listed`. The outputs are those that the
+    pipeline gets, which a cache may have predicted, or have evaluated and corrected.
     """
 
     moment: Moment
@@ -46,19 +47,34 @@ class Conditional:
     listed: bool = False
 
 
+class Evaluated(NamedTuple):
+    """What the denoiser itself answered in a step, where no cache predicted either of the two."""
+
+    conditional: Tensors
+    unconditional: Tensors
+
+
 class Policy(Protocol):
-    """State for one denoiser in one run."""
+    """State for one denoiser in one run.
+
+    resumes: the unconditional pass comes and goes, and is made from the conditional one in between.
+    """
+
+    resumes: bool = False
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
-        """Is the unconditional pass left out at this step? computed: the conditional one was (or can be) evaluated and
-        is not predicted by a cache, so that the unconditional one would be evaluated as well.
+        """Is the unconditional pass left out at this step? Asked once per step. computed: the conditional answer was
+        evaluated and not predicted by a cache, so that the unconditional one would be evaluated as well.
         """
 
     def answer(self, now: Conditional) -> Tensors:
         """What stands for the unconditional outputs where they are left out; tensors of its own."""
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
-        """Both are known. Other outputs to take the place of the unconditional ones, or None to leave them."""
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
+        """The pass was not left out. Other outputs to take the place of these, or None to leave them.
+
+        evaluated: both answers as the denoiser gave them, for measurements; None where a cache predicted one.
+        """
 
     def held(self) -> Tensors:
         """The tensors kept, for the memory account."""
@@ -91,12 +107,23 @@ class _Asked:
     outcome: Outcome
 
 
+@dataclass
+class _Course:
+    """How one denoiser stands in this run."""
+
+    key: object
+    policy: Policy
+    halved: bool = False  # the halves of the batch have become calls of their own
+    away: bool = False  # unconditional answers were made up since the last time that both were evaluated
+
+
 class GuidanceGate(Lever):
     """Answers unconditional passes where the method says so; what it makes up never reaches the levers below.
 
     Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
     goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the answer is put
-    together again. Anything else (tiles, perturbed passes, batches of three, guidance that is off) passes untouched.
+    together again; once that has begun, a pass that comes and goes is asked for as a second half call, so that each half
+    has one unbroken history in the cache. Anything else (tiles, perturbed passes, batches of three, guidance that is off) passes untouched.
     State is per denoiser and starts anew with every run and shape.
     """
 
@@ -116,7 +143,7 @@ class GuidanceGate(Lever):
         self._kept: Counter[str] = Counter()
 
     def reset(self) -> None:
-        self._policies: dict[str, tuple[object, Policy]] = {}
+        self._courses: dict[str, _Course] = {}
         self._asked: dict[str, _Asked] = {}
         self._pairs: dict[str, _Pairs] = {}
 
@@ -149,57 +176,81 @@ class GuidanceGate(Lever):
         asked = self._asked.get(call.denoiser)
         if call.stream not in families.UNCONDITIONAL_CALLS or asked is None or not _same_question(call, asked.call):
             return proceed(call)
-        now = Conditional(call.moment, call.latents, tensors(asked.outcome.output), halves.listed(call))
-        policy, computed = self._policy(call, call.latents), asked.outcome.action == "computed"
-        self._seen += 1
-        verdict = policy.judge(call.moment, computed)
-        if verdict.drop:
-            values = self._account(policy, verdict, policy.answer(now))
-            return Outcome(rebuilt(asked.outcome.output, values), "dropped", verdict.reason)
-        self._kept[verdict.reason] += 1
-        outcome = proceed(call)
-        changed = policy.settle(now, tensors(outcome.output), computed and outcome.action == "computed")
-        self._account(policy)
-        return outcome if changed is None else outcome._replace(output=rebuilt(outcome.output, changed))
+        return self._unconditional(self._course(call, call.latents), asked, call, proceed)
 
     def _batched(self, call: Call, proceed: Proceed) -> Outcome:
         pairs = self._pairs.setdefault(call.denoiser, _Pairs())
-        if not pairs.expects(call):
-            return proceed(call)
         # Two samples with one seed look like a pair until their prompts have moved them apart.
-        if not call.guided and call.moment.step == 0:
+        if not pairs.expects(call) or (not call.guided and call.moment.step == 0):
             return proceed(call)
-        if halves.same_input(call, pairs.outputs):
-            verdict = self._policy(call, self._half(call, call.latents)).judge(call.moment, True)
-            if verdict.drop:
-                return self._conditional_half(call, proceed, verdict)
-            self._kept[verdict.reason] += 1
+        if not halves.same_input(call, pairs.outputs):
+            outcome = proceed(call)
+            pairs.outputs = tensors(outcome.output)
+            return self._whole(call, outcome) if halves.same_input(call, pairs.outputs) else outcome
+        course = self._course(call, self._half(call, call.latents))
+        if course.halved and course.policy.resumes:
+            return self._halves(call, proceed, course, None)
+        verdict = course.policy.judge(call.moment, True)
+        if verdict.drop:
+            return self._halves(call, proceed, course, verdict)
+        self._kept[verdict.reason] += 1
         outcome = proceed(call)
         pairs.outputs = tensors(outcome.output)
-        return self._settled(call, outcome) if halves.same_input(call, pairs.outputs) else outcome
+        return self._whole(call, outcome)
 
-    def _conditional_half(self, call: Call, proceed: Proceed, verdict: Verdict) -> Outcome:
+    def _halves(self, call: Call, proceed: Proceed, course: _Course, verdict: Verdict | None) -> Outcome:
+        """The conditional half alone, then whatever answers for the other; `verdict` where it is known already."""
+        course.halved = True
         half = halves.half_call(call, self._last)
-        outcome = proceed(half)
-        now = Conditional(call.moment, half.latents, tensors(outcome.output), halves.listed(call))
-        policy = self._policy(call, half.latents)
-        self._seen += 1
-        values = self._account(policy, verdict, policy.answer(now))
-        output = self._whole(call, rebuilt(outcome.output, values), outcome.output)
-        return Outcome(output, outcome.action, f"conditional half alone: {verdict.reason}")
+        asked = _Asked(half, proceed(half))
+        other = replace(halves.half_call(call, not self._last), leader=False)
+        outcome = self._unconditional(course, asked, other, proceed, verdict)
+        reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
+        return Outcome(self._joined(call, outcome.output, asked.outcome.output), asked.outcome.action, reason)
 
-    def _settled(self, call: Call, outcome: Outcome) -> Outcome:
+    def _unconditional(
+        self, course: _Course, asked: _Asked, call: Call, proceed: Proceed, verdict: Verdict | None = None
+    ) -> Outcome:
+        """Answers an unconditional call of its own, after the conditional one."""
+        now = Conditional(call.moment, asked.call.latents, tensors(asked.outcome.output), halves.listed(call))
+        computed, policy = asked.outcome.action == "computed", course.policy
+        verdict = policy.judge(call.moment, computed) if verdict is None else verdict
+        self._seen += 1
+        if verdict.drop:
+            course.away = True
+            self._dropped[verdict.reason] += 1
+            output = rebuilt(asked.outcome.output, policy.answer(now))
+            self._weigh(policy)
+            return Outcome(output, "dropped", verdict.reason)
+        self._kept[verdict.reason] += 1
+        outcome = proceed(call)
+        answers = tensors(outcome.output)
+        both = None
+        if asked.call.evaluated is not None and call.evaluated is not None:
+            both = Evaluated(tensors(asked.call.evaluated), tensors(call.evaluated))
+        # A cache's correction makes up for forecasts, from which the answers left out in between were made as well.
+        moved = _moved(answers, now.outputs, both.conditional) if both is not None and course.away else None
+        changed = policy.settle(now, moved or answers, both) or moved
+        course.away = course.away and both is None
+        self._weigh(policy)
+        return outcome if changed is None else outcome._replace(output=rebuilt(outcome.output, changed))
+
+    def _whole(self, call: Call, outcome: Outcome) -> Outcome:
+        """Both halves have been answered in one call."""
         conditional = halves.half_output(call, outcome.output, self._last)
         unconditional = halves.half_output(call, outcome.output, not self._last)
-        latents = self._half(call, call.latents)
+        latents, both = self._half(call, call.latents), None
+        if call.evaluated is not None:
+            sides = (halves.half_output(call, call.evaluated, side) for side in (self._last, not self._last))
+            both = Evaluated(*map(tensors, sides))
         now = Conditional(call.moment, latents, tensors(conditional), halves.listed(call))
-        policy = self._policy(call, latents)
+        policy = self._course(call, latents).policy
         self._seen += 1
-        changed = policy.settle(now, tensors(unconditional), outcome.action == "computed")
-        self._account(policy)
+        changed = policy.settle(now, tensors(unconditional), both)
+        self._weigh(policy)
         if changed is None:
             return outcome
-        return outcome._replace(output=self._whole(call, rebuilt(unconditional, changed), conditional))
+        return outcome._replace(output=self._joined(call, rebuilt(unconditional, changed), conditional))
 
     def _half(self, call: Call, latents: Tensors) -> Tensors:
         """The conditional half of the latents."""
@@ -208,23 +259,20 @@ class GuidanceGate(Lever):
             return latents[middle:] if self._last else latents[:middle]
         return tensors(halves.half_output(call, latents, self._last))
 
-    def _whole(self, call: Call, unconditional: Any, conditional: Any) -> Any:
+    def _joined(self, call: Call, unconditional: Any, conditional: Any) -> Any:
         first, second = (unconditional, conditional) if self._last else (conditional, unconditional)
         return halves.joined(call, first, second)
 
-    def _policy(self, call: Call, latents: Tensors) -> Policy:
+    def _course(self, call: Call, latents: Tensors) -> _Course:
         key = [(tensor.shape, tensor.dtype, tensor.device) for tensor in latents]
-        known = self._policies.get(call.denoiser)
-        if known is None or known[0] != key:
-            known = self._policies[call.denoiser] = key, self.method.policy(self.anatomy)
-        return known[1]
+        known = self._courses.get(call.denoiser)
+        if known is None or known.key != key:
+            known = self._courses[call.denoiser] = _Course(key, self.method.policy(self.anatomy))
+        return known
 
-    def _account(self, policy: Policy, dropped: Verdict | None = None, values: Tensors | None = None) -> Tensors:
-        if dropped is not None:
-            self._dropped[dropped.reason] += 1
+    def _weigh(self, policy: Policy) -> None:
         held = sum(tensor.numel() * tensor.element_size() for tensor in policy.held())
         self._peak = max(self._peak, held)
-        return values or []
 
 
 class _Pairs:
@@ -250,6 +298,16 @@ class _Pairs:
         if prompts is not self._prompts:
             self._prompts, self._differ = prompts, halves.other_prompts(call)
         return self._differ
+
+
+def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors | None:
+    """The outputs, moved as the conditional ones were; None where those were not."""
+    if all(answer is own for answer, own in zip(answered, evaluated, strict=True)):
+        return None
+    return [
+        (output.float() + (answer.float() - own.float())).to(output.dtype)
+        for output, answer, own in zip(outputs, answered, evaluated, strict=True)
+    ]
 
 
 def _same_question(call: Call, asked: Call) -> bool:

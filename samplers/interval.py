@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.method import knob
-from accel.samplers.guidance import Conditional, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,5 @@ class _Interval(Policy):
     def answer(self, now: Conditional) -> Tensors:
         return [output.clone() for output in now.outputs]
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
         return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from accel.clock import Timetable
@@ -57,7 +58,7 @@ def shift_of(scheduler: Any, mu: float | None) -> float:
 
 def _given(scheduler: Any, told: Told, levels: Sequence[float], end: float, shift: float) -> dict[str, Any] | None:
     if told == "shifted":
-        return {"sigmas": [unshifted(level, shift) for level in levels]}
+        return {"sigmas": np.array([unshifted(level, shift) for level in levels])}  # UniPC calculates with them
     if told == "with end":
         return {"sigmas": [*levels, end]}
     timesteps = training_timesteps(scheduler, levels)

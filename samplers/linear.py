@@ -10,7 +10,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.clock import Moment
-from accel.samplers.guidance import Conditional, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 
 FEATURES = 3
 
@@ -90,6 +90,7 @@ class Past:
 class _Linear(Policy):
     method: LinearAG
     past: Past = field(default_factory=Past)
+    resumes = True
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
         rows = self.method.rows
@@ -105,8 +106,8 @@ class _Linear(Policy):
         self.past.add(now, deltas)
         return added(now.outputs, deltas)
 
-    def settle(self, now: Conditional, unconditional: Tensors, computed: bool) -> Tensors | None:
-        self.past.add(now, differences(now.outputs, unconditional))
+    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
+        self.past.add(now, differences(*evaluated or (now.outputs, unconditional)))
         return None
 
     def held(self) -> Tensors:

@@ -36,7 +36,7 @@ class Sampler(Method, lever="sampler", abstract=True):
 
     _: KW_ONLY
     steps: float = knob(1.0, 0.01, 1.0, "share of the steps that the call asks for")
-    sigmas: Sigmas | None = part(None, "sigmas")
+    sigmas: Sigmas | None = part(None, "sigmas")  # noqa: RUF009 (a field)
 
     @property
     def space(self) -> Space:
@@ -78,7 +78,7 @@ class Sampler(Method, lever="sampler", abstract=True):
         return None
 
     def seen(self, anatomy: Anatomy) -> Anatomy:
-        """The pipeline as the other levers must see it: whether its updates are Euler steps is for the solver to say."""
+        """The pipeline as other levers must see it: whether its updates are Euler steps is for the solver to say."""
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
         return replace(anatomy, euler_steps=self.depth == 1)

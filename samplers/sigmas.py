@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -239,7 +240,7 @@ def beta_quantiles(shares: Any, alpha: float, beta: float) -> Any:
 
 
 def _half(alpha: float, beta: float, points: int = 20001) -> tuple[Any, Any]:
-    """x from 0 to 1/2 and the unnormalised mass below it. With w = x^alpha the density is (1 - x)^(beta - 1) / alpha."""
+    """x from 0 to 1/2 and the mass below it: with w = x^alpha the density is (1 - x)^(beta - 1) / alpha."""
     w = np.linspace(0.0, 0.5**alpha, points)
     x = w ** (1.0 / alpha)
     density = (1.0 - x) ** (beta - 1.0) / alpha
@@ -248,7 +249,7 @@ def _half(alpha: float, beta: float, points: int = 20001) -> tuple[Any, Any]:
 
 
 def _falling(levels: Sequence[float]) -> bool:
-    return all(before > after for before, after in zip(levels, levels[1:], strict=False))
+    return all(before > after for before, after in pairwise(levels))
 
 
 def _floats(values: Any) -> list[float]:

@@ -166,7 +166,7 @@ def _predictor(times: Sequence[float], following: float) -> tuple[float, Array]:
         return keep, np.array([*[0.0] * (order - 1), 1.0 - keep])
     ratios, h = _ratios(times, following)
     matrix, right = _conditions([*ratios, 1.0], h)
-    rho = np.array([0.5]) if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
+    rho = _predicting(matrix, right)
     scale = -(1.0 - following) * math.expm1(-h)
     answers = (1.0 - keep) * np.eye(order)[-1] + scale * _differences(ratios, rho)
     return keep, answers
@@ -181,9 +181,8 @@ def _correction(times: Sequence[float]) -> Array:
     ratios, h = _ratios(known, now)
     matrix, right = _conditions([*ratios, 1.0], h)
     order = len(known)
-    predicted = np.array([0.5]) if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
     corrected = np.array([0.5]) if order == 1 else np.linalg.solve(matrix, right)
-    change = np.append(_differences(ratios, corrected[:-1] - predicted), 0.0)
+    change: Array = np.append(_differences(ratios, np.asarray(corrected[:-1] - _predicting(matrix, right))), 0.0)
     change += corrected[-1] * (np.eye(order + 1)[-1] - np.eye(order + 1)[-2])
     return np.asarray(-(1.0 - now) * math.expm1(-h) * change)
 
@@ -204,6 +203,13 @@ def _conditions(ratios: Sequence[float], h: float) -> tuple[Array, Array]:
         factorial *= i + 1
         phi = phi / hh - 1.0 / factorial
     return np.array([[ratio**i for ratio in ratios] for i in range(len(ratios))]), np.array(b)
+
+
+def _predicting(matrix: Array, right: Array) -> Array:
+    """The predictor's rho: as the corrector's, without the condition that the new answer would fulfil; 1/2 for order 2,
+    where the authors simplify."""
+    rho = [0.5] if len(right) == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
+    return np.asarray(rho, dtype=np.float64)
 
 
 def _differences(ratios: Sequence[float], rho: Array) -> Array:

@@ -38,12 +38,14 @@ class Stepper(Lever):
     So the scheduler's signature, return type, step counter, errors and random numbers are its own by construction; the
     price is one elementwise update per step. Updates that the scheduler is asked to make otherwise (noise added, other
     noise levels for each token) are left to it. The history is dropped where the answers belong to different equations:
-    at a new run, an exchanged expert, another shape or dtype, a step back.
+    at a new run, an exchanged expert, another shape, a step back. They are not where guidance is cut off: the adaptive
+    methods do that where the guided prediction hardly changes, and a history costs less there than its loss.
     """
 
     def __init__(self, method: Sampler, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._history = History()
+        self._history, self._denoiser = History(), ""
+        self._refused: str | None = None
         self._given: Mapping[str, Any] = {}
         self._began()
 
@@ -52,7 +54,9 @@ class Stepper(Lever):
         steps = given.get("num_inference_steps")
         if self.method.steps >= 1.0 or not isinstance(steps, int) or self._own_levels():
             return {}
-        return {"num_inference_steps": max(round(self.method.steps * steps), 1)}
+        fewer = max(round(self.method.steps * steps), 1)
+        self._shortened = f"{fewer} steps in place of {steps}" if fewer < steps else ""
+        return {"num_inference_steps": fewer}
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         self._began()
@@ -105,19 +109,18 @@ class Stepper(Lever):
         return _with_sample(result, updated)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
-        said = []
+        said = [self._shortened] if self._shortened else []
         if self.method.depth:
             said.append(f"{self._replaced} of {self._updates} updates replaced")
         if self.method.sigmas is not None:
             kept = f"the scheduler's noise levels stayed: {self._refused}"
             said.append(kept if self._refused else f"noise levels of {self.method.sigmas}")
-        engaged = self._replaced > 0 or (self.method.sigmas is not None and not self._refused)
+        engaged = bool(self._replaced or self._shortened) or (self.method.sigmas is not None and not self._refused)
         return LeverReport("sampler", str(self.method), engaged, "; ".join(said) or "nothing to do", self._peak)
 
     def _began(self) -> None:
         self._updates = self._replaced = self._peak = 0
-        self._refused: str | None = None
-        self._denoiser = ""
+        self._refused, self._denoiser, self._shortened = None, "", ""
         self.reset()
 
     def _facts(self, scheduler: str) -> tuple[Any, Any]:

@@ -167,7 +167,7 @@ def test_frontier_calibrates_on_other_prompts_than_it_measures(
     monkeypatch.setattr("accel.frontier.measure", measure)
     monkeypatch.setattr("accel.frontier.save", lambda result, out: ["the verdict"])
     assert main(["frontier", "--clips", "1", *arguments(tmp_path)]) == 0
-    assert (given["prompts"], given["calibration"]) == (["prompt 2"], ["prompt 0", "prompt 1"])
+    assert (given["prompts"], given["calibration"]) == (["prompt 6"], [f"prompt {index}" for index in range(6)])
     assert (given["steps"], given["call_arguments"]["num_frames"]) == (8, 5)
     printed = capsys.readouterr().out
     assert "the table" in printed and "the verdict" in printed and str(tmp_path) in printed

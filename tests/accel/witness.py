@@ -129,7 +129,7 @@ def noise_levels(scheduler: Any, evaluation: int) -> tuple[float, float]:
     alphas = [scheduler.alphas_cumprod[int(timestep)] for timestep in scheduler.timesteps[index : index + 2]]
     first, second = (
         math.sqrt((1 - float(alpha)) / max(float(alpha), 1e-12))
-        for alpha in [*alphas, scheduler.final_alpha_cumprod][:2]
+        for alpha in [*alphas, getattr(scheduler, "final_alpha_cumprod", 1.0)][:2]
     )
     return first, second
 

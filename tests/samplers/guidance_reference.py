@@ -30,10 +30,8 @@ def by_rule(name: str, rule: Rule, *, pipe: Any = None, **options: Any) -> torch
 
 @contextmanager
 def overridden(name: str, pipe: Any, rule: Rule) -> Iterator[None]:
-    handles = []
-    for _, module in denoisers(pipe).items():
-        hear = _TwoCalls(pipe, rule) if TINY[name].guidance != "batched" else _Batched(name, pipe, rule)
-        handles.append(module.register_forward_hook(hear, with_kwargs=True))
+    hear = _TwoCalls(pipe, rule) if TINY[name].guidance != "batched" else _Batched(name, pipe, rule)
+    handles = [module.register_forward_hook(hear, with_kwargs=True) for module in denoisers(pipe).values()]
     try:
         yield
     finally:
@@ -50,6 +48,10 @@ def noise(args: Any, kwargs: Any) -> Any:
     return args[0] if args else next(kwargs[key] for key in ("hidden_states", "sample", "x") if key in kwargs)
 
 
+def like(answer: Any, output: torch.Tensor) -> Any:
+    return type(answer)(sample=output) if isinstance(answer, dict) else (output,)
+
+
 class _TwoCalls:
     """The second call of each step, at the same latents as the first."""
 
@@ -64,7 +66,7 @@ class _TwoCalls:
         conditional, self.waiting = self.waiting[1], None
         sigma = noise_levels(self.pipe.scheduler, self.step)[0]
         changed = self.rule(self.step, sigma, x, conditional, out)
-        return answer if changed is None else (changed,)
+        return answer if changed is None else like(answer, changed)
 
 
 class _Batched:
@@ -88,4 +90,4 @@ class _Batched:
             return answer
         halves[other] = changed
         whole = torch.cat(halves)
-        return (list(whole),) if listed else (whole,)
+        return (list(whole),) if listed else like(answer, whole)

@@ -6,14 +6,12 @@ Double precision throughout, and solvers are driven by their weights alone, so w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from accel.samplers import Sampler
-
-Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
 
 MEANS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SPREAD = 0.5
@@ -48,7 +46,7 @@ def sampled(
     outlast its own.
     """
     x, known, answers = start, [], []
-    for index, (time, following) in enumerate(zip(times, times[1:], strict=False)):
+    for index, (time, following) in enumerate(pairwise(times)):
         answer = velocity(x, time) if solver.space == "velocity" else clean_estimate(x, time)
         known, answers = [*known, time][-solver.depth :], [*answers, answer][-solver.depth :]
         if index < given:
@@ -64,7 +62,7 @@ def exact(times: Sequence[float], start: torch.Tensor, steps: int = 800) -> torc
     first, last = (math.log((1 - time) / time) for time in (times[0], times[-1]))
     grid = [1 / (1 + math.exp(first + (last - first) * k / steps)) for k in range(steps + 1)]
     x = start
-    for time, following in zip(grid, grid[1:], strict=False):
+    for time, following in pairwise(grid):
         h, middle = following - time, (time + following) / 2
         k1 = velocity(x, time)
         k2 = velocity(x + h / 2 * k1, middle)
@@ -80,7 +78,3 @@ def even_times(steps: int) -> list[float]:
 
 def even_log_snr(steps: int) -> list[float]:
     return [1 / (1 + math.exp(-3.0 + 6.0 * k / steps)) for k in range(steps + 1)]
-
-
-def flow_scheduler(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(shift=shift)

@@ -162,14 +162,18 @@ ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 def test_euler_is_the_schedulers_own_step_in_every_convention(
     family: Any, settings: dict[str, Any], dtype: Any
 ) -> None:
-    """In half precision the scheduler rounds more often than we do."""
+    """In half precision the scheduler rounds more often: we are as near to what it does in single precision."""
     pipe = Loop(family(**settings), dtype)
     expected = pipe(10)
     with accel.accelerate(pipe, accel.Recipe(sampler=Euler())) as session:
         found = pipe(10)
     assert session.report().levers[0].reason == "10 of 10 updates replaced"
     assert found.dtype == expected.dtype == dtype
-    assert relative(found.float(), expected.float()) < (2e-6 if dtype == torch.float32 else 3e-2)
+    single = Loop(family(**settings))(10)
+    if dtype == torch.float32:
+        assert relative(found, single) < 2e-6
+    else:
+        assert relative(found.float(), single) < 1.2 * relative(expected.float(), single) + 1e-3
 
 
 class Loop:
@@ -418,6 +422,7 @@ def test_a_share_of_the_steps_is_the_run_with_fewer_steps(name: str) -> None:
     assert torch.equal(output, plain(name, steps=8))
     assert seen == [8] * 8
     assert report.steps == 8
+    assert report.levers[0].engaged and report.levers[0].reason == "8 steps in place of 20"
 
 
 def test_a_share_of_the_steps_leaves_image_to_image_its_strength() -> None:

@@ -133,7 +133,7 @@ EULER_STEPS = {
     "FlowMatchEulerDiscreteScheduler": ("stochastic_sampling",),
     "EulerDiscreteScheduler": (),
     "DDIMScheduler": ("clip_sample", "thresholding"),
-    "CogVideoXDDIMScheduler": ("clip_sample", "thresholding"),
+    "CogVideoXDDIMScheduler": (),  # has the settings of DDIM and ignores them
 }
 
 # Schedulers whose step is one deterministic update along the flow: how their samples are scaled ("flow", "preserving"

@@ -29,9 +29,9 @@ class AdaptiveGuidance(GuidanceMethod):
     carries it over in between, as `delta` says.
 
     The pass is saved once all samples of a batch agree; with rest="conditional" each sample is treated as it would be
-    alone, its own guidance ending when it agrees. Steps that a cache predicts do not count. One host sync per step until
-    then; memory that of `delta`. Do not use rest="conditional" at high guidance scales, or where a negative prompt is to
-    keep out detail that the last steps decide.
+    alone, its own guidance ending when it agrees. Steps that a cache predicts do not count. One host sync per step
+    until then; memory that of `delta`. Do not use rest="conditional" at high guidance scales, or where a negative
+    prompt is to keep out detail that the last steps decide.
     """
 
     threshold: float = knob(0.95, -1.0, 2.0, "cosine of the clean estimates above which guidance is saved")

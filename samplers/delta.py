@@ -18,13 +18,14 @@ class GuidanceDelta(GuidanceMethod):
     """Evaluates the unconditional pass at some steps and makes it from the conditional one in between: u = c + d, with
     the difference d carried over from the steps that had both.
 
-    growth: d is measured anew once the share of signal in the latents, 1 - sigma in flow time, has grown by this factor
-    since the last time. Early in a run, where the picture is laid out, that is every step or two, and late it is every
-    tenth, whatever the step count and the shift; on the pocket model it is worth 9 dB over a fixed interval with as many
-    evaluations. 1 measures at every step. every: at the latest after so many steps; with growth=inf this is FasterCache's
-    fixed interval (arXiv 2410.19355, section 3.3; every=5). start: this first fraction of the steps has both passes.
-    order: 0 holds d, 1 continues it along a straight line in noise level, 2 along a parabola; damping: the share of that
-    change that is believed. Holding is best where the correction is on.
+    growth: d is measured anew once the share of signal in the latents, 1 - sigma in flow time, has grown by this
+    factor since the last time. Early in a run, where the picture is laid out, that is every step or two, and late it
+    is every tenth, whatever the step count and the shift; on the pocket model it is worth 8 dB over a fixed interval
+    with as many evaluations. 1 measures at every step. every: at the latest after so many steps; with growth=inf this
+    is FasterCache's fixed interval (arXiv 2410.19355, section 3.3; every=5). start: this first fraction of the steps
+    has both passes.
+    order: 0 holds d, 1 continues it along a straight line in noise level, 2 along a parabola; damping: the share of
+    that change that is believed. Holding is best where the correction is on.
     corrector: where d is measured again, the polynomial of this degree through the last measured ones says what was
     wrong with it in between, and the answer of this step makes up for that, weighted as the scheduler weighted those
     steps. Costs no evaluation. It needs a scheduler whose step is linear in the output (`Anatomy.euler_steps`) and a
@@ -50,8 +51,8 @@ class GuidanceDelta(GuidanceMethod):
     turn: float = knob(0.9, 0.0, 1.0, "fraction of the run from which high counts and not low")
 
     def measures(self, signal: float, measured: float, since: int, position: int, total: int) -> bool:
-        """Whether a step has both passes: `signal` is its share of signal and `measured` that of the last step that had,
-        `since` steps ago.
+        """Whether a step has both passes: `signal` is its share of signal, `measured` that of the last step
+        that had both, `since` steps ago.
         """
         return position < self.start * total or since >= self.every or signal >= self.growth * measured
 
@@ -144,7 +145,8 @@ def split(delta: torch.Tensor, low: float, high: float) -> torch.Tensor:
     columns = torch.fft.fftfreq(width, 1.0 / width, device=delta.device)
     inside = rows[:, None] ** 2 + columns[None, :] ** 2 <= (min(height, width) // 5) ** 2
     factor = torch.where(inside, low, high)
-    return torch.fft.ifft2(torch.fft.fft2(delta.float()) * factor).real.to(delta.dtype)
+    weighted: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(delta.float()) * factor).real
+    return weighted.to(delta.dtype)
 
 
 def time_of(sigma: float, kind: str) -> float:

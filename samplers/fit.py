@@ -34,9 +34,9 @@ def calibrate_linear(
 
     every: evaluate the unconditional pass at every n-th step; start: at all steps in this first fraction of the run;
     stop: at none after this fraction. prompts: every element of every latent is an equation, so a handful is enough.
-    arguments: go to the pipeline call (steps, size, guidance: those of production). generate(pipe, prompts) replaces the
-    call altogether. All prompts go as one batch because each step is fitted with the estimates of the steps before it
-    in place, for all of them. An attached session is put back afterwards; nothing stays on the pipeline.
+    arguments: go to the pipeline call (steps, size, guidance: those of production). generate(pipe, prompts) replaces
+    the call altogether. All prompts go as one batch because each step is fitted with the estimates of the steps before
+    it in place, for all of them. An attached session is put back afterwards; nothing stays on the pipeline.
     Raises ValueError where there is no list of prompts, a number is out of range, or no guidance to fit.
     """
     if isinstance(prompts, str) or not prompts:
@@ -58,8 +58,8 @@ def calibrate_linear(
             Session(pipe, attached.recipe)
     if not any(method.rows.values()):
         raise ValueError(
-            "There was nothing to fit LinearAG to: the run had no unconditional passes (guidance is off or is an input of "
-            "the model), or too few steps."
+            "There was nothing to fit LinearAG to: the run had too few steps or no unconditional passes (guidance is "
+            "off or is an input of the model)."
         )
     rows = tuple(method.rows.get(position, ()) for position in range(max(method.rows) + 1))
     return LinearAG(tuple(round(sigma, 6) for sigma in method.sigmas), rows)

@@ -122,8 +122,9 @@ class GuidanceGate(Lever):
 
     Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
     goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the answer is put
-    together again; once that has begun, a pass that comes and goes is asked for as a second half call, so that each half
-    has one unbroken history in the cache. Anything else (tiles, perturbed passes, batches of three, guidance that is off) passes untouched.
+    together again; once that has begun, a pass that comes and goes is asked for as a second half call, so that each
+    half has one unbroken history in the cache. Anything else (tiles, perturbed passes, batches of three, guidance that
+    is off) passes untouched.
     State is per denoiser and starts anew with every run and shape.
     """
 

@@ -104,7 +104,7 @@ class _Cut:
     def __call__(self, value: Any, folded: bool = False) -> Any:
         if isinstance(value, torch.Tensor):
             size = value.shape[0] if value.ndim else 0
-            return self._half(value) if size and (size == self.rows or folded and size % self.rows == 0) else value
+            return self._half(value) if size and (size == self.rows or (folded and size % self.rows == 0)) else value
         if isinstance(value, Mapping):
             return type(value)(**{key: self(item) for key, item in value.items()})
         if isinstance(value, list) and self.lists and len(value) == self.rows:

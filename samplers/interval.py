@@ -20,8 +20,9 @@ class GuidanceInterval(GuidanceMethod):
     its first step and towards 0 at its last: low=0.4 guides the first 60 percent of the steps.
 
     It is decided beforehand: no measurement, no host sync in two-call pipelines, no memory. A cut at the end changes
-    little, as in AdaptiveGuidance. A cut at the beginning (high) changes the picture as a whole; the paper does that for
-    quality and diversity, together with a larger guidance scale: do not use it where the picture should stay the same.
+    little, as in AdaptiveGuidance. A cut at the beginning (high) changes the picture as a whole; the paper does that
+    for quality and diversity, together with a larger guidance scale: do not use it where the picture should stay the
+    same.
     """
 
     low: float = knob(0.4, 0.0, None, "no guidance at this noise level and below")

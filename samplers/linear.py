@@ -17,16 +17,17 @@ FEATURES = 3
 
 @dataclass(frozen=True)
 class LinearAG(GuidanceMethod):
-    """Makes the unconditional answer of the steps that have coefficients from past answers (arXiv 2312.12487, section 5).
+    """Makes the unconditional answer of the steps that have coefficients from past answers (arXiv 2312.12487, section
+    5).
 
-    The paper fits u_i to all c_j and u_j of the past; those are nearly collinear, and what is fitted on true answers and
-    run on estimated ones drifts. Here the difference d = u - c is fitted to three of them,
-    d_i = a d_{i-1} + b d_{i-2} + e (c_i - c_{i-1}), each step with the estimates of the steps before it in place.
+    The paper fits u_i to all c_j and u_j of the past; those are nearly collinear, and what is fitted on true answers
+    and run on estimated ones drifts. Here the difference d = u - c is fitted to three of them, d_i = a d_{i-1} + b
+    d_{i-2} + e (c_i - c_{i-1}), each step with the estimates of the steps before it in place.
 
     sigmas: the noise levels of the run that it was calibrated for; another timetable is left alone, because the
     coefficients depend on the distances. rows: (a, b, e) for each step of it, () for those that evaluate the pass.
-    `calibrate_linear(pipe, prompts)` makes one. It belongs to the model, scheduler, step count and guidance scale of its
-    calibration. No host sync in two-call pipelines. Memory: three latents.
+    `calibrate_linear(pipe, prompts)` makes one. It belongs to the model, scheduler, step count and guidance scale of
+    its calibration. No host sync in two-call pipelines. Memory: three latents.
     """
 
     sigmas: tuple[float, ...] = ()

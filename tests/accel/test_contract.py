@@ -270,7 +270,8 @@ def corrects(name: str, method: Any, now: Exchange) -> bool:
 
 def takes_euler_steps(name: str) -> bool:
     scheduler = pipeline(name).scheduler
-    return type(scheduler).__name__ in EULER and not scheduler.config.get("clip_sample")
+    clips = scheduler.config.get("clip_sample") and name != "cogvideox"  # whose scheduler ignores the setting
+    return type(scheduler).__name__ in EULER and not clips
 
 
 def space_of(name: str, predictor: Extrapolate) -> str:

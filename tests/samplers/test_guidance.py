@@ -1,5 +1,5 @@
-"""What every guidance method promises for every pipeline: exactness where nothing is left out, the written-out rule where
-something is, and a pipeline that is its old self afterwards."""
+"""What every guidance method promises for every pipeline: exactness where nothing is left out, the written-out rule
+where something is, and a pipeline that is its old self afterwards."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_an_exception_in_a_run_leaves_nothing_for_the_next(name: str) -> None:
 def test_a_batch_of_three_is_three_single_runs(name: str) -> None:
     """Each sample's guidance ends where its own passes agree."""
     method = AdaptiveGuidance(threshold(name), start=0.2, rest="conditional")
-    batch, report = accelerated(name, method, batch=3)
+    batch, _ = accelerated(name, method, batch=3)
     ends = []
     for sample in range(3):
         alone, single = accelerated(name, method, seed=sample, prompt=sample)

@@ -60,12 +60,9 @@ def composed(name: str, cache: Any, guidance: Any, **options: Any) -> tuple[torc
 
 @pytest.mark.parametrize("name", TWO_CALLS)
 def test_two_calls_composed_by_hand(name: str) -> None:
-    """Every other step is the last answer of its own stream, and the last four unconditional answers are conditional."""
+    """Every other step is the last answer of its own stream; the last four unconditional answers are conditional."""
     _, report, exchanges = composed(name, EVERY_OTHER, HALF)
-    assert report.timeline() == {"cond": "█·█·█·█·", "uncond": "█·█·○○○○"} or list(report.timeline().values()) == [
-        "█·█·█·█·",
-        "█·█·○○○○",
-    ]
+    assert list(report.timeline().values()) == ["█·█·█·█·", "█·█·○○○○"]
     last: dict[int, torch.Tensor] = {}
     for exchange in exchanges:
         if exchange.stream == 1 and exchange.round >= 4:
@@ -103,9 +100,9 @@ def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance
     """Every answer that came from the cache is the formula over what its own stream computed, whatever was left out."""
     method = FixedInterval(3, predictor=Extrapolate(1, space="output"), warmup=2, final=1, max_skips=2, min_steps=1)
     _, _, exchanges = composed(name, method, guidance)
-    begins = 0 if guidance is HALF else 4
     marks = {0: "CCPPCPPC", 1: "CCPPDDDD" if guidance is HALF else "DDDDCPPC"}
     answered: dict[int, torch.Tensor] = {}
+    moved: dict[int, torch.Tensor] = {}  # by what a correction changed the conditional answer
     for stream, line in marks.items():
         past: list[Exchange] = []
         gap: list[Exchange] = []
@@ -120,9 +117,14 @@ def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance
             expected = raw
             if mark == "C" and gap and corrects(name, method, known):
                 expected = [corrected(name, method.predictor, past, gap, known, 0)]
+            if stream == 0:
+                moved[exchange.round] = expected[0] - raw[0]
+            elif guidance is LATE and exchange.round == 4:
+                # The answers before it were the conditional forecasts, so their correction is its own as well.
+                expected = [raw[0] + moved[4]]
             torch.testing.assert_close(exchange.outputs[0], expected[0], rtol=2e-4, atol=2e-4)
             past, gap = ([*past, known], []) if mark == "C" else (past, [*gap, known])
-        assert len(past) == (4 if stream == 0 else 2) and begins in (0, 4)
+        assert len(past) == (4 if stream == 0 else 2)
 
 
 @pytest.mark.parametrize("name", TWO_CALLS)
@@ -131,6 +133,31 @@ def test_a_difference_is_measured_only_where_both_passes_are_evaluated(name: str
     _, report, _ = composed(name, FixedInterval(2, warmup=2, final=1, min_steps=1), guidance)
     cond, uncond = report.timeline().values()
     assert cond == "██·█·█·█" and uncond == cond.replace("·", "○")
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "flux_true_guidance"])
+def test_corrections_of_both_add_up(name: str) -> None:
+    """What is measured is what the denoiser answered; both answers are moved by the cache's correction, because both
+    were forecast in between, and the unconditional one by that of the difference as well."""
+    cache = FixedInterval(3, predictor=Extrapolate(1, space="output"), warmup=2, final=1, max_skips=2, min_steps=1)
+    _, report, exchanges = composed(name, cache, GuidanceDelta(growth=1.0))
+    assert list(report.timeline().values()) == ["██··█··█", "██○○█○○█"]
+    cond, uncond = ([one for one in exchanges if one.stream == stream] for stream in (0, 1))
+    known: list[tuple[float, torch.Tensor]] = []
+    gap: list[tuple[float, float, torch.Tensor]] = []
+    for step, (one, other) in enumerate(zip(cond, uncond, strict=True)):
+        conditional, weight = one.outputs[0], one.next_sigma - one.sigma
+        if step not in (0, 1, 4, 7):
+            gap.append((one.sigma, weight, known[-1][1]))
+            torch.testing.assert_close(other.outputs[0], conditional + known[-1][1])
+            continue
+        known.append((one.sigma, answer_of_twin(name, other)[0] - answer_of_twin(name, one)[0]))
+        expected = conditional + known[-1][1]
+        for sigma, share, used in gap:
+            (t0, d0), (t1, d1) = known[-2:]
+            expected = expected + share * (d1 + (d1 - d0) * (sigma - t1) / (t1 - t0) - used) / weight
+        gap.clear()
+        torch.testing.assert_close(other.outputs[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_agreement_counts_evaluated_steps_only() -> None:
@@ -146,7 +173,9 @@ def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> N
     guidance = GuidanceDelta(math.inf, every=3, start=0.2)
     with accel.accelerate(pipeline(name), accel.Recipe(cache=CACHES[cache], guidance=guidance)) as session:
         first = run(pipeline(name), TINY[name], batch=2)
-        assert session.report().levers[0].engaged
+        report = session.report().levers[0]
+        # Without a history of evaluated pairs, which a cache this loose may never give, there is nothing to carry.
+        assert report.engaged or "no difference yet" in report.reason
         assert torch.equal(run(pipeline(name), TINY[name], batch=2), first)
     assert torch.isfinite(first).all()
     assert torch.equal(run(pipeline(name), TINY[name]), plain(name))

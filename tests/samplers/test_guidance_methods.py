@@ -37,7 +37,8 @@ def test_guidance_ends_by_the_cosine_and_not_too_early() -> None:
 
 def test_the_interval_is_open_below_and_closed_above() -> None:
     by_sigma = GuidanceInterval(0.28, 5.42, unit="sigma")
-    assert [by_sigma.guides(sigma, 0, 10) for sigma in (14.6, 5.42, 1.0, 0.28, 0.1)] == [False, True, True, False, False]
+    found = [by_sigma.guides(sigma, 0, 10) for sigma in (14.6, 5.42, 1.0, 0.28, 0.1)]
+    assert found == [False, True, True, False, False]
     by_fraction = GuidanceInterval(0.5, 0.75)
     assert [by_fraction.guides(0.0, step, 8) for step in range(8)] == [False, False, True, True, *[False] * 4]
 
@@ -93,7 +94,10 @@ def test_the_split_is_a_partition_of_the_spectrum() -> None:
     torch.testing.assert_close(split(checks, 0.0, 3.0), 3.0 * checks)
 
 
-@pytest.mark.parametrize("name", ["wan_two_experts", "qwen_image", "ltx", "mochi", "sdxl", "animatediff", "z_image", "svd"])
+CARRYING = ["wan_two_experts", "qwen_image", "ltx", "mochi", "sdxl", "animatediff", "z_image", "svd"]
+
+
+@pytest.mark.parametrize("name", CARRYING)
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("corrector", [0, 1])
 def test_the_carried_difference_is_the_formula(name: str, order: int, corrector: int) -> None:

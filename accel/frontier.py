@@ -186,7 +186,8 @@ def draw(found: dict[str, Curve], ours: set[str], comparison: Comparison, path: 
     shown = [name for name in found if len(found[name].points) > 1]
     for index, name in enumerate(shown):
         x, y = zip(*found[name].points, strict=True)
-        style: dict[str, Any] = {"linestyle": "-", "marker": "o", "linewidth": 1.8}
+        colour = pyplot.get_cmap("tab20")(index % 20)
+        style: dict[str, Any] = {"linestyle": "-", "marker": "o", "linewidth": 1.8, "color": colour}
         if name == "fewer steps":
             style |= {"color": "black", "linewidth": 2.5}
         elif name not in ours:

@@ -89,7 +89,7 @@ class Method:
 
     def __str__(self) -> str:
         changed = [
-            f"{parameter.name}={getattr(self, parameter.name)}"
+            f"{parameter.name}={_short(getattr(self, parameter.name))}"
             for parameter in dataclasses.fields(self)
             if getattr(self, parameter.name) != parameter.default
         ]
@@ -155,6 +155,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Method):
         return value.to_dict()
     return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    """For labels: tables of constants only by their length."""
+    return f"({len(value)} values)" if isinstance(value, tuple) and len(value) > 6 else str(value)
 
 
 def _names(known: Mapping[str, object]) -> str:

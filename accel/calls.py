@@ -44,6 +44,11 @@ class Call:
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
     guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
 
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What of the latents must stay as it is for one call's answer to say anything about another's."""
+        return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
+
 
 Proceed = Callable[[Call], Outcome]
 

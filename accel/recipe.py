@@ -8,10 +8,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accel.caching.diffusers_native import adopted
+from accel.files import read_json, write_whole
 from accel.method import Method, from_dict
 
 SCHEMA = 1
@@ -61,11 +61,7 @@ class Recipe:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the recipe as JSON, whole or not at all."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".part")
-        partial.write_text(self.to_json() + "\n", encoding="utf-8")
-        partial.replace(target)
+        write_whole(path, self.to_json() + "\n")
 
     @classmethod
     def from_dict(cls, data: object) -> Recipe:
@@ -85,17 +81,4 @@ class Recipe:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
         """Reads a recipe file. Raises ValueError for a file that is missing or malformed, saying where."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"There is no recipe file {os.fspath(path)}.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"The recipe file {os.fspath(path)} cannot be read: {error}.") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{os.fspath(path)} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}."
-            ) from None
-        try:
-            return cls.from_dict(data)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+        return read_json(path, "recipe", cls.from_dict)

@@ -136,8 +136,9 @@ class Session:
     def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                lever.scheduled(scheduler(), inner, _named(inner, args, kwargs))
+                lever.scheduled(scheduler(), inner, arguments)
             self._clock.begin_run(scheduler())
             for lever in self._levers:
                 lever.reset()
@@ -146,8 +147,9 @@ class Session:
     def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                result = lever.stepped(scheduler(), _named(inner, args, kwargs), result)
+                result = lever.stepped(scheduler(), arguments, result)
             self._clock.step_done(scheduler())
             if self._at_last_step:
                 _finish_device_work()

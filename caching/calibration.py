@@ -15,9 +15,9 @@ from accel.caching import hub, replay, resample
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.magcache import MagCache
 from accel.caching.predictor import Predictor
-from accel.caching.schedule import Rules, plan
+from accel.caching.schedule import plan
 from accel.caching.smoothcache import SmoothCache
-from accel.caching.static import StaticSchedule
+from accel.caching.static import StaticSchedule, rules_for
 from accel.caching.table import CHANGES, Array, Table, rounded, rounded_row
 from accel.caching.teacache import SIGNALS, TeaCache
 from accel.method import Method
@@ -128,9 +128,7 @@ class Calibration:
         planned one by one, each with the same fraction. steps: of the runs to come.
         """
         predictor = Extrapolate() if predictor is None else predictor
-        used = predictor if self.key.euler_steps else predictor.uncorrected()
-        degrees = (min(used.order, 1), min(used.corrector, 2)) if isinstance(used, Extrapolate) else (0, 0)
-        rules = Rules(warmup, final, max_skips, *degrees)
+        rules = rules_for(predictor, self.key.euler_steps, warmup, final, max_skips)
         chosen: list[float] = []
         for table in self._at(steps).tables:
             computes = plan(

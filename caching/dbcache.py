@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
-from accel.caching.decider import Decider, Decision
+from accel.caching.decider import Decider, Decision, nearest_entry
 from accel.caching.firstblock import BlockResidual, Within, after_blocks
 from accel.caching.method import CacheMethod
 from accel.caching.signal import NoSignal, Signal
@@ -79,5 +79,4 @@ class Capped(Decider):
     def _must_compute(self, position: int, total: int) -> bool:
         if self.mask is None:
             return False
-        last = len(self.mask) - 1
-        return self.mask[position if total == last + 1 else round(position * last / max(total - 1, 1))] == 1
+        return self.mask[nearest_entry(position, total, len(self.mask))] == 1

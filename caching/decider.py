@@ -51,6 +51,11 @@ def guard(
     return None
 
 
+def nearest_entry(position: int, total: int, entries: int) -> int:
+    """The entry of a table for `entries` steps that stands for step `position` of `total`."""
+    return position if total == entries else round(position * (entries - 1) / max(total - 1, 1))
+
+
 class Every(Decider):
     """Computes every n-th step. n = 1 never skips."""
 
@@ -112,5 +117,4 @@ class Magnitude(Decider):
         self._product, self._count, self._error = 1.0, 0, 0.0
 
     def _ratio(self, position: int, total: int) -> float:
-        last = len(self.ratios) - 1
-        return self.ratios[position if total == last + 1 else round(position * last / max(total - 1, 1))]
+        return self.ratios[nearest_entry(position, total, len(self.ratios))]

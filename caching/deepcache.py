@@ -159,7 +159,7 @@ class ShallowGate(Lever):
         return LeverReport("cache", str(self.method), shallow > 0, reason, peak)
 
     def _known(self, call: Call) -> Shallow:
-        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.latents)
+        key = call.layout
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:

@@ -12,9 +12,9 @@ from accel.caching.firstblock import after_blocks
 from accel.caching.method import CacheMethod
 from accel.caching.predictor import Memory, Predictor, at
 from accel.caching.signal import Probe, Signal, sample_means
-from accel.caching.spaces import time_of
 from accel.calls import Call
 from accel.method import knob, part
+from accel.spaces import time_of
 
 
 @dataclass(frozen=True)

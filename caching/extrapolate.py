@@ -7,16 +7,16 @@ predictor-corrector solver on the steps that compute, which reproduces what the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from accel.caching.predictor import Gap, Memory, Predictor, at, bases
-from accel.caching.spaces import clean_from_output, output_from_clean
 from accel.calls import Call
 from accel.method import knob
+from accel.polynomials import interpolation_weights
+from accel.spaces import clean_from_output, output_from_clean
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,6 @@ class Extrapolate(Predictor, lever="predictor"):
 def distinct(memories: Sequence[Memory]) -> list[Memory]:
     """The last memory of each time: a solver may evaluate twice at one noise level (PNDM)."""
     return list({memory.time: memory for memory in memories}.values())
-
-
-def interpolation_weights(times: Sequence[float], steps: Sequence[tuple[float, float]]) -> list[float]:
-    """For values at `times`, the weights with which Lagrange's polynomial through them gives the weighted sum over
-    `steps`, pairs of a time and a weight.
-    """
-    return [
-        sum(
-            weight * math.prod((time - other) / (known - other) for other in times if other != known)
-            for time, weight in steps
-        )
-        for known in times
-    ]
 
 
 def extrapolation_weights(times: list[float], now: float) -> tuple[list[float], list[float]]:

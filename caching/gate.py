@@ -92,7 +92,7 @@ class CacheGate(Lever):
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
     def _stream(self, call: Call) -> Stream:
-        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in call.latents)
+        key = call.layout
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:

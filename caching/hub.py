@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.caching.table import Table, Trace, falling
+from accel.files import read_json, write_whole
 
 if TYPE_CHECKING:
     from accel.caching.calibration import Calibration
@@ -21,28 +22,12 @@ SCHEMA = 1
 
 def save(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     """Writes the file whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    partial.write_text(to_json(calibration), encoding="utf-8")
-    partial.replace(target)
+    write_whole(path, to_json(calibration))
 
 
 def load(path: str | os.PathLike[str]) -> Calibration:
     """Raises ValueError, in one sentence, for a file that is missing or malformed."""
-    name = os.fspath(path)
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no calibration file {name}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The calibration file {name} cannot be read: {error}.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
-    try:
-        return from_dict(data)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    return read_json(path, "calibration", from_dict)
 
 
 def from_pretrained(folder_or_repository: str | os.PathLike[str], **hub_arguments: Any) -> Calibration:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from accel.caching.spaces import step_weight, time_of
 from accel.calls import Call, noise_part
 from accel.method import Method
+from accel.spaces import step_weight, time_of
 
 
 class Memory(NamedTuple):

@@ -19,13 +19,13 @@ from accel.caching.predictor import bases
 from accel.caching.probe import hearing, obstacle
 from accel.caching.seacache import SpectralChange
 from accel.caching.signal import Probe, relative_distance, sample_means
-from accel.caching.spaces import clean_from_output
 from accel.caching.table import DEPTHS, LAGS, Array
 from accel.caching.teacache import SIGNALS
 from accel.calls import Call, Outcome, Proceed, noise_part, tensors
 from accel.lever import Lever
 from accel.method import Method
 from accel.report import CallRecord, LeverReport
+from accel.spaces import clean_from_output
 
 # Distances over several steps and inner products are measured on so many elements of each sample, the same ones in
 # every step: they are right to about 1 %, and a step of a video model costs 64 kB instead of hundreds of MB.

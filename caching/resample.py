@@ -10,8 +10,8 @@ import numpy as np
 
 from accel.caching.replay import at_lag
 from accel.caching.smoothcache import Rows
-from accel.caching.spaces import time_of
 from accel.caching.table import LAGS, Array, Table, Trace, falling, rounded_row
+from accel.spaces import time_of
 
 
 def resampled(tables: Sequence[Table], timetable: Sequence[float], kind: str) -> tuple[Table, ...]:

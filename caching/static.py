@@ -9,6 +9,7 @@ from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Decision
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.method import CacheMethod
+from accel.caching.predictor import Predictor
 from accel.caching.schedule import Rules, plan
 from accel.caching.signal import NoSignal, Signal
 from accel.method import finite_numbers, knob
@@ -32,14 +33,8 @@ class OptimalSchedule(CacheMethod):
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, self._rules(anatomy))
-
-    def _rules(self, anatomy: Anatomy) -> Rules:
-        predictor = self.predictor if anatomy.euler_steps else self.predictor.uncorrected()
-        order, corrector = (0, 0)
-        if isinstance(predictor, Extrapolate):
-            order, corrector = min(predictor.order, 1), min(predictor.corrector, 2)
-        return Rules(self.warmup, self.final, self.max_skips, order, corrector)
+        rules = rules_for(self.predictor, anatomy.euler_steps, self.warmup, self.final, self.max_skips)
+        return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, rules)
 
 
 @dataclass(frozen=True)
@@ -75,6 +70,13 @@ class StaticSchedule(CacheMethod):
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return NoSignal(), Listed(self.sigmas)
+
+
+def rules_for(predictor: Predictor, euler_steps: bool, warmup: int, final: int, max_skips: int) -> Rules:
+    """What a plan must know of the cache that follows it. Other predictors are planned for as plain reuse."""
+    used = predictor if euler_steps else predictor.uncorrected()
+    degrees = (min(used.order, 1), min(used.corrector, 2)) if isinstance(used, Extrapolate) else (0, 0)
+    return Rules(warmup, final, max_skips, *degrees)
 
 
 class Planned(Decider):

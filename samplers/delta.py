@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +9,9 @@ import torch
 from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.method import knob
+from accel.polynomials import interpolation_weights, lagrange
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.spaces import time_of
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,7 @@ class _Delta(Policy):
     def _corrected(self, outputs: Tensors, gap: list[tuple[float, float]], total: Tensors, weight: float) -> Tensors:
         """The outputs of this step, moved by what the carried differences were wrong by."""
         nodes = _distinct(self.history)[-self.corrector - 1 :]
-        times = [node.time for node in nodes]
-        shares = [sum(part) for part in zip(*([w * x for x in lagrange(times, t)] for t, w in gap), strict=True)]
+        shares = interpolation_weights([node.time for node in nodes], gap)
         better = (_sum(shares, values) for values in zip(*(node.values for node in nodes), strict=True))
         return [
             (output.float() + (right - used) / weight).to(output.dtype)
@@ -149,19 +149,9 @@ def split(delta: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return weighted.to(delta.dtype)
 
 
-def time_of(sigma: float, kind: str) -> float:
-    """The coordinate in which answers are smooth: sigma for flow matching, the flow time of the same ratio else."""
-    return sigma if "flow" in kind else sigma / (1.0 + sigma)
-
-
 def step_weight(moment: Moment, kind: str) -> float:
     """What one unit of output adds in this step's Euler update, up to a common factor; 0 where steps do not add up."""
     return moment.next_sigma - moment.sigma if "flow" in kind or kind == "epsilon" else 0.0
-
-
-def lagrange(times: list[float], now: float) -> list[float]:
-    """The weights of the values at distinct `times` in the value at `now` of the polynomial through them."""
-    return [math.prod((now - other) / (time - other) for other in times if other != time) for time in times]
 
 
 def _distinct(history: list[_Known]) -> list[_Known]:

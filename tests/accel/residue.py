@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,23 @@ def snapshot(pipe: DiffusionPipeline) -> dict[str, Any]:
     found: dict[str, Any] = {path: (type(part), _contents(vars(part))) for path, part in parts.items()}
     classes = {kind for part in parts.values() for kind in type(part).__mro__ if kind is not object}
     return found | {f"class {kind.__qualname__}": _contents(dict(vars(kind))) for kind in classes}
+
+
+def of_denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """Without the pipeline and the scheduler, which remember things of a run by themselves."""
+    return {path: value for path, value in snapshot(pipe).items() if not path.startswith("pipe")}
+
+
+def raising_in_call(number: int) -> Callable[..., None]:
+    """A hook that interrupts the run at its so many-th call."""
+    left = [number]
+
+    def hook(*_: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise InterruptedError
+
+    return hook
 
 
 def _contents(attributes: dict[str, Any]) -> dict[str, Any]:

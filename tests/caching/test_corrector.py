@@ -19,8 +19,8 @@ from diffusers import (
 
 import accel
 from accel import Extrapolate, FixedInterval, LastOutput
-from accel.caching.extrapolate import interpolation_weights
-from accel.caching.spaces import output_from_clean, time_of
+from accel.polynomials import interpolation_weights
+from accel.spaces import output_from_clean, time_of
 from tests.caching.toy import ToyPipeline
 
 SHAPE = (2, 3, 4)

@@ -14,7 +14,7 @@ import accel
 from accel import DeepCache
 from accel.anatomy import inspect, submodule
 from accel.caching.deepcache import cut
-from tests.accel.residue import snapshot, traces
+from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import flat, pipeline, plain, twin, witness
 from tests.tiny import TINY, picture, run
 from tests.tiny.unet import SHAPE, WIDTHS, build_sd
@@ -269,17 +269,6 @@ def test_a_session_starts_anew_with_every_call_and_after_an_exception(name: str)
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-def raising_in_call(number: int) -> Callable[..., None]:
-    left = [number]
-
-    def hook(*_: Any) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise InterruptedError
-
-    return hook
-
-
 @every_unet
 def test_nothing_is_left_on_the_u_net_after_a_call_and_after_an_interrupted_one(name: str) -> None:
     pipe = TINY[name].build()
@@ -297,11 +286,6 @@ def test_nothing_is_left_on_the_u_net_after_a_call_and_after_an_interrupted_one(
     ] == []
     assert of_denoisers(pipe) == before
     assert traces(pipe) == [] and session.pipe is None
-
-
-def of_denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Without the pipeline and the scheduler, which remember things of a run by themselves."""
-    return {path: value for path, value in snapshot(pipe).items() if not path.startswith("pipe")}
 
 
 # Where it cannot act

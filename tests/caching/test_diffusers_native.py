@@ -22,7 +22,7 @@ from diffusers.hooks import TextKVCacheConfig
 
 import accel
 from accel import DiffusersCache
-from tests.accel.residue import snapshot, traces
+from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import denoisers, pipeline, plain, twin, witness
 from tests.tiny import TINY, run
 
@@ -174,22 +174,6 @@ def test_a_model_of_one_block_has_two_hooks_on_it_and_loses_both() -> None:
     check_engaged(report)
     assert of_denoisers(pipe) == before
     assert torch.equal(run(pipe, TINY["wan"]), expected)
-
-
-def raising_in_call(number: int) -> Callable[..., None]:
-    left = [number]
-
-    def hook(*_: Any) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise InterruptedError
-
-    return hook
-
-
-def of_denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Without the pipeline and the scheduler, which remember things of a run by themselves."""
-    return {path: value for path, value in snapshot(pipe).items() if not path.startswith("pipe")}
 
 
 def test_an_error_inside_of_a_block_reaches_the_caller() -> None:

@@ -7,9 +7,9 @@ import torch
 
 from accel.caching import Extrapolate, LastOutput, LastResidual
 from accel.caching.extrapolate import extrapolation_weights
-from accel.caching.spaces import clean_from_output, output_from_clean
 from accel.calls import Call
 from accel.clock import Moment
+from accel.spaces import clean_from_output, output_from_clean
 
 
 def call_at(sigma, latents):

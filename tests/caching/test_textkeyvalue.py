@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from peft import LoraConfig
 import accel
 from accel import DeepCache, FixedInterval, SeaCache, TextKeyValueCache
 from accel.caching.memo import KEPT, PATIENCE, Memo, Memory
-from tests.accel.residue import snapshot, traces
+from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import denoisers, pipeline, plain, twin
 from tests.tiny import TINY, run
 from tests.tiny.image import TEXT
@@ -143,22 +142,6 @@ def test_nothing_is_left_after_a_call_and_after_an_interrupted_one(name: str) ->
         assert torch.equal(run(pipe, TINY[name]), plain(name))
     assert of_denoisers(pipe) == before
     assert traces(pipe) == []
-
-
-def raising_in_call(number: int) -> Callable[..., None]:
-    left = [number]
-
-    def hook(*_: Any) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise InterruptedError
-
-    return hook
-
-
-def of_denoisers(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Without the pipeline and the scheduler, which remember things of a run by themselves."""
-    return {path: value for path, value in snapshot(pipe).items() if not path.startswith("pipe")}
 
 
 # What may change during a run

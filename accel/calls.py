@@ -42,6 +42,7 @@ class Call:
     arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
+    stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
     guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
 
     @property

@@ -19,8 +19,9 @@ from accel.patch import CallLayer, Layer
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
 
-# Guidance stands in front of the cache: an answer made from another stream must never enter a cache.
-CHAIN = ("guidance", "cache", "attention", "sampler", "precision")
+# The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
+# of the cache: an answer made from another stream must never enter a cache.
+CHAIN = ("sampler", "guidance", "cache", "attention", "precision")
 
 
 class Session:
@@ -207,7 +208,7 @@ class Session:
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index == len(self._levers):
-            call.evaluated = inner(*call.args, **call.kwargs)
+            call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
             return Outcome(call.evaluated, "computed", "computed")
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 

@@ -1,0 +1,88 @@
+"""What every attention method is: a policy for self-attention calls, asked with queries, keys and values in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from accel.anatomy import Anatomy
+from accel.attention.layout import TokenLayout
+from accel.attention.plan import Plan
+from accel.clock import Moment
+from accel.lever import Lever
+from accel.method import Method, knob
+
+
+@dataclass(frozen=True)
+class Site:
+    """Which self-attention of which denoiser call this is."""
+
+    denoiser: str
+    stream: str
+    path: str  # of the attention module below the denoiser
+    layer: int  # its place among the self-attentions, from 0
+    layers: int
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Question:
+    """One self-attention as it is about to be computed. Tensors are (B, H, L, D), rotary embedding applied."""
+
+    site: Site
+    layout: TokenLayout
+    q: torch.Tensor = field(repr=False)
+    k: torch.Tensor = field(repr=False)
+    v: torch.Tensor = field(repr=False)
+    scale: float
+    key_mask: torch.Tensor | None = field(repr=False)  # (B, L) bool: False for padded text; None: all are there
+    dense: Callable[[], torch.Tensor] = field(repr=False)  # what the model itself computes
+
+
+class HeadPlan(NamedTuple):
+    """A plan for some heads; None as the plan is dense, None as the heads is all of them."""
+
+    heads: torch.Tensor | None  # (h,) head numbers
+    plan: Plan | None
+
+
+class Planner(Protocol):
+    """What a method becomes for one run; it may remember what it has seen, by site."""
+
+    def plan(self, question: Question) -> Sequence[HeadPlan] | None:
+        """Plans that together cover every head once; None computes all of it as the model does."""
+        ...
+
+    def finish(self, question: Question, output: torch.Tensor) -> torch.Tensor:
+        """The answer made of what the plans gave, (B, H, L, D): the same, unless the method corrects it."""
+        return output
+
+    def held(self) -> list[torch.Tensor]:
+        """Tensors kept for later calls, for the report."""
+        return []
+
+
+@dataclass(frozen=True)
+class SparseAttention(Method, lever="attention", abstract=True):
+    """Base of the sparse methods.
+
+    Early steps and first layers decide where things are and stay dense, as in all published methods (dossier: 10-30 %
+    of the steps, the first one or two layers).
+    """
+
+    _: KW_ONLY
+    warmup: float = knob(0.2, 0.0, 1.0, "share of the steps, from the first, that stay dense")
+    dense_layers: int = knob(1, 0, None, "layers, from the first, that stay dense")
+
+    def planner(self, anatomy: Anatomy) -> Planner:
+        """A new planner; one is made for each run."""
+        raise NotImplementedError
+
+    def build(self, anatomy: Anatomy) -> Lever:
+        """The lever, or an idle one that says why this pipeline's attention cannot be sparse."""
+        from accel.attention.lever import attention_lever
+
+        return attention_lever(self, anatomy)

@@ -128,7 +128,8 @@ class Calibration:
         planned one by one, each with the same fraction. steps: of the runs to come.
         """
         predictor = Extrapolate() if predictor is None else predictor
-        rules = rules_for(predictor, self.key.euler_steps, warmup, final, max_skips)
+        used = predictor if self.key.euler_steps else predictor.uncorrected()
+        rules = rules_for(used, warmup, final, max_skips)
         chosen: list[float] = []
         for table in self._at(steps).tables:
             computes = plan(

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from accel.caching.predictor import Gap, Memory, Predictor, at, bases
+from accel.anatomy import Anatomy
+from accel.caching.predictor import Memory, Predictor, Steps, at, bases
 from accel.calls import Call
 from accel.method import knob
 from accel.polynomials import interpolation_weights
 from accel.spaces import clean_from_output, output_from_clean
+from accel.update import Update
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Extrapolate(Predictor, lever="predictor"):
     them, is added to the answer of this step, so that the latents arrive where they would be had the interpolated
     answers been used. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
     is exact where the answers are such a polynomial, whatever was forecast. On the pocket model it is worth 5-6 dB. It
-    needs a scheduler whose step is linear in the output (`Anatomy.euler_steps`); others are left uncorrected. 0: off.
+    needs an update that is linear in the answers (`accel.caching.gap`); under others forecasts stay as they are. 0: off.
 
     What is left to the forecast is not to lead astray until then, so where it is corrected it follows only the share
     `damping` of the way that the polynomial goes (HiCache, arXiv 2508.16984, damps too): on the pocket model 2 dB at a
@@ -64,44 +66,53 @@ class Extrapolate(Predictor, lever="predictor"):
     def uncorrected(self) -> Extrapolate:
         return replace(self, corrector=0)
 
+    def under(self, anatomy: Anatomy) -> Extrapolate:
+        if anatomy.euler_steps:
+            return self
+        wanted = None if anatomy.update is None else _space(anatomy.update, anatomy.prediction)
+        if wanted is None or self.space not in ("auto", wanted):
+            return self.uncorrected()
+        return replace(self, space=wanted)
+
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         values = [output.detach().clone() for output in outputs]
-        if self._clean(kind):
+        if self.clean(kind):
             values = [
                 value if base is None else clean_from_output(value, base, call.moment.sigma, kind)
                 for value, base in zip(values, bases(call, values), strict=True)
             ]
-        return at(call, values, kind, self._clean(kind))
+        return at(call, values, kind)
 
     def forecast(self, call: Call, history: list[Memory], kind: str) -> Memory:
         recent = history[-self.order - 1 :]
-        now = at(call, [], kind, self._clean(kind))
+        now = at(call, [], kind)
         weights = extrapolation_weights([memory.time for memory in recent], now.time)
         answers = zip(*(memory.values for memory in recent), strict=True)
         share = self.damping if self.corrects else 1.0
         return now._replace(values=[_extrapolated(answer, *weights, self.limit, share) for answer in answers])
 
     def answer(self, call: Call, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
-        if not self._clean(kind):
+        if not self.clean(kind):
             return values
         return [
             value if base is None else output_from_clean(value, base, call.moment.sigma, kind)
             for value, base in zip(values, bases(call, values), strict=True)
         ]
 
-    def correct(self, call: Call, now: Memory, history: list[Memory], gap: Gap, kind: str) -> list[torch.Tensor]:
+    def between(self, now: Memory, history: list[Memory], steps: Steps) -> list[torch.Tensor]:
         nodes = distinct([*history, now][-self.corrector - 1 :])
-        weights = interpolation_weights([node.time for node in nodes], gap.steps)
-        values = [
-            (value.float() + (_weighted(known, weights) - total) / now.weight).to(value.dtype)
-            for value, known, total in zip(
-                now.values, zip(*(node.values for node in nodes), strict=True), gap.total, strict=True
-            )
-        ]
-        return self.answer(call, values, kind)
+        weights = interpolation_weights([node.time for node in nodes], steps)
+        return [_weighted(known, weights) for known in zip(*(node.values for node in nodes), strict=True)]
 
-    def _clean(self, kind: str) -> bool:
+    def clean(self, kind: str) -> bool:
         return self.space == "x0" or (self.space == "auto" and "flow" not in kind)
+
+
+def _space(update: Update, kind: str) -> str | None:
+    """What must be forecast so that the update is linear in it; None if that is not among what can be."""
+    if update.space == "clean":
+        return "x0"
+    return "output" if "flow" in kind else None
 
 
 def distinct(memories: Sequence[Memory]) -> list[Memory]:

@@ -16,7 +16,8 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.decider import Decider, Decision, guard
-from accel.caching.predictor import Gap, Memory
+from accel.caching.gap import Gap
+from accel.caching.predictor import Memory, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
@@ -36,8 +37,8 @@ class Stream:
     key: Key
     signal: Signal
     decider: Decider
+    gap: Gap | None  # where forecasts are made up for
     history: list[Memory] = field(default_factory=list)
-    gap: Gap = field(default_factory=Gap)
     skipped: int = 0  # predictions since the last computed step
     template: Any = None  # the structure of the denoiser's output
 
@@ -58,7 +59,7 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self.predictor = method.predictor if anatomy.euler_steps else method.predictor.uncorrected()
+        self.predictor = method.predictor.under(anatomy)
         self._peak = 0
         self.reset()
 
@@ -96,7 +97,7 @@ class CacheGate(Lever):
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:
-            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser))
+            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser), self._gap())
             stream.decider.begin(call.moment.sigmas, call.moment.position)
             self._streams[name] = stream
         return stream
@@ -152,11 +153,18 @@ class CacheGate(Lever):
             stream.signal.computed(call, outputs)
             stream.decider.computed()
         predictor, kind = self.predictor, self.anatomy.prediction
-        memory, reason = predictor.remember(call, outputs, kind), decision.reason
-        answer, gap, stream.gap = outcome.output, stream.gap, Gap()
-        if gap.steps and memory.weight:
-            answer = rebuilt(answer, predictor.correct(call, memory, stream.history, gap, kind))
-            reason += f"; corrects the last {len(gap.steps)}"
+        memory, reason, answer = predictor.remember(call, outputs, kind), decision.reason, outcome.output
+        if stream.gap is not None:
+            history, length = stream.history, stream.gap.length
+
+            def between(steps: Steps) -> list[torch.Tensor]:
+                return predictor.between(memory, history, steps)
+
+            stream.gap.begin(call.moment)
+            values = stream.gap.computed(memory.values, between)
+            if values is not None:
+                answer = rebuilt(answer, predictor.answer(call, values, kind))
+                reason += f"; corrects the last {length}" if length else ""
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-predictor.depth :]
         stream.template, stream.skipped = structure(outcome.output), 0
@@ -165,13 +173,20 @@ class CacheGate(Lever):
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
         predictor, kind = self.predictor, self.anatomy.prediction
         forecast = predictor.forecast(call, stream.history, kind)
-        if predictor.corrects:
-            stream.gap.add(forecast)
+        values = forecast.values
+        if stream.gap is not None:
+            stream.gap.begin(call.moment)
+            values = stream.gap.predicted(forecast)
         stream.skipped += 1
         self._peak = max(self._peak, self._held_bytes())
-        return Outcome(
-            rebuilt(stream.template, predictor.answer(call, forecast.values, kind)), "predicted", decision.reason
-        )
+        return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
+
+    def _gap(self) -> Gap | None:
+        kind = self.anatomy.prediction
+        if not self.predictor.corrects:
+            return None
+        update = None if self.anatomy.euler_steps else self.anatomy.update
+        return Gap(update, kind, self.predictor.clean(kind))
 
     def _held_bytes(self) -> int:
         held = [
@@ -180,7 +195,7 @@ class CacheGate(Lever):
             for tensor in [
                 *stream.signal.held(),
                 *(value for memory in stream.history for value in memory.values),
-                *stream.gap.total,
+                *(stream.gap.held() if stream.gap else []),
             ]
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy
-from accel.patch import Layer, is_compiled
+from accel.patch import Layer, is_compiled, reachable
 
 KINDS = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
 
@@ -55,13 +55,3 @@ def attach(
         name = "_compiled_call_impl" if is_compiled(module) else "forward"
         layers.append(Layer(module, name, partial(answer, site)))
     return layers, missed
-
-
-def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:
-    """The module at a dotted path, or None where it does not exist or one of those above it is compiled."""
-    module: Any = denoiser
-    for part in path.split("."):
-        if is_compiled(module) or hasattr(module, "_orig_mod"):
-            return None
-        module = getattr(module, part, None)
-    return module if isinstance(module, torch.nn.Module) else None

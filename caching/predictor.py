@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from accel.anatomy import Anatomy
 from accel.calls import Call, noise_part
 from accel.method import Method
-from accel.spaces import step_weight, time_of
+from accel.spaces import time_of
+
+Steps = Sequence[tuple[float, float]]  # times and weights
 
 
 class Memory(NamedTuple):
     """An answer, computed or forecast, in the predictor's own terms.
 
-    time: see `time_of`; weight: see `step_weight`; values: one tensor for each output of the denoiser.
+    time: see `time_of`; values: one tensor for each output of the denoiser.
     """
 
     time: float
-    weight: float
     values: list[torch.Tensor]
-
-
-@dataclass
-class Gap:
-    """The forecasts since the last computed step: when, with which weight, and their weighted sum (float32)."""
-
-    steps: list[tuple[float, float]] = field(default_factory=list)
-    total: list[torch.Tensor] = field(default_factory=list)
-
-    def add(self, forecast: Memory) -> None:
-        self.steps.append((forecast.time, forecast.weight))
-        weighted = [forecast.weight * value.float() for value in forecast.values]
-        self.total = [a + b for a, b in zip(self.total, weighted, strict=True)] if self.total else weighted
 
 
 class Predictor(Method, lever="predictor", abstract=True):
@@ -50,8 +40,16 @@ class Predictor(Method, lever="predictor", abstract=True):
         return False
 
     def uncorrected(self) -> Predictor:
-        """The same for schedulers whose steps cannot be made up for."""
+        """The same without making up for errors."""
         return self
+
+    def under(self, anatomy: Anatomy) -> Predictor:
+        """The same for this pipeline's updates, which may not be such that errors can be made up for."""
+        return self
+
+    def clean(self, kind: str) -> bool:
+        """Whether the values are clean estimates."""
+        return False
 
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         """What to keep of a computed answer."""
@@ -69,8 +67,9 @@ class Predictor(Method, lever="predictor", abstract=True):
         """The outputs for this call, forecast."""
         return self.answer(call, self.forecast(call, history, kind).values, kind)
 
-    def correct(self, call: Call, now: Memory, history: list[Memory], gap: Gap, kind: str) -> list[torch.Tensor]:
-        """The computed outputs of this call, changed so that this step makes up for the errors of the gap before."""
+    def between(self, now: Memory, history: list[Memory], steps: Steps) -> list[torch.Tensor]:
+        """The sum of what the forecasts at these times should have been, each times its weight (float32), now that the
+        answer after them is known."""
         raise NotImplementedError
 
 
@@ -108,9 +107,9 @@ class LastResidual(Predictor, lever="predictor"):
         ]
 
 
-def at(call: Call, values: list[torch.Tensor], kind: str, clean: bool = False) -> Memory:
+def at(call: Call, values: list[torch.Tensor], kind: str) -> Memory:
     """These values at the call's moment."""
-    return Memory(time_of(call.moment.sigma, kind), step_weight(call.moment, kind, clean), values)
+    return Memory(time_of(call.moment.sigma, kind), values)
 
 
 def bases(call: Call, outputs: list[torch.Tensor]) -> list[torch.Tensor | None]:

@@ -33,7 +33,7 @@ class OptimalSchedule(CacheMethod):
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        rules = rules_for(self.predictor, anatomy.euler_steps, self.warmup, self.final, self.max_skips)
+        rules = rules_for(self.predictor.under(anatomy), self.warmup, self.final, self.max_skips)
         return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, rules)
 
 
@@ -72,10 +72,10 @@ class StaticSchedule(CacheMethod):
         return NoSignal(), Listed(self.sigmas)
 
 
-def rules_for(predictor: Predictor, euler_steps: bool, warmup: int, final: int, max_skips: int) -> Rules:
+def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> Rules:
     """What a plan must know of the cache that follows it. Other predictors are planned for as plain reuse."""
-    used = predictor if euler_steps else predictor.uncorrected()
-    degrees = (min(used.order, 1), min(used.corrector, 2)) if isinstance(used, Extrapolate) else (0, 0)
+    known = isinstance(predictor, Extrapolate)
+    degrees = (min(predictor.order, 1), min(predictor.corrector, 2)) if known else (0, 0)
     return Rules(warmup, final, max_skips, *degrees)
 
 

@@ -15,15 +15,20 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 
 import accel
+import accel.samplers
 from accel import Extrapolate, FixedInterval, LastOutput
+from accel.clock import Timetable
 from accel.polynomials import interpolation_weights
+from accel.samplers import AdamsBashforth, DPMSolver, PseudoCorrector, UniPC
 from accel.spaces import output_from_clean, time_of
 from tests.caching.toy import ToyPipeline
 
 SHAPE = (2, 3, 4)
+FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 CURVES = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -36,7 +41,8 @@ class FormulaPipeline:
 
     def __init__(self, scheduler: Any, space: str, degree: int) -> None:
         self.scheduler, self.space, self.degree = scheduler, space, degree
-        self.kind = "flow" if "Flow" in type(scheduler).__name__ else scheduler.config.prediction_type
+        flow = "Flow" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas")
+        self.kind = "flow" if flow else scheduler.config.prediction_type
         self.transformer = torch.nn.Identity()
         self.transformer.forward = self.formula  # type: ignore[assignment]
         self.config = SimpleNamespace(_name_or_path="")
@@ -51,7 +57,7 @@ class FormulaPipeline:
 
     def sigma_of(self, timestep: torch.Tensor) -> float:
         if hasattr(self.scheduler, "sigmas") and not isinstance(self.scheduler, CogVideoXDDIMScheduler):
-            return float(self.scheduler.sigmas[self.scheduler.step_index or 0])
+            return Timetable(self.scheduler).sigmas[self.scheduler.step_index or 0]
         alpha = float(self.scheduler.alphas_cumprod[int(timestep)])
         return math.sqrt((1 - alpha) / alpha)
 
@@ -108,9 +114,58 @@ def test_velocities_have_no_such_coordinates_and_are_left_uncorrected() -> None:
     assert report.predicted and not any("corrects" in call.reason for call in report.calls)
 
 
-def test_other_schedulers_are_left_uncorrected() -> None:
-    """A multistep solver would carry a corrected answer over into later steps."""
-    pipe = FormulaPipeline(DPMSolverMultistepScheduler(), "output", 2)
+# Schedulers and solvers that use several answers in one update: the scheduler, and the sampler in place of its update.
+MULTISTEP: dict[str, tuple[Any, accel.samplers.Sampler | None]] = {
+    "flow unipc": (lambda: UniPCMultistepScheduler(**FLOW, flow_shift=3.0), None),
+    "flow unipc 3": (lambda: UniPCMultistepScheduler(**FLOW, flow_shift=3.0, solver_order=3), None),
+    "flow dpm": (lambda: DPMSolverMultistepScheduler(**FLOW, flow_shift=3.0), None),
+    "unipc epsilon": (lambda: UniPCMultistepScheduler(), None),
+    "unipc v": (lambda: UniPCMultistepScheduler(prediction_type="v_prediction"), None),
+    "dpm epsilon": (lambda: DPMSolverMultistepScheduler(), None),
+    "ours, unipc": (lambda: FlowMatchEulerDiscreteScheduler(shift=3.0), UniPC()),
+    "ours, dpm epsilon": (lambda: DDIMScheduler(clip_sample=False), DPMSolver()),
+    "ours, pseudo-corrector": (lambda: FlowMatchEulerDiscreteScheduler(shift=3.0), PseudoCorrector()),
+    "ours, adams-bashforth 3": (lambda: FlowMatchEulerDiscreteScheduler(shift=3.0), AdamsBashforth(3)),
+}
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("interval", [2, 4])
+def test_so_does_a_run_whose_updates_use_several_answers(name: str, interval: int) -> None:
+    """What the solver remembers of forecasts, and of answers that paid for them, is made up for in the steps after."""
+    scheduler, sampler = MULTISTEP[name]
+    space = "output" if name in ("ours, pseudo-corrector", "ours, adams-bashforth 3") else "x0"
+    pipe = FormulaPipeline(scheduler(), space, 2)
+    with accel.accelerate(pipe, accel.Recipe(sampler=sampler)):
+        plain = pipe()
+
+    def missed(corrector: int) -> tuple[float, str]:
+        predictor = Extrapolate(0, corrector=corrector, space=space)
+        cache = FixedInterval(interval, warmup=4, final=2, predictor=predictor)
+        with accel.accelerate(pipe, accel.Recipe(cache=cache, sampler=sampler)) as session:
+            found = float((pipe() - plain).norm())
+        assert session.report().predicted > 6
+        return found, session.report().levers[-1].reason
+
+    (wrong, _), (right, reason) = missed(0), missed(2)
+    assert wrong > 1e-4 * plain.norm()
+    assert right < 1e-2 * wrong
+    assert "not corrected" not in reason
+
+
+def test_the_space_of_forecasts_is_that_of_the_update() -> None:
+    """UniPC's answers are clean estimates, so these are what is forecast of a flow under it; asked for something else,
+    the cache leaves its forecasts uncorrected."""
+    pipe = FormulaPipeline(MULTISTEP["flow unipc"][0](), "x0", 2)
+    chosen, _ = ended(pipe, Extrapolate(0))
+    asked, _ = ended(pipe, Extrapolate(0, space="x0"))
+    assert torch.equal(chosen, asked)
+    _, report = ended(pipe, Extrapolate(0, space="output"))
+    assert "not corrected under UniPCMultistepScheduler" in report.levers[0].reason
+
+
+def test_unknown_updates_are_left_uncorrected() -> None:
+    pipe = FormulaPipeline(DPMSolverMultistepScheduler(solver_type="heun"), "output", 2)
     plain, _ = ended(pipe, Extrapolate(1, corrector=0, space="output"))
     corrected, report = ended(pipe, Extrapolate(1, corrector=2, space="output"))
     assert torch.equal(plain, corrected)

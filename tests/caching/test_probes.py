@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 import accel
 from accel import Align, DBCache, DiCache, FirstBlockCache, LastOutput, TeaCache
-from accel.anatomy import _denoiser, _image_output, inspect
+from accel.anatomy import _image_output, anatomy_of, inspect
 from accel.caching.dbcache import Capped
 from accel.caching.decider import Accumulate
 from accel.caching.dicache import ProbeTrajectory, Retained
@@ -333,9 +333,9 @@ def test_extra_memory_is_what_the_docstring_says(method, tokens, latents):
     pipe = block_pipeline(lambda sigma: 1.0 + 0.01 * sigma)
     with accel.accelerate(pipe, cache=method) as session:
         pipe(num_inference_steps=STEPS)
+        assert session._levers and all(not lever._streams for lever in session._levers)
     assert session.report().predicted > 0
     assert session.report().levers[0].extra_bytes == 4 * (tokens * 3 * 4 + latents * 2 * 4 * 4)
-    assert all(not lever._streams for lever in session._levers)
 
 
 # Anatomy.
@@ -354,7 +354,7 @@ def test_flux_counts_through_both_lists_and_u_nets_have_none():
 
 
 def test_lists_are_counted_in_the_order_in_which_they_run():
-    aura = _denoiser(
+    aura = anatomy_of(
         AuraFlowTransformer2DModel(
             sample_size=8,
             num_mmdit_layers=2,

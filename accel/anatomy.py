@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from accel import families
+from accel.update import Update, own_update
 from accel.unet import UNetLayers, unet_layers
 
 # "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
@@ -49,10 +50,14 @@ class Anatomy:
     guidance: str
     guidance_calls: GuidanceCalls
     euler_steps: bool  # every scheduler's update is an Euler step in noise level, so that it can be corrected later
+    # The update where it is another one, linear in several answers; None: Euler steps, or nothing that is known.
+    update: Update | None = None
     # By scheduler: how its samples are scaled ("flow", "preserving", "exploding"; None: its update cannot be replaced),
     # and how it is told noise levels ("shifted", "with end", "timesteps"; None: it cannot be).
     samples: Mapping[str, str | None] = field(default_factory=dict)
     levels: Mapping[str, str | None] = field(default_factory=dict)
+    # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
+    exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -88,14 +93,16 @@ def inspect(pipe: Any) -> Anatomy:
     return Anatomy(
         pipeline=type(pipe).__name__,
         repository=name,
-        denoisers={key: _denoiser(module) for key, module in found.items()},
+        denoisers={key: anatomy_of(module) for key, module in found.items()},
         schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
         prediction=prediction_of(next(iter(schedulers.values())), type(pipe).__name__),
-        guidance=_guidance(type(pipe).__name__, found),
-        guidance_calls=_guidance_calls(type(pipe).__name__),
+        guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
+        guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
         euler_steps=all(_euler(scheduler) for scheduler in schedulers.values()),
+        update=own_update(next(iter(schedulers.values()))) if len(schedulers) == 1 else None,
         samples={key: _samples(scheduler) for key, scheduler in schedulers.items()},
         levels={key: _levels(scheduler) for key, scheduler in schedulers.items()},
+        exchangeable={key: exchangeable(scheduler) for key, scheduler in schedulers.items()},
     )
 
 
@@ -120,6 +127,14 @@ def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, component
 
 
+def guiders_of(components: Mapping[str, Any]) -> Iterator[Any]:
+    """The objects that make the calls and combine the answers of guidance in pipelines that have such (diffusers'
+    guiders: HunyuanVideo 1.5, HunyuanImage, modular pipelines)."""
+    for component in components.values():
+        if hasattr(component, "set_state") and hasattr(component, "prepare_inputs"):
+            yield component
+
+
 def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
     """The module at a dotted path, or None."""
     module: Any = root
@@ -128,7 +143,8 @@ def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
     return module if isinstance(module, torch.nn.Module) else None
 
 
-def _denoiser(module: torch.nn.Module) -> DenoiserAnatomy:
+def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
+    """What one denoiser consists of; its weights are not looked at."""
     original = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
     lists = {
         path: child
@@ -215,7 +231,24 @@ def _levels(scheduler: Any) -> str | None:
     return told if able else None
 
 
-def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:
+def exchangeable(scheduler: Any) -> dict[str, tuple[str, ...]]:
+    """The scheduler classes of diffusers that do the same for the model as this one, solved otherwise, and the spacings
+    that they may have.
+    """
+    config, alphas = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    if "flow" in prediction_of(scheduler) or not isinstance(alphas, torch.Tensor):
+        return {}
+    if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
+        return {}
+    found = families.EXCHANGES.get(type(scheduler).__name__, ())
+    if float(alphas[-1]) > families.PURE_NOISE:
+        return {other: tuple(families.SPACINGS) for other in found}
+    return {other: families.PURE_NOISE_SPACINGS for other in found if other in families.PURE_NOISE_SOLVERS}
+
+
+def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: bool) -> str:
+    if guided:
+        return "two calls per step, made by a guider"
     configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
     if any(config.get(families.EMBEDDED_GUIDANCE_FLAG) for config in configs):
         return "embedded scale (an extra unconditional call only with true_cfg_scale)"
@@ -226,7 +259,9 @@ def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module]) -> str:
     return "not in the table; the report shows the streams seen"
 
 
-def _guidance_calls(pipeline: str) -> GuidanceCalls:
+def _guidance_calls(pipeline: str, guided: bool) -> GuidanceCalls:
+    if guided:  # whatever the pipeline's name: modular pipelines have those of others, and no batches
+        return "two calls"
     if any(part in pipeline for part in families.OTHER_BATCHES):
         return "unknown"
     if pipeline.startswith(families.TWO_CALLS):

@@ -27,6 +27,12 @@ class Lever(Protocol):
         """A pipeline call begins with these denoisers: attach what must stand for its duration."""
         return None
 
+    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
+        """Asked after `begin`: denoisers of the lever's own, by name, that may answer in place of the pipeline's. The
+        levers below begin with them too.
+        """
+        return {}
+
     def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         """The scheduler has chosen the noise levels of a run, asked with these arguments; the lever may call its
         `set_timesteps` again with others.
@@ -36,6 +42,12 @@ class Lever(Protocol):
     def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         """The scheduler has made the update that it was asked for: its answer, or another in its place."""
         return result
+
+    def jumped(self) -> bool:
+        """Asked after `stepped`: whether the answer is the latents of another run, so that all other levers must forget
+        this one.
+        """
+        return False
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""

@@ -77,6 +77,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def exchanged(self, components: Mapping[str, Any]) -> dict[str, Any]:
+        """Parts, by name, that are to stand in the pipeline in place of these while it runs (`accel.exchange`)."""
+        return {}
+
     def seen(self, anatomy: Anatomy) -> Anatomy:
         """The pipeline as the other levers must see it while this method is on."""
         return anatomy

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
 
-from accel.anatomy import Anatomy, components_of, denoisers_of, inspect, schedulers_of
+from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
 from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
 from accel.clock import Clock
+from accel.exchange import Exchange
 from accel.lever import Lever
 from accel.patch import CallLayer, Layer
 from accel.recipe import Recipe
@@ -34,9 +35,11 @@ class Session:
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
         self.recipe = recipe
         self._layers: list[Layer] = []
-        # A layer on top of an offload hook leads to the weights, which must not live as long as a kept session.
-        forget = self._layers.clear
-        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: forget())
+        self._levers: list[Lever] = []
+        # A layer on top of an offload hook leads to the weights, which must not live as long as a kept session, and a
+        # lever may hold weights of its own.
+        layers, levers = self._layers.clear, self._levers.clear
+        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (layers(), levers()))
         self._clock = Clock()
         self._report, self._running, self._inside = Report(recipe.label), 0, False
         self._started = self._first_call = self._last_step = 0.0
@@ -61,6 +64,7 @@ class Session:
         self._layers.clear()
         self._call_layer.detach()
         self._end()
+        self._levers.clear()
         return pipe
 
     def __enter__(self) -> Session:
@@ -78,22 +82,27 @@ class Session:
         """
         pipe, outermost = self.pipe, not self._running
         self._running += 1
-        try:
-            if pipe is not None and outermost:
-                self._follow(pipe)
-                self._begin(pipe)
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._end()
+        with ExitStack() as exchanged:
+            try:
+                if pipe is not None and outermost:
+                    self._follow(pipe)
+                    exchanged.enter_context(self._exchange.made(pipe))
+                    self._begin(pipe)
+                yield
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._end()
 
     def _attach(self, pipe: Any) -> None:
-        components, methods = components_of(pipe), self.recipe.methods()
-        self.anatomy: Anatomy = inspect(pipe)
+        methods = self.recipe.methods()
+        self._exchange = Exchange(pipe, methods.values())
+        with self._exchange.made(pipe):
+            components = components_of(pipe)
+            self.anatomy: Anatomy = inspect(pipe)
         for method in methods.values():
             self.anatomy = method.seen(self.anatomy)
-        self._levers: list[Lever] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
+        self._levers[:] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
         self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
         self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
 
@@ -114,7 +123,7 @@ class Session:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
         exchanged a part (`pipe.scheduler = ...`, `torch.compile`).
         """
-        plan = [(owner, method) for owner, method, _ in self._plan(components_of(pipe))]
+        plan = [(owner, method) for owner, method, _ in self._plan(self._exchange.parts(components_of(pipe)))]
         if len(plan) == len(self._layers) and all(
             layer.covers(owner, method) for layer, (owner, method) in zip(self._layers, plan, strict=True)
         ):
@@ -129,9 +138,7 @@ class Session:
             given = _named(inner, args, kwargs)
             changed = {name: value for lever in self._levers for name, value in lever.arguments(given).items()}
             if changed:
-                bound = signature(inner).bind(*args, **kwargs)
-                bound.arguments |= changed
-                args, kwargs = bound.args, bound.kwargs
+                args, kwargs = _changed(inner, args, kwargs, changed)
             return inner(*args, **kwargs)
 
     def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -151,11 +158,20 @@ class Session:
             arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
                 result = lever.stepped(scheduler(), arguments, result)
+            for lever in self._levers:
+                if lever.jumped():
+                    self._forget_run(lever)
             self._clock.step_done(scheduler())
             if self._at_last_step:
                 _finish_device_work()
             self._last_step = time.perf_counter()
         return result
+
+    def _forget_run(self, jumped: Lever) -> None:
+        """The latents are those of another run: what the others know of this one says nothing about it."""
+        for lever in self._levers:
+            if lever is not jumped:
+                lever.reset()
 
     def _context(
         self, denoiser: str, inner: Callable[..., Any], name: str, **kwargs: Any
@@ -207,16 +223,22 @@ class Session:
         return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided)
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
-        if index == len(self._levers):
+        if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
             call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
             return Outcome(call.evaluated, "computed", "computed")
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
     def _begin(self, pipe: Any) -> None:
         self._clock.clear()
-        denoisers = dict(denoisers_of(components_of(pipe)))
+        components = components_of(pipe)
+        for guider in guiders_of(components):
+            # diffusers leaves the end of the last run there, and a guider that had stopped by then asks the next call
+            # for no negative prompt, which it needs again at the first step.
+            guider._step = guider._num_inference_steps = None
+        denoisers = dict(denoisers_of(components))
         for lever in self._levers:
             lever.begin(denoisers)
+            denoisers |= lever.stand_ins()
             lever.reset()
         self._report = Report(self.recipe.label)
         self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
@@ -274,6 +296,20 @@ def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         if parameter.kind is Parameter.VAR_KEYWORD:
             named |= named.pop(name)
     return named
+
+
+def _changed(
+    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with others in their place, also where the method hands them on (`**options`)."""
+    bound = signature(method).bind(*args, **kwargs)
+    known = bound.signature.parameters
+    rest = next((name for name, parameter in known.items() if parameter.kind is Parameter.VAR_KEYWORD), None)
+    bound.arguments |= {name: value for name, value in changed.items() if name in known}
+    if rest is not None:
+        handed_on = {name: value for name, value in changed.items() if name not in known}
+        bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
+    return bound.args, bound.kwargs
 
 
 def _finish_device_work() -> None:

@@ -1,12 +1,21 @@
 """Step-reducing samplers, sigma schedules and adaptive guidance."""
 
+import accel.samplers.own  # noqa: F401 (tells the anatomy what schedulers do)
 from accel.samplers.adaptive import AdaptiveGuidance
+from accel.samplers.bank import TrajectoryBank
+from accel.samplers.consistency import LCM, TCD, TDD
 from accel.samplers.delta import GuidanceDelta
+from accel.samplers.exchanged import DiffusersScheduler
 from accel.samplers.fit import calibrate_linear
+from accel.samplers.flowturbo import FlowTurbo
 from accel.samplers.guidance import GuidanceMethod
 from accel.samplers.interval import GuidanceInterval
 from accel.samplers.linear import LinearAG
 from accel.samplers.method import Sampler
+from accel.samplers.origin import Origin
+from accel.samplers.redi import ReDi
+from accel.samplers.refiner import Refiner
+from accel.samplers.refiner_training import train_refiner
 from accel.samplers.search import Search, search_sigmas
 from accel.samplers.sigmas import (
     AlignYourSteps,
@@ -19,21 +28,31 @@ from accel.samplers.sigmas import (
     Sway,
 )
 from accel.samplers.solvers import AdamsBashforth, DPMSolver, Euler, PseudoCorrector, SchedulerSolver, UniPC
+from accel.samplers.switch import ModelSwitch
 
 __all__ = [
+    "LCM",
+    "TCD",
+    "TDD",
     "AdamsBashforth",
     "AdaptiveGuidance",
     "AlignYourSteps",
     "Beta",
     "DPMSolver",
+    "DiffusersScheduler",
     "Euler",
     "Exponential",
+    "FlowTurbo",
     "GuidanceDelta",
     "GuidanceInterval",
     "GuidanceMethod",
     "Karras",
     "LinearAG",
+    "ModelSwitch",
+    "Origin",
     "PseudoCorrector",
+    "ReDi",
+    "Refiner",
     "Sampler",
     "SchedulerSolver",
     "Search",
@@ -41,7 +60,9 @@ __all__ = [
     "SigmaTable",
     "Sigmas",
     "Sway",
+    "TrajectoryBank",
     "UniPC",
     "calibrate_linear",
     "search_sigmas",
+    "train_refiner",
 ]

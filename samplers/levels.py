@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from accel.anatomy import prediction_of
 from accel.clock import Timetable
 from accel.samplers.coordinates import Samples
 from accel.samplers.sigmas import Grid, Sigmas, unshifted
@@ -34,7 +35,7 @@ def choose(
     *own, end = Timetable(scheduler).whole
     shift = shift_of(scheduler, arguments.get("mu")) if told == "shifted" else 1.0
     try:
-        levels = wanted.levels(Grid(tuple(own), samples == "flow", shift, call))
+        levels = wanted.levels(Grid(tuple(own), samples == "flow", shift, call, tuple(training_sigmas(scheduler))))
     except ValueError as error:
         return str(error)
     given, rest = _given(scheduler, told, levels, end, shift), dict(arguments)
@@ -67,11 +68,20 @@ def _given(scheduler: Any, told: Told, levels: Sequence[float], end: float, shif
 
 def training_timesteps(scheduler: Any, levels: Sequence[float]) -> list[int]:
     """The training timesteps whose noise-to-signal ratios are nearest to `levels`."""
-    alphas = scheduler.alphas_cumprod.double().clamp_min(1e-12)
-    known = ((1.0 - alphas) / alphas).sqrt().log()
+    known = torch.tensor(training_sigmas(scheduler), dtype=torch.float64).log()
     asked = torch.tensor(levels, dtype=torch.float64).log()
     nearest: list[int] = (asked[:, None] - known[None, :]).abs().argmin(1).tolist()
     return nearest
+
+
+def training_sigmas(scheduler: Any) -> list[float]:
+    """Noise over signal at every training timestep, rising; none for flows, which have no such table."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or "flow" in prediction_of(scheduler):
+        return []
+    alphas = alphas.double().clamp_min(1e-12)
+    sigmas: list[float] = ((1.0 - alphas) / alphas).sqrt().tolist()
+    return sigmas
 
 
 def _stretched(scheduler: Any, levels: list[float]) -> list[float]:

@@ -6,19 +6,34 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, NamedTuple
 
+import torch
+
 from accel.anatomy import Anatomy
 from accel.lever import Idle, Lever
 from accel.method import Method, knob, part
 from accel.samplers.sigmas import Sigmas
+from accel.update import Update
 
 Space = Literal["velocity", "clean"]
 
 
 class Weights(NamedTuple):
-    """One update, x' = keep x + sum of the answers, each times its weight; the newest answer is the last."""
+    """One update, x' = keep x + sum of the answers, each times its weight, + noise z; the newest answer is the last.
+
+    z is fresh standard normal noise, drawn from the generator of the pipeline call; nothing is drawn where noise is 0.
+    """
 
     keep: float
     answers: tuple[float, ...]
+    noise: float = 0.0
+
+
+class Place(NamedTuple):
+    """Where an update stands in its run, for the samplers that ask for more than noise levels."""
+
+    step: int  # index into the scheduler's timetable; starts above 0 for image-to-image
+    remaining: int  # updates until the end of the run, this one included
+    ladder: Sequence[float] = ()  # noise level of every training timestep, rising; empty for flows
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,24 @@ class Sampler(Method, lever="sampler", abstract=True):
         """
         raise NotImplementedError
 
+    def update(self, times: Sequence[float], following: float, place: Place) -> Weights:
+        """`weights`, with all that is known about the step: overridden where noise levels alone do not say enough."""
+        return self.weights(times, following, place.remaining)
+
+    def bounded(self, clean: torch.Tensor, step: int) -> torch.Tensor:
+        """The clean estimate of a step as the updates are to use it; for samplers whose answers are those."""
+        return clean
+
+    @property
+    def grid(self) -> Sigmas | None:
+        """The noise levels that the sampler asks for where it can have them; None leaves the scheduler's."""
+        return self.sigmas
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether some updates have noise, so that other levers cannot correct them afterwards."""
+        return False
+
     def build(self, anatomy: Anatomy) -> Lever:
         """The sampler, or an idle lever that says why this pipeline's scheduler cannot have it."""
         from accel.samplers.step import Stepper
@@ -81,4 +114,11 @@ class Sampler(Method, lever="sampler", abstract=True):
         """The pipeline as other levers must see it: whether its updates are Euler steps is for the solver to say."""
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
-        return replace(anatomy, euler_steps=self.depth == 1)
+        if self.adds_noise:
+            return replace(anatomy, euler_steps=False, update=None)
+        return replace(anatomy, euler_steps=self.depth == 1, update=update_of(self) if self.depth > 1 else None)
+
+
+def update_of(sampler: Sampler) -> Update:
+    """What other levers must know of a sampler's update."""
+    return Update(sampler.space, sampler.depth, lambda *known: sampler.weights(*known)[:2])

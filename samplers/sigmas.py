@@ -24,6 +24,7 @@ class Grid:
     flow: bool
     shift: float = 1.0  # what the scheduler makes of an unshifted flow: see `shifted`
     call: Mapping[str, Any] = field(default_factory=dict)  # the pipeline call's arguments
+    ladder: tuple[float, ...] = ()  # noise over signal of every training timestep, rising; none for flows
 
     @property
     def least(self) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+
+from accel.anatomy import Anatomy
 from accel.method import part
-from accel.samplers.method import Sampler, Space, Weights
+from accel.samplers.method import Place, Sampler, Space, Weights
+from accel.samplers.sigmas import Sigmas
 from accel.samplers.solvers import SchedulerSolver
 
 
@@ -32,3 +37,23 @@ class Solved(Sampler, lever="sampler", abstract=True):
 
     def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
         return self.solver.weights(times, following, remaining)
+
+    def update(self, times: Sequence[float], following: float, place: Place) -> Weights:
+        return self.solver.update(times, following, place)
+
+    def bounded(self, clean: torch.Tensor, step: int) -> torch.Tensor:
+        return self.solver.bounded(clean, step)
+
+    @property
+    def adds_noise(self) -> bool:
+        return self.solver.adds_noise
+
+    @property
+    def grid(self) -> Sigmas | None:
+        return self.solver.grid if self.sigmas is None else self.sigmas
+
+    def exchanged(self, components: Mapping[str, Any]) -> dict[str, Any]:
+        return self.solver.exchanged(components)
+
+    def obstacle(self, anatomy: Anatomy) -> str | None:
+        return self.solver.obstacle(anatomy) or super().obstacle(anatomy)

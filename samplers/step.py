@@ -15,8 +15,8 @@ from accel.clock import Timetable
 from accel.lever import Lever
 from accel.report import CallRecord, LeverReport
 from accel.samplers.coordinates import point_of, scale_of, time_of
-from accel.samplers.levels import choose
-from accel.samplers.method import Sampler
+from accel.samplers.levels import choose, training_sigmas
+from accel.samplers.method import Place, Sampler
 
 
 @dataclass
@@ -36,10 +36,12 @@ class Stepper(Lever):
     """Lets the scheduler make its own update and replaces the sample in what it returns.
 
     So the scheduler's signature, return type, step counter, errors and random numbers are its own by construction; the
-    price is one elementwise update per step. Updates that the scheduler is asked to make otherwise (noise added, other
-    noise levels for each token) are left to it. The history is dropped where the answers belong to different equations:
-    at a new run, an exchanged expert, another shape, a step back. They are not where guidance is cut off: the adaptive
-    methods do that where the guided prediction hardly changes, and a history costs less there than its loss.
+    price is one elementwise update per step. Noise that a sampler adds comes from the generator that `step` was given,
+    else from that of the pipeline call (most pipelines do not hand it on), so that a seed means what it always means.
+    Updates that the scheduler is asked to make otherwise (noise added, other noise levels for each token) are left to
+    it. The history is dropped where the answers belong to different equations: at a new run, an exchanged expert,
+    another shape, a step back. They are not where guidance is cut off: the adaptive methods do that where the guided
+    prediction hardly changes, and a history costs less there than its loss.
     """
 
     def __init__(self, method: Sampler, anatomy: Anatomy) -> None:
@@ -64,6 +66,7 @@ class Stepper(Lever):
     def reset(self) -> None:
         self._history.clear()
         self._timetable: Timetable | None = None
+        self._ladder: list[float] = []
 
     def end(self) -> None:
         self._given = {}
@@ -71,13 +74,15 @@ class Stepper(Lever):
     def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         name = type(scheduler).__name__
         samples, told = self._facts(name)
-        if self.method.sigmas is None or samples is None or told is None:
+        wanted = self.method.grid
+        if wanted is None or samples is None:
             return
-        self._refused = (
-            "the call gives its own"
-            if self._own_levels()
-            else choose(scheduler, set_timesteps, arguments, self.method.sigmas, told, samples, self._given)
-        )
+        if self._own_levels():
+            self._refused = "the call gives its own"
+        elif told is None:
+            self._refused = f"{name} chooses them itself"
+        else:
+            self._refused = choose(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         if call.denoiser != self._denoiser:  # another expert answers from here on
@@ -94,7 +99,7 @@ class Stepper(Lever):
         if samples is None or not known or any(_is_on(arguments.get(name)) for name in families.OTHER_UPDATES):
             self._history.clear()
             return result
-        sigma, following, remaining = self._place(scheduler, arguments["timestep"])
+        sigma, following, place = self._place(scheduler, arguments["timestep"])
         sample = arguments["sample"]
         point = point_of(sample, arguments["model_output"], sigma, samples, prediction_of(scheduler))
         history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
@@ -103,19 +108,21 @@ class Stepper(Lever):
             history.clear()
         history.key = key
         history.times.append(now)
-        history.answers.append(point.velocity if self.method.space == "velocity" else point.clean)
-        updated = self._update(point.x, then, remaining) * scale_of(following, samples)
+        velocity = self.method.space == "velocity"
+        history.answers.append(point.velocity if velocity else self.method.bounded(point.clean, place.step))
+        updated = self._update(point.x, then, place, arguments) * scale_of(following, samples)
         self._replaced += 1
-        return _with_sample(result, updated)
+        return with_sample(result, updated)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said = [self._shortened] if self._shortened else []
         if self.method.depth:
             said.append(f"{self._replaced} of {self._updates} updates replaced")
-        if self.method.sigmas is not None:
+        grid = self.method.grid
+        if grid is not None:
             kept = f"the scheduler's noise levels stayed: {self._refused}"
-            said.append(kept if self._refused else f"noise levels of {self.method.sigmas}")
-        engaged = bool(self._replaced or self._shortened) or (self.method.sigmas is not None and not self._refused)
+            said.append(kept if self._refused else f"noise levels of {grid}")
+        engaged = bool(self._replaced or self._shortened) or (grid is not None and not self._refused)
         return LeverReport("sampler", str(self.method), engaged, "; ".join(said) or "nothing to do", self._peak)
 
     def _began(self) -> None:
@@ -128,33 +135,46 @@ class Stepper(Lever):
         name = next((name for name, kind in self.anatomy.schedulers.items() if kind == scheduler), "")
         return self.anatomy.samples.get(name), self.anatomy.levels.get(name)
 
-    def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, int]:
-        """Noise levels before and after the update that the scheduler has just made, and how many were left."""
+    def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
+        """Noise levels before and after the update that the scheduler has just made, and where in the run that is."""
         if self._timetable is None:
             self._timetable = Timetable(scheduler)
+            self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
         table = self._timetable
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
         position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
-        return table.whole[position], table.whole[position + 1], len(table.timesteps) - position
+        place = Place(position, len(table.timesteps) - position, self._ladder)
+        return table.whole[position], table.whole[position + 1], place
 
     def _own_levels(self) -> bool:
         return any(self._given.get(name) is not None for name in ("sigmas", "timesteps"))
 
-    def _update(self, x: torch.Tensor, following: float, remaining: int) -> torch.Tensor:
+    def _update(self, x: torch.Tensor, following: float, place: Place, arguments: Mapping[str, Any]) -> torch.Tensor:
         """The sample after this step, in the common coordinates (float32); drops what the next one cannot use."""
         times, answers = self._history.times, self._history.answers
         del times[: -self.method.depth], answers[: -self.method.depth]
         self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
             return x
-        keep, weights = self.method.weights(times, following, remaining)
+        keep, weights, noise = self.method.update(times, following, place)
         x = keep * x
         for weight, answer in zip(reversed(weights), reversed(answers), strict=False):
             if weight:
                 x = x + weight * answer
+        if noise:
+            x = x + noise * self._drawn(arguments)
         if self.method.depth == 1:
             self._history.clear()
         return x
+
+    def _drawn(self, arguments: Mapping[str, Any]) -> torch.Tensor:
+        """Standard normal noise of the sample's shape, in the precision in which diffusers' schedulers draw theirs."""
+        from diffusers.utils.torch_utils import randn_tensor
+
+        answer, generator = arguments["model_output"], arguments.get("generator")
+        generator = self._given.get("generator") if generator is None else generator
+        drawn: torch.Tensor = randn_tensor(arguments["sample"].shape, generator, answer.device, answer.dtype)
+        return drawn.float()
 
 
 def _is_on(value: Any) -> bool:
@@ -167,7 +187,7 @@ def sample_of(result: Any) -> torch.Tensor:
     return sample
 
 
-def _with_sample(result: Any, sample: torch.Tensor) -> Any:
+def with_sample(result: Any, sample: torch.Tensor) -> Any:
     """The scheduler's answer, tuple or output object, with this sample in its dtype."""
     if isinstance(result, tuple):
         return (sample.to(result[0].dtype), *result[1:])

@@ -1,8 +1,9 @@
-"""Measures the pocket video model: `python -m accel.pocket.evaluate --out evaluation.json`.
+"""Measures a pocket model: `python -m accel.pocket.evaluate --out evaluation.json`, or with `--name few`.
 
-Two figures. Adherence: the share of clips in which the verifier reads what the caption says, for each attribute and for
-all four at once. Fairness: the PSNR of 25 steps against 50, from the same noise; a model on which half the steps
-change nothing would flatter every acceleration.
+Adherence: the share of clips in which the verifier reads what the caption says, for each attribute and for all four at
+once. Fairness: the PSNR of half the steps against all, from the same noise; a model on which half the steps change
+nothing would flatter every acceleration. Of a sibling of "video" also: how near its clips are to those of "video" from
+the same noise, and what "video" itself reaches on the same captions in how many seconds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from accel.contest import call_default
 from accel.metrics import psnr
-from accel.pocket import load
+from accel.pocket import MODELS, load
 from accel.pocket.scenes import prompts
 from accel.pocket.verifier import Array, verify
 
@@ -49,25 +51,58 @@ def adherence(clips: Sequence[Array], captions: Sequence[str]) -> dict[str, floa
     return shares | {"correct": float(np.mean([one.correct for one in read]))}
 
 
-def evaluate(pipe: Any, captions: Sequence[str], size: tuple[int, int, int], guidance: float) -> dict[str, Any]:
-    """Adherence at 50 steps over all captions, and 25 steps against 50 in decibels over the first of them."""
+def evaluate(
+    pipe: Any,
+    captions: Sequence[str],
+    size: tuple[int, int, int],
+    guidance: float,
+    steps: int = 50,
+    reference: Sequence[Array] = (),
+) -> dict[str, Any]:
+    """Adherence over all captions; over the first of them half the steps against all, and all against the reference
+    (clips of the teacher for the same captions), in decibels."""
     start = time.monotonic()
-    full = generate(pipe, captions, size, 50, guidance)
+    full = generate(pipe, captions, size, steps, guidance)
     seconds = time.monotonic() - start
-    half = generate(pipe, captions[:COMPARED], size, 25, guidance)
-    decibels = [psnr(a, b) for a, b in zip(half, full[: len(half)], strict=True)]
-    return {
+    result: dict[str, Any] = {
         "height_width_frames": list(size),
         "guidance": guidance,
+        "steps": steps,
         "prompts": len(captions),
         "adherence": {name: round(share, 4) for name, share in adherence(full, captions).items()},
-        "psnr_25_against_50": {
-            "mean": round(float(np.mean(decibels)), 2),
-            "least": round(min(decibels), 2),
-            "most": round(max(decibels), 2),
-            "clips": len(decibels),
-        },
-        "seconds_for_a_clip_of_50_steps": round(seconds / len(captions), 2),
+    }
+    if steps > 1:
+        half = generate(pipe, captions[:COMPARED], size, steps // 2, guidance)
+        result[f"psnr_{steps // 2}_against_{steps}"] = decibels(half, full)
+    if reference:
+        result["psnr_against_the_teacher"] = decibels(full, reference)
+    return result | {f"seconds_for_a_clip_of_{steps}_steps": round(seconds / len(captions), 2)}
+
+
+def decibels(clips: Sequence[Array], others: Sequence[Array]) -> dict[str, float]:
+    """PSNR of the clips that both lists begin with."""
+    values = [psnr(a, b) for a, b in zip(clips, others, strict=False)]
+    return {
+        "mean": round(float(np.mean(values)), 2),
+        "least": round(min(values), 2),
+        "most": round(max(values), 2),
+        "clips": len(values),
+    }
+
+
+def measure_teacher(captions: Sequence[str]) -> tuple[list[Array], dict[str, Any]]:
+    """The clips of "video" at its defaults, its adherence, and its seconds for a clip."""
+    teacher = load("video")
+    teacher.set_progress_bar_config(disable=True)
+    start = time.monotonic()
+    clips = generate(teacher, captions, SIZES[0], 50, 6.0)
+    seconds = time.monotonic() - start
+    shares = {name: round(share, 4) for name, share in adherence(clips, captions).items()}
+    return clips, {
+        "steps": 50,
+        "guidance": 6.0,
+        "adherence": shares,
+        "seconds_for_a_clip": round(seconds / len(captions), 2),
     }
 
 
@@ -78,43 +113,58 @@ def write_sheet(path: Path, clips: Sequence[Array]) -> None:
     image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(path)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measure the pocket video model.")
-    parser.add_argument(
-        "--model", type=Path, help="a folder that accel.pocket.train wrote (left out: the packaged model)"
-    )
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure a pocket model.")
+    parser.add_argument("--name", choices=MODELS, default="video", help="the packaged model to measure")
+    parser.add_argument("--model", type=Path, help="a folder that a training script wrote, in place of a packaged one")
     parser.add_argument("--prompts", type=int, default=96, help="captions at 64x64x17; a part of them at larger sizes")
     parser.add_argument("--seed", type=int, default=2024, help="chooses the captions")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[6.0], help="the first is used at larger sizes")
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", help="the first is used at larger sizes (left out: the model's own)"
+    )
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="the first is used at larger sizes (left out: the model's own)"
+    )
     parser.add_argument(
         "--larger", action=argparse.BooleanOptionalAction, default=True, help="measure larger sizes too"
     )
     parser.add_argument("--sheet", type=Path, help="PNG of the first clips, one a row, in six frames")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
     if options.model is None:
-        pipe = load("video")
+        pipe = load(options.name)
     else:
         from accel.pocket.pipeline import WanPocketPipeline
 
         pipe = WanPocketPipeline.from_folder(options.model)
     pipe.set_progress_bar_config(disable=True)
+    guidances = options.guidance or [call_default(pipe, "guidance_scale")]
+    counts = options.steps or [call_default(pipe, "num_inference_steps")]
     captions = prompts(options.prompts, options.seed)
-    runs = [(SIZES[0], guidance, captions) for guidance in options.guidance]
+    reference, teacher = ([], None) if options.name == "video" else measure_teacher(captions)
+    results = [
+        evaluate(pipe, captions, SIZES[0], guidance, steps, reference) for guidance in guidances for steps in counts
+    ]
     for size, part in zip(SIZES[1:], (8, 16), strict=True) if options.larger else ():
-        runs.append((size, options.guidance[0], captions[: max(len(captions) // part, 1)]))
-    results = []
-    for size, guidance, chosen in runs:
-        results.append(evaluate(pipe, chosen, size, guidance))
-        print(json.dumps(results[-1]), flush=True)
+        results.append(evaluate(pipe, captions[: max(len(captions) // part, 1)], size, guidances[0], counts[0]))
     if options.sheet is not None:
-        write_sheet(options.sheet, generate(pipe, captions[:12], SIZES[0], 50, options.guidance[0]))
+        write_sheet(options.sheet, generate(pipe, captions[:12], SIZES[0], counts[0], guidances[0]))
     command = (
-        f"python -m accel.pocket.evaluate --prompts {options.prompts} --seed {options.seed} --guidance "
-        + " ".join(f"{value:g}" for value in options.guidance)
+        "python -m accel.pocket.evaluate"
+        + (f" --name {options.name}" if options.name != "video" else "")
+        + f" --prompts {options.prompts} --seed {options.seed} --guidance "
+        + " ".join(f"{value:g}" for value in guidances)
+        + (" --steps " + " ".join(map(str, counts)) if options.steps else "")
+        + ("" if options.larger else " --no-larger")
     )
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    report = {"command": command, "torch": torch.__version__, "machine": machine, "results": results}
+    report: dict[str, Any] = {"command": command, "torch": torch.__version__, "machine": machine}
+    report |= {"results": results} if teacher is None else {"teacher": teacher, "results": results}
+    print(json.dumps(report, indent=1), flush=True)
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -76,6 +76,39 @@ def test_every_method_is_tried() -> None:
     assert predictors == set(Method.registry["predictor"])
 
 
+# What the methods of the other levers cannot be made without.
+NEEDS: dict[str, dict[str, Any]] = {
+    "LinearAG": {"sigmas": (1.0, 0.5, 0.0), "rows": ((), (0.9, 0.1, 0.0))},
+    "ModelSwitch": {"model": "few"},
+    "ReDi": {"bank": "folder of a bank"},
+    "SigmaTable": {"sigmas": (1.0, 0.5, 0.25)},
+}
+SIGMAS = Method.registry["sigmas"]
+
+
+@pytest.mark.parametrize("name", Method.registry["guidance"])
+def test_every_guidance_method_survives_a_file(name: str, tmp_path: Path) -> None:
+    survives(accel.Recipe(guidance=Method.registry["guidance"][name](**NEEDS.get(name, {}))), tmp_path)
+
+
+@pytest.mark.parametrize("name", Method.registry["sampler"])
+def test_every_sampler_survives_a_file_with_its_noise_levels(name: str, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"steps": 0.5, "sigmas": SIGMAS["Karras"]()}
+    survives(accel.Recipe(sampler=Method.registry["sampler"][name](**NEEDS.get(name, {}), **common)), tmp_path)
+
+
+@pytest.mark.parametrize("name", SIGMAS)
+def test_every_schedule_of_noise_levels_survives_a_file(name: str, tmp_path: Path) -> None:
+    sampler = Method.registry["sampler"]["Euler"]
+    survives(accel.Recipe(sampler=sampler(sigmas=SIGMAS[name](**NEEDS.get(name, {})))), tmp_path)
+
+
+def survives(recipe: accel.Recipe, folder: Path) -> None:
+    recipe.save(folder / "recipe.json")
+    assert accel.Recipe.load(folder / "recipe.json") == recipe
+    assert accel.Recipe.from_dict(json.loads(recipe.to_json())) == recipe
+
+
 def test_an_empty_recipe_survives_a_file(tmp_path: Path) -> None:
     accel.Recipe().save(tmp_path / "recipe.json")
     assert accel.Recipe.load(tmp_path / "recipe.json") == accel.Recipe()

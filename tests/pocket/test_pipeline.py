@@ -81,7 +81,7 @@ def test_two_pipelines_share_nothing(pipe):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="there is no pocket model 'image'; choose one of: video"):
+    with pytest.raises(ValueError, match="there is no pocket model 'image'; choose one of: video, few, small"):
         pocket.load("image")
 
 

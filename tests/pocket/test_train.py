@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from accel.pocket import train
+from accel.pocket import train, training
 from accel.pocket.pipeline import WanPocketPipeline
 
 TINY = ["--width", "32", "--layers", "1", "--channels", "4", "--pool", "24", "--device", "cpu", "--minutes", "5"]
@@ -25,7 +25,7 @@ def test_a_run_resumes_where_it_stopped(runs):
     _, first, second = runs
     assert (first["step"], second["step"]) == (2, 3)
     assert second["elapsed"] > first["elapsed"] > 0
-    before, after = first["trainer"], second["trainer"]
+    before, after = first["run"], second["run"]
     moved = [name for name in before["denoiser"] if not torch.equal(before["denoiser"][name], after["denoiser"][name])]
     assert len(moved) > 10
     assert any(not torch.equal(before["text"][name], after["text"][name]) for name in before["text"])
@@ -42,7 +42,7 @@ def test_a_run_that_is_complete_does_nothing(runs):
 def test_the_exported_folder_is_a_pipeline_of_the_averaged_weights(runs):
     out, _, second = runs
     pipe = WanPocketPipeline.from_folder(out)
-    averaged = second["trainer"]["ema"]
+    averaged = second["run"]["averaged"]["denoiser"]
     assert all(torch.allclose(value, averaged[name]) for name, value in pipe.transformer.state_dict().items())
     pipe.set_progress_bar_config(disable=True)
     clip = pipe("a red circle moves left on a dark background", num_inference_steps=1).frames[0]
@@ -54,8 +54,8 @@ def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
     train.main(["--out", str(tmp_path), "--steps", "0", "--start", str(out), *TINY])
     started = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert started["step"] == 0
-    for name, value in second["trainer"]["ema"].items():
-        assert torch.equal(started["trainer"]["denoiser"][name], value)
+    for name, value in second["run"]["averaged"]["denoiser"].items():
+        assert torch.equal(started["run"]["denoiser"][name], value)
 
 
 def test_training_lowers_the_loss_on_one_batch():
@@ -63,7 +63,7 @@ def test_training_lowers_the_loss_on_one_batch():
     autoencoder = train.fit_autoencoder(16, 4)
     trainer = train.Trainer(autoencoder, width=32, layers=1, rate=5e-3, device="cpu")
     latents, captions = train.Clips(autoencoder, train.Size(32, 32, 5, 8, 0.0, 1), 8, seed=0).batch(fresh=0)
-    losses = [trainer.step(latents, captions, progress=0.1) for _ in range(30)]
+    losses = [trainer.update(latents, captions, progress=0.1) for _ in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
@@ -82,6 +82,6 @@ def test_noise_levels_cover_the_schedule():
 
 
 def test_the_log_is_json_lines(tmp_path, capsys):
-    train.log(tmp_path / "log.jsonl", step=50, loss=0.123456)
+    training.log(tmp_path / "log.jsonl", step=50, loss=0.123456)
     assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 50, "loss": 0.1235}
     assert "0.1235" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def sampled(
         if index < given:
             x = exact((time, following), x, 20)
             continue
-        keep, weights = solver.weights(known, following, len(times) - 1 - index if to_the_end else MANY)
+        keep, weights, _ = solver.weights(known, following, len(times) - 1 - index if to_the_end else MANY)
         x = keep * x + sum(w * a for w, a in zip(weights[::-1], answers[::-1], strict=False))
     return x
 

@@ -58,7 +58,7 @@ def test_a_path_with_one_clean_picture_and_one_noise_is_followed_exactly(name: s
     solver, times, following = SOLVERS[name], UNEVEN[:known][-SOLVERS[name].depth :], 0.3
     clean, noise = 2.0, -1.0
     answer = noise - clean if solver.space == "velocity" else clean
-    keep, weights = solver.weights(times, following, remaining)
+    keep, weights, _ = solver.weights(times, following, remaining)
     x = (1 - times[-1]) * clean + times[-1] * noise
     assert keep * x + sum(weights) * answer == pytest.approx((1 - following) * clean + following * noise, abs=1e-12)
 
@@ -66,28 +66,28 @@ def test_a_path_with_one_clean_picture_and_one_noise_is_followed_exactly(name: s
 @every_solver
 def test_the_last_step_to_no_noise_is_finite_and_the_first_from_pure_noise_too(name: str) -> None:
     for times, following in (((1.0,), 0.9), ((1.0, 0.9), 0.5), ((0.5, 0.1), 0.0), ((0.1,), 0.0)):
-        keep, weights = SOLVERS[name].weights(times[-SOLVERS[name].depth :], following, 1 if following == 0 else 5)
+        keep, weights, _ = SOLVERS[name].weights(times[-SOLVERS[name].depth :], following, 1 if following == 0 else 5)
         assert all(math.isfinite(value) for value in (keep, *weights))
 
 
 @pytest.mark.parametrize("name", ["DPM-Solver++ 1", "DPM-Solver++ 2M", "UniPC-2", "UniPC-3"])
 def test_log_snr_solvers_end_at_the_clean_estimate(name: str) -> None:
-    keep, weights = SOLVERS[name].weights((0.5, 0.3, 0.1)[-SOLVERS[name].depth :], 0.0, 1)
+    keep, weights, _ = SOLVERS[name].weights((0.5, 0.3, 0.1)[-SOLVERS[name].depth :], 0.0, 1)
     assert keep == 0.0
     assert weights[-1] == pytest.approx(1.0) and weights[:-1] == pytest.approx([0.0] * (len(weights) - 1))
 
 
 def test_adams_bashforth_has_the_textbook_weights_where_steps_are_even() -> None:
-    _, two = AdamsBashforth(2).weights((0.6, 0.5), 0.4, 4)
+    _, two, _ = AdamsBashforth(2).weights((0.6, 0.5), 0.4, 4)
     assert two == pytest.approx([0.1 / 2, -0.1 * 3 / 2])
-    _, three = AdamsBashforth(3).weights((0.7, 0.6, 0.5), 0.4, 4)
+    _, three, _ = AdamsBashforth(3).weights((0.7, 0.6, 0.5), 0.4, 4)
     assert three == pytest.approx([-0.1 * 5 / 12, 0.1 * 16 / 12, -0.1 * 23 / 12])
 
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_adams_bashforth_integrates_polynomials_exactly_whatever_the_steps(order: int) -> None:
     times, following = UNEVEN[-order:], 0.2
-    _, weights = AdamsBashforth(order).weights(times, following, 4)
+    _, weights, _ = AdamsBashforth(order).weights(times, following, 4)
     for degree in range(order):
         area = (following ** (degree + 1) - times[-1] ** (degree + 1)) / (degree + 1)
         assert sum(w * t**degree for w, t in zip(weights, times, strict=True)) == pytest.approx(area)

@@ -136,7 +136,7 @@ def test_multistep_solvers_agree_with_diffusers_step_for_step(kind: str, steps: 
         output = answer(kind, x, sigma)
         point = point_of(x, output, sigma, samples, prediction)
         kept = [*kept, (time_of(sigma, samples), point.clean)][-solver.depth :]
-        keep, weights = solver.weights([time for time, _ in kept], time_of(following, samples), steps - index)
+        keep, weights, _ = solver.weights([time for time, _ in kept], time_of(following, samples), steps - index)
         ours = keep * point.x + sum(w * clean for w, (_, clean) in zip(weights, kept, strict=True))
         x = scheduler.step(output, timestep, x, return_dict=False)[0]
         torch.testing.assert_close(ours * scale_of(following, samples), x, rtol=2e-5, atol=2e-5)
@@ -438,8 +438,8 @@ def test_the_steps_of_a_call_that_names_none_are_a_share_of_the_default() -> Non
     assert session.report().steps == 5
 
 
-def test_forecasts_are_corrected_afterwards_only_where_updates_are_euler_steps() -> None:
-    """The cache's correction presumes Euler steps: a solver with a history switches it off, Euler switches it on."""
+def test_forecasts_are_corrected_afterwards_where_updates_are_linear_in_the_answers() -> None:
+    """The cache must know the update: the scheduler's own, or the solver's in its place."""
     cache = FixedInterval(2, predictor=Extrapolate(1, corrector=2), warmup=2, min_steps=1)
 
     def reasons(name: str, sampler: Sampler | None) -> str:
@@ -448,10 +448,11 @@ def test_forecasts_are_corrected_afterwards_only_where_updates_are_euler_steps()
         return " ".join(call.reason for call in session.report().calls)
 
     assert "corrects the last" in reasons("flux", None)
-    assert "corrects the last" in reasons("flux", Euler())
-    assert "corrects the last" not in reasons("flux", PseudoCorrector())
-    assert "corrects the last" not in reasons("wan", None)  # diffusers' UniPC
+    assert "corrects the last" in reasons("flux", PseudoCorrector())
+    assert "corrects the last" in reasons("wan", None)  # diffusers' UniPC
     assert "corrects the last" in reasons("wan", Euler())
+    assert "corrects the last" in reasons("sdxl", UniPC())
+    assert "corrects the last" not in reasons("sdxl", PseudoCorrector())  # its velocities are not what is forecast
     assert "corrects the last" not in reasons("sd", None)
     assert "corrects the last" not in reasons("sd", Euler())  # idle, so the scheduler is what it was
 

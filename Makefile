@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv; only the first one takes time. Needs Python 3.11 or newer with venv.
 #
 #   make demo PYTHON=/path/to/python          uses the torch of that Python instead of installing one
-#   make demo DEMO_ARGS="--prompt '...'"      passes options to accel demo (likewise FRONTIER_ARGS, TRAIN_ARGS)
+#   make demo DEMO_ARGS="--prompt '...'"      passes options to accel demo (likewise FRONTIER_ARGS, BENCH_ARGS, TRAIN_ARGS)
 #   make test PYTEST_ARGS="tests/caching"     passes options to pytest
 
 PYTHON ?= python3
@@ -18,17 +18,27 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: demo frontier train test lint types clean
+.PHONY: demo frontier bench-attention trajectory train siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
 	@echo "Open $(CURDIR)/out/demo/page.html in a browser."
 
+trajectory: $(VENV)/installed
+	$(BIN)/accel trajectory --out out/trajectory $(TRAJECTORY_ARGS)
+
 frontier: $(VENV)/installed-bench
 	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
 
+bench-attention: $(VENV)/installed
+	$(BIN)/python -m accel.attention.bench $(BENCH_ARGS)
+
 train: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
+
+siblings: $(VENV)/installed
+	$(BIN)/python -m accel.pocket.distill --out out/few --compile $(DISTILL_ARGS)
+	$(BIN)/python -m accel.pocket.shrink --out out/small --compile $(SHRINK_ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)

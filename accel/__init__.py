@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from accel.attention import Radial, SlidingTile, SparseVideoGen, TopKBlocks, WindowResidual
 from accel.caching import (
     FORA,
     PAB,
@@ -63,6 +64,7 @@ from accel.session import Session
 
 if TYPE_CHECKING:
     from accel.comparison import compare
+    from accel.rendering import render
 
 __version__ = "0.1.0"
 
@@ -96,6 +98,7 @@ __all__ = [
     "MagCache",
     "OptimalSchedule",
     "PseudoCorrector",
+    "Radial",
     "Recipe",
     "Report",
     "SchedulerSolver",
@@ -103,25 +106,34 @@ __all__ = [
     "Session",
     "Shift",
     "SigmaTable",
+    "SlidingTile",
     "SmoothCache",
+    "SparseVideoGen",
     "StaticSchedule",
     "Sway",
     "TGate",
     "TeaCache",
     "TextKeyValueCache",
+    "TopKBlocks",
     "UniPC",
+    "WindowResidual",
     "accelerate",
     "calibrate",
     "compare",
+    "render",
     "restore",
     "search_sigmas",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Measuring needs video and image libraries; accelerating does not.
+    # Measuring and rendering need video and image libraries; accelerating does not.
     if name == "compare":
         from accel.comparison import compare
 
         return compare
+    if name == "render":
+        from accel.rendering import render
+
+        return render
     raise AttributeError(f"module 'accel' has no attribute {name!r}")

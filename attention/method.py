@@ -49,8 +49,20 @@ class HeadPlan(NamedTuple):
     plan: Plan | None
 
 
+class Answer(NamedTuple):
+    """What a method has computed by itself."""
+
+    output: torch.Tensor  # (B, H, L, D)
+    density: float  # share of the query-key pairs
+    kernel: str
+
+
 class Planner(Protocol):
     """What a method becomes for one run; it may remember what it has seen, by site."""
+
+    def answer(self, question: Question) -> Answer | None:
+        """Asked first: the answer of a method that is no choice of keys; None goes by the plan."""
+        return None
 
     def plan(self, question: Question) -> Sequence[HeadPlan] | None:
         """Plans that together cover every head once; None computes all of it as the model does."""
@@ -69,16 +81,18 @@ class Planner(Protocol):
 class SparseAttention(Method, lever="attention", abstract=True):
     """Base of the sparse methods.
 
-    Early steps and first layers decide where things are and stay dense, as in all published methods (dossier: 10-30 %
-    of the steps, the first one or two layers).
+    Early steps and first layers decide where things are and stay dense, as in all published methods (10-30 % of the
+    steps, the first one or two layers). So do short sequences and plans that leave little out, where gathering keys
+    costs more than it saves: `accel.attention.worth` has both limits, and a `min_tokens` of 0 or more replaces them.
     """
 
     _: KW_ONLY
     warmup: float = knob(0.2, 0.0, 1.0, "share of the steps, from the first, that stay dense")
     dense_layers: int = knob(1, 0, None, "layers, from the first, that stay dense")
+    min_tokens: int = knob(-1, -1, None, "tokens from which a self-attention may be sparse; -1: where it pays")
 
     def planner(self, anatomy: Anatomy) -> Planner:
-        """A new planner; one is made for each run."""
+        """A new planner; one is made for each run, denoiser and shape of latents."""
         raise NotImplementedError
 
     def build(self, anatomy: Anatomy) -> Lever:

@@ -1,0 +1,176 @@
+"""Which code computes a planned attention on this machine: tested before it is trusted, and replaced where it fails."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from accel.attention.dense import all_text, dense
+from accel.attention.flex import Flex
+from accel.attention.gather import Gather
+from accel.attention.method import HeadPlan, Question
+from accel.attention.plan import Plan
+from accel.attention.selftest import random_fault, sampled_fault
+from accel.attention.xformers import XFormers
+
+
+class Kernel(Protocol):
+    """Computes the planned attention of some heads. Exact: the same as attention under the plan's mask."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, h, L, D) of queries, keys and values (B, h, L, D), text rows included, which see everything.
+
+        text: (T,) the places in the sequence of the text keys that are attended; the other text keys are padding.
+        """
+        ...
+
+
+class NoKernel(RuntimeError):
+    """Not even the portable kernel gives what the plan asks for on this device."""
+
+
+class Chosen:
+    """The first of several kernels that is right on this device, data type and head width.
+
+    Each is tested when it is first needed: on random activations, and on a few rows of the first real ones. What fails
+    is not used again in this process, and `kernel_notes` says why.
+    """
+
+    name = "auto"
+
+    def __init__(self, kernels: Sequence[Kernel]) -> None:
+        self.kernels = tuple(kernels)
+        self.notes: list[str] = []
+        self._verdicts: dict[tuple[object, ...], bool] = {}
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+    ) -> torch.Tensor:
+        for kernel in self.kernels:
+            key = (kernel.name, q.dtype, q.shape[-1], plan.order.dim(), plan.key_blocks.dim())
+            if key not in self._verdicts:
+                output = self._tested(kernel, q, k, v, plan, scale, text)
+                self._verdicts[key] = output is not None
+                if output is not None:
+                    self.name = kernel.name
+                    return output
+            elif self._verdicts[key]:
+                self.name = kernel.name
+                return kernel(q, k, v, plan, scale, text)
+        raise NoKernel
+
+    def _tested(
+        self, kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float,
+        text: torch.Tensor,
+    ) -> torch.Tensor | None:  # fmt: skip
+        """The output if the kernel passes; None and a note if it does not."""
+        try:
+            fault = random_fault(kernel, q, plan)
+            if fault is None:
+                output = kernel(q, k, v, plan, scale, text)
+                fault = sampled_fault(output, q, k, v, plan, scale, text)
+            if fault is None:
+                return output
+        except Exception as error:  # whatever it is: compilers and extensions fail in many ways
+            lines = str(error).splitlines()
+            fault = f"fails with {type(error).__name__}" + f": {lines[0]}" * bool(lines)
+        self.notes.append(
+            f"kernel {kernel.name} is not used ({str(q.dtype)[6:]}, head width {q.shape[-1]}): it {fault}"
+        )
+        return None
+
+
+def attend(question: Question, plans: Sequence[HeadPlan], kernel: Kernel | None = None) -> torch.Tensor:
+    """The attention output (B, H, L, D): video rows by the plans, text rows dense, padded text never attended.
+
+    kernel: None takes the fastest of those that pass their tests on this device. If none does, the model's own
+    attention answers.
+    """
+    run = kernel or chosen(question.q.device)
+    samples = list(_samples(question))
+    try:
+        if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
+            return _heads(question, plans[0], run, *samples[0])
+        out = torch.empty_like(question.q, memory_format=torch.contiguous_format)
+        for rows, text in samples:
+            for part in plans:
+                heads = slice(None) if part.heads is None else part.heads
+                out[rows, heads] = _heads(question, part, run, rows, text)
+        return out
+    except NoKernel:
+        return question.dense()
+
+
+def chosen(device: torch.device) -> Chosen:
+    """The kernels of a device in the order of preference, tested."""
+    key = (device.type, device.index)
+    if key not in _chosen:
+        _chosen[key] = Chosen(_preferred(device))
+    return _chosen[key]
+
+
+def kernel_notes() -> list[str]:
+    """Which kernels are not used in this process, and why."""
+    return [note for some in _chosen.values() for note in some.notes]
+
+
+def installed(device: torch.device) -> list[Kernel]:
+    """All kernels that can be tried on a device: for measurements."""
+    flex = [Flex()] if device.type == "cuda" else []
+    return [Gather(), *flex, *([XFormers()] if _has_xformers(device) else [])]
+
+
+_chosen: dict[tuple[str, int | None], Chosen] = {}
+
+
+def _preferred(device: torch.device) -> list[Kernel]:
+    """FlexAttention where its compiler has the tensor cores that it needs, xFormers on older GPUs, else gathering."""
+    if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 0):
+        return [Flex(), Gather()]
+    return [XFormers(), Gather()] if _has_xformers(device) else [Gather()]
+
+
+def _has_xformers(device: torch.device) -> bool:
+    return device.type == "cuda" and importlib.util.find_spec("xformers") is not None
+
+
+def _heads(question: Question, part: HeadPlan, run: Kernel, rows: slice, text: torch.Tensor) -> torch.Tensor:
+    q, k, v = (
+        tensor[rows] if part.heads is None else tensor[rows].index_select(1, part.heads)
+        for tensor in (question.q, question.k, question.v)
+    )
+    if part.plan is None:
+        return dense(q, k, v, question.layout, question.scale, text)
+    return run(q, k, v, _of_samples(part.plan, rows), question.scale, text)
+
+
+def _samples(question: Question) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Samples with the text keys that they attend: all at once if they agree, else one by one and still unmasked."""
+    text, mask = all_text(question.layout, question.q.device), question.key_mask
+    if mask is None or not len(text):
+        yield slice(None), text
+        return
+    there = mask[:, question.layout.text_rows]
+    if bool((there == there[:1]).all()):
+        yield slice(None), text[there[0]]
+        return
+    for row in range(len(there)):
+        yield slice(row, row + 1), text[there[row]]
+
+
+def _of_samples(plan: Plan, rows: slice) -> Plan:
+    """A plan for some of the samples."""
+    if rows == slice(None):
+        return plan
+    order, blocks = (
+        tensor[rows] if tensor.dim() == 4 and len(tensor) > 1 else tensor for tensor in (plan.order, plan.key_blocks)
+    )
+    return plan if order is plan.order and blocks is plan.key_blocks else Plan(plan.layout, order, blocks)

@@ -1,0 +1,209 @@
+"""The lever of all sparse attentions: offers each self-attention of a denoiser call to the method's planner.
+
+It stands around the self-attention modules for the duration of one pipeline call and acts only within a denoiser call.
+What it does not understand (cross-attention, other masks, tokens that fit no layout) is computed as the model does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from accel import families
+from accel.anatomy import Anatomy
+from accel.attention.account import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, Account
+from accel.attention.interception import Attention, KeyMasks, Watch
+from accel.attention.kernels import attend, chosen, kernel_notes
+from accel.attention.method import HeadPlan, Planner, Question, Site, SparseAttention
+from accel.attention.tokens import Tokens
+from accel.attention.worth import pays_from, pays_up_to
+from accel.calls import Call, Outcome, Proceed
+from accel.lever import Idle, Lever
+from accel.patch import Layer, is_compiled, reachable
+from accel.report import CallRecord, LeverReport
+
+
+class Place(NamedTuple):
+    """A self-attention module by name, and its number in the order in which they run."""
+
+    denoiser: str
+    path: str
+    layer: int
+    layers: int
+
+
+class Visit:
+    """One denoiser call, as the attentions in it need to know it."""
+
+    def __init__(self, call: Call, tokens: Tokens, planner: Planner) -> None:
+        self.call, self.tokens, self.planner = call, tokens, planner
+        self.masks = KeyMasks()
+        self._asked: Counter[str] = Counter()
+
+    def site(self, place: Place) -> Site:
+        """Where the attention that is asked for now stands. A module that computes several in one call (Mochi: one for
+        each sample) has a stream for each, so that nothing that is remembered by stream mixes them.
+        """
+        self._asked[place.path] += 1
+        times, stream = self._asked[place.path], self.call.stream
+        return Site(
+            denoiser=place.denoiser,
+            stream=stream if times == 1 else f"{stream} ({times})",
+            path=place.path,
+            layer=place.layer,
+            layers=place.layers,
+            moment=self.call.moment,
+        )
+
+
+class AttentionLever(Lever):
+    """Asks a planner, and keeps account of a pipeline call.
+
+    A planner sees one run, one denoiser and one shape of latents: whatever it remembers fits what it is asked next.
+    """
+
+    def __init__(self, method: SparseAttention, anatomy: Anatomy) -> None:
+        self.method, self.anatomy = method, anatomy
+        self._places = places(anatomy)
+        self._layers: list[Layer] = []
+        self._account = Account(0)
+        self.reset()
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        self.end()
+        self._account = Account(0)
+        for place in self._places:
+            root = denoisers.get(place.denoiser)
+            module = None if root is None else reachable(root, place.path)
+            if module is None or is_compiled(module):
+                self._account.unreachable += 1
+            else:
+                self._layers.append(Layer(module, "forward", partial(self._module, place)))
+
+    def reset(self) -> None:
+        self._planners: dict[tuple[str, tuple[object, ...]], Planner] = {}
+        self._visit: Visit | None = None
+
+    def end(self) -> None:
+        for layer in reversed(self._layers):
+            layer.detach()
+        self._layers = []
+
+    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        tokens = Tokens(call, self.anatomy.denoisers[call.denoiser])
+        self._visit = Visit(call, tokens, self._planner(call))
+        try:
+            return proceed(call)
+        finally:
+            self._visit = None
+            self._account.keeps([tensor for planner in self._planners.values() for tensor in planner.held()])
+
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        account = self._account
+        transformer = not any("block_out_channels" in part.config for part in self.anatomy.denoisers.values())
+        reason = "; ".join([account.words(transformer), *kernel_notes()])
+        return LeverReport("attention", str(self.method), account.sparse > 0, reason, account.peak)
+
+    def _planner(self, call: Call) -> Planner:
+        key = (call.denoiser, call.layout)
+        if key not in self._planners:
+            if call.leader:  # the batch has changed for good, as when guidance ends: what was remembered is of no use
+                self._planners = {known: other for known, other in self._planners.items() if known[0] != call.denoiser}
+            self._planners[key] = self.method.planner(self.anatomy)
+        return self._planners[key]
+
+    def _module(self, place: Place, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stands in place of a self-attention module's forward."""
+        visit = self._visit
+        if visit is None or visit.call.denoiser != place.denoiser:
+            return inner(*args, **kwargs)
+        self._account.runs(place.denoiser, place.path)
+        with Watch(partial(self._attention, visit, place)):
+            return inner(*args, **kwargs)
+
+    def _attention(self, visit: Visit, place: Place, attention: Attention) -> torch.Tensor:
+        """Answers one attention within the module."""
+        if not attention.among_tokens:  # cross-attention, such as an IP-Adapter's
+            return attention.dense()
+        self._account.arrives(place.denoiser, place.path, attention.query)
+        question = self._question(visit, visit.site(place), attention)
+        if isinstance(question, str):
+            self._account.stays(question)
+            return attention.dense()
+        own = visit.planner.answer(question)
+        if own is not None:
+            self._account.planned(own.density, own.kernel)
+            return own.output
+        plans = visit.planner.plan(question)
+        if plans is None:
+            self._account.stays(CHOSEN)
+            return attention.dense()
+        density, most = density_of(plans, question.q.shape[1]), self._most(question)
+        if density > most:
+            self._account.stays(f"planned with over {most:.0%} of the pairs, which does not pay")
+            return attention.dense()
+        output = attend(question, plans)
+        self._account.planned(density, chosen(output.device).name)
+        return visit.planner.finish(question, output)
+
+    def _question(self, visit: Visit, site: Site, attention: Attention) -> Question | str:
+        """What the planner is asked, or why it is not, as the end of "dense: 3 ..."."""
+        method, query = self.method, attention.query
+        if site.moment.position < round(method.warmup * site.moment.total, 6):
+            return WARMUP
+        if site.layer < method.dense_layers:
+            return FIRST_LAYERS
+        if attention.unusual:
+            return attention.unusual
+        tokens = query.shape[-2]
+        least = pays_from(query.device.type) if method.min_tokens < 0 else method.min_tokens
+        if tokens < least:
+            return f"too short to gain ({tokens} tokens, from {least} on it pays: min_tokens)"
+        layout = visit.tokens.layout(tokens)
+        if layout is None:
+            return f"of {tokens} tokens that fit no layout known for {self.anatomy.denoisers[site.denoiser].kind}"
+        there = visit.masks.read(attention, layout.video_rows)
+        if there is False:
+            return MASKED
+        return Question(
+            site=site,
+            layout=layout,
+            q=query,
+            k=attention.key,
+            v=attention.value,
+            scale=attention.scale if attention.scale is not None else query.shape[-1] ** -0.5,
+            key_mask=there if isinstance(there, torch.Tensor) else None,
+            dense=attention.dense,
+        )
+
+    def _most(self, question: Question) -> float:
+        return pays_up_to(question.q.device.type) if self.method.min_tokens < 0 else math.inf
+
+
+def density_of(plans: Sequence[HeadPlan], heads: int) -> float:
+    """The share of query-key pairs that plans for so many heads compute."""
+    counts = (heads if some is None else len(some) for some, _ in plans)
+    shares = (1.0 if plan is None else plan.density for _, plan in plans)
+    return sum(count * share for count, share in zip(counts, shares, strict=True)) / heads
+
+
+def attention_lever(method: SparseAttention, anatomy: Anatomy) -> Lever:
+    """The lever of a sparse method, or an idle one where the pipeline has no self-attention that is known."""
+    if places(anatomy):
+        return AttentionLever(method, anatomy)
+    kinds = ", ".join(dict.fromkeys(part.kind for part in anatomy.denoisers.values()))
+    return Idle(method, f"no self-attention is known in {kinds}; a cache at the denoiser's boundary needs none")
+
+
+def places(anatomy: Anatomy) -> list[Place]:
+    """All self-attentions of all denoisers, numbered in the order in which they run."""
+    found = []
+    for name, denoiser in anatomy.denoisers.items():
+        paths = sorted(denoiser.modules.get("self_attention", ()), key=lambda path: path.startswith(families.RUNS_LAST))
+        found += [Place(name, path, layer, len(paths)) for layer, path in enumerate(paths)]
+    return found

@@ -1,0 +1,44 @@
+"""Methods whose plan follows from the token layout alone: the same for all heads, steps and prompts, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from accel.anatomy import Anatomy
+from accel.attention.layout import TokenLayout
+from accel.attention.method import HeadPlan, Planner, Question, SparseAttention
+from accel.attention.plan import Plan
+
+
+@dataclass(frozen=True)
+class StaticAttention(SparseAttention, abstract=True):
+    """Base of the methods that need no activations."""
+
+    def layout_plan(self, layout: TokenLayout) -> Plan:
+        """Which keys the queries of a sequence of this layout see."""
+        raise NotImplementedError
+
+    def planner(self, anatomy: Anatomy) -> Planner:
+        return StaticPlanner(self.layout_plan)
+
+
+class StaticPlanner(Planner):
+    """Makes the plan of a layout when it is first asked for it; a plan that leaves nothing out is dense."""
+
+    def __init__(self, make: Callable[[TokenLayout], Plan]) -> None:
+        self.make = make
+        self._plans: dict[tuple[TokenLayout, torch.device], Plan] = {}
+
+    def plan(self, question: Question) -> Sequence[HeadPlan] | None:
+        key = (question.layout, question.q.device)
+        if key not in self._plans:
+            plan = self.make(question.layout)
+            self._plans[key] = Plan(plan.layout, plan.order.to(key[1]), plan.key_blocks.to(key[1]))
+        plan = self._plans[key]
+        return None if plan.density >= 1 else [HeadPlan(None, plan)]
+
+    def held(self) -> list[torch.Tensor]:
+        return [tensor for plan in self._plans.values() for tensor in (plan.order, plan.key_blocks)]

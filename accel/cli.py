@@ -1,4 +1,4 @@
-"""The command `accel`: demo, compare, frontier, calibrate, inspect, presets."""
+"""The command `accel`: demo, compare, render, frontier, calibrate, refine, inspect, presets."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accel.results import Comparison
 
+SOME_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 2 for bad input (one sentence on stderr), or 130 after Ctrl-C."""
+    """Runs one command. Returns 0, 1 where `render` could not render everything, 2 for bad input (one sentence on
+    stderr), or 130 after Ctrl-C.
+    """
     options = _parser().parse_args(argv)
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # their advice at import time is not about anything we do
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        code = command(options)
     except KeyboardInterrupt as interrupt:
         print(f"\naccel: {_what_was_saved(interrupt, options)}", file=sys.stderr)
         return INTERRUPTED
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"accel: {str(error) or type(error).__name__}", file=sys.stderr)
         return BAD_INPUT
-    return 0
+    return code or 0
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -58,6 +61,40 @@ def compare_model(options: argparse.Namespace) -> None:
     _compare(_load(options.model, options), prompts, options.recipes, options.seeds, options, verify=verify)
 
 
+def render_manifest(options: argparse.Namespace) -> int:
+    """Every line of a manifest, as files."""
+    from accel.rendering import plan_for, render
+    from accel.rendering.manifest import parse_settings
+    from accel.rendering.overview import overview
+
+    planned: dict[str, Any] = {
+        "recipe": options.recipe,
+        "overrides": parse_settings(options.set),
+        "grid": parse_settings(options.grid, several=True),
+        "dtype": options.dtype,
+    }
+    if options.output is not None:
+        planned["output"] = options.output
+    if options.dry_run:
+        plan = plan_for(options.model, options.manifest, **planned)
+        print(overview(plan, options.out, options.shard))
+        return 0
+    summary = render(
+        options.model,
+        options.manifest,
+        options.out,
+        **planned,
+        shard=options.shard,
+        retry_failed=options.retry_failed,
+        embed=options.embed,
+        batch=options.batch,
+        metrics=options.metrics,
+        device=options.device,
+    )
+    print(summary, f"Page:   {summary.page}", f"Ledger: {options.out}", sep="\n")
+    return 0 if summary.complete else SOME_FAILED
+
+
 def measure_frontier(options: argparse.Namespace) -> None:
     """Every method and predictor, fewer steps and the rivals on the pocket model."""
     from accel import pocket
@@ -78,6 +115,23 @@ def measure_frontier(options: argparse.Namespace) -> None:
     print(result, *lines, f"\nTable, data and picture: {options.out}", sep="\n")
 
 
+def measure_trajectory(options: argparse.Namespace) -> None:
+    """Guidance methods, samplers and compositions of levers on the pocket model."""
+    from accel import pocket
+    from accel.trajectory import measure, save
+
+    prompts = pocket.prompts(options.clips + 6, seed=12)
+    results = measure(
+        _load("pocket:video", options),
+        prompts[6:],
+        prompts[:6],
+        steps=options.steps,
+        call_arguments=_call_arguments(options),
+        verify=pocket.verify,
+    )
+    print(save(results, options.out), f"\nTable and data: {options.out}", sep="\n")
+
+
 def calibrate_model(options: argparse.Namespace) -> None:
     """Records a model once, for all the caches that need to know something about it."""
     from accel.caching import calibrate
@@ -91,6 +145,23 @@ def calibrate_model(options: argparse.Namespace) -> None:
         calibration = calibrate(pipe, prompts, layer_lags=options.layer_lags, progress=True, **arguments)
     calibration.save(options.out)
     print(calibration, f"\nCalibration: {options.out}", sep="\n")
+
+
+def train_refiner_of(options: argparse.Namespace) -> None:
+    """Trains a small refiner that answers for a flow model at some steps."""
+    from accel.contest import quiet
+    from accel.samplers import train_refiner
+
+    prompts = _recorded_prompts(options.prompts, options.model)
+    pipe, arguments = _load(options.model, options), _call_arguments(options)
+    if options.steps is not None:
+        arguments["step_counts"] = (options.steps,)
+    with quiet(pipe), _waiting("training") as status:
+        refiner = train_refiner(pipe, prompts, minutes=options.minutes, progress=status.update, **arguments)
+    refiner.save(options.out)
+    facts = refiner.facts
+    print(f"{facts.updates} updates; of the change between two answers it misses {facts.error:.2f}", end="")
+    print(f" (the last answer 1.00, a straight line through two {facts.extrapolated:.2f})\nRefiner: {options.out}")
 
 
 def inspect_model(options: argparse.Namespace) -> None:
@@ -182,6 +253,8 @@ def _show(result: Comparison, folder: Path) -> None:
 
 
 def _what_was_saved(interrupt: KeyboardInterrupt, options: argparse.Namespace) -> str:
+    if hasattr(interrupt, "summary"):  # of a render, which says itself what is done and how to go on
+        return str(interrupt)
     partial: Comparison | None = getattr(interrupt, "partial", None)
     if partial is None:
         return "interrupted; nothing was saved."
@@ -231,8 +304,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_compare(commands)
+    _add_render(commands)
     _add_frontier(commands)
+    _add_trajectory(commands)
     _add_calibrate(commands)
+    _add_refine(commands)
     _add_inspect(commands)
     listing = commands.add_parser("presets", help="list the presets and what they promise")
     listing.set_defaults(command=list_presets)
@@ -263,6 +339,29 @@ def _add_compare(commands: Any) -> None:
     command.set_defaults(command=compare_model)
 
 
+def _add_render(commands: Any) -> None:
+    command = commands.add_parser(
+        "render", help="render every line of a manifest; run it again after a crash, and it goes on where it stopped"
+    )
+    command.add_argument("manifest", metavar="MANIFEST", type=Path, help=".jsonl, .csv, or a file rendered earlier")
+    command.add_argument("--out", type=Path, default=Path("renders"), help="folder for the results (renders)")
+    command.add_argument("--model", help="for lines that name none: pocket:video, a diffusers folder, or a model id")
+    command.add_argument("--recipe", help="preset, recipe file or off, for lines that name none (balanced)")
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for all lines")
+    command.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=A,B", help="every line with each of these values"
+    )
+    command.add_argument("--output", metavar="TEMPLATE", help="file names, such as {slug}-{seed}-{steps}")
+    command.add_argument("--shard", metavar="I/N", help="only part I of N; the parts may run at once, on one disk")
+    command.add_argument("--retry-failed", action="store_true", help="try jobs again that failed in an earlier run")
+    command.add_argument("--batch", type=int, default=1, help="jobs per call; above 1 the last bits may differ (1)")
+    command.add_argument("--metrics", action="store_true", help="compare each job with its unaccelerated self")
+    command.add_argument("--no-embed", dest="embed", action="store_false", help="no settings inside the files")
+    command.add_argument("--dry-run", action="store_true", help="check everything and say what would be rendered")
+    _add_machine(command)
+    command.set_defaults(command=render_manifest)
+
+
 def _add_frontier(commands: Any) -> None:
     command = commands.add_parser(
         "frontier", help="measure every method, fewer steps and other libraries on the pocket model"
@@ -270,6 +369,17 @@ def _add_frontier(commands: Any) -> None:
     command.add_argument("--clips", type=int, default=4, help="how many prompts (4)")
     _add_measurement(command, out="out/frontier", steps=50)
     command.set_defaults(command=measure_frontier)
+
+
+def _add_trajectory(commands: Any) -> None:
+    command = commands.add_parser(
+        "trajectory", help="measure guidance methods, samplers and compositions of levers on the pocket model"
+    )
+    command.add_argument("--clips", type=int, default=48, help="prompts that the compositions are judged on (48)")
+    command.add_argument("--out", type=Path, default=Path("out/trajectory"), help="folder for the results")
+    _add_call(command, steps=50)
+    _add_machine(command)
+    command.set_defaults(command=measure_trajectory)
 
 
 def _add_calibrate(commands: Any) -> None:
@@ -293,6 +403,19 @@ def _add_calibrate(commands: Any) -> None:
     _add_call(command, steps=None)
     _add_machine(command)
     command.set_defaults(command=calibrate_model)
+
+
+def _add_refine(commands: Any) -> None:
+    command = commands.add_parser("refine", help="train a small refiner for a flow model, for the sampler FlowTurbo")
+    command.add_argument("model", metavar="MODEL", help="pocket:video, a diffusers folder, or a model id")
+    command.add_argument(
+        "--prompts", default="96", help="a file with one prompt per line, or how many of the pocket model's own (96)"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for the refiner")
+    command.add_argument("--minutes", type=float, default=10.0, help="of training, besides the recording (10)")
+    _add_call(command, steps=None)
+    _add_machine(command)
+    command.set_defaults(command=train_refiner_of)
 
 
 def _add_inspect(commands: Any) -> None:

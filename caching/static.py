@@ -74,8 +74,9 @@ class StaticSchedule(CacheMethod):
 
 def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> Rules:
     """What a plan must know of the cache that follows it. Other predictors are planned for as plain reuse."""
-    known = isinstance(predictor, Extrapolate)
-    degrees = (min(predictor.order, 1), min(predictor.corrector, 2)) if known else (0, 0)
+    degrees = (0, 0)
+    if isinstance(predictor, Extrapolate):
+        degrees = min(predictor.order, 1), min(predictor.corrector, 2)
     return Rules(warmup, final, max_skips, *degrees)
 
 

@@ -27,6 +27,9 @@ demo: $(VENV)/installed
 trajectory: $(VENV)/installed
 	$(BIN)/accel trajectory --out out/trajectory $(TRAJECTORY_ARGS)
 
+levers: $(VENV)/installed
+	$(BIN)/accel levers --out out/levers $(LEVERS_ARGS)
+
 frontier: $(VENV)/installed-bench
 	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
 

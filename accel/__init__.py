@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accel.attention import Radial, SlidingTile, SparseVideoGen, TopKBlocks, WindowResidual
+from accel.attention import (
+    HiDiffusion,
+    LowPrecision,
+    Radial,
+    SageAttention,
+    SlidingTile,
+    SparseVideoGen,
+    TokenMerging,
+    TopKBlocks,
+    WindowResidual,
+)
 from accel.caching import (
     FORA,
     PAB,
@@ -91,16 +101,19 @@ __all__ = [
     "FixedInterval",
     "GuidanceDelta",
     "GuidanceInterval",
+    "HiDiffusion",
     "Karras",
     "LastOutput",
     "LastResidual",
     "LinearAG",
+    "LowPrecision",
     "MagCache",
     "OptimalSchedule",
     "PseudoCorrector",
     "Radial",
     "Recipe",
     "Report",
+    "SageAttention",
     "SchedulerSolver",
     "SeaCache",
     "Session",
@@ -114,6 +127,7 @@ __all__ = [
     "TGate",
     "TeaCache",
     "TextKeyValueCache",
+    "TokenMerging",
     "TopKBlocks",
     "UniPC",
     "WindowResidual",

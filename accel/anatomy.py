@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from accel import families
-from accel.update import Update, own_update
 from accel.unet import UNetLayers, unet_layers
+from accel.update import Update, own_update
 
 # "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
 Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]

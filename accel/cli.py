@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -130,6 +131,25 @@ def measure_trajectory(options: argparse.Namespace) -> None:
         verify=pocket.verify,
     )
     print(save(results, options.out), f"\nTable and data: {options.out}", sep="\n")
+
+
+def measure_levers(options: argparse.Namespace) -> None:
+    """Cache, attention and guidance, alone and together, on the pocket model."""
+    from accel import pocket
+    from accel.files import write_whole
+    from accel.levers import measure
+
+    result = measure(
+        _load("pocket:video", options),
+        pocket.prompts(options.clips, seed=13),
+        steps=options.steps,
+        call_arguments=_call_arguments(options),
+        verify=pocket.verify,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "levers.txt", f"{result}\n")
+    write_whole(options.out / "levers.json", json.dumps(result.to_dict(), indent=1))
+    print(result, f"\nTable and data: {options.out}", sep="\n")
 
 
 def calibrate_model(options: argparse.Namespace) -> None:
@@ -307,6 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_render(commands)
     _add_frontier(commands)
     _add_trajectory(commands)
+    _add_levers(commands)
     _add_calibrate(commands)
     _add_refine(commands)
     _add_inspect(commands)
@@ -380,6 +401,15 @@ def _add_trajectory(commands: Any) -> None:
     _add_call(command, steps=50)
     _add_machine(command)
     command.set_defaults(command=measure_trajectory)
+
+
+def _add_levers(commands: Any) -> None:
+    command = commands.add_parser("levers", help="measure every lever on and off, on the pocket model at its largest")
+    command.add_argument("--clips", type=int, default=2, help="how many prompts (2)")
+    command.add_argument("--out", type=Path, default=Path("out/levers"), help="folder for the results")
+    _add_call(command, steps=50)
+    _add_machine(command)
+    command.set_defaults(command=measure_levers, size=(128, 128), frames=33)
 
 
 def _add_calibrate(commands: Any) -> None:

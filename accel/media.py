@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,11 @@ def side_by_side(clips: Sequence[NDArray[Any]], labels: Sequence[str], *, least:
     return np.concatenate(joined[1:], axis=2)
 
 
-def encode_mp4(pixels: Pixels, fps: float) -> bytes:
-    """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick.
+def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None, threads: int = 0) -> bytes:
+    """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick. `tags` are metadata.
 
-    Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes.
+    Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes. The bytes
+    depend on the number of threads; 0 takes as many as the machine has.
     Raises RuntimeError where PyAV or its H.264 encoder is missing.
     """
     try:
@@ -81,10 +82,10 @@ def encode_mp4(pixels: Pixels, fps: float) -> bytes:
         raise RuntimeError("writing MP4 needs PyAV with libx264: pip install av") from error
     frames = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream: Any = container.add_stream(
-            "libx264", rate=max(1, round(fps)), options={"crf": _QUALITY, "g": "12", "preset": "medium"}
-        )
+    with av.open(buffer, "w", format="mp4", options={"movflags": "use_metadata_tags"} if tags else {}) as container:
+        container.metadata.update(tags or {})
+        options = {"crf": _QUALITY, "g": "12", "preset": "medium", "threads": str(threads)}
+        stream: Any = container.add_stream("libx264", rate=max(1, round(fps)), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

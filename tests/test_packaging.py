@@ -17,6 +17,7 @@ FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
 DATA: dict[str, list[str]] = SETUPTOOLS["package-data"]
 # These install below `accel`, so as top-level packages they are either absent or somebody else's.
 BELOW_ACCEL = {"app", "attention", "caching", "samplers"}
+SCRIPTS = {"examples", "tests"}  # run from the repository, not installed
 NOT_SOURCE = {"build", "dist", "out", "renders"}
 
 
@@ -34,7 +35,7 @@ def test_every_folder_with_modules_is_a_package_in_pyproject() -> None:
 
 
 def test_every_folder_with_code_has_an_init() -> None:
-    with_code = {path.parent.as_posix() for path in source_files("*.py") if path.parts[0] != "tests"}
+    with_code = {path.parent.as_posix() for path in source_files("*.py") if path.parts[0] not in SCRIPTS}
     assert with_code == set(FOLDERS.values())
 
 

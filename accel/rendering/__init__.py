@@ -1,0 +1,31 @@
+"""Batch rendering: a manifest in, files and a ledger out. It survives crashes and renders each job exactly once.
+
+`render(pipe, "manifest.jsonl", out="renders/")` is `accel.render`; `settings_of(path)` reads the settings of a file
+back. The parts: a manifest becomes a plan of jobs (`manifest`, `plan`, `jobs`), an engine has workers render those that
+are open (`engine`, `worker`), and the driver alone keeps the books (`driver`, `ledger`, `folder`, `lock`).
+"""
+
+from accel.rendering.driver import plan_for, render
+from accel.rendering.failures import DeviceError, ModelError, OutputError
+from accel.rendering.jobs import Job, Shard
+from accel.rendering.lock import Busy
+from accel.rendering.manifest import ManifestError
+from accel.rendering.outputs import settings_of
+from accel.rendering.plan import Plan
+from accel.rendering.summary import Interrupted, Summary
+
+__all__ = [
+    "Busy",
+    "DeviceError",
+    "Interrupted",
+    "Job",
+    "ManifestError",
+    "ModelError",
+    "OutputError",
+    "Plan",
+    "Shard",
+    "Summary",
+    "plan_for",
+    "render",
+    "settings_of",
+]

@@ -1,0 +1,238 @@
+"""The driver of a render: what is open, who renders it, and the books. `accel.render` is its front."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from accel.patch import session_of
+from accel.recipe import Recipe
+from accel.rendering.calls import plain_class
+from accel.rendering.engine import Desk, Engine, Local
+from accel.rendering.failures import OutputError, writing
+from accel.rendering.fingerprint import fingerprint
+from accel.rendering.folder import OutputFolder
+from accel.rendering.index import render_index
+from accel.rendering.jobs import Job, Shard, grouped
+from accel.rendering.ledger import Entry, Ledger
+from accel.rendering.lock import locked
+from accel.rendering.names import file_stem
+from accel.rendering.outcome import Outcome, Settings
+from accel.rendering.plan import DEFAULT_TEMPLATE, Given, Plan, make_plan
+from accel.rendering.progress import Progress, progress
+from accel.rendering.stopping import stoppable
+from accel.rendering.summary import Interrupted, Summary
+
+
+def render(
+    pipe: Any,
+    manifest: Any,
+    out: str | os.PathLike[str] = "renders",
+    *,
+    recipe: Any = None,
+    defaults: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    shard: str | Shard | None = None,
+    retry_failed: bool = False,
+    output: str = DEFAULT_TEMPLATE,
+    embed: bool = True,
+    batch: int = 1,
+    metrics: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress_bar: bool = True,
+    engine: Engine | None = None,
+) -> Summary:
+    """Renders every line of a manifest into a folder. Run it again after a crash: finished jobs are not repeated.
+
+    Args:
+        pipe: a diffusers pipeline; a model's name ("pocket:video", a folder, an id) for lines without one; or None
+            where every line names its model. A pipeline comes back as it was; if it is accelerated, lines without a
+            recipe render with its session.
+        manifest: a .jsonl or .csv file, a rendered file with embedded settings, or a list of prompts or dicts.
+        out: the folder. Besides the files it gets ledger.jsonl, jobs.jsonl (the manifest, expanded) and index.html.
+        recipe: a preset, recipe file, Recipe or "off" for lines without one. Left out: for models the preset
+            "balanced", for a pipeline what it is.
+        defaults, overrides: fields that lines may replace, and fields that replace what lines say.
+        grid: lists of values by field; every line is rendered with each combination.
+        shard: "3/8" renders the third of eight parts; the parts may run at once on machines that share `out`.
+        retry_failed: try jobs again that failed in an earlier run.
+        output: template of file names; also a field of a line.
+        embed: write the settings into each file; `settings_of` reads them.
+        batch: jobs of equal settings that share a call of the pipeline. Faster for small jobs, but the sums of a batch
+            are rounded in another order, so that files differ in their last bits from single runs, and caches decide
+            for the batch together; 1 gives the bits of `pipe(...)`.
+        metrics: render each job unaccelerated as well and record PSNR and SSIM. More than doubles the time.
+        device, dtype: for models that are loaded here.
+        engine: who renders; left out, this process.
+
+    Raises ManifestError with all that is wrong in a manifest before any model loads, Busy where another process renders
+    into the folder, OutputError for a folder that cannot be written or a disk that is full, and Interrupted (a
+    KeyboardInterrupt) on Ctrl-C. A job that fails is recorded, and the others go on.
+    """
+    if type(batch) is not int or batch < 1:
+        raise ValueError(f"batch must be a whole number from 1, not {batch!r}.")
+    given = None if pipe is None or isinstance(pipe, str) else pipe
+    plan = plan_for(
+        pipe, manifest, recipe=recipe, defaults=defaults, overrides=overrides, grid=grid, output=output, dtype=dtype
+    )
+    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    driver = Driver(plan, Path(out), part)
+    settings = Settings(driver.folder.parts.absolute(), device, batch, embed, metrics)
+    return driver.run(engine or Local(given), settings, retry_failed=retry_failed, shown=progress_bar)
+
+
+def plan_for(
+    pipe: Any,
+    manifest: Any,
+    *,
+    recipe: Any = None,
+    defaults: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    output: str = DEFAULT_TEMPLATE,
+    dtype: str | None = None,
+) -> Plan:
+    """The jobs that :func:`render` would render with these arguments; nothing is loaded or written."""
+    from accel.presets import DEFAULT
+
+    fallback: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    given = None
+    if pipe is None or isinstance(pipe, str):
+        fallback |= {"recipe": DEFAULT} | ({"model": pipe} if pipe else {})
+    else:
+        session = session_of(pipe)
+        given = Given(fingerprint(pipe), plain_class(pipe))
+        fallback["recipe"] = session.recipe if session is not None else Recipe()
+    if recipe is not None:
+        fallback["recipe"] = _from_here(recipe)
+    fallback |= defaults or {}
+    return make_plan(manifest, given=given, defaults=fallback, overrides=overrides, grid=grid, template=output)
+
+
+class Driver:
+    """Keeps the books of one render: one process per folder (or shard) does, whatever the number of workers."""
+
+    def __init__(self, plan: Plan, out: Path, shard: Shard | None = None) -> None:
+        self.plan, self.shard = plan, shard
+        self.jobs = [job for job in plan.jobs if shard is None or shard.holds(job)]
+        self.folder = OutputFolder(out, shard)
+        self._by_id = {job.id: job for job in self.jobs}
+        self._ended: set[str] = set()
+        self._lock = threading.Lock()
+        self._summary = Summary(out, total=len(self.jobs), notes=plan.notes)
+
+    def run(self, engine: Engine, settings: Settings, *, retry_failed: bool, shown: bool = True) -> Summary:
+        """Renders what is open. Raises what `render` raises."""
+        start = time.perf_counter()
+        summary = self._summary
+        with locked(self.folder.locks, self.shard):
+            with writing(self.folder.path):
+                self.ledger = Ledger(self.folder.path, self.shard)
+                for entry in self.ledger.entries.values():
+                    if entry["status"] == "ok":
+                        self.folder.recover(entry)
+            self.folder.sweep()
+            if self.ledger.torn:
+                summary.notes += (f"{self.ledger.torn} torn lines in the ledger are passed over.",)
+            self.folder.write_book("jobs.jsonl", self.plan.to_jsonl())
+            pending = self._pending(retry_failed)
+            try:
+                self._run(engine, settings, pending, shown)
+            finally:
+                summary.seconds = time.perf_counter() - start
+                with suppress(OutputError):  # what stopped the work is worth more than a page
+                    summary.page = self._write_page()
+        if summary.interrupted:
+            raise Interrupted(summary)
+        return summary
+
+    def _run(self, engine: Engine, settings: Settings, pending: Sequence[Job], shown: bool) -> None:
+        summary = self._summary
+        if not pending:
+            return
+        with progress(shown, summary.total, summary.total - len(pending)) as bar, stoppable(bar.say) as stop:
+            desk = Desk(self._committing(bar), bar.say, stop, summary.troubles.append)
+            try:
+                engine.run(grouped(pending), settings, desk)
+            except KeyboardInterrupt:
+                summary.interrupted = True
+            summary.interrupted |= stop.asked and summary.left > 0
+
+    def _pending(self, retry_failed: bool) -> list[Job]:
+        """The jobs without a file, and in `retry_failed` also those that failed."""
+        pending = []
+        for job in self.jobs:
+            status = self.ledger.status(job.id)
+            if status == "ok" and self.folder.has(self.ledger.entries[job.id]):
+                self._summary.before += 1
+            elif status == "failed" and not retry_failed:
+                self._summary.given_up += 1
+            else:
+                pending.append(job)
+        return pending
+
+    def _committing(self, bar: Progress) -> Callable[[Outcome], None]:
+        def commit(outcome: Outcome) -> None:
+            with self._lock:
+                if outcome.id in self._ended:  # an engine may have had to ask twice
+                    return
+                self._commit(self._by_id[outcome.id], outcome)
+                self._ended.add(outcome.id)
+                bar.advance(outcome.status == "failed")
+
+        return commit
+
+    def _commit(self, job: Job, outcome: Outcome) -> None:
+        """The line first, then the name: see the module `ledger`."""
+        entry: Entry = {
+            "id": job.id,
+            "status": outcome.status,
+            "attempt": self.ledger.attempts(job.id) + 1,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "index": job.index,
+            "from_line": job.line,
+        }
+        entry |= {"line": job.to_line()} | outcome.to_dict()
+        if outcome.status == "failed":
+            with writing(self.folder.path):
+                self.ledger.append(entry)
+            self._summary.failed += 1
+            self._summary.failures.append(entry)
+            return
+        with writing(self.folder.path):
+            self._publish(job, outcome, entry)
+        self._summary.rendered += 1
+
+    def _publish(self, job: Job, outcome: Outcome, entry: Entry) -> None:
+        entry["part"] = f"{self.folder.parts.name}/{outcome.part}"
+        while True:
+            entry["file"] = self.folder.free_name(
+                file_stem(job), outcome.suffix, lambda name: self.ledger.owner(name) not in (None, job.id)
+            )
+            self.ledger.append(entry)
+            try:
+                self.folder.publish(entry["part"], entry["file"])
+                return
+            except FileExistsError:  # somebody was faster: another name, and another line, which counts
+                continue
+
+    def _write_page(self) -> Path:
+        entries = {job.id: self.ledger.entries[job.id] for job in self.plan.jobs if job.id in self.ledger.entries}
+        entries |= {key: entry for key, entry in self.ledger.entries.items() if key not in entries}
+        self.folder.write_book("index.html", render_index(list(entries.values()), self._summary))
+        return self.folder.path / "index.html"
+
+
+def _from_here(recipe: Any) -> Any:
+    """A recipe file is meant relative to where the caller is, not to the manifest."""
+    if isinstance(recipe, os.PathLike) or (isinstance(recipe, str) and recipe.endswith(".json")):
+        return os.path.abspath(recipe)
+    return recipe

@@ -1,0 +1,59 @@
+"""Who renders: an engine gets the groups of jobs that are open, and sees to it that each job has one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from accel.rendering.failures import DeviceError, ModelError
+from accel.rendering.jobs import Group
+from accel.rendering.outcome import Outcome, Settings
+from accel.rendering.worker import Worker
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What an engine reports to. All four may be called from any thread.
+
+    commit: a job has ended; publishes its file and writes the ledger. Raises OutputError where that cannot be done, and
+        then the engine must stop. An outcome for a job that has one already is dropped.
+    say: what happens now, in a few words. stop: whether to finish the jobs at hand and return.
+    trouble: something outside of the jobs went wrong; jobs that got no outcome stay open for the next run.
+    """
+
+    commit: Callable[[Outcome], None]
+    say: Callable[[str], None]
+    stop: Callable[[], bool]
+    trouble: Callable[[str], None]
+
+
+class Engine(Protocol):
+    """Runs groups, each in a process that holds a Worker, and returns when all are done or the desk says stop."""
+
+    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None: ...
+
+
+class Local:
+    """Everything in this process, one group after the other."""
+
+    def __init__(self, pipe: Any = None) -> None:
+        self._pipe = pipe
+
+    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+        broken: set[tuple[str, str | None]] = set()
+        with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say, stop=desk.stop) as worker:
+            for group in groups:
+                model = group.first.model, group.first.dtype
+                if desk.stop():
+                    return
+                if model in broken:
+                    continue
+                try:
+                    worker.render(group)
+                except ModelError as error:
+                    broken.add(model)
+                    desk.trouble(str(error))
+                except DeviceError as error:
+                    desk.trouble(f"{error} Run the same command again: a new process can use the device.")
+                    return

@@ -1,0 +1,42 @@
+"""What pipeline this is, for the identity of jobs that are rendered with a pipeline object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from accel.anatomy import components_of
+from accel.rendering.calls import plain_class
+
+_SAMPLES = 16
+
+
+def fingerprint(pipe: Any) -> str:
+    """The class and a hash of configurations and weights, such as "WanPipeline@3f2a90c1d2e4".
+
+    Of each tensor, shape, type and a few values take part: enough to tell models and adapters apart, and fast. Two
+    pipelines with one fingerprint render the same, unless their code was changed.
+    """
+    found = hashlib.sha256()
+    for name, part in sorted(components_of(pipe).items()):
+        config: Any = getattr(part, "config", None) or {}
+        config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        # Folders and versions say where and with what it was saved, not what it is.
+        plain = {key: value for key, value in config.items() if not key.startswith("_") and "version" not in key}
+        found.update(f"{name} {type(part).__name__} {json.dumps(plain, sort_keys=True, default=str)}".encode())
+        if isinstance(part, torch.nn.Module):
+            for key, tensor in part.state_dict().items():
+                found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                found.update(_sample(tensor))
+    return f"{plain_class(pipe).__name__}@{found.hexdigest()[:12]}"
+
+
+def _sample(tensor: Any) -> bytes:
+    if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
+        return b""
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
+    values = flat[:: max(1, flat.numel() // _SAMPLES)][: _SAMPLES + 1]
+    return values.float().cpu().numpy().tobytes()

@@ -1,0 +1,171 @@
+"""A job: one file to render. Its identity is a hash of everything that decides what the file shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+DIGITS = 16
+DEFAULT_FPS = 16.0
+
+_SETTINGS = ("model", "prompt", "negative_prompt", "seed", "steps", "width", "height", "frames", "guidance", "dtype")
+_LINE = (*_SETTINGS, "recipe", "image", "video", "arguments", "format", "fps", "output")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture or clip. Plain data: it travels to other processes and machines as it is.
+
+    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. `image` and
+    `video` are absolute paths, `inputs` the hashes of their content. The last three fields say where the job comes from
+    and what its file is called; they are no part of its identity.
+    """
+
+    model: str
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    guidance: float | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    image: str | None = None
+    video: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    format: str | None = None
+    fps: float | None = None
+    output: str = field(default="", compare=False)
+    index: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False)
+
+    @cached_property
+    def id(self) -> str:
+        """The first digits of the SHA-256 of the content as JSON with sorted keys.
+
+        Fields that are left out do not take part, so that a later version may have more of them. Input files take part
+        with their content and not with their paths, a recipe with its methods and not with its name.
+        """
+        content = {name: value for name, value in self._content().items() if value not in (None, {})}
+        return digest(content)[:DIGITS]
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {name: getattr(self, name) for name in (*_SETTINGS, "format", "fps")}
+        content |= {"inputs": dict(self.inputs), "arguments": dict(self.arguments)}
+        content["recipe"] = {name: value for name, value in self.recipe.items() if name not in ("name", "schema")}
+        return content
+
+    @property
+    def recipe_name(self) -> str:
+        """A word for the recipe in names and tables."""
+        levers = [value["method"] for name, value in self.recipe.items() if isinstance(value, Mapping)]
+        return str(self.recipe.get("name") or "+".join(levers) or "off")
+
+    def to_line(self) -> dict[str, Any]:
+        """The job as a line of a manifest: rendering that line is this job again."""
+        line = {name: getattr(self, name) for name in _LINE}
+        if not set(self.recipe) - {"schema", "name"}:
+            line["recipe"] = "off"
+        return {name: value for name, value in line.items() if value not in (None, {}) and (value or name != "output")}
+
+    @cached_property
+    def group(self) -> str:
+        """Equal for jobs that differ in prompt, seed and output only: they need the same model, recipe and size."""
+        free = ("prompt", "negative_prompt", "seed", "inputs")
+        content = {name: value for name, value in self._content().items() if name not in free}
+        given = {name: getattr(self, name) is not None for name in ("prompt", "negative_prompt", "image", "video")}
+        return digest(content | {"given": given})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs of one model, recipe, size and length, in the order in which they should run."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def first(self) -> Job:
+        return self.jobs[0]
+
+    def split(self, most: int) -> Iterator[Group]:
+        """Parts of at most `most` jobs, for engines with several processes."""
+        for start in range(0, len(self.jobs), most):
+            yield Group(self.jobs[start : start + most])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `count`. A job's part depends on its identity alone, not on the other lines."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"a shard is like 3/8, the third of eight parts, not {self.number}/{self.count}.")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """ "3/8" as a shard."""
+        number, _, count = text.partition("/")
+        if not (number.strip().isdecimal() and count.strip().isdecimal()):
+            raise ValueError(f"a shard is like 3/8, the third of eight parts, not {text!r}.")
+        return cls(int(number), int(count))
+
+    def holds(self, job: Job) -> bool:
+        return int(job.id, 16) % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def grouped(jobs: Iterable[Job]) -> list[Group]:
+    """Jobs in the order that changes the least from one to the next: by model, then recipe, then all else.
+
+    Models, recipes and groups come in the order in which the manifest first names them. Jobs of one prompt follow each
+    other, so that its embedding is at hand.
+    """
+    groups: dict[tuple[str, str, str], list[Job]] = {}
+    order: dict[str, int] = {}
+    for job in jobs:
+        loaded = f"model {job.model} {job.dtype}"
+        recipe = f"{loaded} recipe {digest(job.recipe)}"
+        key = (loaded, recipe, f"{recipe} {job.group}")
+        for part in key:
+            order.setdefault(part, len(order))
+        groups.setdefault(key, []).append(job)
+    ranked = sorted(groups, key=lambda key: [order[part] for part in key])
+    return [Group(tuple(_by_prompt(groups[key]))) for key in ranked]
+
+
+def _by_prompt(jobs: Sequence[Job]) -> list[Job]:
+    first: dict[tuple[str | None, str | None], int] = {}
+    for position, job in enumerate(jobs):
+        first.setdefault((job.prompt, job.negative_prompt), position)
+    return sorted(jobs, key=lambda job: first[job.prompt, job.negative_prompt])
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content. A file that a thousand lines share is read once, unless it changes."""
+    status = Path(path).stat()
+    return _file_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,70 @@
+"""When memory does not suffice: telling it apart from other errors, and decoding in tiles where that is offered."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice; not every library has a class for that."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def free_memory() -> None:
+    """Returns what nobody uses any more, once the error that held the tensors is gone."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def can_tile(pipe: Any) -> bool:
+    """Whether the autoencoder offers tiles and does not use them yet."""
+    vae = getattr(pipe, "vae", None)
+    tiles = hasattr(vae, "enable_tiling") and hasattr(vae, "disable_tiling")
+    return tiles and not getattr(vae, "use_tiling", False)
+
+
+@contextmanager
+def tiled(pipe: Any) -> Iterator[None]:
+    """Decodes in tiles for the duration of the block. The result differs slightly at the seams."""
+    pipe.vae.enable_tiling()
+    try:
+        yield
+    finally:
+        pipe.vae.disable_tiling()
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Where the pipeline computes. diffusers looks through all modules for this, which takes milliseconds: ask once."""
+    return torch.device(getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None) or "cpu")
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begins to measure the memory in use at most."""
+    backend: Any = getattr(torch, device.type, None)
+    if hasattr(backend, "reset_peak_memory_stats"):
+        backend.reset_peak_memory_stats()
+
+
+def peak(device: torch.device) -> int | None:
+    """The most bytes in use since :func:`reset_peak`; None where nobody counts (on the CPU)."""
+    backend: Any = getattr(torch, device.type, None)
+    return int(backend.max_memory_allocated()) if hasattr(backend, "max_memory_allocated") else None
+
+
+def device_answers(device: torch.device) -> bool:
+    """Whether the device still works. An illegal memory access, for one, breaks CUDA for the rest of the process."""
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        return is_out_of_memory(error)
+    return True

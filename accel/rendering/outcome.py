@@ -1,0 +1,85 @@
+"""What a worker is told, and what it says of each job: plain data, so that workers may be processes anywhere."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for a whole render. `parts` is the folder for files that are not published yet."""
+
+    parts: Path
+    device: str | None = None
+    batch: int = 1
+    embed: bool = True
+    metrics: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one attempt. For "ok" the file lies whole in the folder of parts, under the name `part`."""
+
+    id: str
+    status: Literal["ok", "failed"]
+    part: str = ""
+    suffix: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    frames: int = 0
+    width: int = 0
+    height: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, "", 0, {}, ())}
+
+
+@lru_cache(maxsize=1)
+def installed() -> Mapping[str, str]:
+    """Of the libraries that decide what is rendered."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name, distribution in (("accel", "diffusers-accel"), ("diffusers", "diffusers"), ("torch", "torch")):
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def report_summary(report: Any) -> dict[str, Any]:
+    """A session's report without its record of every call."""
+    levers = [
+        {"lever": lever.lever, "method": lever.method, "engaged": lever.engaged, "reason": lever.reason}
+        for lever in report.levers
+    ]
+    return {
+        "recipe": report.recipe,
+        "steps": report.steps,
+        "computed": report.computed,
+        "predicted": report.predicted,
+        "dropped": report.dropped,
+        "extra_bytes": sum(lever.extra_bytes for lever in report.levers),
+        "levers": levers,
+        "timeline": report.timeline(),
+        "notes": list(report.notes),
+    }

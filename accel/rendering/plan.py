@@ -1,0 +1,198 @@
+"""From a manifest to jobs: every line checked, repeats counted out, twins merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accel.recipe import Recipe
+from accel.rendering.calls import class_of, missing_model, wrong_arguments
+from accel.rendering.fields import read_fields
+from accel.rendering.inputs import check_input
+from accel.rendering.jobs import Job, digest, file_digest
+from accel.rendering.manifest import Line, ManifestError, Problem, expanded, grid_problems, read_manifest
+from accel.rendering.names import wrong_template
+
+OFF = "off"
+DEFAULT_TEMPLATE = "{index:05d}-{slug}-{id:.8}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a manifest, each once, in its order. `notes` tell what was merged."""
+
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_jsonl(self) -> str:
+        """The jobs as a plain manifest without defaults, grids, repeats or relative paths."""
+        return "".join(json.dumps(job.to_line(), ensure_ascii=False) + "\n" for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A pipeline that exists already: the name that its jobs bear, and its own class."""
+
+    name: str
+    kind: type
+
+
+def make_plan(
+    manifest: Any,
+    *,
+    given: Given | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    template: str = DEFAULT_TEMPLATE,
+) -> Plan:
+    """Reads and checks a manifest without loading a model.
+
+    given: the pipeline that renders everything; None where the lines name their models.
+    defaults: fields for lines that leave them out. overrides: fields that win over what the lines say.
+    grid: lists of values by field; each line is rendered with every combination.
+    Raises ManifestError with everything that is wrong, and ValueError for a manifest that cannot be read at all.
+    """
+    name, folder, lines, problems = read_manifest(manifest)
+    problems += [Problem(0, text) for text in grid_problems(grid or {})]
+    if problem := wrong_template(template):
+        problems.append(Problem(0, problem))
+    if not lines and not problems:
+        problems.append(Problem(0, "there is nothing to render; write a line for each job."))
+    reader = _Reader(folder, given, dict(defaults or {}), template)
+    jobs: list[Job] = []
+    for line in expanded(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
+        if isinstance(line, Problem):
+            problems.append(line)
+            continue
+        read, wrong = reader.read(line)
+        jobs += read
+        problems += [Problem(line.number, text) for text in wrong]
+    merged, notes, twins = _merged(jobs)
+    problems += twins
+    if problems:
+        raise ManifestError(name, problems)
+    return Plan(tuple(merged), tuple(notes))
+
+
+class _Reader:
+    """Turns lines into jobs. Recipes, models and classes are looked up once each."""
+
+    def __init__(self, folder: Path, given: Given | None, defaults: dict[str, Any], template: str) -> None:
+        self._folder, self._given, self._defaults, self._template = folder, given, defaults, template
+        self._recipes: dict[str, dict[str, Any] | str] = {}
+        self._missing: dict[str, str] = {}
+        self._classes: dict[str, type | None] = {}
+
+    def read(self, line: Line) -> tuple[list[Job], list[str]]:
+        """The jobs of a line, one for each repeat, or what is wrong with it."""
+        present = {name: value for name, value in line.fields.items() if value is not None}
+        defaults = {name: value for name, value in self._defaults.items() if not _settled(name, present)}
+        values, problems = read_fields(defaults | present)
+        repeat = values.pop("repeat", 1)
+        template = values.pop("output", self._template)
+        if problem := wrong_template(template):
+            problems.append(problem)
+        values["model"], wrong = self._model(values.get("model"))
+        problems += wrong
+        values["recipe"], wrong = self._recipe(values.get("recipe"))
+        problems += wrong + self._inputs(values)
+        if not values.get("prompt") and not {"image", "video", "arguments"} & set(values):
+            problems.append('there is nothing to render: give a prompt, such as "prompt": "a corgi surfing".')
+        if "video" in values and "image" in values:
+            problems.append("image and video are both given; keep the one to start from.")
+        if problems:
+            return [], problems
+        job = Job(**values, output=template, line=line.number)
+        wrong = self._arguments(job)
+        return ([] if wrong else list(_repeats(job, repeat))), wrong
+
+    def _model(self, model: str | None) -> tuple[str, list[str]]:
+        if self._given is not None:
+            if model in (None, self._given.name):
+                return self._given.name, []
+            return "", [f"the line asks for the model {model!r}, but a pipeline was given; leave the field out."]
+        if model is None:
+            return "", ['there is no model; add "model": "pocket:video", or give one for all lines (--model).']
+        if model not in self._missing:
+            self._missing[model] = missing_model(model)
+        return model, [f"model: {self._missing[model]}"] if self._missing[model] else []
+
+    def _recipe(self, given: Any) -> tuple[dict[str, Any], list[str]]:
+        given = OFF if given is None else given
+        key = digest(given)
+        if key not in self._recipes:
+            try:
+                self._recipes[key] = recipe_data(given, self._folder)
+            except (ValueError, TypeError) as error:
+                self._recipes[key] = f"recipe: {error}"
+        found = self._recipes[key]
+        return ({}, [found]) if isinstance(found, str) else (found, [])
+
+    def _inputs(self, values: dict[str, Any]) -> list[str]:
+        """Makes the paths of input files absolute and adds the hashes of their content."""
+        problems, hashes = [], {}
+        for kind in ("image", "video"):
+            if kind in values:
+                path = self._folder / Path(values[kind]).expanduser()
+                try:
+                    check_input(path, kind)
+                    hashes[kind] = file_digest(path)
+                except (ValueError, OSError) as error:
+                    problems.append(f"{kind}: {error}")
+                values[kind] = str(path)
+        values["inputs"] = hashes
+        return problems
+
+    def _arguments(self, job: Job) -> list[str]:
+        if self._given is not None:
+            return wrong_arguments(job, self._given.kind)
+        if job.model not in self._classes:
+            self._classes[job.model] = class_of(job.model)
+        kind = self._classes[job.model]
+        return wrong_arguments(job, kind) if kind is not None else []
+
+
+def recipe_data(given: Any, folder: Path) -> dict[str, Any]:
+    """The plain data of a preset's name, a recipe's file (relative to `folder`), plain data or "off"."""
+    from accel import presets
+
+    if isinstance(given, Mapping):
+        return Recipe.from_dict(given).to_dict()
+    if given == OFF:
+        return Recipe().to_dict()
+    if str(given).endswith(".json"):
+        return Recipe.load(folder / str(given)).to_dict()
+    return presets.resolve(str(given)).to_dict()
+
+
+def _settled(name: str, present: Mapping[str, Any]) -> bool:
+    """Whether a line says itself what a default would say, perhaps by another name of the same thing."""
+    others = {"size": ("width", "height"), "width": ("size",), "height": ("size",)}
+    others |= {"recipe": ("preset",), "preset": ("recipe",)}
+    return any(other in present for other in (name, *others.get(name, ())))
+
+
+def _repeats(job: Job, repeat: int) -> Iterator[Job]:
+    """Repeats differ in their seed, counted up from the line's."""
+    for number in range(repeat):
+        yield replace(job, seed=job.seed + number)
+
+
+def _merged(jobs: Sequence[Job]) -> tuple[list[Job], list[str], list[Problem]]:
+    """Each job once, with its place in the order; lines that ask for the same file twice are merged."""
+    first: dict[str, Job] = {}
+    notes, problems = [], []
+    for job in jobs:
+        earlier = first.get(job.id)
+        if earlier is None:
+            first[job.id] = replace(job, index=len(first))
+        elif earlier.output != job.output:
+            told = f"this is the same job as in line {earlier.line} with another output name; keep one of them."
+            problems.append(Problem(job.line, told))
+        else:
+            notes.append(f"line {job.line} repeats line {earlier.line}, so it is rendered once.")
+    return list(first.values()), list(dict.fromkeys(notes)), problems

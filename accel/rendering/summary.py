@@ -1,0 +1,77 @@
+"""How a render ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accel.rendering.ledger import Entry
+
+_SHOWN = 10
+
+
+@dataclass
+class Summary:
+    """Counts of jobs, and what went wrong.
+
+    total: jobs of this manifest (of this shard). before: those that were there already. rendered, failed: in this run.
+    given_up: failed in an earlier run and not tried again. left: open, because the run was stopped or something outside
+    of the jobs went wrong, which `troubles` tell. `failures` are the ledger's lines of the failed jobs.
+    """
+
+    out: Path
+    total: int = 0
+    before: int = 0
+    rendered: int = 0
+    failed: int = 0
+    given_up: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+    troubles: list[str] = field(default_factory=list)
+    failures: list[Entry] = field(default_factory=list)
+    page: Path | None = None
+
+    @property
+    def left(self) -> int:
+        return self.total - self.before - self.rendered - self.failed - self.given_up
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job has its file."""
+        return self.before + self.rendered == self.total
+
+    def __str__(self) -> str:
+        parts = [f"{self.rendered} rendered"]
+        parts += [f"{self.before} there already"] if self.before else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.given_up} failed earlier"] if self.given_up else []
+        parts += [f"{self.left} open"] if self.left else []
+        lines = [f"{self.total} jobs: {', '.join(parts)}, in {self.seconds:.0f} s."]
+        lines += [f"note: {note}" for note in self.notes[:_SHOWN]]
+        lines += [f"  {_failure(entry)}" for entry in self.failures[:_SHOWN]]
+        if len(self.failures) > _SHOWN:
+            lines.append(f"  and {len(self.failures) - _SHOWN} more in the ledger")
+        lines += self.troubles
+        if self.failed or self.given_up:
+            lines.append("Failed jobs are tried again with --retry-failed (retry_failed=True).")
+        if self.left:
+            lines.append("Run the same again to go on with the open jobs.")
+        return "\n".join(lines)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a render. `summary` tells how far it got; what was finished stays finished."""
+
+    def __init__(self, summary: Summary) -> None:
+        done = summary.before + summary.rendered
+        super().__init__(
+            f"interrupted; {done} of {summary.total} jobs are in {summary.out}, run the same command again to go on."
+        )
+        self.summary = summary
+
+
+def _failure(entry: Entry) -> str:
+    error = entry.get("error", {})
+    message = str(error.get("message", "")).splitlines() or [""]
+    return f"line {entry.get('from_line', '?')}: {error.get('type', 'error')}: {message[0][:200]}"

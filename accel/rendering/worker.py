@@ -1,0 +1,344 @@
+"""Renders jobs in one process: loads a model once, keeps the denoiser busy, and says of each job how it ended.
+
+This is what every engine runs, in this process or in others: `Worker(settings, emit)`, then `render(group)` for each
+group of jobs, then `close()`. It writes nothing but parts; publishing them and the ledger are the driver's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from accel.contest import attached, quiet
+from accel.front import accelerate
+from accel.media import to_pixels
+from accel.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
+from accel.patch import session_of
+from accel.recipe import Recipe
+from accel.rendering.calls import arguments_of, parameters_of, plain_class, wrong_arguments
+from accel.rendering.failures import DeviceError, ModelError, writing
+from accel.rendering.inputs import load_image, load_video
+from accel.rendering.jobs import Group, Job, digest
+from accel.rendering.memo import TextMemo
+from accel.rendering.memory import (
+    can_tile,
+    device_answers,
+    device_of,
+    free_memory,
+    is_out_of_memory,
+    peak,
+    reset_peak,
+    tiled,
+)
+from accel.rendering.outcome import Outcome, Settings, installed, report_summary
+from accel.rendering.outputs import encode
+from accel.rendering.writer import Writer
+
+
+@dataclass
+class _Run:
+    """One pipeline call for one or several jobs, as it comes from the device."""
+
+    jobs: Sequence[Job]
+    output: Any
+    reference: Any
+    report: Any
+    seconds: dict[str, float]
+    peak_bytes: int | None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Worker:
+    """Renders groups of jobs and calls `emit` with an Outcome for each job, from a thread of its own.
+
+    pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was, but for a session
+        that was attached to it: where jobs had other recipes, a new session with its recipe is attached.
+    say: is told in a few words what happens now. stop: is asked before each call whether to go on.
+
+    `render` and `close` raise ModelError for a model that cannot be loaded, OutputError for a disk that cannot be
+    written, DeviceError for a device that broke; everything else is the failure of one job.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Callable[[Outcome], None],
+        *,
+        pipe: Any = None,
+        say: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._settings, self._emit, self._say, self._stop = settings, emit, say, stop
+        self._given = pipe
+        self._given_session = session_of(pipe) if pipe is not None else None
+        self._pipe: Any = None
+        self._session: Any = None
+        self._loaded: tuple[str, str | None] | None = None
+        self._recipe: str | None = None
+        self._memo: TextMemo | None = None
+        self._quiet = ExitStack()
+        self._load_seconds = 0.0
+        self._tiled: set[str] = set()
+        self._parts = 0
+        self._device = torch.device("cpu")
+        self._writer = Writer()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.close()
+
+    def render(self, group: Group) -> None:
+        """Renders the jobs of a group, in order; returns early where `stop` says so."""
+        self._prepare(group.first)
+        wrong = {job.id: wrong_arguments(job, plain_class(self._pipe)) for job in group.jobs}
+        for job in group.jobs:
+            if wrong[job.id]:
+                self._fail(job, {"type": "ValueError", "message": " ".join(wrong[job.id])}, ())
+        good = Group(tuple(job for job in group.jobs if not wrong[job.id]))
+        for chunk in good.split(self._most(group.first)):
+            if self._stop():
+                return
+            self._say(f"{chunk.first.model}: {_title(chunk.first)}")
+            self._chunk(chunk.jobs)
+
+    def flush(self) -> None:
+        """Waits until the outcome of every job so far was emitted."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finishes the files, and gives the pipeline back as it was."""
+        try:
+            self._writer.close()
+        finally:
+            self._leave()
+
+    def _most(self, job: Job) -> int:
+        """How many jobs of its group may share a call."""
+        alone = job.image is not None or job.video is not None or job.prompt is None
+        return 1 if alone else self._settings.batch
+
+    def _prepare(self, job: Job) -> None:
+        """Brings model and recipe to what the job needs; both stay while the next group needs the same."""
+        if self._loaded != (job.model, job.dtype):
+            self._leave()
+            start = time.perf_counter()
+            self._pipe = self._given if self._given is not None else self._load(job)
+            self._load_seconds = time.perf_counter() - start
+            self._loaded = job.model, job.dtype
+            self._quiet.enter_context(quiet(self._pipe))
+            self._memo = TextMemo(self._pipe)
+            self._device = device_of(self._pipe)
+        if self._recipe != digest(job.recipe):
+            self._attach(job)
+            self._recipe = digest(job.recipe)
+        if self._memo is not None:
+            self._memo.context = job.guidance, digest(job.arguments)
+
+    def _load(self, job: Job) -> Any:
+        from accel.loading import load_pipeline
+
+        self._say(f"loading {job.model}")
+        try:
+            return load_pipeline(job.model, dtype=job.dtype, device=self._settings.device)
+        except Exception as error:  # memory, drivers, missing files: whatever it is, it is not the jobs' fault
+            raise ModelError(f"the model {job.model!r} cannot be loaded: {error}") from error
+
+    def _attach(self, job: Job) -> None:
+        """A session with the job's recipe: the one that the given pipeline has, if it is that."""
+        recipe, attached_now = Recipe.from_dict(job.recipe), session_of(self._pipe)
+        fits = attached_now is not None and attached_now.recipe == recipe
+        self._session = attached_now if fits else accelerate(self._pipe, recipe)
+
+    def _leave(self) -> None:
+        """Lets go of the pipeline, after undoing everything."""
+        pipe, self._pipe, self._loaded, self._recipe = self._pipe, None, None, None
+        self._session = None
+        if self._memo is not None:
+            self._memo.detach()
+            self._memo = None
+        self._quiet.close()
+        if pipe is None:
+            return
+        attached_now = session_of(pipe)
+        if attached_now is not None and attached_now is not self._given_session:
+            attached_now.restore()
+            if self._given_session is not None:
+                accelerate(pipe, self._given_session.recipe)
+        if self._given is None:
+            del pipe, attached_now
+            free_memory()
+
+    def _chunk(self, jobs: Sequence[Job]) -> None:
+        """Renders jobs in one call. Where memory does not suffice: half as many, then in tiles, then it is a failure.
+
+        A call for several jobs that fails for another reason is repeated one by one, so that only the culprit fails.
+        """
+        group = jobs[0].group
+        try:
+            run = self._run(jobs, tile=group in self._tiled)
+        except Exception as error:  # a pipeline may raise anything, and the next job must not suffer
+            failure, memory = _described(error), is_out_of_memory(error)
+        else:
+            self._writer.put(lambda: self._write(run))
+            return
+        # Only here, because the error leads to the frames that hold the tensors.
+        if memory:
+            free_memory()
+        if len(jobs) > 1:
+            for part in Group(tuple(jobs)).split((len(jobs) + 1) // 2 if memory else 1):
+                self._chunk(part.jobs)
+        elif memory and group not in self._tiled and can_tile(self._pipe):
+            self._tiled.add(group)
+            self._chunk(jobs)
+        elif not device_answers(self._device):
+            raise DeviceError(f"the device broke down during the job of line {jobs[0].line} ({failure['message']}).")
+        else:
+            self._fail(jobs[0], failure, ("decoded in tiles",) if group in self._tiled else ())
+
+    def _run(self, jobs: Sequence[Job], *, tile: bool) -> _Run:
+        reset_peak(self._device)
+        start = time.perf_counter()
+        notes: tuple[str, ...] = (f"in one call with {len(jobs) - 1} other jobs",) if len(jobs) > 1 else ()
+        notes += ("decoded in tiles, because memory did not suffice",) if tile else ()
+        tiles: AbstractContextManager[None] = tiled(self._pipe) if tile else nullcontext()
+        with tiles:
+            output = self._call(jobs)
+            seconds = {"total": time.perf_counter() - start}
+            report = self._session.report()
+            reference = self._unaccelerated(jobs) if self._settings.metrics else None
+        phases = {name: value for name, value in report.seconds.items() if name != "total"}
+        seconds = {name: value / len(jobs) for name, value in {**phases, **seconds}.items()}
+        if self._load_seconds:
+            seconds, self._load_seconds = {"load": self._load_seconds, **seconds}, 0.0
+        return _Run(jobs, output, reference, report, seconds, peak(self._device), notes)
+
+    def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
+        with attached(self._pipe, Recipe()):
+            output = self._call(jobs)
+        self._attach(jobs[0])
+        return output
+
+    def _call(self, jobs: Sequence[Job]) -> Any:
+        """Calls the pipeline. Noise is drawn on the CPU, so that a seed is the same picture on every device.
+
+        The global generator is seeded as well, for the few pipelines that draw from it whatever they are given.
+        """
+        arguments = self._arguments(jobs)
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            # torch.manual_seed would note a whole traceback for each kind of device that is not there: milliseconds.
+            torch.default_generator.manual_seed(jobs[0].seed)
+            if self._device.type == "cuda":
+                torch.cuda.manual_seed(jobs[0].seed)
+            return self._pipe(**arguments)
+
+    def _arguments(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        first = jobs[0]
+        arguments = arguments_of(first)
+        if first.image is not None:
+            arguments["image"] = load_image(first.image)
+        if first.video is not None:
+            arguments["video"] = load_video(first.video)
+        if len(jobs) > 1:
+            arguments["prompt"] = [job.prompt for job in jobs]
+            if first.negative_prompt is not None:
+                arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
+        taken = parameters_of(plain_class(self._pipe))
+        generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
+        if taken is None or "generator" in taken:
+            arguments["generator"] = generators if len(jobs) > 1 else generators[0]
+        if taken is None or "output_type" in taken:
+            arguments["output_type"] = "np"  # rounded to the same pixels as "pil", but in the writer's thread
+        return arguments
+
+    def _write(self, run: _Run) -> None:
+        """In the writer's thread: frames to files, one outcome for each job."""
+        try:
+            clips = to_clips(run.output)
+            references = to_clips(run.reference) if run.reference is not None else [None] * len(clips)
+            if len(clips) != len(run.jobs):
+                raise ValueError(f"{len(run.jobs)} were asked for, but the pipeline returned {len(clips)}.")
+        except Exception as error:
+            for job in run.jobs:
+                self._emit(self._failed(job, _described(error), run.notes))
+            return
+        run.output = run.reference = None
+        for job, clip, reference in zip(run.jobs, clips, references, strict=True):
+            self._emit(self._finished(run, job, clip, reference))
+
+    def _finished(self, run: _Run, job: Job, clip: Clip, reference: Clip | None) -> Outcome:
+        start = time.perf_counter()
+        try:
+            data, suffix = encode(job, to_pixels(clip), embed=self._settings.embed)
+            metrics = quality(clip, reference) if reference is not None else {}
+        except Exception as error:
+            return self._failed(job, _described(error), run.notes)
+        self._parts += 1
+        part = self._settings.parts / f"{job.id}-{os.getpid()}-{self._parts}.part"
+        with writing(self._settings.parts.parent.parent):
+            write_synced(part, data)
+        return Outcome(
+            job.id,
+            "ok",
+            part=part.name,
+            suffix=suffix,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            frames=clip.shape[0],
+            height=clip.shape[1],
+            width=clip.shape[2],
+            seconds={**run.seconds, "write": time.perf_counter() - start},
+            peak_bytes=run.peak_bytes,
+            report=report_summary(run.report),
+            metrics=metrics,
+            notes=run.notes,
+            device=str(self._device),
+            versions=dict(installed()),
+        )
+
+    def _fail(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> None:
+        outcome = self._failed(job, error, notes)
+        self._writer.put(lambda: self._emit(outcome))  # outcomes come in the order of the jobs
+
+    def _failed(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> Outcome:
+        return replace(
+            Outcome(job.id, "failed"), error=error, notes=notes, device=str(self._device), versions=dict(installed())
+        )
+
+
+def quality(clip: Clip, reference: Clip) -> dict[str, float]:
+    """Fidelity of a clip to the same job unaccelerated, as in `accel compare`."""
+    found = {"psnr": psnr(clip, reference)}
+    if min(clip.shape[1:3]) >= SSIM_WINDOW:
+        found["ssim"] = ssim(clip, reference)
+    if len(clip) > 1:
+        found["flicker_difference"] = temporal_flicker_difference(clip, reference)
+    return {name: float(value) for name, value in found.items()}
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk: a ledger's line must never outlive its file."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    message = str(error).strip() or type(error).__name__
+    return {"type": type(error).__name__, "message": message[:2000]}
+
+
+def _title(job: Job) -> str:
+    words = " ".join((job.prompt or "no prompt").split())
+    return words if len(words) <= 40 else words[:39] + "…"

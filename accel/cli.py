@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accel.rendering.engine import Engine
     from accel.results import Comparison
 
 SOME_FAILED = 1
@@ -91,9 +92,21 @@ def render_manifest(options: argparse.Namespace) -> int:
         batch=options.batch,
         metrics=options.metrics,
         device=options.device,
+        engine=_engine(options),
     )
     print(summary, f"Page:   {summary.page}", f"Ledger: {options.out}", sep="\n")
     return 0 if summary.complete else SOME_FAILED
+
+
+def _engine(options: argparse.Namespace) -> Engine | None:
+    """Who renders; None is this process."""
+    from accel.rendering import Processes, Ray
+
+    if options.engine == "ray":
+        return Ray(options.address, options.workers)
+    if options.address is not None:
+        raise ValueError("--address is of a Ray cluster; add --engine ray.")
+    return None if options.workers in (None, 1) else Processes(options.workers)
 
 
 def measure_frontier(options: argparse.Namespace) -> None:
@@ -119,18 +132,19 @@ def measure_frontier(options: argparse.Namespace) -> None:
 def measure_trajectory(options: argparse.Namespace) -> None:
     """Guidance methods, samplers and compositions of levers on the pocket model."""
     from accel import pocket
-    from accel.trajectory import measure, save
+    from accel.trajectory import measure, text_of
 
     prompts = pocket.prompts(options.clips + 6, seed=12)
     results = measure(
         _load("pocket:video", options),
         prompts[6:],
         prompts[:6],
+        options.out,
         steps=options.steps,
         call_arguments=_call_arguments(options),
         verify=pocket.verify,
     )
-    print(save(results, options.out), f"\nTable and data: {options.out}", sep="\n")
+    print(text_of(results), f"\nTable and data: {options.out}", sep="\n")
 
 
 def measure_levers(options: argparse.Namespace) -> None:
@@ -374,6 +388,9 @@ def _add_render(commands: Any) -> None:
     )
     command.add_argument("--output", metavar="TEMPLATE", help="file names, such as {slug}-{seed}-{steps}")
     command.add_argument("--shard", metavar="I/N", help="only part I of N; the parts may run at once, on one disk")
+    command.add_argument("--workers", type=int, help="processes, each with its own GPU if there are any (1)")
+    command.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
+    command.add_argument("--address", help="of the cluster: auto, host:6379, ray://host:10001 (a new one, here)")
     command.add_argument("--retry-failed", action="store_true", help="try jobs again that failed in an earlier run")
     command.add_argument("--batch", type=int, default=1, help="jobs per call; above 1 the last bits may differ (1)")
     command.add_argument("--metrics", action="store_true", help="compare each job with its unaccelerated self")

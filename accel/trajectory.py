@@ -71,35 +71,38 @@ def measure(
     pipe: Any,
     prompts: Sequence[str],
     calibration: Sequence[str],
+    out: Path,
     *,
     steps: int = 50,
     clips: int = 6,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
 ) -> Results:
-    """Measures everything on the pocket video model.
+    """Measures everything on the pocket video model, and writes what there is to `out` after each part.
 
     calibration: prompts for what must be fitted. prompts: those that the compositions are judged on; the first `clips`
     of them are for all other rows.
     """
     arguments = dict(call_arguments or {})
-
-    def compared(entries: Sequence[tuple[str, Any]], count: int, fewer: Sequence[int]) -> Comparison:
-        chosen = prompts[:count]
-        return compare(pipe, entries, chosen, steps=steps, call_arguments=arguments, verify=verify, fewer_steps=fewer)
-
+    results, few = Results({}, []), steps * 2 // 5
     with quiet(pipe):
-        found = search_sigmas(pipe, calibration, steps=steps * 2 // 5, **arguments).sampler
-        solvers = converged(pipe, prompts[:clips], found, steps, arguments)
-        guided, others = guidance(pipe, calibration, steps, arguments), ways(pipe, calibration, steps, arguments)
-    return Results(
-        {
-            "guidance": compared(guided, clips, [round(steps * share) for share in (0.8, 0.7, 0.6, 0.5)]),
-            "composition": compared(composed(found, steps), len(prompts), [round(steps / 4), round(steps / 6)]),
-            "other ways": compared(others, clips, [round(steps / speed) for speed in (1.5, 2, 4, 12)]),
-        },
-        solvers,
-    )
+        found = search_sigmas(pipe, calibration, steps=few, **arguments).sampler
+        results.solvers.extend(converged(pipe, prompts[:clips], found, steps, arguments))
+        save(results, out)
+        guided = guidance(pipe, calibration, steps, arguments)
+        others = ways(pipe, calibration, steps, arguments, out / "bank")
+    parts = {
+        "guidance": (guided, clips, (0.8, 0.7, 0.6, 0.5)),
+        "other ways": (others, clips, (0.7, 0.5, 0.25, 0.08)),
+        "composition": (composed(found), len(prompts), (0.4, 0.25, 0.16)),
+    }
+    for title, (entries, count, shares) in parts.items():
+        fewer = [round(steps * share) for share in shares]
+        results.comparisons[title] = compare(
+            pipe, entries, prompts[:count], steps=steps, call_arguments=arguments, verify=verify, fewer_steps=fewer
+        )
+        save(results, out)
+    return results
 
 
 def guidance(
@@ -115,7 +118,7 @@ def guidance(
     return [(label, Recipe(guidance=method)) for label, method in methods.items()]
 
 
-def composed(sampler: Sampler, steps: int) -> list[tuple[str, Recipe]]:
+def composed(sampler: Sampler) -> list[tuple[str, Recipe]]:
     """One to three levers together; the sampler takes two fifths of the steps."""
     fewer = replace(sampler, steps=0.4)
     cache = OptimalSchedule(0.6)
@@ -130,12 +133,16 @@ def composed(sampler: Sampler, steps: int) -> list[tuple[str, Recipe]]:
     ]
 
 
-def ways(pipe: Any, calibration: Sequence[str], steps: int, arguments: Mapping[str, Any]) -> list[tuple[str, Recipe]]:
+def ways(
+    pipe: Any, calibration: Sequence[str], steps: int, arguments: Mapping[str, Any], folder: Path
+) -> list[tuple[str, Recipe]]:
     """Stored trajectories, a refiner, two models, and a distilled one."""
     known = [prompt for prompt in pocket.prompts(480, seed=5) if prompt not in calibration]
     bank = TrajectoryBank.build(
         pipe, known[:64], steps=steps, key=steps // 5, landing=[steps * 2 // 5, steps * 3 // 5], batch=16, **arguments
     )
+    bank.save(folder)
+    stored = str(folder)
     unguided = GuidanceInterval(low=1.0, unit="sigma")
     distilled = ModelSwitch("pocket:few", 1.0, steps=4 / steps, sigmas=Shift())
     # Five guided steps of the base model to where the distilled model's second phase begins.
@@ -143,8 +150,8 @@ def ways(pipe: Any, calibration: Sequence[str], steps: int, arguments: Mapping[s
     after = ModelSwitch("pocket:few", 0.9, steps=8 / steps, sigmas=levels)
     refiner = str(pocket.folder("refiner"))
     return [
-        ("ReDi, lands at 40 %", Recipe(sampler=ReDi(bank, radius=2.0, landing=steps * 2 // 5))),
-        ("ReDi, lands at 60 %", Recipe(sampler=ReDi(bank, radius=2.0, landing=steps * 3 // 5))),
+        ("ReDi, lands at 40 %", Recipe(sampler=ReDi(stored, radius=2.0, landing=steps * 2 // 5))),
+        ("ReDi, lands at 60 %", Recipe(sampler=ReDi(stored, radius=2.0, landing=steps * 3 // 5))),
         ("Heun start, half the steps", Recipe(sampler=FlowTurbo(refined=0.0, steps=0.5))),
         ("FlowTurbo, half the steps", Recipe(sampler=FlowTurbo(refiner=refiner, steps=0.5))),
         (
@@ -187,16 +194,18 @@ def converged(
     return rows
 
 
-def save(results: Results, out: Path) -> str:
-    """Writes trajectory.json and trajectory.txt; returns the text."""
+def save(results: Results, out: Path) -> None:
+    """Writes trajectory.json and trajectory.txt."""
     out.mkdir(parents=True, exist_ok=True)
-    parts = [f"{title}\n\n{comparison}" for title, comparison in results.comparisons.items()]
-    lines = [f"{row.label:40s} {row.steps:5d} steps {row.psnr:7.2f} dB {row.seconds:8.1f} s" for row in results.solvers]
-    parts.append("\n".join([f"against {TRUTH} Euler steps", "", *lines]))
-    text = "\n\n".join(parts)
     data = {title: comparison.to_dict() for title, comparison in results.comparisons.items()}
-    write_whole(
-        out / "trajectory.json", json.dumps(data | {"solvers": [asdict(row) for row in results.solvers]}, indent=1)
-    )
-    write_whole(out / "trajectory.txt", text + "\n")
-    return text
+    whole = json.dumps(data | {"solvers": [asdict(row) for row in results.solvers]}, indent=1)
+    write_whole(out / "trajectory.json", whole)
+    write_whole(out / "trajectory.txt", text_of(results) + "\n")
+
+
+def text_of(results: Results) -> str:
+    """The tables."""
+    lines = [f"{row.label:40s} {row.steps:5d} steps {row.psnr:7.2f} dB {row.seconds:8.1f} s" for row in results.solvers]
+    parts = ["\n".join([f"solvers, against {TRUTH} Euler steps", "", *lines])]
+    parts += [f"{title}\n\n{comparison}" for title, comparison in results.comparisons.items()]
+    return "\n\n".join(parts)

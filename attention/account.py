@@ -1,4 +1,4 @@
-"""The account of one pipeline call's self-attentions: how many were sparse, how sparse, and why the others were not."""
+"""The account of one pipeline call's self-attentions: how many were sparse or in fewer bits, and why not all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from accel.attention.worth import share
 
 WARMUP = "in the first steps (warmup)"
+FINAL = "in the last steps (final)"
 FIRST_LAYERS = "in the first layers (dense_layers)"
+FINAL_LAYERS = "in the last layers (final_layers)"
 MASKED = "with a mask that is more than padded text"
 CHOSEN = "as the method chose"
 
@@ -18,14 +20,20 @@ MOST_REASONS = 4
 
 
 class Account:
-    """Counts self-attentions as they are answered. A module that runs without one being seen is counted too."""
+    """Counts self-attentions as they are answered. A module that runs without one being seen is counted too.
 
-    def __init__(self, unreachable: int) -> None:
-        self.unreachable = unreachable  # modules inside of compiled blocks
+    plans, rounds: whether the method plans which keys are seen, and whether it computes in fewer bits.
+    """
+
+    def __init__(self, plans: bool = True, rounds: bool = False) -> None:
+        self.plans, self.rounds = plans, rounds
+        self.unreachable = 0  # modules inside of compiled blocks
         self.sparse = 0
+        self.rounded = 0
         self.dense: Counter[str] = Counter()
         self.peak = 0
         self._kernels: Counter[str] = Counter()
+        self._arithmetics: Counter[str] = Counter()
         self._density = 0.0
         self._ran: set[tuple[str, str]] = set()
         self._seen: set[tuple[str, str]] = set()
@@ -33,14 +41,19 @@ class Account:
 
     @property
     def total(self) -> int:
-        return self.sparse + sum(self.dense.values())
+        return self.sparse + self.rounded + sum(self.dense.values())
+
+    @property
+    def answered(self) -> int:
+        """How many were not left to the model."""
+        return self.sparse + self.rounded
 
     def runs(self, denoiser: str, path: str) -> None:
         """A module that should have a self-attention is called."""
         self._ran.add((denoiser, path))
 
     def arrives(self, denoiser: str, path: str, query: torch.Tensor) -> None:
-        """A self-attention is asked for, which `stays` dense or is `planned`."""
+        """A self-attention is asked for, which `stays` dense, is `planned` or `rounds_off`."""
         self._seen.add((denoiser, path))
         self._longest = max(self._longest, (query.shape[-2], query.shape[1] * query.shape[-1]))
 
@@ -53,6 +66,11 @@ class Account:
         self.sparse += 1
         self._density += density
         self._kernels[kernel] += 1
+
+    def rounds_off(self, kernel: str) -> None:
+        """All of it is computed in fewer bits."""
+        self.rounded += 1
+        self._arithmetics[kernel] += 1
 
     def keeps(self, tensors: Sequence[torch.Tensor]) -> None:
         """The method holds these after a denoiser call."""
@@ -74,15 +92,21 @@ class Account:
         if self.unreachable:
             parts.append(
                 f"{self.unreachable} self-attentions are inside compiled blocks and stay out of reach: leave the blocks"
-                f" uncompiled to make them sparse"
+                f" uncompiled to reach them"
             )
         return "; ".join(parts)
 
     def _outcome(self, transformer: bool) -> str:
-        text = f"{self.sparse} of {self.total} self-attentions sparse"
+        text, some = "", f" of {self.total} self-attentions"
+        if self.plans:
+            text, some = f"{self.sparse}{some} sparse", ""
         if self.sparse:
             kernels = ", ".join(self._kernels)
             text += f", computing {self._density / self.sparse:.0%} of their query-key pairs (kernel {kernels})"
+        if self.rounds:
+            text += ", " * bool(text) + f"{self.rounded}{some} dense in fewer bits"
+        if self.rounded:
+            text += f" (kernel {', '.join(self._arithmetics)})"
         tokens, width = self._longest
         if tokens and transformer:
             text += f"; attention is about {share(tokens, width):.0%} of a step at {tokens} tokens"

@@ -7,7 +7,7 @@ nearly 1/density where blocks are large; with a boolean mask the same call would
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ from accel.attention.schedule import Group, Schedule, scheduled
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 30}
 # Queries of all samples and heads together from which one unit is a call of its own: they must fill the device.
 ALONE = {"cpu": 128, "cuda": 1 << 14}
+
+
+Dense = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 class Chunk(NamedTuple):
@@ -40,12 +43,13 @@ class Gather:
 
     Memory: `chunk_bytes` of gathered keys and values (at least those of one unit of one head), and contiguous copies of
     queries, keys and values where they are not.
+    attention: what computes the chunks that need no mask, from (..., n, D) and the scale; None is torch's own.
     """
 
     name = "gather"
 
-    def __init__(self, chunk_bytes: int | None = None) -> None:
-        self.chunk_bytes = chunk_bytes
+    def __init__(self, chunk_bytes: int | None = None, attention: Dense | None = None) -> None:
+        self.chunk_bytes, self.attention = chunk_bytes, attention
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
@@ -57,7 +61,10 @@ class Gather:
         schedule = self.schedule(q, plan, text)
         whole = out.view(schedule.sequences, -1, out.shape[-1])
         for chunk in self.chunks(q, k, v, schedule, text):
-            output = F.scaled_dot_product_attention(chunk.q, chunk.k, chunk.v, attn_mask=chunk.mask, scale=scale)
+            if self.attention is not None and chunk.mask is None:
+                output = self.attention(chunk.q, chunk.k, chunk.v, scale)
+            else:
+                output = F.scaled_dot_product_attention(chunk.q, chunk.k, chunk.v, attn_mask=chunk.mask, scale=scale)
             places, output = chunk.places.flatten(), output.flatten(1, 2)
             if chunk.mask is not None:
                 places, output = places[places >= 0], output[:, places >= 0]

@@ -1,4 +1,4 @@
-"""The lever of all sparse attentions: offers each self-attention of a denoiser call to the method's planner.
+"""The lever of all attention methods: offers each self-attention of a denoiser call to the method.
 
 It stands around the self-attention modules for the duration of one pipeline call and acts only within a denoiser call.
 What it does not understand (cross-attention, other masks, tokens that fit no layout) is computed as the model does.
@@ -17,15 +17,18 @@ import torch
 from accel import families
 from accel.anatomy import Anatomy
 from accel.attention.account import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, Account
+from accel.attention.arithmetic import Arithmetic, Trusted
 from accel.attention.interception import Attention, KeyMasks, Watch
 from accel.attention.kernels import attend, chosen, kernel_notes
-from accel.attention.method import HeadPlan, Planner, Question, Site, SparseAttention
+from accel.attention.method import Answer, HeadPlan, Planner, Question, Site, SparseAttention
 from accel.attention.tokens import Tokens
 from accel.attention.worth import pays_from, pays_up_to
 from accel.calls import Call, Outcome, Proceed
 from accel.lever import Idle, Lever
 from accel.patch import Layer, is_compiled, reachable
 from accel.report import CallRecord, LeverReport
+
+NONE = slice(0, 0)  # tokens that a mask must not leave out
 
 
 class Place(NamedTuple):
@@ -40,7 +43,7 @@ class Place(NamedTuple):
 class Visit:
     """One denoiser call, as the attentions in it need to know it."""
 
-    def __init__(self, call: Call, tokens: Tokens, planner: Planner) -> None:
+    def __init__(self, call: Call, tokens: Tokens, planner: Planner | None) -> None:
         self.call, self.tokens, self.planner = call, tokens, planner
         self.masks = KeyMasks()
         self._asked: Counter[str] = Counter()
@@ -62,21 +65,23 @@ class Visit:
 
 
 class AttentionLever(Lever):
-    """Asks a planner, and keeps account of a pipeline call.
+    """Asks a planner, then whatever computes in fewer bits, and keeps account of a pipeline call.
 
     A planner sees one run, one denoiser and one shape of latents: whatever it remembers fits what it is asked next.
     """
 
-    def __init__(self, method: SparseAttention, anatomy: Anatomy) -> None:
+    def __init__(self, method: SparseAttention | Arithmetic, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
+        self._sparse = method if isinstance(method, SparseAttention) else method.sparse
+        self._arithmetic = Trusted(method) if isinstance(method, Arithmetic) else None
         self._places = places(anatomy)
         self._layers: list[Layer] = []
-        self._account = Account(0)
+        self._account = self._blank()
         self.reset()
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         self.end()
-        self._account = Account(0)
+        self._account = self._blank()
         for place in self._places:
             root = denoisers.get(place.denoiser)
             module = None if root is None else reachable(root, place.path)
@@ -106,15 +111,21 @@ class AttentionLever(Lever):
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         account = self._account
         transformer = not any("block_out_channels" in part.config for part in self.anatomy.denoisers.values())
-        reason = "; ".join([account.words(transformer), *kernel_notes()])
-        return LeverReport("attention", str(self.method), account.sparse > 0, reason, account.peak)
+        notes = [*(kernel_notes() if self._sparse else []), *(self._arithmetic.notes if self._arithmetic else [])]
+        reason = "; ".join([account.words(transformer), *notes])
+        return LeverReport("attention", str(self.method), account.answered > 0, reason, account.peak)
 
-    def _planner(self, call: Call) -> Planner:
+    def _blank(self) -> Account:
+        return Account(plans=self._sparse is not None, rounds=self._arithmetic is not None)
+
+    def _planner(self, call: Call) -> Planner | None:
+        if self._sparse is None:
+            return None
         key = (call.denoiser, call.layout)
         if key not in self._planners:
             if call.leader:  # the batch has changed for good, as when guidance ends: what was remembered is of no use
                 self._planners = {known: other for known, other in self._planners.items() if known[0] != call.denoiser}
-            self._planners[key] = self.method.planner(self.anatomy)
+            self._planners[key] = self._sparse.planner(self.anatomy)
         return self._planners[key]
 
     def _module(self, place: Place, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -131,29 +142,46 @@ class AttentionLever(Lever):
         if not attention.among_tokens:  # cross-attention, such as an IP-Adapter's
             return attention.dense()
         self._account.arrives(place.denoiser, place.path, attention.query)
-        question = self._question(visit, visit.site(place), attention)
+        site, reason = visit.site(place), ""
+        if self._sparse is not None and visit.planner is not None:
+            found = self._sparsely(self._sparse, visit.planner, visit, site, attention)
+            if isinstance(found, torch.Tensor):
+                return found
+            reason = found
+        if self._arithmetic is not None:
+            answer = self._arithmetic.answer(site, attention, visit.masks.read(attention, NONE))
+            if isinstance(answer, Answer):
+                self._account.rounds_off(answer.kernel)
+                return answer.output
+            reason = answer
+        self._account.stays(reason)
+        return attention.dense()
+
+    def _sparsely(
+        self, method: SparseAttention, planner: Planner, visit: Visit, site: Site, attention: Attention
+    ) -> torch.Tensor | str:
+        """What the planner makes of it, or why it makes nothing, as the end of "dense: 3 ..."."""
+        question = self._question(method, visit, site, attention)
         if isinstance(question, str):
-            self._account.stays(question)
-            return attention.dense()
-        own = visit.planner.answer(question)
+            return question
+        own = planner.answer(question)
         if own is not None:
             self._account.planned(own.density, own.kernel)
             return own.output
-        plans = visit.planner.plan(question)
+        plans = planner.plan(question)
         if plans is None:
-            self._account.stays(CHOSEN)
-            return attention.dense()
-        density, most = density_of(plans, question.q.shape[1]), self._most(question)
+            return CHOSEN
+        density, most = density_of(plans, question.q.shape[1]), _most(method, question)
         if density > most:
-            self._account.stays(f"planned with over {most:.0%} of the pairs, which does not pay")
-            return attention.dense()
-        output = attend(question, plans)
-        self._account.planned(density, chosen(output.device).name)
-        return visit.planner.finish(question, output)
+            return f"planned with over {most:.0%} of the pairs, which does not pay"
+        kernel = None if self._arithmetic is None else self._arithmetic.for_plans(site, attention)
+        output = attend(question, plans, kernel)
+        self._account.planned(density, (kernel or chosen(output.device)).name)
+        return planner.finish(question, output)
 
-    def _question(self, visit: Visit, site: Site, attention: Attention) -> Question | str:
-        """What the planner is asked, or why it is not, as the end of "dense: 3 ..."."""
-        method, query = self.method, attention.query
+    def _question(self, method: SparseAttention, visit: Visit, site: Site, attention: Attention) -> Question | str:
+        """What the planner is asked, or why it is not."""
+        query = attention.query
         if site.moment.position < round(method.warmup * site.moment.total, 6):
             return WARMUP
         if site.layer < method.dense_layers:
@@ -181,9 +209,6 @@ class AttentionLever(Lever):
             dense=attention.dense,
         )
 
-    def _most(self, question: Question) -> float:
-        return pays_up_to(question.q.device.type) if self.method.min_tokens < 0 else math.inf
-
 
 def density_of(plans: Sequence[HeadPlan], heads: int) -> float:
     """The share of query-key pairs that plans for so many heads compute."""
@@ -192,8 +217,12 @@ def density_of(plans: Sequence[HeadPlan], heads: int) -> float:
     return sum(count * share for count, share in zip(counts, shares, strict=True)) / heads
 
 
-def attention_lever(method: SparseAttention, anatomy: Anatomy) -> Lever:
-    """The lever of a sparse method, or an idle one where the pipeline has no self-attention that is known."""
+def _most(method: SparseAttention, question: Question) -> float:
+    return pays_up_to(question.q.device.type) if method.min_tokens < 0 else math.inf
+
+
+def attention_lever(method: SparseAttention | Arithmetic, anatomy: Anatomy) -> Lever:
+    """The lever of a method, or an idle one where the pipeline has no self-attention that is known."""
     if places(anatomy):
         return AttentionLever(method, anatomy)
     kinds = ", ".join(dict.fromkeys(part.kind for part in anatomy.denoisers.values()))

@@ -38,7 +38,8 @@ class TopKBlocks(SparseAttention):
     kernel more; 128 suits a GPU. reuse: steps for which a selection holds.
     Memory: blocks^2 of probabilities for each head while selecting; with reuse also the selection, 8 bytes for each
     pair of blocks that is computed, in every layer and stream. Not for heads whose attention is spread evenly: at low
-    density they are what is wrong first, and `WindowResidual` around this method is the way to keep them.
+    density they are what is wrong first (the pocket model has one in every other layer), and `WindowResidual` around
+    this method is the way to keep them.
     """
 
     density: float = knob(0.3, 0.01, 1.0, "share of the pairs to compute")

@@ -27,9 +27,10 @@ class WindowResidual(SparseAttention):
     the last two of them (order 1; 0 holds the last one, as published). The first two intervals are half as long, so
     that extrapolation starts early and never reaches far beyond what it starts from.
     window: the sparse method; its warmup, dense_layers, min_tokens and reuse are not asked. A small density is enough,
-    because the residual carries the rest: on the pocket model 0.05, with a refresh every 4 steps, is nearer to dense
-    attention than any selection alone of three times the cost. refresh: steps from one refresh to the next, each of
-    which costs full attention; 1 is dense throughout. No layer needs to stay dense, first layers included.
+    because the residual carries the rest: the pocket model's clips of 128x128 in 50 steps come out 37 to 38 dB from the
+    dense ones with the defaults, 19 to 21 dB with `TopKBlocks(density=0.3)` alone in the same time. refresh: steps from
+    one refresh to the next, each of which costs full attention; 1 is dense throughout (there, 5 loses 5 to 8 dB).
+    warmup: residuals change most in the first steps (there, 0.1 loses 11 dB); no layer needs to stay dense.
     Memory: the residuals, as large as the attention's output, order + 1 times, in every layer and stream. Not for large
     models whose memory is full, nor beside caches that skip most steps, which leave more change to each of the others.
     """
@@ -42,8 +43,10 @@ class WindowResidual(SparseAttention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.window, WindowResidual):
-            raise ValueError("WindowResidual.window must be a method that selects keys, not another WindowResidual.")
+        if not isinstance(self.window, SparseAttention) or isinstance(self.window, WindowResidual):
+            raise ValueError(
+                f"WindowResidual.window must be a method that selects keys, not another {type(self.window).__name__}."
+            )
 
     def planner(self, anatomy: Anatomy) -> Planner:
         return WindowResidualPlanner(self, self.window.planner(anatomy))
@@ -105,7 +108,7 @@ def interval(refreshes: int, refresh: int, order: int) -> int:
     """Steps from the last refresh to the next, after so many of them."""
     if not refreshes:
         return 0
-    return max(refresh // 2, 1) if order and refreshes <= 2 else refresh
+    return (refresh + 1) // 2 if order and refreshes <= 2 else refresh
 
 
 def weights(residuals: Sequence[Residual], timestep: float) -> list[float]:

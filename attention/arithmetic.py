@@ -53,8 +53,10 @@ class Arithmetic(Method, lever="attention", abstract=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.sparse, SparseAttention | None):
-            raise ValueError(f"{type(self).__name__}.sparse must be a method that selects keys, not {self.sparse}.")
+        if self.sparse is not None and not (isinstance(self.sparse, SparseAttention) and self.sparse.selects):
+            raise ValueError(
+                f"{type(self).__name__}.sparse must be a method that only selects keys, not {self.sparse}."
+            )
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[DenseKernel] | str:
         """The kernels for activations like these, the best first; or why there are none, for "dense: 3 ..."."""

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from accel.anatomy import Anatomy
-from accel.attention.high_resolution import known_unets, unknown
+from accel.attention.high_resolution import GAINS_FROM, known_unets, unknown
 from accel.attention.lever import AttentionLever
 from accel.attention.method import Planner, SparseAttention
 from accel.attention.rau_net import RauNet
@@ -52,7 +52,8 @@ class HiDiffusion(SparseAttention):
                 raise TypeError(f"HiDiffusion.{name} must be True or False, not {getattr(self, name)!r}.")
 
     def planner(self, anatomy: Anatomy) -> Planner:
-        return WindowPlanner({name: unet.finest for name, unet in known_unets(anatomy).items()}, self.seed)
+        finest = {name: unet.finest for name, unet in known_unets(anatomy).items()}
+        return WindowPlanner(finest, self.seed, GAINS_FROM if self.min_tokens < 0 else 0)
 
     def build(self, anatomy: Anatomy) -> Lever:
         unets = known_unets(anatomy)

@@ -148,20 +148,32 @@ class AttentionLever(Lever):
             if isinstance(found, torch.Tensor):
                 return found
             reason = found
-        if self._arithmetic is not None:
-            answer = self._arithmetic.answer(site, attention, visit.masks.read(attention, NONE))
-            if isinstance(answer, Answer):
-                self._account.rounds_off(answer.kernel)
-                return answer.output
-            reason = answer
-        self._account.stays(reason)
+        whole = self._in_fewer_bits(visit, site, attention)
+        if isinstance(whole, Answer):
+            self._account.rounds_off(whole.kernel)
+            return whole.output
+        self._account.stays(whole or reason)
         return attention.dense()
+
+    def _in_fewer_bits(self, visit: Visit, site: Site, attention: Attention) -> Answer | str:
+        """All pairs, by the arithmetic if there is one; else why not."""
+        if self._arithmetic is None:
+            return ""
+        return self._arithmetic.answer(site, attention, visit.masks.read(attention, NONE))
 
     def _sparsely(
         self, method: SparseAttention, planner: Planner, visit: Visit, site: Site, attention: Attention
     ) -> torch.Tensor | str:
         """What the planner makes of it, or why it makes nothing, as the end of "dense: 3 ..."."""
-        question = self._question(method, visit, site, attention)
+        refreshed: list[bool] = []
+
+        def dense() -> torch.Tensor:
+            """What a planner gets that asks for all pairs after all."""
+            refreshed.append(True)
+            whole = self._in_fewer_bits(visit, site, attention)
+            return whole.output if isinstance(whole, Answer) else attention.dense()
+
+        question = self._question(method, visit, site, attention, dense)
         if isinstance(question, str):
             return question
         own = planner.answer(question)
@@ -175,11 +187,18 @@ class AttentionLever(Lever):
         if density > most:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
         kernel = None if self._arithmetic is None else self._arithmetic.for_plans(site, attention)
-        output = attend(question, plans, kernel)
-        self._account.planned(density, (kernel or chosen(output.device)).name)
-        return planner.finish(question, output)
+        output = planner.finish(question, attend(question, plans, kernel))
+        self._account.planned(1.0 if refreshed else density, (kernel or chosen(output.device)).name)
+        return output
 
-    def _question(self, method: SparseAttention, visit: Visit, site: Site, attention: Attention) -> Question | str:
+    def _question(
+        self,
+        method: SparseAttention,
+        visit: Visit,
+        site: Site,
+        attention: Attention,
+        dense: Callable[[], torch.Tensor],
+    ) -> Question | str:
         """What the planner is asked, or why it is not."""
         query = attention.query
         if site.moment.position < round(method.warmup * site.moment.total, 6):
@@ -206,7 +225,7 @@ class AttentionLever(Lever):
             v=attention.value,
             scale=attention.scale if attention.scale is not None else query.shape[-1] ** -0.5,
             key_mask=there if isinstance(there, torch.Tensor) else None,
-            dense=attention.dense,
+            dense=dense,
         )
 
 

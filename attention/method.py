@@ -91,6 +91,11 @@ class SparseAttention(Method, lever="attention", abstract=True):
     dense_layers: int = knob(1, 0, None, "layers, from the first, that stay dense")
     min_tokens: int = knob(-1, -1, None, "tokens from which a self-attention may be sparse; -1: where it pays")
 
+    @property
+    def selects(self) -> bool:
+        """Whether to select keys is all it does, so that other methods can go by its plans."""
+        return type(self).build is SparseAttention.build
+
     def planner(self, anatomy: Anatomy) -> Planner:
         """A new planner; one is made for each run, denoiser and shape of latents."""
         raise NotImplementedError

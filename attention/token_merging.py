@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from accel.anatomy import Anatomy
-from accel.attention.high_resolution import known_unets, unknown
+from accel.attention.high_resolution import GAINS_FROM, known_unets, unknown
 from accel.attention.layout import TokenLayout
 from accel.attention.lever import attention_lever
 from accel.attention.method import Answer, HeadPlan, Planner, Question, SparseAttention
@@ -67,6 +67,8 @@ class MergingPlanner(Planner):
 
     def answer(self, question: Question) -> Answer | None:
         site, method, layout = question.site, self.method, question.layout
+        if method.min_tokens < 0 and layout.tokens < GAINS_FROM:
+            return None
         if layout.text or not site.path.startswith(self.finest.get(site.denoiser, ())):
             return None
         draw = random.Random(f"{method.seed} {site.moment.step} {site.path}").getrandbits(62)

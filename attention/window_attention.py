@@ -45,13 +45,16 @@ class WindowPlanner(Planner):
     same pipeline have the same.
     """
 
-    def __init__(self, finest: Mapping[str, tuple[str, ...]], seed: int) -> None:
-        self.finest, self.seed = finest, seed
+    def __init__(self, finest: Mapping[str, tuple[str, ...]], seed: int, least: int = 0) -> None:
+        """least: the tokens from which there are windows."""
+        self.finest, self.seed, self.least = finest, seed, least
         self._plans: dict[tuple[TokenLayout, int, torch.device], Plan] = {}
 
     def plan(self, question: Question) -> Sequence[HeadPlan] | None:
         site = question.site
-        if question.layout.text or not site.path.startswith(self.finest.get(site.denoiser, ())):
+        if question.layout.text or question.layout.tokens < self.least:
+            return None
+        if not site.path.startswith(self.finest.get(site.denoiser, ())):
             return None
         shift = random.Random(f"{self.seed} {site.moment.step} {site.path}").randrange(SHIFTS)
         key = (question.layout, shift, question.q.device)

@@ -35,7 +35,7 @@ class Extrapolate(Predictor, lever="predictor"):
     them, is added to the answer of this step, so that the latents arrive where they would be had the interpolated
     answers been used. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
     is exact where the answers are such a polynomial, whatever was forecast. On the pocket model it is worth 5-6 dB. It
-    needs an update that is linear in the answers (`accel.caching.gap`); under others forecasts stay as they are. 0: off.
+    needs an update that is linear in the answers (`accel.caching.gap`); under others forecasts stay. 0: off.
 
     What is left to the forecast is not to lead astray until then, so where it is corrected it follows only the share
     `damping` of the way that the polynomial goes (HiCache, arXiv 2508.16984, damps too): on the pocket model 2 dB at a

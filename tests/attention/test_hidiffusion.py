@@ -196,6 +196,15 @@ def test_small_pictures_are_left_alone(name: str) -> None:
     assert "too short to gain" in report.levers[0].reason
 
 
+@pytest.mark.parametrize(("side", "divides"), [(32, False), (40, True)])
+def test_where_windows_cost_more_than_they_save_there_are_none(side: int, divides: bool) -> None:
+    layout = TokenLayout(1, side, side)
+    question = ask(*random(layout)[:2], layout)
+    site = replace(question.site, denoiser="unet", path=min(FINEST["sd"]))
+    planner = HiDiffusion().planner(inspect(pipeline("sd")))
+    assert (planner.plan(replace(question, site=site)) is not None) == divides
+
+
 # Features halved once more
 
 Size = tuple[int, int]

@@ -407,8 +407,8 @@ def test_bad_parameters_say_what_is_right() -> None:
         (lambda: accel.SageAttention("fp4", emulate=True), "has no fp4: choose"),
         (lambda: accel.SageAttention(emulate=1), "SageAttention.emulate must be True or False, not 1"),
         (lambda: accel.LowPrecision("int8"), "LowPrecision.dtype must be one of bfloat16, float16"),
-        (lambda: accel.LowPrecision(sparse=EMULATED), "LowPrecision.sparse must be a method that selects keys, not"),
-        (lambda: accel.WindowResidual(EMULATED), "must be a method that selects keys, not another SageAttention"),
+        (lambda: accel.LowPrecision(sparse=EMULATED), "LowPrecision.sparse must be a method that only selects keys"),
+        (lambda: accel.WindowResidual(EMULATED), "must be a method that only selects keys, not SageAttention"),
     ):
         with pytest.raises(ValueError, match=sentence):
             wrong()

@@ -174,6 +174,14 @@ def test_small_pictures_are_left_alone() -> None:
     assert "too short to gain (256 tokens, from 512 on it pays: min_tokens)" in report.levers[0].reason
 
 
+@pytest.mark.parametrize(("side", "merges"), [(32, False), (40, True)])
+def test_where_merging_costs_more_than_it_saves_it_is_left_out(side: int, merges: bool) -> None:
+    layout = TokenLayout(1, side, side)
+    question = ask(*random(layout)[:2], layout)
+    planner = MergingPlanner(TokenMerging(), {"transformer": ("blocks.",)})
+    assert (planner.answer(question) is not None) == merges
+
+
 @every_unet
 @pytest.mark.parametrize(
     "recipe",

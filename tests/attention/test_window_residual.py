@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from accel.attention import HiDiffusion, LowPrecision, TokenMerging
 from accel.attention.layout import TokenLayout
-from accel.attention.method import Question
+from accel.attention.method import Question, SparseAttention
 from accel.attention.sliding_tile import SlidingTile
 from accel.attention.sparse_video_gen import SparseVideoGen
 from accel.attention.topk_blocks import TopKBlocks
@@ -99,7 +100,7 @@ def test_streams_shapes_and_runs_share_nothing() -> None:
 
 @pytest.mark.parametrize("form", [SlidingTile, TopKBlocks])
 def test_what_is_no_window_is_refused(form: type) -> None:
-    with pytest.raises(ValueError, match="not another WindowResidual"):
+    with pytest.raises(ValueError, match="not WindowResidual"):
         WindowResidual(WindowResidual())
     with pytest.raises(TypeError, match="must be one of"):
         WindowResidual("band")  # type: ignore[arg-type]
@@ -114,3 +115,12 @@ def test_intervals_and_weights() -> None:
     assert weights([Residual(0, 900.0, there)], 800.0) == [1.0]
     assert weights([Residual(0, 900.0, there), Residual(2, 800.0, there)], 750.0) == [-0.5, 1.5]
     assert weights([Residual(0, 900.0, there), Residual(1, 900.0, there)], 800.0) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("other", [TokenMerging(), HiDiffusion(), WindowResidual()], ids=str)
+def test_only_methods_that_do_nothing_but_select_keys_can_be_the_window(other: SparseAttention) -> None:
+    with pytest.raises(ValueError, match="only selects keys"):
+        WindowResidual(other)
+    if not isinstance(other, WindowResidual):
+        with pytest.raises(ValueError, match="only selects keys"):
+            LowPrecision(sparse=other)

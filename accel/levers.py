@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from accel.attention import WindowResidual
+from accel.attention import LowPrecision, WindowResidual
 from accel.caching import OptimalSchedule
 from accel.comparison import compare
 from accel.contest import Verifier
@@ -18,7 +18,7 @@ from accel.samplers import AdaptiveGuidance
 # One method for each lever that leaves the number of steps alone, so that fidelity to the same run can be measured.
 CHOSEN: dict[str, Method] = {
     "cache": OptimalSchedule(0.4),
-    "attention": WindowResidual(),
+    "attention": LowPrecision(sparse=WindowResidual()),
     "guidance": AdaptiveGuidance(),
 }
 
@@ -27,7 +27,9 @@ def combinations(chosen: Mapping[str, Method] = CHOSEN) -> list[tuple[str, Recip
     """Every choice of levers but none at all; labels are "cache + guidance"."""
     found = []
     for switches in product((True, False), repeat=len(chosen)):
-        methods = {name: method for on, (name, method) in zip(switches, chosen.items(), strict=True) if on}
+        methods: dict[str, Any] = {
+            name: method for on, (name, method) in zip(switches, chosen.items(), strict=True) if on
+        }
         if methods:
             found.append((" + ".join(methods), Recipe(**methods)))
     return sorted(found, key=lambda entry: len(entry[1].methods()))

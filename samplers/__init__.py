@@ -25,6 +25,7 @@ from accel.samplers.sigmas import (
     Shift,
     Sigmas,
     SigmaTable,
+    Sigmoid,
     Sway,
 )
 from accel.samplers.solvers import AdamsBashforth, DPMSolver, Euler, PseudoCorrector, SchedulerSolver, UniPC
@@ -59,6 +60,7 @@ __all__ = [
     "Shift",
     "SigmaTable",
     "Sigmas",
+    "Sigmoid",
     "Sway",
     "TrajectoryBank",
     "UniPC",

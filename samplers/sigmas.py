@@ -137,6 +137,31 @@ class Sway(FlowSigmas, lever="sigmas"):
         return [shifted(1.0 - swayed(step / steps, self.s), shift) for step in range(steps)]
 
 
+@dataclass(frozen=True)
+class Sigmoid(FlowSigmas, lever="sigmas"):
+    """A sigmoid of flow time, steeper after `center` than before: small steps at both ends, where a straight line is
+    farthest from the path (Lumina-Next, arXiv 2406.18583, section 3.3; meant for second-order solvers in few steps).
+
+    The paper's normalisation is not given: here the curve is stretched to keep 0 and 1. shift 0 keeps the scheduler's
+    own shift on top; 1 is none.
+    """
+
+    center: float = knob(0.6, 0.0, 1.0, "flow time (0 at noise) where the steps are largest")
+    before: float = knob(6.0, 0.1, 50.0, "steepness from noise to there")
+    after: float = knob(20.0, 0.1, 50.0, "steepness from there to the picture")
+    shift: float = knob(1.0, 0.0, 100.0, "shift applied afterwards; 0 is the scheduler's, 1 is none")
+
+    def levels(self, grid: Grid) -> list[float]:
+        steps, shift = len(grid.levels), self.shift or grid.shift
+        ends = self._rise(0.0), self._rise(1.0)
+        times = [(self._rise(step / steps) - ends[0]) / (ends[1] - ends[0]) for step in range(steps)]
+        return [shifted(1.0 - time, shift) for time in times]
+
+    def _rise(self, time: float) -> float:
+        steepness = self.before if time < self.center else self.after
+        return 1.0 / (1.0 + math.exp(-steepness * (time - self.center)))
+
+
 # The published noise levels (research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html), 10 steps and the end;
 # diffusers' AysSchedules has them rounded.
 ALIGN_YOUR_STEPS = {

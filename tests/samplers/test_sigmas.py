@@ -23,6 +23,7 @@ from accel.samplers import (
     Shift,
     Sigmas,
     SigmaTable,
+    Sigmoid,
     Sway,
 )
 from accel.samplers.sigmas import ALIGN_YOUR_STEPS, Grid, beta_quantiles, log_linear, shifted, swayed, unshifted
@@ -83,7 +84,8 @@ def test_align_your_steps_is_the_table_at_ten_steps_and_interpolated_elsewhere(m
 
 
 @pytest.mark.parametrize(
-    "schedule", [Karras(), Exponential(), Beta(), Shift(), Shift(5.0), Sway(), Sway(0.5), SigmaTable((1.0, 0.5, 0.2))]
+    "schedule",
+    [Karras(), Exponential(), Beta(), Shift(), Shift(5.0), Sway(), Sway(0.5), Sigmoid(), SigmaTable((1.0, 0.5, 0.2))],
 )
 @pytest.mark.parametrize("grid", [OWN, WIDE], ids=["flow", "wide"])
 def test_every_schedule_falls_and_stays_above_zero(schedule: Sigmas, grid: Grid) -> None:
@@ -121,6 +123,18 @@ def test_sway_of_minus_one_is_the_papers_cosine_and_dense_near_noise() -> None:
     assert swayed(0.5, -1.0) == pytest.approx(1 - 2**-0.5)
     levels = Sway(shift=1.0).levels(OWN)
     assert levels[0] - levels[1] < levels[-2] - levels[-1]
+
+
+def test_a_sigmoid_keeps_the_ends_and_has_its_largest_steps_at_its_centre() -> None:
+    levels = [*Sigmoid(0.5, 6.0, 6.0).levels(OWN), 0.0]
+    steps = [before - after for before, after in pairwise(levels)]
+    assert levels[0] == 1.0
+    assert steps == pytest.approx(steps[::-1])  # one steepness and the centre in the middle: symmetric
+    assert steps[len(steps) // 2] == max(steps) > 2 * steps[0]
+    steeper = Sigmoid(0.6, 6.0, 20.0).levels(OWN)
+    assert (
+        steeper[0] - steeper[1] > steeper[-1]
+    )  # steeper after the centre: smaller last steps
 
 
 def test_the_shift_grows_with_the_square_root_of_the_size() -> None:

@@ -23,7 +23,7 @@ def load_pipeline(model: str, *, dtype: str | None = None, device: str | None = 
     if element is not None:
         pipe = pipe.to(dtype=element)
     try:
-        return pipe.to(device or _best_device())
+        return pipe.to(device or best_device())
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"the model cannot be moved to {device!r}: {_first_sentence(error)}") from None
 
@@ -46,7 +46,8 @@ def _diffusers(model: str, dtype: Any) -> Any:
         ) from None
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """The kind of the first accelerator that there is, or "cpu"."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if hasattr(torch, "accelerator") else None

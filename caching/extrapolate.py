@@ -67,7 +67,7 @@ class Extrapolate(Predictor, lever="predictor"):
         return replace(self, corrector=0)
 
     def under(self, anatomy: Anatomy) -> Extrapolate:
-        if anatomy.euler_steps:
+        if anatomy.euler_steps or not self.corrects:
             return self
         wanted = None if anatomy.update is None else _space(anatomy.update, anatomy.prediction)
         if wanted is None or self.space not in ("auto", wanted):

@@ -2,7 +2,8 @@
 
 `render(pipe, "manifest.jsonl", out="renders/")` is `accel.render`; `settings_of(path)` reads the settings of a file
 back. The parts: a manifest becomes a plan of jobs (`manifest`, `plan`, `jobs`), an engine has workers render those that
-are open (`engine`, `worker`), and the driver alone keeps the books (`driver`, `ledger`, `folder`, `lock`).
+are open (`engine` and `worker` in this process; `pool`, `processes` and `ray_engine` in others), and the driver alone
+keeps the books (`driver`, `ledger`, `folder`, `lock`).
 """
 
 from accel.rendering.driver import plan_for, render
@@ -12,6 +13,8 @@ from accel.rendering.lock import Busy
 from accel.rendering.manifest import ManifestError
 from accel.rendering.outputs import settings_of
 from accel.rendering.plan import Plan
+from accel.rendering.processes import Processes
+from accel.rendering.ray_engine import Ray
 from accel.rendering.summary import Interrupted, Summary
 
 __all__ = [
@@ -23,6 +26,8 @@ __all__ = [
     "ModelError",
     "OutputError",
     "Plan",
+    "Processes",
+    "Ray",
     "Shard",
     "Summary",
     "plan_for",

@@ -25,6 +25,7 @@ from accel.rendering.lock import locked
 from accel.rendering.names import file_stem
 from accel.rendering.outcome import Outcome, Settings
 from accel.rendering.plan import DEFAULT_TEMPLATE, Given, Plan, make_plan
+from accel.rendering.processes import Processes
 from accel.rendering.progress import Progress, progress
 from accel.rendering.stopping import stoppable
 from accel.rendering.summary import Interrupted, Summary
@@ -48,6 +49,7 @@ def render(
     device: str | None = None,
     dtype: str | None = None,
     progress_bar: bool = True,
+    workers: int = 1,
     engine: Engine | None = None,
 ) -> Summary:
     """Renders every line of a manifest into a folder. Run it again after a crash: finished jobs are not repeated.
@@ -71,7 +73,9 @@ def render(
             for the batch together; 1 gives the bits of `pipe(...)`.
         metrics: render each job unaccelerated as well and record PSNR and SSIM. More than doubles the time.
         device, dtype: for models that are loaded here.
-        engine: who renders; left out, this process.
+        workers: processes on this machine, each with its own copy of the model, where there are GPUs each with its own.
+            Models must be given by name, and a script must call `render` below `if __name__ == "__main__":`.
+        engine: who renders: `Processes`, `Ray` or an Engine of your own; left out, this process or `workers` processes.
 
     Raises ManifestError with all that is wrong in a manifest before any model loads, Busy where another process renders
     into the folder, OutputError for a folder that cannot be written or a disk that is full, and Interrupted (a
@@ -80,13 +84,27 @@ def render(
     if type(batch) is not int or batch < 1:
         raise ValueError(f"batch must be a whole number from 1, not {batch!r}.")
     given = None if pipe is None or isinstance(pipe, str) else pipe
+    engine = _engine(given, workers, engine)
     plan = plan_for(
         pipe, manifest, recipe=recipe, defaults=defaults, overrides=overrides, grid=grid, output=output, dtype=dtype
     )
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
     settings = Settings(driver.folder.parts.absolute(), device, batch, embed, metrics)
-    return driver.run(engine or Local(given), settings, retry_failed=retry_failed, shown=progress_bar)
+    return driver.run(engine, settings, retry_failed=retry_failed, shown=progress_bar)
+
+
+def _engine(given: Any, workers: int, engine: Engine | None) -> Engine:
+    if type(workers) is not int or workers < 1:
+        raise ValueError(f"workers must be a whole number from 1, not {workers!r}.")
+    if engine is None and workers == 1:
+        return Local(given)
+    if given is not None:
+        raise ValueError(
+            "other processes load their models themselves: give the model's name instead of a pipeline, or a function "
+            "that loads it, engine=Processes(2, load=...)."
+        )
+    return engine or Processes(workers)
 
 
 def plan_for(

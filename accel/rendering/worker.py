@@ -43,6 +43,9 @@ from accel.rendering.outcome import Outcome, Settings, installed, report_summary
 from accel.rendering.outputs import encode
 from accel.rendering.writer import Writer
 
+Loader = Callable[..., Any]
+"""Called as `load(model, dtype=..., device=...)`, returns a pipeline."""
+
 
 @dataclass
 class _Run:
@@ -62,6 +65,7 @@ class Worker:
 
     pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was, but for a session
         that was attached to it: where jobs had other recipes, a new session with its recipe is attached.
+    load: called as `load(model, dtype=..., device=...)` for the pipeline of a name; None is accel's own way.
     say: is told in a few words what happens now. stop: is asked before each call whether to go on.
 
     `render` and `close` raise ModelError for a model that cannot be loaded, OutputError for a disk that cannot be
@@ -74,11 +78,12 @@ class Worker:
         emit: Callable[[Outcome], None],
         *,
         pipe: Any = None,
+        load: Loader | None = None,
         say: Callable[[str], None] = lambda text: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings, self._emit, self._say, self._stop = settings, emit, say, stop
-        self._given = pipe
+        self._given, self._loader = pipe, load
         self._given_session = session_of(pipe) if pipe is not None else None
         self._pipe: Any = None
         self._session: Any = None
@@ -100,7 +105,7 @@ class Worker:
 
     def render(self, group: Group) -> None:
         """Renders the jobs of a group, in order; returns early where `stop` says so."""
-        self._prepare(group.first)
+        self.prepare(group.first)
         wrong = {job.id: wrong_arguments(job, plain_class(self._pipe)) for job in group.jobs}
         for job in group.jobs:
             if wrong[job.id]:
@@ -128,8 +133,10 @@ class Worker:
         alone = job.image is not None or job.video is not None or job.prompt is None
         return 1 if alone else self._settings.batch
 
-    def _prepare(self, job: Job) -> None:
-        """Brings model and recipe to what the job needs; both stay while the next group needs the same."""
+    def prepare(self, job: Job) -> None:
+        """Brings model and recipe to what the job needs; both stay while the next group needs the same. `render` does
+        this itself.
+        """
         if self._loaded != (job.model, job.dtype):
             self._leave()
             start = time.perf_counter()
@@ -150,7 +157,7 @@ class Worker:
 
         self._say(f"loading {job.model}")
         try:
-            return load_pipeline(job.model, dtype=job.dtype, device=self._settings.device)
+            return (self._loader or load_pipeline)(job.model, dtype=job.dtype, device=self._settings.device)
         except Exception as error:  # memory, drivers, missing files: whatever it is, it is not the jobs' fault
             raise ModelError(f"the model {job.model!r} cannot be loaded: {error}") from error
 

@@ -268,7 +268,7 @@ def formula(
 def corrects(name: str, method: Any, now: Exchange) -> bool:
     """Whether the scheduler's step is an Euler step in coordinates that the predictor's values add up in."""
     predictor = method.predictor
-    if getattr(predictor, "corrector", 0) == 0:
+    if getattr(predictor, "corrector", 0) == 0 or not takes_euler_steps(name):
         return False
     return now.next_sigma > 0 if space_of(name, predictor) == "x0" else name not in VELOCITY
 
@@ -329,7 +329,7 @@ def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values:
     if predictor.order == 0:
         return values[-1]
     line = polynomial(times[-3:-1], values[-2:], times[-1])
-    if predictor.corrector:
+    if predictor.corrector and takes_euler_steps(name):
         assert predictor.order == 1
         return values[-1] + predictor.damping * (line - values[-1])
     if predictor.order == 1 or len(values) < 3:

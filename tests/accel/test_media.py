@@ -92,3 +92,10 @@ def test_the_difference_is_amplified_and_capped() -> None:
     assert media.amplified_difference(reference, reference, 8).max() == 0
     assert media.amplified_difference(reference + np.float32(10 / 255), reference, 8).min() == 80
     assert media.amplified_difference(reference * 0, reference, 8).max() == 255
+
+
+def test_the_same_pixels_are_the_same_mp4_every_time() -> None:
+    y, x = np.mgrid[0:64, 0:64]
+    frames = [np.stack([(2 * x + 3 * t) % 256, (3 * y) % 256, (x + y + 5 * t) % 256], axis=-1) for t in range(17)]
+    clip = np.stack(frames).astype(np.uint8)
+    assert len({media.encode_mp4(clip, 8.0, threads=2) for _ in range(12)}) == 1

@@ -82,6 +82,16 @@ def test_a_dry_run_says_what_would_be_rendered(
     assert "5 jobs: 2 done, 0 failed earlier, 3 open." in capsys.readouterr().out
 
 
+def test_engines_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [manifest(tmp_path, {"prompt": "one"}), "--model", "m", "--out", str(tmp_path / "out")]
+    assert main(["render", *given, "--address", "auto"]) == 2
+    assert main(["render", *given, "--workers", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "accel: --address is of a Ray cluster; add --engine ray.\n"
+        "accel: workers must be a whole number from 1, not 0.\n"
+    )
+
+
 def test_ctrl_c_says_how_to_go_on(
     loaded: list[Worded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

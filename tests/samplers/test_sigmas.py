@@ -132,9 +132,7 @@ def test_a_sigmoid_keeps_the_ends_and_has_its_largest_steps_at_its_centre() -> N
     assert steps == pytest.approx(steps[::-1])  # one steepness and the centre in the middle: symmetric
     assert steps[len(steps) // 2] == max(steps) > 2 * steps[0]
     steeper = Sigmoid(0.6, 6.0, 20.0).levels(OWN)
-    assert (
-        steeper[0] - steeper[1] > steeper[-1]
-    )  # steeper after the centre: smaller last steps
+    assert steeper[0] - steeper[1] > steeper[-1]  # steeper after the centre: smaller last steps
 
 
 def test_the_shift_grows_with_the_square_root_of_the_size() -> None:

@@ -84,7 +84,7 @@ def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"movflags": "use_metadata_tags"} if tags else {}) as container:
         container.metadata.update(tags or {})
-        # Without B-frames, because with them x264's vector code gives other bytes from time to time (seen with PyAV 18).
+        # Without B-frames, because with them x264's vector code gives other bytes now and then (PyAV 18).
         options = {"bf": "0", "crf": _QUALITY, "g": "12", "preset": "medium", "threads": str(threads)}
         stream: Any = container.add_stream("libx264", rate=max(1, round(fps)), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"

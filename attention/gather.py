@@ -61,15 +61,17 @@ class Gather:
         schedule = self.schedule(q, plan, text)
         whole = out.view(schedule.sequences, -1, out.shape[-1])
         for chunk in self.chunks(q, k, v, schedule, text):
-            if self.attention is not None and chunk.mask is None:
-                output = self.attention(chunk.q, chunk.k, chunk.v, scale)
-            else:
-                output = F.scaled_dot_product_attention(chunk.q, chunk.k, chunk.v, attn_mask=chunk.mask, scale=scale)
-            places, output = chunk.places.flatten(), output.flatten(1, 2)
-            if chunk.mask is not None:
-                places, output = places[places >= 0], output[:, places >= 0]
-            whole[chunk.sequences].index_copy_(1, places, output)
+            whole[chunk.sequences].index_copy_(1, *self.answered(chunk, scale))
         return out
+
+    def answered(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The places of a chunk's queries and what they are answered, (sequences, queries, D), without padding."""
+        if self.attention is not None and chunk.mask is None:
+            output = self.attention(chunk.q, chunk.k, chunk.v, scale)
+        else:
+            output = F.scaled_dot_product_attention(chunk.q, chunk.k, chunk.v, attn_mask=chunk.mask, scale=scale)
+        places, output = chunk.places.flatten(), output.flatten(1, 2)
+        return (places, output) if chunk.mask is None else (places[places >= 0], output[:, places >= 0])
 
     def schedule(self, q: torch.Tensor, plan: Plan, text: torch.Tensor) -> Schedule:
         """What there is to do; it is kept as long as the plan lives."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from accel.attention.dense import dense
 from accel.attention.gather import Chunk, Gather
-from accel.attention.plan import Plan
 
 
-class XFormers:
+class XFormers(Gather):
     """Exact against the plan's mask. For GPUs too old for torch's flash kernels (compute capability below 8.0).
 
     Memory: as `Gather`, and a packed copy of what one call takes.
@@ -17,22 +15,9 @@ class XFormers:
 
     name = "xformers"
 
-    def __init__(self, chunk_bytes: int | None = None) -> None:
-        self._gather = Gather(chunk_bytes)
-
-    def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
-    ) -> torch.Tensor:
-        out = q.new_empty(*q.shape[:-1], v.shape[-1])
-        if plan.layout.text:
-            rows = plan.layout.text_rows
-            out[:, :, rows] = dense(q[:, :, rows], k, v, plan.layout, scale, text)
-        schedule = self._gather.schedule(q, plan, text)
-        whole = out.view(schedule.sequences, -1, out.shape[-1])
-        for chunk in self._gather.chunks(q, k, v, schedule, text):
-            places = chunk.places.flatten()
-            whole[chunk.sequences].index_copy_(1, places[places >= 0], _attention(chunk, scale))
-        return out
+    def answered(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        places = chunk.places.flatten()
+        return places[places >= 0], _attention(chunk, scale)
 
 
 def _attention(chunk: Chunk, scale: float) -> torch.Tensor:

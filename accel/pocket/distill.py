@@ -26,7 +26,7 @@ from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.scenes import captions
 from accel.pocket.text import embed
-from accel.pocket.training import SHIFT, Learner, parser_of, proceed, shifted
+from accel.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
 from accel.samplers.solvers import PseudoCorrector
 
 PHASES = 4
@@ -161,9 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = parser_of("Distil the pocket video model to four steps.", minutes=40.0, rate=1e-3)
     parser.add_argument("--pool", type=int, default=2000, help="trajectories kept in memory, for each phase")
     options = parser.parse_args(arguments)
-    torch.manual_seed(options.seed)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = begin(options)
     run = Distillation(load("video"), options.rate, options.pool, options.seed, options.device)
     if options.compile:
         run.student.compile_repeated_blocks()

@@ -18,7 +18,7 @@ from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.text import embed
 from accel.pocket.train import SIZES, Clips, make_denoiser, sample_sigma
-from accel.pocket.training import Learner, parser_of, proceed
+from accel.pocket.training import Learner, begin, parser_of, proceed
 
 
 class Shrinking:
@@ -66,9 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--pool", type=int, default=2000, help="clips kept in memory")
     options = parser.parse_args(arguments)
-    torch.manual_seed(options.seed)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = begin(options)
     sizes = options.width, options.layers
     run = Shrinking(load("video"), *sizes, options.rate, options.pool, options.seed, options.device)
     if options.compile:

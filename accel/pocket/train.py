@@ -22,7 +22,7 @@ from transformers import UMT5EncoderModel
 from accel.pocket.autoencoder import PatchAutoencoder
 from accel.pocket.scenes import render, sample_scene
 from accel.pocket.text import embed, make_text_encoder, make_tokenizer
-from accel.pocket.training import SHIFT, Learner, parser_of, proceed, shifted
+from accel.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
 
 CAPTION_DROPOUT = 0.1
 
@@ -167,9 +167,7 @@ def fit_autoencoder(clips: int, channels: int) -> PatchAutoencoder:
 
 def train(options: argparse.Namespace) -> None:
     """Begins a run or takes one up, and trains."""
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(options.seed)
+    out = begin(options)
     known = next((Path(folder) for folder in (out, options.start) if folder and (Path(folder) / "vae").exists()), None)
     if known is not None:
         autoencoder = PatchAutoencoder.from_pretrained(known / "vae")

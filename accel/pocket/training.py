@@ -94,6 +94,14 @@ class Learner:
         self._updates = state["updates"]
 
 
+def begin(options: argparse.Namespace) -> Path:
+    """Seeds the random numbers and makes the folder of the run, which is returned."""
+    torch.manual_seed(options.seed)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
 def proceed(run: Run, out: Path, options: argparse.Namespace) -> None:
     """Trains until `options.minutes` of training time have passed, over as many invocations as it takes."""
     step, elapsed = 0, 0.0

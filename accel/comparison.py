@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accel.contest import BASELINE, Contest, Contestant, Verifier, accepts, call_default, quiet
+from accel.contest import BASELINE, Contest, Contestant, Metric, Verifier, accepts, call_default, quiet
 from accel.results import Comparison, summarise
 
 GROUP = 6
@@ -35,6 +35,7 @@ def compare(
     repeats: int = 1,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     fewer_steps: bool | Sequence[int] = True,
     fps: float = 8.0,
     progress: bool = True,
@@ -58,6 +59,7 @@ def compare(
         call_arguments: further arguments of every call, such as guidance_scale, height, width and num_frames.
         verify: function (frames, prompt) whose result has `.correct` (bool) and `.matches` (attribute to
             bool); frames are float32 (frames, height, width, 3) in [0, 1].
+        metrics: further functions (frames, unaccelerated frames) -> number by name; `Sample.quality.others` has them.
         fewer_steps: True measures the equal-time counts, a list of counts exactly these, False none.
         fps: frames per second of the films that `Comparison.save` writes.
         progress: show a progress bar.
@@ -67,12 +69,12 @@ def compare(
     """
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     _check(pipe, recipes, texts, seeds, repeats)
-    arguments = _call_arguments(pipe, call_arguments or {})
-    count = _resolve_steps(pipe, steps)
+    arguments = call_arguments_of(pipe, call_arguments or {})
+    count = steps_of(pipe, steps)
     contestants = _contestants(recipes, count)
     explicit = _explicit_counts(fewer_steps)
     first = [*contestants, *(_fewer(number) for number in explicit)]
-    contest = Contest(pipe, texts, seeds, arguments, verify)
+    contest = Contest(pipe, texts, seeds, arguments, verify, metrics)
     equal_time: dict[int, list[str]] = {number: [] for number in explicit}
     everyone = list(first)
     rounds = len(texts) * len(seeds) * repeats
@@ -123,14 +125,16 @@ def _check(pipe: Any, recipes: Sequence[Any], prompts: Sequence[str], seeds: Seq
         raise ValueError(f"repeats must be at least 1, not {repeats!r}.")
 
 
-def _resolve_steps(pipe: Any, steps: int | None) -> int:
+def steps_of(pipe: Any, steps: int | None) -> int:
+    """The number of inference steps, by default the pipeline's own. Raises ValueError for an impossible one."""
     count = steps if steps is not None else call_default(pipe, "num_inference_steps")
     if type(count) is not int or count < 1:
         raise ValueError(f"steps must be a whole number of at least 1, not {count!r}.")
     return count
 
 
-def _call_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def call_arguments_of(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of every call besides prompt, steps and seed. Raises ValueError for those that it does not take."""
     reserved = sorted({"prompt", "num_inference_steps", "generator", "return_dict"} & set(given))
     if reserved:
         raise ValueError(f"call_arguments must not hold {', '.join(reserved)}; use prompts, steps and seeds instead.")

@@ -25,6 +25,7 @@ from accel.metrics import (
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
 Verifier = Callable[[Clip, str], Any]
+Metric = Callable[[Clip, Clip], float]  # (candidate, unaccelerated)
 BASELINE = "unaccelerated"
 WARMUP_STEPS = 4
 
@@ -56,6 +57,7 @@ class Quality:
     frame_difference_psnr: float | None = None
     correct: bool | None = None
     matches: dict[str, bool] = field(default_factory=dict)
+    others: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,14 @@ class Contest:
         seeds: Sequence[int],
         call_arguments: Mapping[str, Any],
         verify: Verifier | None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.pipe = pipe
         self.prompts = tuple(prompts)
         self.seeds = tuple(seeds)
         self.call_arguments = dict(call_arguments)
         self.verify = verify
+        self.metrics = dict(metrics or {})
         self.ledger = Ledger()
         self._batches = 0
 
@@ -228,6 +232,7 @@ class Contest:
             frame_difference_psnr=frame_difference_psnr(clip, reference) if len(clip) > 1 else None,
             correct=correct,
             matches=matches,
+            others={name: float(metric(clip, reference)) for name, metric in self.metrics.items()},
         )
 
 

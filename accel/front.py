@@ -50,7 +50,7 @@ def accelerate(
     given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}
     if changed:
-        chosen = replace(chosen, **changed, name="")
+        chosen = replace(chosen, **changed, name="", evidence={})
     attached = session_of(pipe)
     if attached is not None:
         attached.restore()

@@ -22,6 +22,7 @@ LEVERS = ("cache", "attention", "guidance", "sampler", "precision")
 class Recipe:
     """One method per lever; None switches the lever off. `Recipe()` attaches the clock and the report only.
 
+    evidence: what was measured of it, as plain data, for recipes that `accel.tune` made; nothing depends on it.
     Raises TypeError where a lever is given something that is not one of its methods.
     """
 
@@ -31,6 +32,7 @@ class Recipe:
     sampler: Method | None = None
     precision: Method | None = None
     name: str = dataclasses.field(default="", compare=False)
+    evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", adopted(self.cache))  # diffusers' configuration objects are welcome too
@@ -53,11 +55,13 @@ class Recipe:
         return {lever: getattr(self, lever) for lever in LEVERS if getattr(self, lever) is not None}
 
     def to_dict(self) -> dict[str, Any]:
+        """What the recipe does, without its evidence."""
         data: dict[str, Any] = {"schema": SCHEMA, "name": self.name}
         return data | {lever: method.to_dict() for lever, method in self.methods().items()}
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
+        """Everything, the evidence last."""
+        return json.dumps(self.to_dict() | ({"evidence": dict(self.evidence)} if self.evidence else {}), indent=2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the recipe as JSON, whole or not at all."""
@@ -71,12 +75,15 @@ class Recipe:
         if data.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"This recipe has schema {data['schema']!r}, but this version reads schema {SCHEMA}.")
         for key in data:
-            if key not in (*LEVERS, "schema", "name"):
+            if key not in (*LEVERS, "schema", "name", "evidence"):
                 close = difflib.get_close_matches(str(key), LEVERS, n=1)
                 hint = f"did you mean {close[0]}" if close else f"the levers are {', '.join(LEVERS)}"
                 raise ValueError(f"{key!r} is not a field of a recipe; {hint}.")
         methods = {lever: from_dict(lever, data[lever], lever) for lever in LEVERS if data.get(lever) is not None}
-        return cls(**methods, name=str(data.get("name", "")))
+        evidence = data.get("evidence", {})
+        if not isinstance(evidence, Mapping):
+            raise ValueError(f"evidence must be an object, as accel.tune writes it, not {evidence!r}.")
+        return cls(**methods, name=str(data.get("name", "")), evidence=dict(evidence))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:

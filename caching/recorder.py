@@ -55,6 +55,7 @@ class Course:
     timetable: tuple[float, ...]
     rows: list[Row] = field(default_factory=list)
     answers: dict[str, Values] = field(default_factory=dict)  # for each stream and step, (rows, elements)
+    inputs: Values = field(default_factory=list)  # the latents that the leading stream was asked about, alike
     errors: Errors = field(default_factory=dict)
 
     @property
@@ -142,6 +143,7 @@ class Recorder(Lever):
         course = self._courses.setdefault(call.denoiser, Course(call.denoiser, call.moment.sigmas))
         if call.leader:
             course.rows.append(self._row(call, heard, outputs))
+            course.inputs.append(_joined([_noisy(*pair) for pair in zip(call.latents, outputs, strict=False)]))
         course.answers.setdefault(call.stream, []).append(_answer(call, outputs, self.anatomy.prediction))
         return outcome
 
@@ -238,8 +240,12 @@ def _answer(call: Call, outputs: Values, kind: str) -> torch.Tensor:
             output if base is None else clean_from_output(output, base, call.moment.sigma, kind)
             for output, base in zip(outputs, bases(call, outputs), strict=True)
         ]
-    # A list of latents is a batch of samples.
-    rows = [value[None] for value in outputs[: len(call.latents)]] if len(call.latents) > 1 else outputs[:1]
+    return _joined(outputs[: len(call.latents)] if len(call.latents) > 1 else outputs[:1])
+
+
+def _joined(values: Values) -> torch.Tensor:
+    """Elements of every row, (rows, elements); a list of latents is a batch of samples."""
+    rows = [value[None] for value in values] if len(values) > 1 else values
     return torch.cat([elements(row) for row in rows]).cpu()
 
 

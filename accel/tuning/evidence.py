@@ -1,0 +1,122 @@
+"""What stands behind a tuned recipe: plain data that travels with it, a sentence, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from accel.contest import BASELINE
+from accel.pareto import FEWER_STEPS, Point, pareto_svg
+from accel.recipe import Recipe
+from accel.results import Comparison
+from accel.tuning.goal import Goal
+
+SCHEMA = 1
+TUNED = "tuned"
+
+
+def evidence_of(
+    goal: Goal,
+    comparison: Comparison,
+    met: bool,
+    candidate: str,
+    trials: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    search: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The evidence of a recipe that was verified, as plain data: measured on prompts and seeds that the search has not
+    seen. `trials` are the candidates of the search."""
+    row = comparison.row(TUNED)
+    fewer = next((other for other in comparison.rows if other.kind == "fewer_steps"), None)
+    quality = {name: _spread(values) for name, values in qualities(comparison).items()}
+    return {
+        "schema": SCHEMA,
+        "goal": goal.to_dict() | {"text": str(goal)},
+        "met": met,
+        "speedup": row.speedup,
+        "speedup_range": list(row.speedup_range),
+        "denoise_speedup": row.denoise_speedup,
+        "cpu_speedup": row.cpu_speedup,
+        "seconds": {"unaccelerated": comparison.row(BASELINE).seconds, TUNED: row.seconds},
+        "quality": quality,
+        "adherence": {"unaccelerated": comparison.row(BASELINE).adherence, TUNED: row.adherence},
+        "fewer_steps": None if fewer is None else {"steps": fewer.steps, "speedup": fewer.speedup, "psnr": fewer.psnr},
+        "candidate": candidate,
+        "held_out": {name: comparison.settings[name] for name in ("prompts", "seeds")},
+        "settings": {name: comparison.settings[name] for name in ("steps", "guidance", "frames", "height", "width")},
+        "model": dict(model),
+        "environment": comparison.environment,
+        "search": dict(search),
+        "trials": [dict(trial) for trial in trials],
+    }
+
+
+def qualities(comparison: Comparison) -> dict[str, list[float]]:
+    """By metric the value of every held-out clip of the tuned recipe."""
+    found: dict[str, list[float]] = {}
+    for sample in comparison.samples:
+        if sample.label != TUNED or sample.quality is None:
+            continue
+        values = {"psnr": sample.quality.psnr, "ssim": sample.quality.ssim, **sample.quality.others}
+        for name, value in values.items():
+            if value is not None:
+                found.setdefault(name, []).append(value)
+    return found
+
+
+def sentence(evidence: Mapping[str, Any]) -> str:
+    """One sentence: what was promised and what was measured."""
+    clips = len(evidence["held_out"]["prompts"]) * len(evidence["held_out"]["seeds"])
+    text = f"{evidence['goal']['text']}: {'met' if evidence['met'] else 'NOT met'} with {evidence['speedup']:.2f}x"
+    for name, values in evidence["quality"].items():
+        if name in ("psnr", *(bound["metric"] for bound in evidence["goal"]["bounds"])):
+            unit = " dB" if name == "psnr" else ""
+            text += f", {name.upper()} {values['mean']:.4g}{unit} (worst {values['worst']:.4g})"
+    text += f" on {clips} clips that the search has not seen"
+    if (fewer := evidence["fewer_steps"]) is not None:
+        text += f"; {fewer['steps']} steps give {fewer['psnr']:.1f} dB at {fewer['speedup']:.2f}x"
+    return text + "."
+
+
+def points(evidence: Mapping[str, Any]) -> list[Point]:
+    """The picture's points: the candidates of the search, the verified recipe, and fewer steps."""
+    found = [
+        Point(trial["candidate"], "search", trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search")
+        for trial in evidence["trials"]
+    ]
+    found.append(
+        Point("verified", TUNED, evidence["speedup"], evidence["quality"]["psnr"]["mean"], evidence["candidate"])
+    )
+    if (fewer := evidence["fewer_steps"]) is not None:
+        found.append(Point(f"{fewer['steps']} steps", FEWER_STEPS, fewer["speedup"], fewer["psnr"]))
+    return found
+
+
+def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
+    """Writes recipe.json (with the evidence), the comparison's own page with the films, and evidence.html, which is
+    returned."""
+    from jinja2 import Environment
+
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe.save(folder / "recipe.json")
+    films = comparison.save(folder / "held-out")
+    source = files("accel.tuning").joinpath("evidence.html").read_text(encoding="utf-8")
+    evidence = recipe.evidence
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source).render(
+        e=evidence,
+        recipe=recipe,
+        sentence=sentence(evidence),
+        picture=pareto_svg(points(evidence), title="Candidates of the search, and what was verified"),
+        films=films.relative_to(folder).as_posix(),
+        trials=sorted(evidence["trials"], key=lambda trial: -trial["speedup"]),
+    )  # fmt: skip
+    path = folder / "evidence.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": fmean(values), "worst": min(values), "best": max(values), "values": list(values)}

@@ -1,0 +1,231 @@
+"""What a candidate would do, from one recording and without running the model: evaluations, and errors by lever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from accel.anatomy import Anatomy
+from accel.caching import Calibration, replay
+from accel.caching.averages import Recording
+from accel.caching.method import CacheMethod
+from accel.caching.recorder import Course
+from accel.caching.schedule import Rules, gap_errors, plan
+from accel.caching.static import OptimalSchedule, rules_for
+from accel.caching.table import Array, Table
+from accel.method import Method
+from accel.recipe import Recipe
+from accel.samplers import AdaptiveGuidance, GuidanceDelta
+
+# Longer gaps than this are counted as this long.
+LONGEST = 16
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """computed: steps that compute over the steps asked for. evaluations: the same for denoiser evaluations (a batch of
+    two counts as two). errors: for each lever the squared error that it leaves in the result, in units of its own, of
+    which only ratios mean anything.
+    """
+
+    computed: float
+    evaluations: float
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The two passes of guidance in one denoiser, over T steps.
+
+    products: the (T, T) inner products of the difference of their answers times the guidance scale, mean over the runs.
+    cosines: (runs, T) of their clean estimates, of the sample that agrees least.
+    """
+
+    products: Array
+    cosines: Array
+
+
+class Foresight:
+    """Simulates recipes on a recording.
+
+    Errors are those of the caches' own planning (`accel.caching.schedule`): what a forecast misses of the recorded
+    answers, weighted as the scheduler weights it and grown as errors grow until the end of the run. They say which of
+    two settings is better and by what ratio; how much that is in pixels is learned from real runs.
+    """
+
+    def __init__(self, calibration: Calibration, anatomy: Anatomy, passes: Mapping[str, Passes]) -> None:
+        self.calibration, self.anatomy, self.passes = calibration, anatomy, dict(passes)
+        self.tables = calibration.tables
+        self.flow = "flow" in anatomy.prediction
+        self._errors: dict[tuple[str, Rules, str], Array] = {}
+        self._known: dict[tuple[Method | None, str], list[tuple[bool, ...]]] = {}
+
+    @classmethod
+    def of(cls, recording: Recording) -> Foresight:
+        """Keeps of the recording what is needed: a few numbers for each step."""
+        seen = {table.denoiser: passes_of(recording, table) for table in recording.calibration.tables}
+        kept = {name: passes for name, passes in seen.items() if passes is not None}
+        return cls(recording.calibration, recording.anatomy, kept)
+
+    def save(self, folder: Path) -> None:
+        """Into `calibration.json` and one file for each denoiser with two passes."""
+        for name, passes in self.passes.items():
+            np.savez(folder / f"passes-{name}.npz", products=passes.products, cosines=passes.cosines)
+        self.calibration.save(folder / CALIBRATION)
+
+    @classmethod
+    def load(cls, folder: Path, anatomy: Anatomy) -> Foresight | None:
+        """What was saved there; None where it is not complete."""
+        if not (folder / CALIBRATION).exists():
+            return None
+        passes = {}
+        for path in folder.glob("passes-*.npz"):
+            with np.load(path) as arrays:
+                passes[path.stem.removeprefix("passes-")] = Passes(arrays["products"], arrays["cosines"])
+        return cls(Calibration.load(folder / CALIBRATION), anatomy, passes)
+
+    def outlook(self, recipe: Recipe) -> Outlook:
+        """Raises ValueError for a cache that cannot be simulated."""
+        share = float(getattr(recipe.sampler, "steps", 1.0))
+        errors: dict[str, float] = {"attention": 1.0} if recipe.attention is not None else {}
+        if recipe.sampler is not None:
+            # An update of order 2 with steps of another size, and what it differs in from the scheduler's own.
+            errors["sampler"] = (1.0 + share**-2) ** 2
+        steps, evaluations, total, cache, guidance = 0.0, 0.0, 0, 0.0, 0.0
+        for table in self.tables:
+            masks = self._masks(recipe.cache, table)
+            for run, mask in enumerate(masks):
+                both, computed = np.asarray(mask), int(sum(mask))
+                cache += self._gaps(table, mask, recipe.cache) / len(masks)
+                if (passes := self.passes.get(table.denoiser)) is not None:
+                    both = measured(recipe.guidance, table, passes.cosines[run % len(passes.cosines)], mask)
+                    guidance += self._carried(table, passes, both, mask) / len(masks)
+                steps += computed / len(masks)
+                evaluations += (computed + int(both.sum())) / 2 / len(masks)
+            total += table.steps
+        if recipe.cache is not None:
+            errors["cache"] = cache
+        if recipe.guidance is not None:
+            errors["guidance"] = guidance
+        return Outlook(share * steps / total, share * evaluations / total, errors)
+
+    def _masks(self, cache: Method | None, table: Table) -> list[tuple[bool, ...]]:
+        """For each recorded run (one where all are alike) which steps compute."""
+        key = (cache, table.denoiser)
+        if key not in self._known:
+            self._known[key] = self._simulated(cache, table)
+        return self._known[key]
+
+    def _simulated(self, cache: Method | None, table: Table) -> list[tuple[bool, ...]]:
+        if cache is None:
+            return [(True,) * table.steps]
+        if isinstance(cache, OptimalSchedule):
+            rules = rules_for(cache.predictor.under(self.anatomy), cache.warmup, cache.final, cache.max_skips)
+            return [plan(table.section, cache.compute, flow=self.flow, rules=rules)]
+        if not isinstance(cache, CacheMethod):
+            raise ValueError(f"{type(cache).__name__} cannot be simulated; accel.compare measures it.")
+        return [replay.mask(cache, table, trace, self.tables[0].start) for trace in table.runs]
+
+    def _gaps(self, table: Table, mask: Sequence[bool], cache: Method | None) -> float:
+        if all(mask) or not isinstance(cache, CacheMethod):
+            return 0.0
+        rules = rules_for(cache.predictor.under(self.anatomy), 1, 1, LONGEST - 1)
+        return _sum_of_gaps(self._table_of_errors(table, rules, "answers"), np.flatnonzero(mask))
+
+    def _carried(self, table: Table, passes: Passes, both: Array, mask: Sequence[bool]) -> float:
+        if np.array_equal(both, mask):
+            return 0.0
+        order = Rules(1, 1, LONGEST - 1, order=0, corrector=1 if self.anatomy.euler_steps else 0)
+        return _sum_of_gaps(self._table_of_errors(table, order, "difference"), np.flatnonzero(both))
+
+    def _table_of_errors(self, table: Table, rules: Rules, of: str) -> Array:
+        key = (table.denoiser, rules, of)
+        if key not in self._errors:
+            features = table.features() if of == "answers" else _features(self.passes[table.denoiser].products)
+            self._errors[key] = gap_errors(np.asarray(table.section), self.flow, features, rules)
+        return self._errors[key]
+
+
+def measured(guidance: Method | None, table: Table, cosines: Array, mask: Sequence[bool]) -> Array:
+    """(T,) whether a step has both passes: the rules of the guidance method, among the steps that a cache computes."""
+    both = np.array(mask, dtype=bool)
+    delta: Any = guidance.delta if isinstance(guidance, AdaptiveGuidance) else guidance
+    if not isinstance(delta, GuidanceDelta):
+        return both
+    times = [sigma if table.timetable[0] <= 1.0 else sigma / (1.0 + sigma) for sigma in table.sigmas]
+    total, last, since = len(table.timetable) - 1, None, 0
+    agreed = 0 if isinstance(guidance, AdaptiveGuidance) else 1
+    for step in range(table.steps):
+        since += 1
+        if not mask[step]:
+            continue
+        position, signal = table.start + step, 1.0 - times[step]
+        known = last is not None and agreed >= (guidance.patience if isinstance(guidance, AdaptiveGuidance) else 1)
+        both[step] = not known or delta.measures(signal, 1.0 - times[last or 0], since, position, total)
+        if both[step]:
+            last, since = step, 0
+            if isinstance(guidance, AdaptiveGuidance) and agreed < guidance.patience:
+                agreed = agreed + 1 if guidance.agrees(float(cosines[step]), position, total) else 0
+    return both
+
+
+def passes_of(recording: Recording, table: Table) -> Passes | None:
+    """The two passes as they were recorded; None where there were no two."""
+    batched = recording.anatomy.guidance_calls.startswith("conditional half")
+    products, cosines = [], []
+    for course in recording.courses:
+        if course.denoiser != table.denoiser or len(course.rows) != table.steps:
+            continue
+        pair = _pair(course, batched)
+        if pair is None:
+            return None
+        difference = recording.guidance * (pair[0] - pair[1]).flatten(1)  # (T, rows · elements)
+        products.append((difference @ difference.T / difference.shape[1]).numpy())
+        cosines.append(_cosines(course, pair, table, recording.anatomy.prediction))
+    return Passes(np.mean(products, axis=0), np.stack(cosines)) if products else None
+
+
+def _pair(course: Course, batched: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The answers of both passes, (T, rows, elements) each."""
+    streams = [
+        torch.stack(answers).double()
+        for answers in course.answers.values()
+        if len(answers) == len(course.rows) and len({answer.shape for answer in answers}) == 1
+    ]
+    if batched and len(streams) == 1 and streams[0].shape[1] % 2 == 0:
+        streams = list(streams[0].chunk(2, dim=1))
+    return (streams[0], streams[1]) if len(streams) == 2 and streams[0].shape == streams[1].shape else None
+
+
+def _cosines(course: Course, pair: tuple[torch.Tensor, torch.Tensor], table: Table, kind: str) -> Array:
+    """(T,) the least cosine of the clean estimates. The recorded answers of flow models are the flows."""
+    if "flow" in kind:
+        rows = pair[0].shape[1]
+        x = torch.stack(course.inputs).double()[:, :rows]  # (T, rows, elements)
+        sigma = torch.tensor(table.sigmas, dtype=torch.float64).view(-1, 1, 1) * (1.0 if kind == "flow" else -1.0)
+        if x.shape != pair[0].shape:
+            return np.zeros(table.steps)
+        pair = (x - sigma * pair[0], x - sigma * pair[1])
+    return np.asarray(torch.nn.functional.cosine_similarity(*pair, dim=-1).amin(1).numpy())
+
+
+def _features(products: Array) -> Array:
+    values, vectors = np.linalg.eigh(products)
+    kept = values > max(float(values[-1]), 0.0) * 1e-9
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
+def _sum_of_gaps(errors: Array, steps: Any) -> float:
+    """Squared errors of all gaps between these steps; `errors` as `gap_errors` gives them."""
+    gaps = np.clip(np.diff(steps), 1, LONGEST)
+    if not len(gaps):
+        return 0.0
+    before = np.concatenate([[1], gaps[:-1]])
+    found = errors[np.minimum(before, errors.shape[0] - 1), steps[:-1], gaps]
+    return float(np.where(np.isfinite(found), found, 0.0).sum())

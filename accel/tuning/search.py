@@ -1,0 +1,257 @@
+"""Which candidate to run next: a race in which every real run teaches the surrogate, until nothing better is likely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import NamedTuple, Protocol
+
+from accel.metrics import MAX_PSNR
+from accel.tuning.foresight import Outlook
+from accel.tuning.goal import Goal, tolerance_factor
+from accel.tuning.space import Candidate, Structure
+from accel.tuning.surrogate import Belief, Seen, Surrogate
+
+FIRST = 6  # structures that start the race
+BETTER = 1.02  # a gain in speed that is worth another run ...
+BETTER_PSNR = 0.3  # ... and one in dB
+OPTIMISM = 0.7  # how many spreads of doubt a candidate gets on credit while the search goes on
+SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
+
+
+class Found(NamedTuple):
+    """One real run, as the search needs it: metrics by name (PSNR always), time over the unaccelerated run's, and steps
+    that were computed over those asked for.
+    """
+
+    values: dict[str, float]
+    time: float
+    computed: float
+
+
+class Runner(Protocol):
+    """Makes real runs. Raises Exhausted where no time is left for one."""
+
+    def __call__(self, candidate: Candidate, shot: int) -> Found: ...
+
+
+class Exhausted(Exception):
+    """The time or the number of runs that the search may take is used up."""
+
+
+@dataclass
+class Standing:
+    """What is known of one candidate by real runs."""
+
+    found: dict[int, Found] = field(default_factory=dict)
+
+    def values(self, metric: str) -> list[float]:
+        return [found.values[metric] for found in self.found.values()]
+
+
+class Search:
+    """The race. `outlooks` are all candidates with what was simulated of them; `held_out` is the number of clips that
+    the winner will be judged on, which decides how much better than the goal the mean must be.
+    """
+
+    def __init__(
+        self,
+        goal: Goal,
+        outlooks: dict[Candidate, Outlook],
+        surrogate: Surrogate,
+        run: Runner,
+        shots: int,
+        held_out: int,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.goal, self.outlooks, self.surrogate, self._run = goal, dict(outlooks), surrogate, run
+        self.shots, self.held_out, self._tell = shots, held_out, tell
+        self.standings: dict[Candidate, Standing] = {}
+        self.refused: set[Candidate] = set()
+        self.reserve = 0.0  # dB that a verification has shown to be missing
+        self.haste = SPEED_RESERVE
+        self.seen: list[tuple[Seen, Outlook]] = []
+
+    def drop(self, unwanted: Callable[[Structure], bool]) -> None:
+        """Leaves out the candidates of such structures from now on."""
+        self.outlooks = {c: outlook for c, outlook in self.outlooks.items() if not unwanted(c.structure)}
+
+    def start(self, first: Sequence[Candidate] = ()) -> None:
+        """Successive halving of the most promising structures: all on one clip, the better half on the next ones.
+
+        first: candidates that did well elsewhere. They take the place of the exploration.
+        """
+        batch = [c for c in first if c in self.outlooks][:FIRST] or self._diverse(FIRST)
+        shot = 0
+        while batch and shot < self.shots:
+            for candidate in batch:
+                self.measure(candidate, shot)
+            batch = sorted(batch, key=self._worth, reverse=True)[: max(len(batch) // 2, 1)]
+            shot += 1
+
+    def best(self, first: bool = False) -> Candidate | None:
+        """Races on until the believed best candidate is measured on all clips, meets the goal there, and no other is
+        likely to be better; `first`: until any meets it. None where no candidate is left that could meet the goal.
+
+        Turning a structure's dial towards the limit is a bisection: each run on either side of it moves the belief
+        about where it is.
+        """
+        while True:
+            leader = self.leader()
+            challenger = self._challenger(leader)
+            if challenger is None or (first and leader is not None):
+                return leader
+            standing = self.standings.get(challenger, Standing())
+            self.measure(challenger, next(shot for shot in range(self.shots) if shot not in standing.found))
+
+    def leader(self) -> Candidate | None:
+        """The best of those that are measured on all clips and meet the goal there."""
+        able = [c for c, s in self.standings.items() if len(s.found) == self.shots and self.meets(c)]
+        return max(able, key=self.gain, default=None)
+
+    def measure(self, candidate: Candidate, shot: int) -> None:
+        """One real run, and what it teaches."""
+        self._tell(f"{candidate}, clip {shot + 1} of {self.shots}")
+        found = self._run(candidate, shot)
+        self.standings.setdefault(candidate, Standing()).found[shot] = found
+        if candidate in self.outlooks:
+            error = 10.0 ** (-min(found.values["psnr"], MAX_PSNR) / 10.0)
+            outlook = self.outlooks[candidate]
+            evaluations = outlook.evaluations * found.computed / outlook.computed
+            self.seen.append((Seen(candidate, shot, error, found.time, evaluations), outlook))
+            self.surrogate.fit(self.seen)
+
+    def meets(self, candidate: Candidate) -> bool:
+        """Whether the measured runs of a candidate allow to promise the goal."""
+        standing = self.standings[candidate]
+        if candidate in self.refused:
+            return False
+        if self.goal.speedup is not None:
+            return self.believe(candidate).speedup >= self.goal.speedup * self.haste
+        return self._measured_margin(standing) >= 0.0
+
+    def believe(self, candidate: Candidate) -> Belief:
+        """The surrogate's belief, and what was measured in its place once all clips are measured. Not so for time,
+        which is pooled over all runs of a method: evaluations can be counted, and times are noisy.
+        """
+        outlook, standing = self.outlooks[candidate], self.standings.get(candidate)
+        made = None
+        if standing is not None:
+            computed = fmean(found.computed for found in standing.found.values())
+            made = outlook.evaluations * computed / outlook.computed
+        belief = self.surrogate.believe(candidate, outlook, made)
+        if standing is None or len(standing.found) < self.shots:
+            return belief
+        values = standing.values("psnr")
+        return Belief(fmean(values), 0.0, self._scatter(values), belief.speedup)
+
+    def nearest(self) -> Candidate | None:
+        """Of the candidates measured on all clips the one that misses the goal by least."""
+        measured = [c for c, s in self.standings.items() if len(s.found) == self.shots]
+        if self.goal.speedup is not None:
+            return max(measured, key=lambda c: self.believe(c).speedup, default=None)
+        return max(measured, key=lambda c: self._measured_margin(self.standings[c]), default=None)
+
+    def learn(self, candidate: Candidate, shortfall: float, speed: float) -> None:
+        """A verification failed: this candidate is out, and the next must have so many dB, or be faster by this."""
+        self.refused.add(candidate)
+        self.reserve += max(shortfall, 0.0) * 0.7
+        self.haste *= max(speed, 1.0)
+
+    def _challenger(self, leader: Candidate | None) -> Candidate | None:
+        """The candidate whose next run is worth most; None where no one is likely to beat the leader."""
+        beaten = -math.inf if leader is None else self.gain(leader)
+        least = BETTER_PSNR if self.goal.speedup is not None else math.log(BETTER)
+        open_ = [c for c in self.outlooks if c != leader and not self._settled(c) and self._likely(c, OPTIMISM)]
+        best = max(open_, key=self.gain, default=None)
+        return best if best is not None and self.gain(best) > beaten + least else None
+
+    def _settled(self, candidate: Candidate) -> bool:
+        standing = self.standings.get(candidate)
+        if candidate in self.refused:
+            return True
+        return standing is not None and len(standing.found) == self.shots
+
+    def gain(self, candidate: Candidate) -> float:
+        """What the goal wants much of: log speed-up, or PSNR (on credit, while it is only believed)."""
+        belief = self.believe(candidate)
+        if self.goal.speedup is None:
+            return math.log(belief.speedup)
+        return belief.psnr + OPTIMISM * belief.doubt
+
+    def _worth(self, candidate: Candidate) -> float:
+        """For the halving: those that can still meet the goal first, by their gain."""
+        return self.gain(candidate) - (0.0 if self._likely(candidate, OPTIMISM) else 1e3)
+
+    def _likely(self, candidate: Candidate, optimism: float) -> bool:
+        """Whether the candidate may well meet the goal."""
+        belief = self.believe(candidate)
+        if self.goal.speedup is not None:
+            return belief.speedup >= self.goal.speedup * self.haste
+        factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
+        return belief.psnr + optimism * belief.doubt - factor * belief.scatter >= self._required() + self.reserve
+
+    def _measured_margin(self, standing: Standing) -> float:
+        """The margin of the goal on the measured clips, in dB where PSNR decides, else in the metric's slacks."""
+        margins = []
+        for bound in self.goal.bounds:
+            good = [bound.sign * (value - bound.limit) + bound.slack for value in standing.values(bound.name)]
+            factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
+            spread = self._scatter(good) if bound.name == "psnr" else (stdev(good) if len(good) > 1 else 0.0)
+            margins.append(
+                min(min(good), fmean(good) - factor * spread) - (self.reserve if bound.name == "psnr" else 0)
+            )
+        return min(margins)
+
+    def _scatter(self, values: Sequence[float]) -> float:
+        """Standard deviation over prompts in dB: that of a few clips, drawn towards what all runs say."""
+        prior = 10.0 / math.log(10.0) * self.surrogate.scatter
+        spread = stdev(values) if len(values) > 1 else prior
+        count = len(values) - 1
+        return math.sqrt((count * spread**2 + 3 * prior**2) / (count + 3))
+
+    def _required(self) -> float:
+        """The PSNR that the bounds stand for, less their slack: that of PSNR itself, and for other metrics the one at
+        which the runs so far have reached the limit."""
+        return max((self._in_psnr(bound.name, bound.limit, bound.slack) for bound in self.goal.bounds), default=0.0)
+
+    def _in_psnr(self, name: str, limit: float, slack: float) -> float:
+        if name == "psnr":
+            return limit - slack
+        sign = next(bound.sign for bound in self.goal.bounds if bound.name == name)
+        points = sorted(
+            (found.values["psnr"], sign * found.values[name])
+            for standing in self.standings.values()
+            for found in standing.found.values()
+        )
+        good = [psnr for psnr, value in points if value >= sign * limit - slack]
+        bad = [psnr for psnr, value in points if value < sign * limit - slack]
+        if not good or not bad:
+            return (max(bad) + 3.0) if bad else (min(good) - 3.0 if good else 32.0)
+        return (fmean(sorted(good)[:3]) + fmean(sorted(bad)[-3:])) / 2
+
+    def _diverse(self, count: int) -> list[Candidate]:
+        """The most promising candidates, one of each structure, and no cache or other method in more than half."""
+        chosen: list[Candidate] = []
+        used: dict[str, int] = {}
+        for candidate in sorted(self._fronts(), key=self.gain, reverse=True):
+            names = candidate.structure.names()
+            if any(used.get(name, 0) >= max(count // 2, 1) for name in names):
+                continue
+            chosen.append(candidate)
+            used.update({name: used.get(name, 0) + 1 for name in names})
+            if len(chosen) == count:
+                break
+        return chosen
+
+    def _fronts(self) -> Iterable[Candidate]:
+        """Of each structure the best candidate that is likely to meet the goal by simulation alone."""
+        best: dict[Structure, Candidate] = {}
+        for candidate in self.outlooks:
+            if self._likely(candidate, 0.0):
+                known = best.get(candidate.structure)
+                if known is None or self.gain(candidate) > self.gain(known):
+                    best[candidate.structure] = candidate
+        return best.values()

@@ -1,0 +1,55 @@
+"""What is generated: the clips that a tuning searches with, and those that its winner is judged on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SEARCH_SHOTS = 4  # at most so many clips to search with
+FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few
+
+
+class Shot(NamedTuple):
+    """One thing to generate."""
+
+    prompt: str
+    seed: int
+
+
+class Split(NamedTuple):
+    """What is searched with, and what the winner is judged on: every held-out prompt with every held-out seed."""
+
+    shots: tuple[Shot, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def held_out(self) -> int:
+        return len(self.prompts) * len(self.seeds)
+
+
+def split(prompts: Sequence[str], held_out: Sequence[str] | None, seed: int) -> Split:
+    """Of six and more prompts a third to search with; of fewer all, and held out with other seeds.
+
+    Raises ValueError, in one sentence, for what is not a list of prompts.
+    """
+    for name, given in (("prompts", prompts), ("held_out", held_out)):
+        if given is not None and (
+            isinstance(given, str) or not given or not all(isinstance(text, str) for text in given)
+        ):
+            raise ValueError(
+                f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
+            )
+    if type(seed) is not int:
+        raise ValueError(f"seed must be a whole number, not {seed!r}.")
+    texts, first = tuple(prompts), seed
+    if held_out is not None:
+        searched, judged = texts[:SEARCH_SHOTS], tuple(held_out)
+    elif len(texts) >= 6:
+        count = min(len(texts) // 3, SEARCH_SHOTS)
+        searched, judged = texts[:count], texts[count:]
+    else:
+        searched, judged, first = texts[:SEARCH_SHOTS], texts, seed + 1
+    seeds = tuple(range(first, first + math.ceil(FEWEST_HELD_OUT / len(judged))))
+    return Split(tuple(Shot(prompt, seed) for prompt in searched), judged, seeds)

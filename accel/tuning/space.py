@@ -1,0 +1,205 @@
+"""What the tuner chooses from: structures (which method stands at each lever) and one dial, how much is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from accel.anatomy import Anatomy
+from accel.attention import LowPrecision, WindowResidual
+from accel.caching import Calibration, EasyCache, OptimalSchedule, SeaCache
+from accel.caching.method import CacheMethod
+from accel.lever import Idle
+from accel.method import Method, from_dict
+from accel.recipe import Recipe
+from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector, UniPC
+
+LEVERS = ("cache", "attention", "guidance", "sampler")
+# Caches that the dial can be turned of, by how a share of computed steps becomes a method.
+PLANNED, CALIBRATED = "planned", "calibrated schedule"
+MEASURING: dict[str, CacheMethod] = {
+    "SeaCache": SeaCache(warmup=3, max_skips=7),
+    "EasyCache": EasyCache(warmup=3, max_skips=7),
+}
+GUIDANCES: tuple[Method, ...] = (
+    AdaptiveGuidance(delta=GuidanceDelta(1.1)),
+    AdaptiveGuidance(),
+    GuidanceDelta(1.3),
+    GuidanceDelta(),
+)
+ATTENTIONS: tuple[Method, ...] = (LowPrecision(), WindowResidual(), LowPrecision(sparse=WindowResidual()))
+SAMPLERS: tuple[Method, ...] = (
+    PseudoCorrector(steps=0.7),
+    PseudoCorrector(steps=0.5),
+    UniPC(steps=0.5),
+    UniPC(steps=0.35),
+)
+# Fewer computed steps than these are no forecasts any more.
+LEAST_COMPUTED = 5
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One method at each lever; the cache by its name, because the dial belongs to it ("" is none)."""
+
+    cache: str = ""
+    guidance: Method | None = None
+    sampler: Method | None = None
+    attention: Method | None = None
+
+    def others(self) -> dict[str, Method]:
+        """The levers besides the cache that are on."""
+        named = {"guidance": self.guidance, "sampler": self.sampler, "attention": self.attention}
+        return {lever: method for lever, method in named.items() if method is not None}
+
+    def names(self) -> tuple[str, ...]:
+        """What it is made of, by the names that factors are learned for."""
+        caches = (f"cache {self.cache}",) if self.cache else ()
+        return (*caches, *(f"{lever} {method}" for lever, method in self.others().items()))
+
+    def __str__(self) -> str:
+        return " + ".join([*([self.cache] if self.cache else []), *map(str, self.others().values())]) or "off"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A structure with its dial: the share of its steps that compute, 1 without a cache."""
+
+    structure: Structure
+    compute: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        others = {lever: method.to_dict() for lever, method in self.structure.others().items()}
+        return {"cache": self.structure.cache, "compute": self.compute, **others}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
+        """Raises ValueError, KeyError or TypeError for what no version of this class has written."""
+        levers = ("guidance", "sampler", "attention")
+        others: dict[str, Any] = {lever: from_dict(lever, data[lever], lever) for lever in levers if lever in data}
+        return cls(Structure(str(data["cache"]), **others), float(data["compute"]))
+
+    def __str__(self) -> str:
+        return f"{self.structure}" + (f" at {self.compute:.2f}" if self.structure.cache else "")
+
+
+@dataclass(frozen=True)
+class Space:
+    """The choices that this pipeline has at each lever, and why it does not have the others."""
+
+    caches: tuple[str, ...]
+    guidances: tuple[Method, ...]
+    samplers: tuple[Method, ...]
+    attentions: tuple[Method, ...]
+    steps: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def structures(self) -> list[Structure]:
+        """All of them. Caches that decide by measuring are not combined with samplers: thresholds are tuned on the
+        recorded step count."""
+        levers = product(("", *self.caches), (None, *self.guidances), (None, *self.samplers), (None, *self.attentions))
+        found = [Structure(*choice) for choice in levers]
+        return [s for s in found if s != Structure() and not (s.cache in MEASURING and s.sampler is not None)]
+
+    def dials(self, structure: Structure) -> list[float]:
+        """The settings of its dial, from much to little: some above a half, and below that a computed step apart."""
+        if not structure.cache:
+            return [1.0]
+        steps = self.steps_of(structure)
+        low, middle = min(LEAST_COMPUTED, steps - 2), steps // 2
+        coarse = range(steps - 2, middle, -max(steps // 10, 1))
+        return [count / steps for count in [*coarse, *range(max(middle, low), max(low, 1) - 1, -1)]]
+
+    def steps_of(self, structure: Structure) -> int:
+        """How many steps it runs."""
+        share = getattr(structure.sampler, "steps", 1.0)
+        return max(round(self.steps * share), 1)
+
+    def without(self, lever: str, method: Method, why: str) -> Space:
+        """The space without a choice that turned out to do nothing here."""
+        plural = f"{lever}s"
+        kept = tuple(other for other in getattr(self, plural) if other != method)
+        return replace(self, **{plural: kept, "left_out": {**self.left_out, str(method): why}})  # type: ignore[arg-type]
+
+
+def space_of(
+    anatomy: Anatomy, calibration: Calibration | None, steps: int, guided: bool, levers: Sequence[str], generic: bool
+) -> Space:
+    """The choices that can act on this pipeline at all.
+
+    guided: whether classifier-free guidance is on. levers: those to choose from. generic: only methods without
+    constants of the model, for recipes that are to go with other models.
+    """
+    left_out: dict[str, str] = {}
+    caches = [PLANNED]
+    if calibration is not None and not generic:
+        caches += [CALIBRATED] if all(table.gram for table in calibration.tables) else []
+        caches += [name for name in MEASURING if _simulated(name, calibration, left_out)]
+    chosen: dict[str, tuple[Method, ...]] = {
+        "guidance": GUIDANCES if guided else (),
+        "sampler": SAMPLERS,
+        "attention": ATTENTIONS,
+    }
+    if not guided:
+        left_out["guidance"] = "classifier-free guidance is off, so there is no second pass to save"
+    able = {
+        lever: tuple(method for method in methods if lever in levers and _able(method, anatomy, left_out))
+        for lever, methods in chosen.items()
+    }
+    return Space(
+        tuple(caches) if "cache" in levers else (),
+        able["guidance"], able["sampler"], able["attention"], steps, left_out,
+    )  # fmt: skip
+
+
+class Recipes:
+    """Makes recipes of candidates, for one calibration and runs of `steps` steps."""
+
+    def __init__(self, calibration: Calibration | None, steps: int) -> None:
+        self.calibration, self.steps = calibration, steps
+        self._caches: dict[tuple[str, float, int], Method | None] = {}
+
+    def of(self, candidate: Candidate, name: str = "") -> Recipe | None:
+        """None where the cache cannot compute as little."""
+        structure = candidate.structure
+        methods: dict[str, Any] = dict(structure.others())
+        if structure.cache:
+            kept = max(round(self.steps * getattr(structure.sampler, "steps", 1.0)), 1)
+            key = (structure.cache, candidate.compute, kept)
+            if key not in self._caches:
+                self._caches[key] = self._cache(*key)
+            if self._caches[key] is None:
+                return None
+            methods["cache"] = self._caches[key]
+        return Recipe(**methods, name=name)
+
+    def _cache(self, name: str, share: float, steps: int) -> Method | None:
+        if name == PLANNED:
+            return OptimalSchedule(round(share, 4))
+        if self.calibration is None:
+            return None
+        try:
+            if name == CALIBRATED:
+                return self.calibration.schedule(share, steps)
+            return self.calibration.threshold(MEASURING[name], share)
+        except ValueError:  # its own guards compute more than that
+            return None
+
+
+def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str]) -> bool:
+    """Whether the method finds anything to act on; why not goes to `left_out`."""
+    lever = method.build(anatomy)
+    if isinstance(lever, Idle):
+        left_out[str(method)] = lever.report([]).reason
+    return not isinstance(lever, Idle)
+
+
+def _simulated(name: str, calibration: Calibration, left_out: dict[str, str]) -> bool:
+    try:
+        calibration.compute(MEASURING[name])
+    except ValueError as error:
+        left_out[name] = str(error)
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""What the tuner believes about quality and time: simulated numbers, with factors that are learned from real runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.tuning.foresight import Outlook
+from accel.tuning.space import Candidate
+
+Array = NDArray[np.float64]
+
+# Natural logarithm of squared error in pixels (0..1) for one unit of a lever's simulated error, and how far it may be
+# off. Simulated errors of caches and guidance are of latents of unit variance; the pocket models have 0.005 to 0.01.
+FACTORS: dict[str, tuple[float, float]] = {
+    "cache": (math.log(0.008), 1.2),
+    "guidance": (math.log(0.008), 1.2),
+    "attention": (math.log(1e-4), 2.0),
+    "sampler": (math.log(2e-5), 2.0),
+}
+STRUCTURE_SPREAD = 0.4  # of a structure's own factor: errors that do not simply add
+PROMPT_SPREAD = 0.7  # of a prompt's factor
+NOISE = 0.4
+SPEED_SPREAD = 0.25  # of the factors on time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One real run: the candidate, the clip's number, squared error in pixels, and the time and the evaluations that it
+    took, both over the unaccelerated run's.
+    """
+
+    candidate: Candidate
+    clip: int
+    squared_error: float
+    time: float
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class Belief:
+    """About one candidate on prompts yet unseen: mean PSNR in dB, the spread of this belief, the scatter of single
+    prompts around that mean, and speed-up.
+    """
+
+    psnr: float
+    doubt: float
+    scatter: float
+    speedup: float
+
+
+@dataclass
+class Surrogate:
+    """Errors of levers add up: error = sum of factor x simulated error, times what is this structure's and this
+    prompt's own. Time is fixed + evaluations, times a factor for each method.
+
+    Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `priors`: by a name of
+    `Structure.names`, or by the lever alone; `speeds` are factors on time to start from. What was learned is in
+    `factors` and `times`. fixed: share of the unaccelerated time that is not denoising.
+    """
+
+    fixed: float
+    priors: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(FACTORS))
+    speeds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.factors: dict[str, tuple[float, float]] = {}
+        self._structures: dict[str, tuple[float, float]] = {}
+        self.times: dict[str, float] = dict(self.speeds)
+        self.scatter = PROMPT_SPREAD
+
+    def fit(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+        """Learns from all runs so far."""
+        if not seen:
+            return
+        self._fit_errors(seen)
+        self._fit_times(seen)
+
+    def believe(self, candidate: Candidate, outlook: Outlook, evaluations: float | None = None) -> Belief:
+        """What to expect of a candidate; `evaluations` are those that it really makes, once that is known."""
+        parts = {name: self._factor(name) for name in candidate.structure.names()}
+        errors = {name: math.exp(parts[name][0]) * _error(outlook, name) for name in parts}
+        total = sum(errors.values()) + 1e-10
+        own, own_spread = self._structures.get(str(candidate.structure), (0.0, STRUCTURE_SPREAD))
+        doubt = math.hypot(own_spread, *(errors[name] / total * parts[name][1] for name in parts))
+        time = math.exp(sum(self.times.get(name, 0.0) for name in parts))
+        decibel = 10.0 / math.log(10.0)
+        return Belief(
+            psnr=min(-decibel * (math.log(total) + own), 100.0),
+            doubt=decibel * doubt,
+            scatter=decibel * self.scatter,
+            speedup=1.0 / (self.fixed + (1.0 - self.fixed) * (evaluations or outlook.evaluations) * time),
+        )
+
+    def _factor(self, name: str) -> tuple[float, float]:
+        return self.factors.get(name) or self._prior(name)
+
+    def _prior(self, name: str) -> tuple[float, float]:
+        return self.priors.get(name) or self.priors.get(name.split(" ")[0]) or FACTORS[name.split(" ")[0]]
+
+    def _fit_errors(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+        names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
+        structures = sorted({str(run.candidate.structure) for run, _ in seen})
+        clips = sorted({run.clip for run, _ in seen})
+        priors = [self._prior(name) for name in names]
+        means = np.array([mean for mean, _ in priors] + [0.0] * (len(structures) + len(clips)))
+        spreads = np.array(
+            [spread for _, spread in priors] + [STRUCTURE_SPREAD] * len(structures) + [PROMPT_SPREAD] * len(clips)
+        )
+        design = [
+            (
+                [(names.index(name), _error(outlook, name)) for name in run.candidate.structure.names()],
+                len(names) + structures.index(str(run.candidate.structure)),
+                len(names) + len(structures) + clips.index(run.clip),
+                math.log(max(run.squared_error, 1e-10)),
+            )
+            for run, outlook in seen
+        ]
+        values, covariance, residuals = _most_probable(design, means, spreads)
+        deviations = np.sqrt(np.diag(covariance))
+        pairs = list(zip(values.tolist(), deviations.tolist(), strict=True))
+        self.factors = dict(zip(names, pairs, strict=False))
+        self._structures = dict(zip(structures, pairs[len(names) :], strict=False))
+        found = values[len(names) + len(structures) :]
+        # A few clips say little about how much clips differ: what was assumed counts as four of them.
+        between = (4 * PROMPT_SPREAD**2 + float(np.sum(found**2))) / (4 + len(found))
+        within = (4 * NOISE**2 + float(np.sum(residuals**2))) / (4 + len(residuals))
+        self.scatter = math.sqrt(between + within)
+
+    def _fit_times(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+        """Ridge regression of log time over what the number of evaluations says."""
+        names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
+        rows, wanted = np.zeros((len(seen), len(names))), np.zeros(len(seen))
+        for row, (run, _) in enumerate(seen):
+            for name in run.candidate.structure.names():
+                rows[row, names.index(name)] = 1.0
+            expected = (1.0 - self.fixed) * run.evaluations
+            wanted[row] = math.log(max(run.time - self.fixed, 1e-3) / max(expected, 1e-6))
+        start = np.array([self.speeds.get(name, 0.0) for name in names])
+        ridge = np.eye(len(names)) * (0.1 / SPEED_SPREAD) ** 2
+        change = np.linalg.solve(rows.T @ rows + ridge, rows.T @ (wanted - rows @ start))
+        self.times = dict(self.speeds) | dict(zip(names, (start + change).tolist(), strict=True))
+
+
+def _error(outlook: Outlook, name: str) -> float:
+    return outlook.errors.get(name.split(" ")[0], 0.0)
+
+
+def _most_probable(design: Sequence[Any], means: Array, spreads: Array) -> tuple[Array, Array, Array]:
+    """Values, their covariance and the residuals of the runs, by Gauss-Newton steps from the prior means."""
+    values = means.copy()
+    precision = np.diag(1.0 / spreads**2)
+    for _ in range(12):
+        jacobian, residuals = _linearised(design, values)
+        normal = jacobian.T @ jacobian / NOISE**2 + precision
+        step = np.linalg.solve(normal, jacobian.T @ residuals / NOISE**2 + precision @ (means - values))
+        values = values + np.clip(step, -2.0, 2.0)
+    jacobian, residuals = _linearised(design, values)
+    return values, np.linalg.inv(jacobian.T @ jacobian / NOISE**2 + precision), residuals
+
+
+def _linearised(design: Sequence[Any], values: Array) -> tuple[Array, Array]:
+    jacobian, residuals = np.zeros((len(design), len(values))), np.zeros(len(design))
+    for row, (terms, structure, clip, observed) in enumerate(design):
+        parts = [math.exp(values[index]) * error for index, error in terms]
+        total = sum(parts) + 1e-10
+        for (index, _), part in zip(terms, parts, strict=True):
+            jacobian[row, index] += part / total
+        jacobian[row, structure] = jacobian[row, clip] = 1.0
+        residuals[row] = observed - math.log(total) - values[structure] - values[clip]
+    return jacobian, residuals

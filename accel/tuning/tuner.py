@@ -1,0 +1,310 @@
+"""One tuning from beginning to end: record, simulate, search, verify, remember."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from accel.anatomy import Anatomy, inspect
+from accel.caching.averages import record
+from accel.comparison import call_arguments_of, compare, steps_of
+from accel.contest import Verifier
+from accel.environment import environment
+from accel.metrics import to_frames
+from accel.recipe import Recipe
+from accel.rendering.fingerprint import fingerprint
+from accel.results import Comparison
+from accel.tuning import evidence, history
+from accel.tuning.foresight import Foresight, Outlook
+from accel.tuning.goal import Goal
+from accel.tuning.lab import Lab
+from accel.tuning.search import Exhausted, Found, Search
+from accel.tuning.shots import Split
+from accel.tuning.space import Candidate, Recipes, Space, space_of
+from accel.tuning.surrogate import Surrogate
+
+RECORDED = 2
+VERIFICATIONS = 5
+EARLY = 0.25  # of the time that is left, what verifying the first candidate may take
+WORTH = 0.97  # share of the evaluations that a guidance method must leave to be a candidate
+
+
+@dataclass
+class Tuner:
+    """One tuning: `prepare` records and simulates, `work` searches and verifies, `outcome` says what came of it."""
+
+    pipe: Any
+    goal: Goal
+    split: Split
+    given: Mapping[str, Any]
+    asked_steps: int | None
+    folder: Path
+    verify: Verifier | None
+    tell: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of(self.pipe, self.asked_steps)
+        self.arguments = call_arguments_of(self.pipe, self.given)
+        self.anatomy: Anatomy = inspect(self.pipe)
+        self.model = {
+            "pipeline": self.anatomy.pipeline,
+            "repository": self.anatomy.repository,
+            "fingerprint": fingerprint(self.pipe),
+        }
+        self.winner: Candidate | None = None
+        self.verified: Recipe | None = None
+        self.comparison: Comparison | None = None
+        self._nearest: tuple[Recipe, Comparison] | None = None
+        self._started = time.monotonic()
+        self._checks = 0
+
+    def prepare(self, levers: Sequence[str], generic: bool, known: str | os.PathLike[str] | bool) -> None:
+        """Unaccelerated runs, the space of candidates, and what is expected of each."""
+        versions = {
+            name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
+        }
+        identity = {**self.model, **versions, "arguments": {key: repr(value) for key, value in self.arguments.items()}}
+        self.lab = Lab(
+            self.pipe, self.split.shots, self.steps, self.arguments, self.goal.metrics, self.folder, identity
+        )
+        self.tell("warming up")
+        self.lab.warm_up()
+        self.foresight = self._foresight()
+        for shot in range(len(self.split.shots)):
+            self.tell(f"unaccelerated, clip {shot + 1} of {len(self.split.shots)}")
+            self.lab.reference(shot)
+        calibration = self.foresight.calibration
+        guided = bool(self.foresight.passes)
+        space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
+        self.space = self._acting(space)
+        self.recipes = Recipes(calibration, self.steps)
+        self.tell("simulating")
+        outlooks = self._outlooks()
+        self.features = self._features()
+        self.advice = history.advice(_earlier(known), self.features, self._limit(), self.goal.speedup)
+        surrogate = Surrogate(self.lab.fixed, self.advice.priors, self.advice.times)
+        self.search = Search(
+            self.goal, outlooks, surrogate, self._run, len(self.split.shots), self.split.held_out, self.tell
+        )
+
+    def work(self, seconds: float) -> None:
+        """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.
+
+        The first candidate that meets the goal is verified at once where that is cheap, so that an interruption finds
+        something to return.
+        """
+        self._deadline = self._started + seconds
+        with _until_exhausted():
+            self.search.start([self._reachable(candidate) for candidate in self.advice.first])
+            first = self.search.best(first=True)
+            if first is not None and self._verification() < EARLY * self._left():
+                self._judge(first)
+        while self._checks < VERIFICATIONS:
+            best: Candidate | None = None
+            with _until_exhausted():
+                best = self.search.best()
+            best = best or self.search.leader()
+            if best is None or best == self.winner or self._judge(best):
+                break
+        if self.winner is None and self._nearest is None and (nearest := self._any()) is not None:
+            self._judge(nearest)
+
+    def outcome(self) -> Recipe | None:
+        """The verified recipe, else the nearest one with `met` false; None where nothing could be run."""
+        if self.verified is None and self._nearest is not None:
+            recipe, self.comparison = self._nearest
+            return recipe
+        return self.verified
+
+    def remember(self, known: str | os.PathLike[str] | bool) -> None:
+        """Adds a tuning that met its goal to the file of earlier ones."""
+        if self.verified is None or self.winner is None or known is False:
+            return
+        learned = self.search.surrogate
+        tuning = history.Tuning(
+            self.features, self._limit(), self.goal.speedup, self.winner.to_dict(),
+            self.verified.evidence["quality"]["psnr"]["mean"], self.verified.evidence["speedup"],
+            learned.factors, learned.times, self.anatomy.repository or self.anatomy.pipeline, self.lab.runs,
+        )  # fmt: skip
+        history.remember(history.own_file() if known is True else Path(known), tuning)
+
+    def _foresight(self) -> Foresight:
+        """Recorded on the first prompts, or read from the folder."""
+        found = Foresight.load(self.folder, self.anatomy)
+        if found is not None:
+            return found
+        shots = self.split.shots[:RECORDED]
+
+        def generate(pipe: Any, prompt: str, index: int) -> None:
+            import torch
+
+            self.tell(f"recording, clip {index + 1} of {len(shots)}")
+            generator = torch.Generator("cpu").manual_seed(shots[index].seed)
+            to_frames(pipe(**self.arguments, prompt=prompt, num_inference_steps=self.steps, generator=generator))
+
+        recording = record(
+            self.pipe, [shot.prompt for shot in shots], generate=generate, layer_lags=0, **self._plain_arguments()
+        )
+        found = Foresight.of(recording)
+        found.save(self.folder)
+        return found
+
+    def _acting(self, space: Space) -> Space:
+        """The space without attention methods that do nothing here: most say so only when they see the tokens."""
+        for method in space.attentions:
+            self.tell(f"trying {method}")
+            lever = self.lab.levers(Recipe(attention=method), steps=3)[0]
+            if not lever.engaged:
+                space = space.without("attention", method, lever.reason)
+        return space
+
+    def _outlooks(self) -> dict[Candidate, Outlook]:
+        """Of every candidate, but for those whose guidance method finds little to save behind their cache."""
+        found: dict[Candidate, Outlook] = {}
+        for structure in self.space.structures():
+            for share in self.space.dials(structure):
+                candidate = Candidate(structure, share)
+                recipe = self.recipes.of(candidate)
+                if recipe is None:
+                    continue
+                outlook = self.foresight.outlook(recipe)
+                if recipe.guidance is not None:
+                    without = self.foresight.outlook(replace(recipe, guidance=None)).evaluations
+                    if outlook.evaluations > WORTH * without:
+                        continue
+                found[candidate] = outlook
+        return found
+
+    def _run(self, candidate: Candidate, shot: int) -> Found:
+        recipe = self.recipes.of(candidate)
+        if recipe is None or self._left() < 0.0:
+            raise Exhausted
+        trial = self.lab.trial(recipe, shot)
+        for lever, why in trial.idle.items():
+            method = getattr(candidate.structure, lever, None)
+            if method is not None and lever != "cache":
+                self.space = self.space.without(lever, method, why)
+                self.search.drop(lambda structure, m=method: m in structure.others().values())  # type: ignore[misc]
+        return Found(dict(trial.values), trial.time, trial.computed)
+
+    def _left(self) -> float:
+        """Seconds for the search, those for one verification put aside."""
+        return self._deadline - time.monotonic() - self._verification()
+
+    def _verification(self) -> float:
+        """Seconds that one takes: unaccelerated, accelerated, and with fewer steps in the same time."""
+        return 2.0 * self.split.held_out * self.lab.seconds
+
+    def _judge(self, candidate: Candidate) -> bool:
+        """Verifies the candidate on the held-out clips. One that passes becomes the winner; what is seen of one that
+        fails is learned from.
+        """
+        self._checks += 1
+        recipe = self.recipes.of(candidate)
+        if recipe is None:
+            return False
+        self.tell(f"verifying {candidate} on {self.split.held_out} clips that the search has not seen")
+        expected = self.search.believe(candidate).speedup
+        others = {name: metric for name, metric in self.goal.metrics.items() if name not in ("psnr", "ssim")}
+        comparison = compare(
+            self.pipe, [(evidence.TUNED, recipe)], self.split.prompts, self.split.seeds, steps=self.steps,
+            call_arguments=self.given, verify=self.verify, metrics=others, progress=False,
+            fewer_steps=sorted({min(max(round(self.steps / max(expected, 1.0)), 1), self.steps)}),
+        )  # fmt: skip
+        quality = evidence.qualities(comparison)
+        speedup = comparison.row(evidence.TUNED).speedup
+        margin = math.inf if self.goal.speedup is not None else self.goal.margin(quality)
+        met = margin >= 0.0 and speedup >= (self.goal.speedup or 0.0)
+        found = self._with_evidence(recipe, comparison, met, candidate)
+        if met:
+            self.winner, self.verified, self.comparison = candidate, found, comparison
+            self.tell(f"verified: {evidence.sentence(found.evidence)}")
+            return True
+        if self._nearest is None or self._closer(found, self._nearest[0]):
+            self._nearest = (found, comparison)
+        shortfall = 0.0 if margin == math.inf else -margin
+        self.search.learn(candidate, shortfall, (self.goal.speedup or 0.0) / speedup if self.goal.speedup else 1.0)
+        return False
+
+    def _with_evidence(self, recipe: Recipe, comparison: Comparison, met: bool, candidate: Candidate) -> Recipe:
+        trials = [
+            {
+                "candidate": str(c),
+                "clips": len(standing.found),
+                "speedup": self.search.believe(c).speedup,
+                "psnr": fmean(standing.values("psnr")),
+                "evaluations": self.search.outlooks[c].evaluations,
+            }
+            for c, standing in self.search.standings.items()
+            if c in self.search.outlooks
+        ]
+        search = {
+            "simulated": len(self.search.outlooks),
+            "runs": self.lab.runs,
+            "verifications": self._checks,
+            "minutes": (time.monotonic() - self._started) / 60.0,
+            "advised": list(self.advice.models),
+            "left_out": dict(self.space.left_out),
+        }
+        proof = evidence.evidence_of(self.goal, comparison, met, str(candidate), trials, self.model, search)
+        return replace(recipe, name=f"tuned for {self.goal}", evidence=proof)
+
+    def _closer(self, one: Recipe, other: Recipe) -> bool:
+        key = (
+            (lambda r: r.evidence["speedup"])
+            if self.goal.speedup
+            else (lambda r: r.evidence["quality"]["psnr"]["worst"])
+        )
+        return bool(key(one) > key(other))
+
+    def _any(self) -> Candidate | None:
+        """What comes nearest to a goal that nothing measured has met."""
+        nearest = self.search.nearest()
+        if nearest is not None:
+            return nearest
+        wanted = self.goal.speedup is not None
+        return max(
+            self.search.outlooks,
+            key=lambda c: self.search.believe(c).speedup if wanted else self.search.believe(c).psnr,
+            default=None,
+        )
+
+    def _reachable(self, candidate: Candidate) -> Candidate:
+        """The candidate with its dial on the nearest setting that was simulated here."""
+        alike = [c for c in self.search.outlooks if c.structure == candidate.structure]
+        return min(alike, key=lambda c: abs(c.compute - candidate.compute), default=candidate)
+
+    def _features(self) -> dict[str, float]:
+        frames = len(self.lab.reference(0))
+        guidance = self.foresight.calibration.key.guidance or 1.0
+        return history.features_of(self.anatomy, self.foresight, self.steps, guidance, frames)
+
+    def _limit(self) -> float | None:
+        return next((bound.limit for bound in self.goal.bounds if bound.name == "psnr"), None)
+
+    def _plain_arguments(self) -> dict[str, Any]:
+        """For the calibration's own record of what it belongs to."""
+        return {**self.given, "num_inference_steps": self.steps}
+
+
+@contextmanager
+def _until_exhausted() -> Iterator[None]:
+    try:
+        yield
+    except Exhausted:
+        return
+
+
+def _earlier(known: str | os.PathLike[str] | bool) -> list[history.Tuning]:
+    if known is False:
+        return []
+    if known is True:
+        return history.load(history.shipped_file(), history.own_file())
+    return history.load(Path(known))

@@ -1,0 +1,177 @@
+"""`accel.tune` on the pocket model: what it returns is verified, what it cannot do it says, nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import accel
+from accel import pocket
+from accel.contest import quiet
+from accel.metrics import psnr, to_frames
+from accel.patch import session_of
+from accel.recipe import Recipe
+from accel.tuning import Bound, Interrupted, NotMet, history
+from accel.tuning.evidence import sentence
+from accel.tuning.lab import JOURNAL
+
+STEPS = 12
+PROMPTS = pocket.prompts(6, 42)
+CALL = {"num_frames": 1}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Iterator[Any]:
+    found = pocket.load("video")
+    with quiet(found):
+        yield found
+
+
+def tuned(pipe: Any, **asked: Any) -> Recipe:
+    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache", "guidance"), "known": False}
+    return accel.tune(pipe, **{"prompts": PROMPTS, **given, **asked})
+
+
+@pytest.fixture(scope="module")
+def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tuning for 30 dB, with everything that it writes."""
+    out = tmp_path_factory.mktemp("tuning")
+    tuned(pipe, min_psnr=30.0, out=out, known=out / "history.jsonl", verify=pocket.verify)
+    return out
+
+
+def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, folder: Path) -> None:
+    def film(recipe: Recipe, prompt: str) -> Any:
+        with accel.accelerate(pipe, recipe):
+            generator = torch.Generator().manual_seed(7)
+            return to_frames(pipe(prompt, num_inference_steps=STEPS, output_type="np", generator=generator, **CALL))
+
+    recipe = Recipe.load(folder / "recipe.json")
+    unseen = pocket.prompts(6, 43)
+    kept = [psnr(film(recipe, prompt), film(Recipe(), prompt)) >= 29.0 for prompt in unseen]
+    assert sum(kept) >= 5, "of all prompts 95 %"
+
+
+def test_the_recipe_carries_its_evidence(folder: Path) -> None:
+    recipe = Recipe.load(folder / "recipe.json")
+    proof = recipe.evidence
+    assert proof["met"] and proof["speedup"] > 1.2
+    assert len(proof["quality"]["psnr"]["values"]) == len(proof["held_out"]["prompts"]) * len(
+        proof["held_out"]["seeds"]
+    )
+    assert proof["quality"]["psnr"]["worst"] >= 29.0
+    assert not set(proof["held_out"]["prompts"]) & set(PROMPTS[:2]), "two of six were searched with"
+    assert {"torch", "diffusers", "accel", "device_name"} <= set(proof["environment"])
+    assert proof["model"]["fingerprint"].startswith("WanPocketPipeline@")
+    assert "PSNR at least 30: met with" in sentence(proof)
+    assert "evidence" not in recipe.to_dict(), "jobs and labels are about what a recipe does"
+    page = (folder / "evidence.html").read_text()
+    assert "<svg" in page and proof["held_out"]["prompts"][0] in page
+    assert (folder / "held-out" / "page.html").exists()
+
+
+def test_the_pipeline_comes_back_as_it_was(pipe: Any, folder: Path) -> None:
+    assert session_of(pipe) is None
+
+
+def test_the_same_call_goes_on_where_it_was(pipe: Any, folder: Path) -> None:
+    before = (folder / JOURNAL).read_text().splitlines()
+    again = tuned(pipe, min_psnr=30.0, out=folder)
+    assert again.evidence["search"]["runs"] == 0, "every run was in the journal"
+    assert (folder / JOURNAL).read_text().splitlines() == before
+
+
+def test_another_goal_uses_the_runs_of_the_first(pipe: Any, folder: Path) -> None:
+    faster = tuned(pipe, target_speedup=1.3, out=folder)
+    assert faster.evidence["speedup"] >= 1.3
+    assert faster.evidence["search"]["runs"] < 20
+
+
+def test_a_line_that_a_crash_cut_off_is_forgotten(pipe: Any, folder: Path, tmp_path: Path) -> None:
+    for name in (JOURNAL, *(path.name for path in folder.glob("*.np[yz]")), "calibration.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    text = (tmp_path / JOURNAL).read_text()
+    (tmp_path / JOURNAL).write_text(text[: len(text) - 20])
+    assert tuned(pipe, min_psnr=30.0, out=tmp_path).evidence["search"]["runs"] <= 1
+
+
+def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
+    with pytest.raises(ValueError, match="holds the tuning of another model, other prompts or other settings"):
+        tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=30.0, out=folder)
+
+
+def test_what_was_found_is_remembered_for_the_next_model(folder: Path) -> None:
+    (known,) = history.load(folder / "history.jsonl")
+    assert known.limit == 30.0 and known.runs > 0
+    found = history.advice([known], known.features, 30.0, None)
+    assert found.first[0].to_dict() == known.winner
+    far = {name: value + 50.0 for name, value in known.features.items()}
+    assert not history.advice([known], far, 30.0, None).first
+
+
+def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
+    with pytest.raises(NotMet, match=r"PSNR at least 99 could not be met .* what comes nearest is") as caught:
+        tuned(pipe, min_psnr=99.0)
+    assert caught.value.nearest is not None
+    assert not caught.value.nearest.evidence["met"]
+
+
+def test_an_impossible_speed_is_not_promised(pipe: Any) -> None:
+    with pytest.raises(NotMet, match="50x could not be met"):
+        tuned(pipe, target_speedup=50.0)
+
+
+def test_an_interruption_before_anything_is_verified_keeps_the_runs(pipe: Any, tmp_path: Path) -> None:
+    def tell(text: str) -> None:
+        if "clip 2 of 2" in text and "unaccelerated" not in text and "recording" not in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        tuned(pipe, min_psnr=30.0, out=tmp_path, tell=tell)
+    runs = [line for line in (tmp_path / JOURNAL).read_text().splitlines() if '"trial"' in line]
+    assert runs
+    assert session_of(pipe) is None
+
+
+def test_an_interruption_after_that_returns_the_best_so_far(pipe: Any, tmp_path: Path) -> None:
+    def tell(text: str) -> None:
+        if text.startswith("verified"):
+            raise KeyboardInterrupt
+
+    recipe = tuned(pipe, min_psnr=30.0, out=tmp_path, tell=tell)
+    assert recipe.evidence["met"]
+    assert json.loads((tmp_path / "recipe.json").read_text())["evidence"]["met"]
+
+
+def test_a_metric_of_ones_own(pipe: Any) -> None:
+    worst = Bound("worst pixel", lambda one, other: float(abs(one - other).max()), most=0.5, slack=0.05)
+    recipe = tuned(pipe, bounds=[worst])
+    assert max(recipe.evidence["quality"]["worst pixel"]["values"]) <= 0.55
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"prompts": []}, "prompts must be a list"),
+        ({"prompts": "one text"}, "prompts must be a list"),
+        ({"minutes": 0}, "minutes must be a number above 0"),
+        ({"levers": ("speed",)}, "levers must be some of cache, attention, guidance, sampler"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"call_arguments": {"prompt": "x"}}, "call_arguments must not hold prompt"),
+        ({"call_arguments": {"output_type": "latent"}}, "decoded frames are needed, not latents"),
+    ],
+)
+def test_bad_input_is_one_sentence(pipe: Any, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tuned(pipe, **{"min_psnr": 30.0, **asked})
+    assert session_of(pipe) is None
+
+
+def test_what_is_no_pipeline_is_refused() -> None:
+    with pytest.raises(TypeError, match="wants a diffusers pipeline"):
+        accel.tune(object(), ["a corgi"], min_psnr=30.0)

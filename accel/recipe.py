@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from accel import hub
 from accel.caching.diffusers_native import adopted
 from accel.files import read_json, write_whole
 from accel.method import Method, from_dict
 
 SCHEMA = 1
+FILE = "accel_recipe.json"
 LEVERS = ("cache", "attention", "guidance", "sampler", "precision")
 
 
@@ -66,6 +68,18 @@ class Recipe:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the recipe as JSON, whole or not at all."""
         write_whole(path, self.to_json() + "\n")
+
+    def push_to_hub(self, repository: str, **hub_arguments: Any) -> str:
+        """Uploads `accel_recipe.json` with its evidence, making the repository where there is none, and returns where.
+
+        hub_arguments: token and private, and what `huggingface_hub.HfApi.upload_file` takes (revision, create_pr ...).
+        """
+        return hub.push(self.to_json() + "\n", FILE, repository, "Recipe for accel", **hub_arguments)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repository: str | os.PathLike[str], **hub_arguments: Any) -> Recipe:
+        """`accel_recipe.json` of a folder, else of a repository on the hub. Raises ValueError where there is none."""
+        return cls.load(hub.find(FILE, folder_or_repository, **hub_arguments))
 
     @classmethod
     def from_dict(cls, data: object) -> Recipe:

@@ -7,9 +7,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accel import hub
 from accel.caching.table import Table, Trace, falling
 from accel.files import read_json, write_whole
 
@@ -32,37 +32,12 @@ def load(path: str | os.PathLike[str]) -> Calibration:
 
 def from_pretrained(folder_or_repository: str | os.PathLike[str], **hub_arguments: Any) -> Calibration:
     """From a folder that exists, else from the hub."""
-    if Path(folder_or_repository).is_dir():
-        return load(Path(folder_or_repository) / FILE)
-    from huggingface_hub import hf_hub_download
-
-    repository = os.fspath(folder_or_repository)
-    try:
-        path = hf_hub_download(repository, FILE, **hub_arguments)
-    except (OSError, ValueError) as error:  # what the hub raises derives from these
-        first = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
-            f"{repository!r} is no folder, and no {FILE} could be had from a repository of that name: {first}."
-        ) from None
-    return load(str(path))
+    return load(hub.find(FILE, folder_or_repository, **hub_arguments))
 
 
-def push(
-    calibration: Calibration,
-    repository: str,
-    *,
-    token: str | bool | None = None,
-    private: bool | None = None,
-    **hub_arguments: Any,
-) -> str:
+def push(calibration: Calibration, repository: str, **hub_arguments: Any) -> str:
     """Returns the address of the commit."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(repository, private=private, exist_ok=True)
-    content = to_json(calibration).encode()
-    arguments = {"commit_message": "Calibration for accel"} | hub_arguments
-    return str(api.upload_file(path_or_fileobj=content, path_in_repo=FILE, repo_id=repository, **arguments))
+    return hub.push(to_json(calibration), FILE, repository, "Calibration for accel", **hub_arguments)
 
 
 def to_json(calibration: Calibration) -> str:

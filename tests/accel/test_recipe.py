@@ -283,3 +283,35 @@ def test_a_wrong_parameter_is_refused_in_one_sentence(what: str) -> None:
         make()
     assert expected in str(refusal.value)
     assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+def test_evidence_travels_with_the_file_and_decides_nothing(tmp_path: Path) -> None:
+    recipe = accel.Recipe(cache=accel.SeaCache(0.3), name="mine", evidence={"speedup": 2.0})
+    recipe.save(tmp_path / "accel_recipe.json")
+    again = accel.Recipe.from_pretrained(tmp_path)
+    assert again == recipe == accel.Recipe(cache=accel.SeaCache(0.3))
+    assert again.evidence == {"speedup": 2.0}
+    assert "evidence" not in again.to_dict()
+    with pytest.raises(ValueError, match="evidence must be an object"):
+        accel.Recipe.from_dict({"evidence": 3})
+
+
+def test_the_hub_gets_the_recipe_with_its_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            pass
+
+        def create_repo(self, repository: str, private: bool | None = None, exist_ok: bool = False) -> None:
+            sent["repository"] = repository
+
+        def upload_file(self, **given: Any) -> str:
+            sent.update(given)
+            return "https://hub/me/mine"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    recipe = accel.Recipe(cache=accel.SeaCache(0.3), evidence={"speedup": 2.0})
+    assert recipe.push_to_hub("me/mine") == "https://hub/me/mine"
+    assert sent["path_in_repo"] == "accel_recipe.json"
+    assert json.loads(sent["path_or_fileobj"])["evidence"] == {"speedup": 2.0}

@@ -9,7 +9,7 @@ POCKET = "pocket:"
 
 
 def load_pipeline(model: str, *, dtype: str | None = None, device: str | None = None) -> Any:
-    """The pipeline called `model`: "pocket:video", a local folder, or a model id on the Hugging Face hub.
+    """The pipeline called `model`: "pocket:video" or another pocket model, a local folder, or a model id on the hub.
 
     `dtype` is a torch type by name ("bfloat16"), `device` a torch device; left out, the model's own type and
     the first accelerator that there is. Raises ValueError, in one sentence, for what cannot be loaded.

@@ -1,4 +1,4 @@
-"""A linear patch video autoencoder: principal components of 4x8x8 pixel patches, in closed form."""
+"""Linear patch autoencoders in closed form: principal components of the patches of clips, and of those of pictures."""
 
 from __future__ import annotations
 
@@ -48,14 +48,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         normalised latents have mean square 1 over all channels.
         """
         model: PatchAutoencoder = cls(z_dim=z_dim)
-        patches = model._patches(videos).reshape(-1, model.mean.numel()).double()
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-        deviation = values.flip(0)[:z_dim].clamp_min(1e-12).sqrt()
-        std = deviation**whitening
-        std = std * (deviation / std).square().mean().sqrt()
+        mean, basis, std = _principal(model._patches(videos).flatten(0, -2), z_dim, whitening)
         model.mean.data.copy_(mean)
-        model.basis.data.copy_(vectors.flip(1)[:, :z_dim].T)
+        model.basis.data.copy_(basis)
         model.register_to_config(latents_std=[float(v) for v in std])
         return model
 
@@ -78,10 +73,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
         """Clips (batch, 3, 4k+1, height, width) in [-1, 1] to a (deterministic) latent distribution."""
         latents = rearrange((self._patches(x) - self.mean) @ self.basis.T, "b f h w z -> b z f h w")
-        # A log-variance of -30 clamps to a standard deviation of about 3e-7: a point, in the shape callers expect.
-        moments = torch.cat([latents, torch.full_like(latents, -30.0)], dim=1)
-        posterior = DiagonalGaussianDistribution(moments)
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+        return _point(latents, return_dict)
 
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
         """Latents (batch, z_dim, k+1, height/8, width/8) to clips in [-1, 1]."""
@@ -102,3 +94,74 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mean = torch.tensor(self.config.latents_mean, dtype=z.dtype, device=z.device).view(shape)
         std = torch.tensor(self.config.latents_std, dtype=z.dtype, device=z.device).view(shape)
         return (z - mean) / std
+
+
+class PicturePatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Maps pictures to latents (batch, latent_channels, height/4, width/4) and back, both linear.
+
+    It has the interface that `StableDiffusionPipeline` expects from its `vae`. Its latents are normalised as those of
+    :class:`PatchAutoencoder` are, by deviations of its own, so the scaling factor is 1. Fit it with `fit`.
+
+    Args:
+        latent_channels: principal components kept.
+        block_out_channels: only their number means something, as the pipeline reads the scale off it: patches have
+            sides of 2 to the power of one less. The values are the colours of one pixel at each scale.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        block_out_channels: tuple[int, ...] = (3, 12, 48),
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.side = 2 ** (len(block_out_channels) - 1)
+        size = 3 * self.side**2
+        self.mean = torch.nn.Parameter(torch.zeros(size), requires_grad=False)
+        self.basis = torch.nn.Parameter(torch.zeros(latent_channels, size), requires_grad=False)
+        self.deviation = torch.nn.Parameter(torch.ones(latent_channels), requires_grad=False)
+
+    @classmethod
+    def fit(cls, pictures: torch.Tensor, latent_channels: int = 8, whitening: float = 0.5) -> PicturePatchAutoencoder:
+        """Principal components of pictures (batch, 3, height, width) in [-1, 1]; `whitening` as for clips."""
+        model: PicturePatchAutoencoder = cls(latent_channels)
+        parts = _principal(model._patches(pictures).flatten(0, -2), latent_channels, whitening)
+        for parameter, value in zip((model.mean, model.basis, model.deviation), parts, strict=True):
+            parameter.data.copy_(value)
+        return model
+
+    def _patches(self, pictures: torch.Tensor) -> torch.Tensor:
+        if pictures.shape[2] % self.side or pictures.shape[3] % self.side:
+            raise ValueError(
+                f"the autoencoder takes pictures whose sides are multiples of {self.side}, "
+                f"got {pictures.shape[2]}x{pictures.shape[3]}"
+            )
+        return rearrange(pictures, "b c (h p) (w q) -> b h w (c p q)", p=self.side, q=self.side)
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+        """Pictures (batch, 3, height, width) in [-1, 1] to a (deterministic) latent distribution."""
+        latents = (self._patches(x) - self.mean) @ self.basis.T / self.deviation
+        return _point(rearrange(latents, "b h w z -> b z h w"), return_dict)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True, generator: torch.Generator | None = None) -> Any:
+        """Latents (batch, latent_channels, height/4, width/4) to pictures in [-1, 1]; nothing in it is random."""
+        patches = (rearrange(z, "b z h w -> b h w z") * self.deviation) @ self.basis + self.mean
+        pictures = rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", p=self.side, q=self.side).clamp(-1, 1)
+        return DecoderOutput(sample=pictures) if return_dict else (pictures,)
+
+
+def _principal(patches: torch.Tensor, count: int, whitening: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of patches (n, size): their mean, leading principal components (count, size), and by what to divide each."""
+    patches = patches.double()
+    mean = patches.mean(0)
+    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    deviation = values.flip(0)[:count].clamp_min(1e-12).sqrt()
+    std = deviation**whitening
+    return mean, vectors.flip(1)[:, :count].T, std * (deviation / std).square().mean().sqrt()
+
+
+def _point(latents: torch.Tensor, return_dict: bool) -> Any:
+    # A log-variance of -30 clamps to a standard deviation of about 3e-7: a point, in the shape callers expect.
+    posterior = DiagonalGaussianDistribution(torch.cat([latents, torch.full_like(latents, -30.0)], dim=1))
+    return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)

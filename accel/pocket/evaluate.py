@@ -1,14 +1,16 @@
 """Measures a pocket model: `python -m accel.pocket.evaluate --out evaluation.json`, or with `--name few`.
 
-Adherence: the share of clips in which the verifier reads what the caption says, for each attribute and for all four at
-once. Fairness: the PSNR of half the steps against all, from the same noise; a model on which half the steps change
+Adherence: the share of clips in which the verifier reads what the caption says, for each attribute and for all of them
+at once. Fairness: the PSNR of half the steps against all, from the same noise; a model on which half the steps change
 nothing would flatter every acceleration. Of a sibling of "video" also: how near its clips are to those of "video" from
-the same noise, and what "video" itself reaches on the same captions in how many seconds.
+the same noise, and what "video" itself reaches on the same captions in how many seconds. A picture is a clip of one
+frame.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import platform
 import time
@@ -21,13 +23,15 @@ import torch
 from PIL import Image
 
 from accel.contest import call_default
-from accel.metrics import psnr
-from accel.pocket import MODELS, load
+from accel.metrics import psnr, to_clips
+from accel.pocket import MODELS, load, pipeline_class
 from accel.pocket.scenes import prompts
 from accel.pocket.verifier import Array, verify
 
 COMPARED = 24
 SIZES = ((64, 64, 17), (96, 96, 17), (128, 128, 33))
+PICTURE = (64, 64, 1)
+SIBLINGS = ("few", "small")
 
 
 def generate(
@@ -35,12 +39,14 @@ def generate(
 ) -> list[Array]:
     """One clip for each caption, from noise that depends only on its place in the list."""
     height, width, frames = size
+    fixed: dict[str, Any] = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": guidance}
+    if "num_frames" in inspect.signature(pipe.__call__).parameters:
+        fixed["num_frames"] = frames
     clips: list[Array] = []
     for start in range(0, len(captions), batch):
         chosen = list(captions[start : start + batch])
         seeds = [torch.Generator().manual_seed(start + i) for i in range(len(chosen))]
-        options = {"height": height, "width": width, "num_frames": frames, "generator": seeds}
-        clips += list(pipe(chosen, num_inference_steps=steps, guidance_scale=guidance, **options).frames)
+        clips += to_clips(pipe(chosen, generator=seeds, **fixed))
     return clips
 
 
@@ -58,9 +64,10 @@ def evaluate(
     guidance: float,
     steps: int = 50,
     reference: Sequence[Array] = (),
+    fewer: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Adherence over all captions; over the first of them half the steps against all, and all against the reference
-    (clips of the teacher for the same captions), in decibels."""
+    """Adherence over all captions; over the first of them fewer steps (half of them) against all, and all against the
+    reference (clips of the teacher for the same captions), in decibels."""
     start = time.monotonic()
     full = generate(pipe, captions, size, steps, guidance)
     seconds = time.monotonic() - start
@@ -71,9 +78,9 @@ def evaluate(
         "prompts": len(captions),
         "adherence": {name: round(share, 4) for name, share in adherence(full, captions).items()},
     }
-    if steps > 1:
-        half = generate(pipe, captions[:COMPARED], size, steps // 2, guidance)
-        result[f"psnr_{steps // 2}_against_{steps}"] = decibels(half, full)
+    for count in fewer or ([steps // 2] if steps > 1 else []):
+        short = generate(pipe, captions[:COMPARED], size, count, guidance)
+        result[f"psnr_{count}_against_{steps}"] = decibels(short, full)
     if reference:
         result["psnr_against_the_teacher"] = decibels(full, reference)
     return result | {f"seconds_for_a_clip_of_{steps}_steps": round(seconds / len(captions), 2)}
@@ -107,7 +114,9 @@ def measure_teacher(captions: Sequence[str]) -> tuple[list[Array], dict[str, Any
 
 
 def write_sheet(path: Path, clips: Sequence[Array]) -> None:
-    """Six frames of each clip beside each other, the clips below each other."""
+    """Six frames of each clip beside each other, the clips below each other; of pictures, six in each row."""
+    if len(clips[0]) == 1:
+        clips = [np.concatenate(clips[start : start + 6]) for start in range(0, len(clips) // 6 * 6, 6)]
     rows = [np.concatenate([clip[i] for i in np.linspace(0, len(clip) - 1, 6).astype(int)], axis=1) for clip in clips]
     image = Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8))
     image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(path)
@@ -117,7 +126,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure a pocket model.")
     parser.add_argument("--name", choices=MODELS, default="video", help="the packaged model to measure")
     parser.add_argument("--model", type=Path, help="a folder that a training script wrote, in place of a packaged one")
-    parser.add_argument("--prompts", type=int, default=96, help="captions at 64x64x17; a part of them at larger sizes")
+    parser.add_argument("--prompts", type=int, default=96, help="captions at 64x64; a part of them at larger sizes")
     parser.add_argument("--seed", type=int, default=2024, help="chooses the captions")
     parser.add_argument(
         "--guidance", type=float, nargs="+", help="the first is used at larger sizes (left out: the model's own)"
@@ -125,6 +134,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, nargs="+", help="the first is used at larger sizes (left out: the model's own)"
     )
+    parser.add_argument("--fewer", type=int, nargs="+", default=[], help="steps to compare with all (half of them)")
     parser.add_argument(
         "--larger", action=argparse.BooleanOptionalAction, default=True, help="measure larger sizes too"
     )
@@ -135,30 +145,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    if options.model is None:
-        pipe = load(options.name)
-    else:
-        from accel.pocket.pipeline import WanPocketPipeline
-
-        pipe = WanPocketPipeline.from_folder(options.model)
+    pipe = load(options.name) if options.model is None else pipeline_class(options.name).from_folder(options.model)
     pipe.set_progress_bar_config(disable=True)
     guidances = options.guidance or [call_default(pipe, "guidance_scale")]
     counts = options.steps or [call_default(pipe, "num_inference_steps")]
     captions = prompts(options.prompts, options.seed)
-    reference, teacher = ([], None) if options.name == "video" else measure_teacher(captions)
+    reference, teacher = measure_teacher(captions) if options.name in SIBLINGS else ([], None)
+    first, *larger = [PICTURE] if options.name == "image" else SIZES
     results = [
-        evaluate(pipe, captions, SIZES[0], guidance, steps, reference) for guidance in guidances for steps in counts
+        evaluate(pipe, captions, first, guidance, steps, reference, options.fewer)
+        for guidance in guidances
+        for steps in counts
     ]
-    for size, part in zip(SIZES[1:], (8, 16), strict=True) if options.larger else ():
+    for size, part in zip(larger, (8, 16), strict=False) if options.larger else ():
         results.append(evaluate(pipe, captions[: max(len(captions) // part, 1)], size, guidances[0], counts[0]))
     if options.sheet is not None:
-        write_sheet(options.sheet, generate(pipe, captions[:12], SIZES[0], counts[0], guidances[0]))
+        write_sheet(options.sheet, generate(pipe, captions[:12], first, counts[0], guidances[0]))
     command = (
         "python -m accel.pocket.evaluate"
         + (f" --name {options.name}" if options.name != "video" else "")
         + f" --prompts {options.prompts} --seed {options.seed} --guidance "
         + " ".join(f"{value:g}" for value in guidances)
         + (" --steps " + " ".join(map(str, counts)) if options.steps else "")
+        + (" --fewer " + " ".join(map(str, options.fewer)) if options.fewer else "")
         + ("" if options.larger else " --no-larger")
     )
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}

@@ -60,7 +60,7 @@ class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
             )
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         kind = calling_with(cls, index.get("call_defaults", {}))
-        with _no_progress_bars():
+        with no_progress_bars():
             if "vae" in index:
                 pipe: WanPocketPipeline = kind.from_pretrained(folder, local_files_only=True)
                 return pipe
@@ -139,7 +139,7 @@ def write_sibling(folder: Path, denoiser: WanTransformer3DModel, scheduler: Any 
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()

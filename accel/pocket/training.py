@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diffusers import WanTransformer3DModel
 
 SHIFT = 3.0
 EMA_DECAY = 0.998
@@ -35,15 +34,17 @@ class Run(Protocol):
 class Learner:
     """Optimisers and averaged weights for a denoiser and for other modules that are trained with it."""
 
-    def __init__(self, denoiser: WanTransformer3DModel, rate: float, **others: torch.nn.Module) -> None:
+    def __init__(self, denoiser: torch.nn.Module, rate: float, **others: torch.nn.Module) -> None:
         self.modules: dict[str, torch.nn.Module] = {"denoiser": denoiser, **others}
         self.averaged: dict[str, Any] = {name: copy.deepcopy(module) for name, module in self.modules.items()}
-        hidden = [p for p in denoiser.blocks.parameters() if p.ndim == 2]
-        chosen = {id(parameter) for parameter in hidden}
+        matrices, self._kernels = _hidden(denoiser)
+        chosen = {id(parameter) for parameter in (*matrices, *self._kernels)}
         self._parameters = [p for module in self.modules.values() for p in module.parameters()]
         # Muon orthogonalises the update of matrices; with its step matched to AdamW's, one rate serves both.
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                [*matrices, *self._kernels.values()], lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
             torch.optim.AdamW(
                 [p for p in self._parameters if id(p) not in chosen], lr=rate, betas=(0.9, 0.98), weight_decay=0.0
             ),
@@ -58,6 +59,8 @@ class Learner:
                 group["lr"] = rate
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        for kernel, matrix in self._kernels.items():
+            matrix.grad, kernel.grad = None if kernel.grad is None else kernel.grad.flatten(1), None
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -92,6 +95,16 @@ class Learner:
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(values)
         self._updates = state["updates"]
+
+
+def _hidden(
+    denoiser: torch.nn.Module,
+) -> tuple[list[torch.nn.Parameter], dict[torch.nn.Parameter, torch.nn.Parameter]]:
+    """The weights between the first and the last layer: matrices, and kernels of convolutions with the same memory as
+    matrices (output channels, all else), which is how Muon takes them."""
+    weights = [p for name, p in denoiser.named_parameters() if "block" in name.partition(".")[0]]
+    kernels = {p: torch.nn.Parameter(p.data.view(len(p), -1)) for p in weights if p.ndim == 4}
+    return [p for p in weights if p.ndim == 2], kernels
 
 
 def begin(options: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""Reads colour, shape, motion and background off a clip by image analysis, and compares them with its caption.
+"""Reads colour, shape, motion and background off a clip or a picture by image analysis, to compare with its caption.
 
 Nothing here is learned. Everything around the captioned object is grey, so a pixel's chroma (largest minus smallest
 colour channel) is proportional to how much of it the object covers; the rest follows from that coverage. Written for
@@ -37,9 +37,9 @@ _MOST_KURTOSIS = 2.5
 class Verification:
     """What was read off a clip beside what its caption says.
 
-    `attributes` maps colour, shape, motion and background to the caption's words, or to None where the clip shows
-    nothing that deserves one of them; `expected` holds the caption's own, `matches` which agree, and `correct` says
-    whether all do.
+    `attributes` maps colour, shape, motion (of several frames) and background to the caption's words, or to None where
+    the clip shows nothing that deserves one of them; `expected` holds the caption's own, `matches` which agree, and
+    `correct` says whether all do.
     """
 
     attributes: dict[str, str | None]
@@ -56,15 +56,15 @@ class Verification:
 
 
 def verify(frames: Any, prompt: str) -> Verification:
-    """Whether a clip shows what its caption says.
+    """Whether a clip shows what its caption says. Of a single picture, a clip of one frame, the motion is not judged.
 
     Args:
         frames: one clip, as an array or tensor (frames, height, width, 3) of uint8 or of floats in [0, 1], a list of
-            PIL images, or a pipeline output.
+            PIL images, or a pipeline output; or one picture, as a clip of one frame or without the first dimension.
         prompt: a caption of the grammar in `accel.pocket.scenes`.
 
-    Raises ValueError for a prompt outside the grammar and for frames that cannot be read. At least two frames are
-    needed to tell a motion. Takes about 20 ms for 17 frames of 64x64.
+    Raises ValueError for a prompt outside the grammar and for frames that cannot be read. Takes about 20 ms for 17
+    frames of 64x64.
     """
     caption = Caption.parse(prompt)
     expected = {
@@ -73,7 +73,10 @@ def verify(frames: Any, prompt: str) -> Verification:
         "motion": caption.motion,
         "background": caption.background,
     }
-    attributes = read(frames)
+    clip = to_frames(frames)
+    attributes = read(clip)
+    if len(clip) == 1:
+        del attributes["motion"], expected["motion"]
     matches = {name: attributes[name] == word for name, word in expected.items()}
     return Verification(attributes, expected, matches, all(matches.values()))
 

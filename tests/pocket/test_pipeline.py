@@ -81,8 +81,8 @@ def test_two_pipelines_share_nothing(pipe):
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="there is no pocket model 'image'; choose one of: video, few, small"):
-        pocket.load("image")
+    with pytest.raises(ValueError, match="there is no pocket model 'sound'; choose one of: video, few, small, image"):
+        pocket.load("sound")
 
 
 def test_embeddings_in_training_are_those_of_the_pipeline(pipe):

@@ -11,6 +11,9 @@ from typing import Any
 from accel.rendering.fields import suggestion
 from accel.rendering.jobs import Job
 
+NEEDED = inspect.Parameter.empty
+"""Stands for the default of an argument that has none."""
+
 CALL_NAMES = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
@@ -44,7 +47,7 @@ def wrong_arguments(job: Job, kind: type) -> list[str]:
         elif name not in parameters:
             known = sorted(parameters)
             problems.append(f"arguments: {kind.__name__} takes no {name!r}; {suggestion(name, known)}")
-    missing = [name for name in fields if name in parameters and parameters[name] and name not in given]
+    missing = [name for name in fields if parameters.get(name) is NEEDED and name not in given]
     problems += [f"{fields[name]} is missing; {kind.__name__} cannot do without it." for name in missing]
     return problems
 
@@ -55,12 +58,12 @@ def plain_class(pipe: Any) -> type:
 
 
 @lru_cache(maxsize=256)
-def parameters_of(kind: type) -> dict[str, bool] | None:
-    """The names that `pipe(...)` takes, and whether it must be given them. None where that cannot be known.
+def parameters_of(kind: type) -> dict[str, Any] | None:
+    """The names that `pipe(...)` takes, with their defaults or NEEDED. None where that cannot be known.
 
     A call that passes on what it does not name takes what the call above it takes.
     """
-    found: dict[str, bool] = {}
+    found: dict[str, Any] = {}
     for base in kind.__mro__:
         call = vars(base).get("__call__")
         if call is None:
@@ -70,7 +73,7 @@ def parameters_of(kind: type) -> dict[str, bool] | None:
             if parameter.kind is parameter.VAR_KEYWORD:
                 open_ended = True
             elif parameter.kind is not parameter.VAR_POSITIONAL:
-                found.setdefault(parameter.name, parameter.default is parameter.empty)
+                found.setdefault(parameter.name, parameter.default)
         if not open_ended:
             return found
     return None
@@ -81,9 +84,10 @@ def class_of(model: str) -> type | None:
     from accel.loading import POCKET
 
     if model.startswith(POCKET):
-        from accel.pocket.pipeline import WanPocketPipeline
+        from accel.pocket import MODELS, pipeline_class
 
-        return WanPocketPipeline
+        name = model.removeprefix(POCKET)
+        return pipeline_class(name) if name in MODELS else None
     index = Path(model) / "model_index.json"
     if not index.is_file():
         return None

@@ -13,13 +13,14 @@ from typing import Any
 
 from accel.patch import session_of
 from accel.recipe import Recipe
+from accel.rendering.batches import Batch, batched, checked
 from accel.rendering.calls import plain_class
 from accel.rendering.engine import Desk, Engine, Local
 from accel.rendering.failures import OutputError, writing
 from accel.rendering.fingerprint import fingerprint
 from accel.rendering.folder import OutputFolder
 from accel.rendering.index import render_index
-from accel.rendering.jobs import Job, Shard, grouped
+from accel.rendering.jobs import Group, Job, Shard
 from accel.rendering.ledger import Entry, Ledger
 from accel.rendering.lock import locked
 from accel.rendering.names import file_stem
@@ -44,7 +45,7 @@ def render(
     retry_failed: bool = False,
     output: str = DEFAULT_TEMPLATE,
     embed: bool = True,
-    batch: int = 1,
+    batch: Batch = 1,
     metrics: bool = False,
     device: str | None = None,
     dtype: str | None = None,
@@ -68,9 +69,13 @@ def render(
         retry_failed: try jobs again that failed in an earlier run.
         output: template of file names; also a field of a line.
         embed: write the settings into each file; `settings_of` reads them.
-        batch: jobs of equal settings that share a call of the pipeline. Faster for small jobs, but the sums of a batch
-            are rounded in another order, so that files differ in their last bits from single runs, and caches decide
-            for the batch together; 1 gives the bits of `pipe(...)`.
+        batch: jobs of equal settings that share a call of the pipeline. 1 gives the bits of `pipe(...)`, whatever else
+            the manifest holds. More is faster for small jobs, but the sums of a batch are rounded in another order, so
+            that files differ in their last bits from single runs, and caches that measure decide for the batch
+            together. "auto" makes batches of small jobs only, up to 8, and only where the recipe decides without
+            looking. Batches are cut from the manifest (or shard) as a whole: the same one gives the same files with any
+            number of workers and after crashes, but for a batch during which two workers died or for which memory did
+            not suffice. Where a part of a batch is there already, the whole is rendered for the missing part.
         metrics: render each job unaccelerated as well and record PSNR and SSIM. More than doubles the time.
         device, dtype: for models that are loaded here.
         workers: processes on this machine, each with its own copy of the model, where there are GPUs each with its own.
@@ -81,8 +86,7 @@ def render(
     into the folder, OutputError for a folder that cannot be written or a disk that is full, and Interrupted (a
     KeyboardInterrupt) on Ctrl-C. A job that fails is recorded, and the others go on.
     """
-    if type(batch) is not int or batch < 1:
-        raise ValueError(f"batch must be a whole number from 1, not {batch!r}.")
+    checked(batch)
     given = None if pipe is None or isinstance(pipe, str) else pipe
     engine = _engine(given, workers, engine)
     plan = plan_for(
@@ -90,8 +94,8 @@ def render(
     )
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
-    settings = Settings(driver.folder.parts.absolute(), device, batch, embed, metrics)
-    return driver.run(engine, settings, retry_failed=retry_failed, shown=progress_bar)
+    settings = Settings(driver.folder.parts.absolute(), device, embed, metrics)
+    return driver.run(engine, settings, batch, retry_failed=retry_failed, shown=progress_bar)
 
 
 def _engine(given: Any, workers: int, engine: Engine | None) -> Engine:
@@ -147,7 +151,9 @@ class Driver:
         self._lock = threading.Lock()
         self._summary = Summary(out, total=len(self.jobs), notes=plan.notes)
 
-    def run(self, engine: Engine, settings: Settings, *, retry_failed: bool, shown: bool = True) -> Summary:
+    def run(
+        self, engine: Engine, settings: Settings, batch: Batch = 1, *, retry_failed: bool, shown: bool = True
+    ) -> Summary:
         """Renders what is open. Raises what `render` raises."""
         start = time.perf_counter()
         summary = self._summary
@@ -163,7 +169,8 @@ class Driver:
             self.folder.write_book("jobs.jsonl", self.plan.to_jsonl())
             pending = self._pending(retry_failed)
             try:
-                self._run(engine, settings, pending, shown)
+                calls = list(batched(self.jobs, {job.id for job in pending}, batch, self.plan.kind_of))
+                self._run(engine, settings, calls, shown)
             finally:
                 summary.seconds = time.perf_counter() - start
                 with suppress(OutputError):  # what stopped the work is worth more than a page
@@ -172,14 +179,14 @@ class Driver:
             raise Interrupted(summary)
         return summary
 
-    def _run(self, engine: Engine, settings: Settings, pending: Sequence[Job], shown: bool) -> None:
+    def _run(self, engine: Engine, settings: Settings, calls: Sequence[Group], shown: bool) -> None:
         summary = self._summary
-        if not pending:
+        if not calls:
             return
-        with progress(shown, summary.total, summary.total - len(pending)) as bar, stoppable(bar.say) as stop:
+        with progress(shown, summary.total, summary.total - summary.left) as bar, stoppable(bar.say) as stop:
             desk = Desk(self._committing(bar), bar.say, stop, summary.troubles.append)
             try:
-                engine.run(grouped(pending), settings, desk)
+                engine.run(calls, settings, desk)
             except KeyboardInterrupt:
                 summary.interrupted = True
             summary.interrupted |= stop.asked and summary.left > 0

@@ -1,4 +1,4 @@
-"""Who renders: an engine gets the groups of jobs that are open, and sees to it that each job has one outcome."""
+"""Who renders: an engine gets the calls that the open jobs need, and sees to it that each job has one outcome."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Desk:
 
 
 class Engine(Protocol):
-    """Runs groups, each in a process that holds a Worker, and returns when all are done or the desk says stop."""
+    """Runs groups, each in one call by a process that holds a Worker, until all are done or the desk says stop."""
 
     def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None: ...
 
 
 class Local:
-    """Everything in this process, one group after the other."""
+    """Everything in this process, one call after the other."""
 
     def __init__(self, pipe: Any = None) -> None:
         self._pipe = pipe
 
     def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
         broken: set[tuple[str, str | None]] = set()
-        with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say, stop=desk.stop) as worker:
+        with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say) as worker:
             for group in groups:
                 model = group.first.model, group.first.dtype
                 if desk.stop():

@@ -29,6 +29,7 @@ class OutputFolder:
         with writing(path):
             self._claim()
             self.parts.mkdir(parents=True, exist_ok=True)
+        self._real = path.resolve()
 
     @property
     def locks(self) -> Path:
@@ -104,6 +105,6 @@ class OutputFolder:
     def _inside(self, name: str) -> Path:
         """The path of a name; links inside the folder must not lead out of it."""
         target = self.path / name
-        if ".." in PurePosixPath(name).parts or not target.parent.resolve().is_relative_to(self.path.resolve()):
+        if ".." in PurePosixPath(name).parts or not target.parent.resolve().is_relative_to(self._real):
             raise OutputError(f"{target} is outside of {self.path} (a link leads there), so it is not written.")
         return target

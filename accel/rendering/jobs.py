@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -87,18 +87,31 @@ class Job:
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs of one model, recipe, size and length, in the order in which they should run."""
+    """Jobs of one model, recipe, size and length, in the order in which they should run.
+
+    done: ids of jobs whose files are there. They are rendered along only where others share their call.
+    """
 
     jobs: tuple[Job, ...]
+    done: frozenset[str] = frozenset()
 
     @property
     def first(self) -> Job:
         return self.jobs[0]
 
+    @property
+    def open(self) -> tuple[Job, ...]:
+        """The jobs that are not done."""
+        return tuple(job for job in self.jobs if job.id not in self.done)
+
+    def only(self, wanted: Container[str]) -> Group:
+        """The same jobs, of which all are done but those with the ids `wanted`."""
+        return Group(self.jobs, frozenset(job.id for job in self.jobs if job.id not in wanted))
+
     def split(self, most: int) -> Iterator[Group]:
-        """Parts of at most `most` jobs, for engines with several processes."""
+        """Parts of at most `most` jobs."""
         for start in range(0, len(self.jobs), most):
-            yield Group(self.jobs[start : start + most])
+            yield Group(self.jobs[start : start + most], self.done)
 
 
 @dataclass(frozen=True)

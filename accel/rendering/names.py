@@ -6,6 +6,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from accel.rendering.fields import suggestion
@@ -70,9 +71,15 @@ def slug(text: str) -> str:
 
 def file_stem(job: Job) -> PurePosixPath:
     """The job's name below the output folder, without suffix, by its template."""
-    name = job.output.format(**{field: read(job) for field, read in FIELDS.items()})
+    name = job.output.format(**{field: FIELDS[field](job) for field in _named(job.output)})
     parts = [safe_part(part) for part in name.replace("\\", "/").split("/") if part.strip(" .")]
     return PurePosixPath(*(parts or [job.id]))
+
+
+@lru_cache(maxsize=256)
+def _named(template: str) -> frozenset[str]:
+    """The fields that a template names."""
+    return frozenset(name for _, name, *_ in string.Formatter().parse(template) if name is not None)
 
 
 def safe_part(part: str) -> str:

@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,6 @@ class Settings:
 
     parts: Path
     device: str | None = None
-    batch: int = 1
     embed: bool = True
     metrics: bool = False
 
@@ -49,7 +48,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that say something."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, "", 0, {}, ())}
+        return {name: value for name, value in vars(self).items() if value not in (None, "", 0, {}, ())}
 
 
 @lru_cache(maxsize=1)

@@ -14,16 +14,18 @@ Key = tuple[tuple[str, str | None], str, str]
 
 
 class Pieces:
-    """The open jobs. A piece is what fits one call of a pipeline.
+    """The open jobs. A piece is one call of a pipeline.
 
-    Jobs during which a worker died are suspects: they come last, each alone on its worker, so that another death tells
-    for certain which job it was.
+    Pieces during which a worker died are suspects: they come last, each alone on its worker, so that another death
+    tells for certain which piece it was. A batch is then taken apart, so that a third death tells which job.
     """
 
-    def __init__(self, groups: Iterable[Group], most: int) -> None:
+    def __init__(self, calls: Iterable[Group]) -> None:
         self._open: dict[Key, deque[Group]] = {}
-        for group in groups:
-            self._open.setdefault(key_of(group), deque()).extend(group.split(most))
+        self._calls: dict[str, Group] = {}
+        for call in calls:
+            self._open.setdefault(key_of(call), deque()).append(call)
+            self._calls |= {job.id: call for job in call.open}
         self._suspects: deque[Group] = deque()
         self._deaths: Counter[str] = Counter()
 
@@ -65,12 +67,16 @@ class Pieces:
     def lost(self, jobs: Iterable[Job]) -> list[Job]:
         """Jobs during which a worker died. Returns those to give up; the others are open again."""
         given_up = []
+        again: dict[str, list[str]] = {}
         for job in jobs:
             self._deaths[job.id] += 1
             if self._deaths[job.id] >= ATTEMPTS:
                 given_up.append(job)
-            else:
-                self._suspects.append(Group((job,)))
+                continue
+            if self._deaths[job.id] > 1:
+                self._calls[job.id] = Group((job,))
+            again.setdefault(self._calls[job.id].first.id, []).append(job.id)
+        self._suspects += [self._calls[ids[0]].only(ids) for ids in again.values()]
         return given_up
 
     def drop(self, model: tuple[str, str | None]) -> None:

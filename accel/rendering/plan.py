@@ -22,10 +22,17 @@ DEFAULT_TEMPLATE = "{index:05d}-{slug}-{id:.8}"
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a manifest, each once, in its order. `notes` tell what was merged."""
+    """The jobs of a manifest, each once, in its order. `notes` tell what was merged. `kind` is the class of a pipeline
+    that exists already.
+    """
 
     jobs: tuple[Job, ...]
     notes: tuple[str, ...] = ()
+    kind: type | None = None
+
+    def kind_of(self, model: str) -> type | None:
+        """The class of the pipeline for the jobs of a model; None where only loading it would tell."""
+        return self.kind or class_of(model)
 
     def to_jsonl(self) -> str:
         """The jobs as a plain manifest without defaults, grids, repeats or relative paths."""
@@ -75,7 +82,7 @@ def make_plan(
     problems += twins
     if problems:
         raise ManifestError(name, problems)
-    return Plan(tuple(merged), tuple(notes))
+    return Plan(tuple(merged), tuple(notes), given.kind if given is not None else None)
 
 
 class _Reader:

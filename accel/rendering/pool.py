@@ -68,7 +68,7 @@ class _Seat(Generic[L]):
     @property
     def waits_for_model(self) -> bool:
         """Whether all that it was given is a piece that is not begun."""
-        return self.piece is not None and not self.begun and len(self.flying) == len(self.piece.jobs)
+        return self.piece is not None and not self.begun and len(self.flying) == len(self.piece.open)
 
 
 class Pool(Generic[L]):
@@ -76,7 +76,7 @@ class Pool(Generic[L]):
 
     def __init__(self, crew: Crew[L], workers: int, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
         self._crew, self._settings, self._desk = crew, settings, desk
-        self._pieces = Pieces(groups, settings.batch)
+        self._pieces = Pieces(groups)
         self._seats: list[_Seat[L]] = [_Seat(number) for number in range(workers)]
         self._loaded: set[tuple[str, str | None]] = set()
         self._told: set[str] = set()
@@ -131,7 +131,7 @@ class Pool(Generic[L]):
             piece = self._pieces.take(seat.last, others, unburdened=not seat.flying)
             if piece is not None:
                 seat.piece, seat.begun, seat.alone = piece, False, self._pieces.suspected(piece)
-                seat.flying |= {job.id: job for job in piece.jobs}
+                seat.flying |= {job.id: job for job in piece.open}
                 seat.link.send(piece)
 
     def _hear(self, seat: _Seat[L], event: Event) -> None:
@@ -166,7 +166,7 @@ class Pool(Generic[L]):
         if _model(piece) in self._loaded:
             self._leave(seat, f"Worker {seat.number + 1} is given up: {text}")
             return
-        for job in piece.jobs:
+        for job in piece.open:
             del seat.flying[job.id]
         seat.piece = None
         self._pieces.drop(_model(piece))

@@ -1,7 +1,7 @@
 """Renders jobs in one process: loads a model once, keeps the denoiser busy, and says of each job how it ended.
 
 This is what every engine runs, in this process or in others: `Worker(settings, emit)`, then `render(group)` for each
-group of jobs, then `close()`. It writes nothing but parts; publishing them and the ledger are the driver's.
+call of the pipeline, then `close()`. It writes nothing but parts; publishing them and the ledger are the driver's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Loader = Callable[..., Any]
 class _Run:
     """One pipeline call for one or several jobs, as it comes from the device."""
 
-    jobs: Sequence[Job]
+    group: Group
     output: Any
     reference: Any
     report: Any
@@ -61,12 +61,12 @@ class _Run:
 
 
 class Worker:
-    """Renders groups of jobs and calls `emit` with an Outcome for each job, from a thread of its own.
+    """Renders groups of jobs and calls `emit` with an Outcome for each open job, from a thread of its own.
 
     pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was, but for a session
         that was attached to it: where jobs had other recipes, a new session with its recipe is attached.
     load: called as `load(model, dtype=..., device=...)` for the pipeline of a name; None is accel's own way.
-    say: is told in a few words what happens now. stop: is asked before each call whether to go on.
+    say: is told in a few words what happens now.
 
     `render` and `close` raise ModelError for a model that cannot be loaded, OutputError for a disk that cannot be
     written, DeviceError for a device that broke; everything else is the failure of one job.
@@ -80,9 +80,8 @@ class Worker:
         pipe: Any = None,
         load: Loader | None = None,
         say: Callable[[str], None] = lambda text: None,
-        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._settings, self._emit, self._say, self._stop = settings, emit, say, stop
+        self._settings, self._emit, self._say = settings, emit, say
         self._given, self._loader = pipe, load
         self._given_session = session_of(pipe) if pipe is not None else None
         self._pipe: Any = None
@@ -104,22 +103,15 @@ class Worker:
         self.close()
 
     def render(self, group: Group) -> None:
-        """Renders the jobs of a group, in order; returns early where `stop` says so."""
+        """Renders the jobs of a group in one call of the pipeline. Only the outcomes of open jobs are kept."""
         self.prepare(group.first)
-        wrong = {job.id: wrong_arguments(job, plain_class(self._pipe)) for job in group.jobs}
-        for job in group.jobs:
-            if wrong[job.id]:
-                self._fail(job, {"type": "ValueError", "message": " ".join(wrong[job.id])}, ())
-        good = Group(tuple(job for job in group.jobs if not wrong[job.id]))
-        for chunk in good.split(self._most(group.first)):
-            if self._stop():
-                return
-            self._say(f"{chunk.first.model}: {_title(chunk.first)}")
-            self._chunk(chunk.jobs)
-
-    def flush(self) -> None:
-        """Waits until the outcome of every job so far was emitted."""
-        self._writer.flush()
+        wrong = wrong_arguments(group.first, plain_class(self._pipe))  # jobs of a group take the same arguments
+        if wrong:
+            for job in group.open:
+                self._fail(job, {"type": "ValueError", "message": " ".join(wrong)}, ())
+            return
+        self._say(f"{group.first.model}: {_title(group.first)}")
+        self._render(group)
 
     def close(self) -> None:
         """Finishes the files, and gives the pipeline back as it was."""
@@ -127,11 +119,6 @@ class Worker:
             self._writer.close()
         finally:
             self._leave()
-
-    def _most(self, job: Job) -> int:
-        """How many jobs of its group may share a call."""
-        alone = job.image is not None or job.video is not None or job.prompt is None
-        return 1 if alone else self._settings.batch
 
     def prepare(self, job: Job) -> None:
         """Brings model and recipe to what the job needs; both stay while the next group needs the same. `render` does
@@ -186,14 +173,16 @@ class Worker:
             del pipe, attached_now
             free_memory()
 
-    def _chunk(self, jobs: Sequence[Job]) -> None:
-        """Renders jobs in one call. Where memory does not suffice: half as many, then in tiles, then it is a failure.
+    def _render(self, group: Group) -> None:
+        """Where memory does not suffice: half as many jobs, then in tiles, then it is a failure.
 
         A call for several jobs that fails for another reason is repeated one by one, so that only the culprit fails.
         """
-        group = jobs[0].group
+        if not group.open:
+            return
+        first = group.first
         try:
-            run = self._run(jobs, tile=group in self._tiled)
+            run = self._run(group, tile=first.group in self._tiled)
         except Exception as error:  # a pipeline may raise anything, and the next job must not suffer
             failure, memory = _described(error), is_out_of_memory(error)
         else:
@@ -202,18 +191,19 @@ class Worker:
         # Only here, because the error leads to the frames that hold the tensors.
         if memory:
             free_memory()
-        if len(jobs) > 1:
-            for part in Group(tuple(jobs)).split((len(jobs) + 1) // 2 if memory else 1):
-                self._chunk(part.jobs)
-        elif memory and group not in self._tiled and can_tile(self._pipe):
-            self._tiled.add(group)
-            self._chunk(jobs)
+        if len(group.jobs) > 1:
+            for part in group.split((len(group.jobs) + 1) // 2 if memory else 1):
+                self._render(part)
+        elif memory and first.group not in self._tiled and can_tile(self._pipe):
+            self._tiled.add(first.group)
+            self._render(group)
         elif not device_answers(self._device):
-            raise DeviceError(f"the device broke down during the job of line {jobs[0].line} ({failure['message']}).")
+            raise DeviceError(f"the device broke down during the job of line {first.line} ({failure['message']}).")
         else:
-            self._fail(jobs[0], failure, ("decoded in tiles",) if group in self._tiled else ())
+            self._fail(first, failure, ("decoded in tiles",) if first.group in self._tiled else ())
 
-    def _run(self, jobs: Sequence[Job], *, tile: bool) -> _Run:
+    def _run(self, group: Group, *, tile: bool) -> _Run:
+        jobs = group.jobs
         reset_peak(self._device)
         start = time.perf_counter()
         notes: tuple[str, ...] = (f"in one call with {len(jobs) - 1} other jobs",) if len(jobs) > 1 else ()
@@ -228,7 +218,7 @@ class Worker:
         seconds = {name: value / len(jobs) for name, value in {**phases, **seconds}.items()}
         if self._load_seconds:
             seconds, self._load_seconds = {"load": self._load_seconds, **seconds}, 0.0
-        return _Run(jobs, output, reference, report, seconds, peak(self._device), notes)
+        return _Run(group, output, reference, report, seconds, peak(self._device), notes)
 
     def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
         with attached(self._pipe, Recipe()):
@@ -273,15 +263,16 @@ class Worker:
         try:
             clips = to_clips(run.output)
             references = to_clips(run.reference) if run.reference is not None else [None] * len(clips)
-            if len(clips) != len(run.jobs):
-                raise ValueError(f"{len(run.jobs)} were asked for, but the pipeline returned {len(clips)}.")
+            if len(clips) != len(run.group.jobs):
+                raise ValueError(f"{len(run.group.jobs)} were asked for, but the pipeline returned {len(clips)}.")
         except Exception as error:
-            for job in run.jobs:
+            for job in run.group.open:
                 self._emit(self._failed(job, _described(error), run.notes))
             return
         run.output = run.reference = None
-        for job, clip, reference in zip(run.jobs, clips, references, strict=True):
-            self._emit(self._finished(run, job, clip, reference))
+        for job, clip, reference in zip(run.group.jobs, clips, references, strict=True):
+            if job.id not in run.group.done:
+                self._emit(self._finished(run, job, clip, reference))
 
     def _finished(self, run: _Run, job: Job, clip: Clip, reference: Clip | None) -> Outcome:
         start = time.perf_counter()

@@ -28,11 +28,6 @@ class Writer:
         self._raise()
         self._tasks.put(task)
 
-    def flush(self) -> None:
-        """Waits until everything is written."""
-        self._tasks.join()
-        self._raise()
-
     def close(self) -> None:
         """Waits until everything is written, and ends the thread."""
         self._tasks.put(None)
@@ -49,8 +44,6 @@ class Writer:
                     task()
             except BaseException as error:  # it belongs to the thread that waits for the files
                 self._error = error
-            finally:
-                self._tasks.task_done()
 
     def _raise(self) -> None:
         if self._error is not None:

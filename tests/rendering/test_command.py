@@ -86,9 +86,11 @@ def test_engines_that_do_not_fit_are_told(tmp_path: Path, capsys: pytest.Capture
     given = [manifest(tmp_path, {"prompt": "one"}), "--model", "m", "--out", str(tmp_path / "out")]
     assert main(["render", *given, "--address", "auto"]) == 2
     assert main(["render", *given, "--workers", "0"]) == 2
+    assert main(["render", *given, "--batch", "all"]) == 2
     assert capsys.readouterr().err == (
         "accel: --address is of a Ray cluster; add --engine ray.\n"
         "accel: workers must be a whole number from 1, not 0.\n"
+        "accel: batch must be a whole number from 1, or \"auto\", not 'all'.\n"
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from accel.rendering.batches import batched
 from accel.rendering.engine import Desk
 from accel.rendering.failures import OutputError
-from accel.rendering.jobs import Group, Job, grouped
+from accel.rendering.jobs import Group, Job
 from accel.rendering.outcome import Outcome, Settings
 from accel.rendering.pieces import ATTEMPTS, Pieces
 from accel.rendering.pool import Pool
@@ -81,9 +82,13 @@ def jobs_of(model: str, count: int, **fields: Any) -> list[Job]:
     return [Job(model, prompt=f"{model} {number}", **fields) for number in range(count)]
 
 
+def calls(jobs: Sequence[Job], batch: int = 1) -> list[Group]:
+    return list(batched(jobs, {job.id for job in jobs}, batch, lambda model: None))
+
+
 def run(troupe: Troupe, jobs: Sequence[Job], parts: Path, workers: int = 2, batch: int = 1) -> Office:
     office = Office()
-    Pool(troupe, workers, grouped(jobs), Settings(parts, batch=batch), office.desk).run()
+    Pool(troupe, workers, calls(jobs, batch), Settings(parts), office.desk).run()
     assert not any(actor.alive for actor in troupe.actors)
     return office
 
@@ -97,7 +102,7 @@ def test_workers_part_models_and_then_help_each_other(tmp_path: Path) -> None:
 
 def test_a_worker_stays_with_its_recipe_and_size() -> None:
     small, large = jobs_of("a", 3, width=16), jobs_of("a", 3, width=32)
-    pieces = Pieces(grouped(small + large), most=2)
+    pieces = Pieces(calls(small + large, batch=2))
     first = pieces.take(None, [], unburdened=True)
     assert first is not None and first.jobs == tuple(small[:2]), "a piece is what fits one call"
     second = pieces.take(None, [first], unburdened=True)
@@ -175,7 +180,7 @@ def test_to_stop_means_the_jobs_at_hand_and_no_model_more(tmp_path: Path) -> Non
         office.stop = True
         return good(actor, piece) if actor.number == 0 else []  # the second one is still loading
 
-    Pool(Troupe(script), 2, grouped(jobs), Settings(tmp_path), office.desk).run()
+    Pool(Troupe(script), 2, calls(jobs), Settings(tmp_path), office.desk).run()
     assert sorted(office.statuses(jobs)) == [[], [], [], ["ok"]]
 
 

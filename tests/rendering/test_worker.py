@@ -61,8 +61,6 @@ def test_an_error_of_the_writer_reaches_the_one_who_waits() -> None:
     writer = Writer()
     writer.put(lambda: [][1])
     with pytest.raises(IndexError):
-        writer.flush()
-    with pytest.raises(IndexError):
         writer.close()
 
 

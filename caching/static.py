@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
@@ -31,10 +31,15 @@ class OptimalSchedule(CacheMethod):
     warmup: int = knob(2, 1, 1000, "first steps that always compute")
     final: int = knob(1, 1, 1000, "last steps that always compute")
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
+    fewest: int = knob(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         rules = rules_for(self.predictor.under(anatomy), self.warmup, self.final, self.max_skips)
-        return NoSignal(), Planned(self.compute, "flow" in anatomy.prediction, rules)
+        return NoSignal(), Planned(self.share, "flow" in anatomy.prediction, rules)
+
+    def share(self, steps: int) -> float:
+        """The fraction of so many steps that computes."""
+        return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -83,20 +88,21 @@ def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> 
 class Planned(Decider):
     """Follows the plan for this run's noise levels."""
 
-    def __init__(self, compute: float, flow: bool, rules: Rules) -> None:
-        self._compute, self._flow, self._rules = compute, flow, rules
+    def __init__(self, share: Callable[[int], float], flow: bool, rules: Rules) -> None:
+        self._share, self._flow, self._rules = share, flow, rules
         self._computes: tuple[bool, ...] = ()
         self._first = 0
 
     def begin(self, sigmas: Sequence[float], first: int) -> None:
         self._first = first
         rest = tuple(sigmas[first:])
-        self._computes = plan(rest, self._compute, flow=self._flow, rules=self._rules) if self._compute < 1 else ()
+        share = self._share(len(rest) - 1)
+        self._computes = plan(rest, share, flow=self._flow, rules=self._rules) if share < 1 else ()
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
         if index >= len(self._computes):
-            return Decision(False, "everything computes" if self._compute >= 1 else "beyond the plan")
+            return Decision(False, "beyond the plan" if self._computes else "everything computes")
         return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
 
 

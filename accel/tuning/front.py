@@ -56,6 +56,7 @@ def tune(
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
     out: str | os.PathLike[str] | None = None,
+    journal: str | os.PathLike[str] | None = None,
     known: str | os.PathLike[str] | bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> Recipe:
@@ -79,6 +80,7 @@ def tune(
         verify: as in `accel.compare`, for the evidence.
         out: folder for recipe.json, evidence.html, the films, and the journal with which the same call, repeated, goes
             on where it was interrupted. Without it nothing is kept.
+        journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
         known: the file of earlier tunings that say where to begin, and that this one is added to; True: the user's own
             and the ones that are shipped, False: none.
         tell: called with a line of progress now and then.
@@ -91,7 +93,7 @@ def tune(
     shots = split(prompts, held_out, seed)
     _check(pipe, minutes, levers)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch if out is None else out)
+        folder = Path(journal or out or scratch)
         tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None))
         try:
             with quiet(pipe):
@@ -99,12 +101,12 @@ def tune(
                 tuner.work(60.0 * minutes)
         except KeyboardInterrupt:
             if tuner.verified is None:
-                raise Interrupted(None if out is None else folder) from None
+                raise Interrupted(None if folder == Path(scratch) else folder) from None
         recipe = tuner.outcome()
         if recipe is None:
             raise NotMet("There was no time to measure a single candidate; give more minutes.", None)
         if out is not None and tuner.comparison is not None:
-            evidence.save(recipe, tuner.comparison, folder)
+            evidence.save(recipe, tuner.comparison, Path(out))
         tuner.remember(known)
     if not recipe.evidence["met"]:
         raise NotMet(_apology(goal, recipe), recipe)

@@ -64,6 +64,7 @@ class Lab:
         self.arguments = dict(arguments)
         self._device = str(environment(pipe)["device"])
         self.runs = 0  # of recipes, in this process
+        self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
         self.trials: dict[tuple[str, int], Trial] = {}
         self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
@@ -72,6 +73,7 @@ class Lab:
     def trial(self, recipe: Recipe, shot: int) -> Trial:
         """The run of this recipe on this shot: from the journal, else made now."""
         key = key_of(recipe)
+        self.asked.add((key, shot))
         known = self.trials.get((key, shot))
         if known is not None and set(self.metrics) <= set(known.values):
             return known

@@ -15,9 +15,11 @@ from accel.tuning.space import Candidate, Structure
 from accel.tuning.surrogate import Belief, Seen, Surrogate
 
 FIRST = 6  # structures that start the race
-BETTER = 1.02  # a gain in speed that is worth another run ...
+BETTER = 1.03  # a gain in speed that is worth another run ...
 BETTER_PSNR = 0.3  # ... and one in dB
-OPTIMISM = 0.7  # how many spreads of doubt a candidate gets on credit while the search goes on
+# How many spreads of doubt a candidate gets on credit at first, and after how many real runs none any more: there are
+# always more structures than it pays to try.
+OPTIMISM, PATIENCE = 0.7, 60
 SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
 
 
@@ -103,8 +105,7 @@ class Search:
             challenger = self._challenger(leader)
             if challenger is None or (first and leader is not None):
                 return leader
-            standing = self.standings.get(challenger, Standing())
-            self.measure(challenger, next(shot for shot in range(self.shots) if shot not in standing.found))
+            self.measure(challenger, self._hardest(challenger))
 
     def leader(self) -> Candidate | None:
         """The best of those that are measured on all clips and meet the goal there."""
@@ -164,9 +165,12 @@ class Search:
         """The candidate whose next run is worth most; None where no one is likely to beat the leader."""
         beaten = -math.inf if leader is None else self.gain(leader)
         least = BETTER_PSNR if self.goal.speedup is not None else math.log(BETTER)
-        open_ = [c for c in self.outlooks if c != leader and not self._settled(c) and self._likely(c, OPTIMISM)]
+        open_ = [c for c in self.outlooks if c != leader and not self._settled(c) and self._likely(c, self._credit())]
         best = max(open_, key=self.gain, default=None)
         return best if best is not None and self.gain(best) > beaten + least else None
+
+    def _credit(self) -> float:
+        return OPTIMISM * max(1.0 - len(self.seen) / PATIENCE, 0.0)
 
     def _settled(self, candidate: Candidate) -> bool:
         standing = self.standings.get(candidate)
@@ -179,11 +183,11 @@ class Search:
         belief = self.believe(candidate)
         if self.goal.speedup is None:
             return math.log(belief.speedup)
-        return belief.psnr + OPTIMISM * belief.doubt
+        return belief.psnr + self._credit() * belief.doubt
 
     def _worth(self, candidate: Candidate) -> float:
         """For the halving: those that can still meet the goal first, by their gain."""
-        return self.gain(candidate) - (0.0 if self._likely(candidate, OPTIMISM) else 1e3)
+        return self.gain(candidate) - (0.0 if self._likely(candidate, self._credit()) else 1e3)
 
     def _likely(self, candidate: Candidate, optimism: float) -> bool:
         """Whether the candidate may well meet the goal."""
@@ -191,7 +195,14 @@ class Search:
         if self.goal.speedup is not None:
             return belief.speedup >= self.goal.speedup * self.haste
         factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-        return belief.psnr + optimism * belief.doubt - factor * belief.scatter >= self._required() + self.reserve
+        below = max(factor * belief.scatter + self.reserve, -min(self.surrogate.clips.values(), default=0.0))
+        return belief.psnr + optimism * belief.doubt - below >= self._required()
+
+    def _hardest(self, candidate: Candidate) -> int:
+        """The clip on which a candidate is most likely to fail, of those that it was not measured on."""
+        measured = self.standings.get(candidate, Standing()).found
+        open_ = [shot for shot in range(self.shots) if shot not in measured]
+        return min(open_, key=lambda shot: self.surrogate.clips.get(shot, 0.0))
 
     def _measured_margin(self, standing: Standing) -> float:
         """The margin of the goal on the measured clips, in dB where PSNR decides, else in the metric's slacks."""

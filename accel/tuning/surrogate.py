@@ -71,6 +71,7 @@ class Surrogate:
     def __post_init__(self) -> None:
         self.factors: dict[str, tuple[float, float]] = {}
         self._structures: dict[str, tuple[float, float]] = {}
+        self.clips: dict[int, float] = {}  # by how many dB each clip seen is better than the mean
         self.times: dict[str, float] = dict(self.speeds)
         self.scatter = PROMPT_SPREAD
 
@@ -127,6 +128,7 @@ class Surrogate:
         self.factors = dict(zip(names, pairs, strict=False))
         self._structures = dict(zip(structures, pairs[len(names) :], strict=False))
         found = values[len(names) + len(structures) :]
+        self.clips = {clip: -10.0 / math.log(10.0) * float(value) for clip, value in zip(clips, found, strict=True)}
         # A few clips say little about how much clips differ: what was assumed counts as four of them.
         between = (4 * PROMPT_SPREAD**2 + float(np.sum(found**2))) / (4 + len(found))
         within = (4 * NOISE**2 + float(np.sum(residuals**2))) / (4 + len(residuals))

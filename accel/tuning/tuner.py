@@ -131,7 +131,7 @@ class Tuner:
         tuning = history.Tuning(
             self.features, self._limit(), self.goal.speedup, self.winner.to_dict(),
             self.verified.evidence["quality"]["psnr"]["mean"], self.verified.evidence["speedup"],
-            learned.factors, learned.times, self.anatomy.repository or self.anatomy.pipeline, self.lab.runs,
+            learned.factors, learned.times, self._name(), len(self.lab.asked),
         )  # fmt: skip
         history.remember(history.own_file() if known is True else Path(known), tuning)
 
@@ -248,6 +248,7 @@ class Tuner:
         search = {
             "simulated": len(self.search.outlooks),
             "runs": self.lab.runs,
+            "asked": len(self.lab.asked),
             "verifications": self._checks,
             "minutes": (time.monotonic() - self._started) / 60.0,
             "advised": list(self.advice.models),
@@ -288,6 +289,10 @@ class Tuner:
 
     def _limit(self) -> float | None:
         return next((bound.limit for bound in self.goal.bounds if bound.name == "psnr"), None)
+
+    def _name(self) -> str:
+        """The last part of where the model came from: folders of this machine are nobody's business."""
+        return Path(self.anatomy.repository or self.anatomy.pipeline).name
 
     def _plain_arguments(self) -> dict[str, Any]:
         """For the calibration's own record of what it belongs to."""

@@ -89,7 +89,7 @@ def test_it_finds_nearly_the_most_faithful_candidate_at_a_speed(speedup: float) 
     assert best is not None
     assert 1.0 / truth.about[best].evaluations >= speedup * 0.98
     rivals = [c for c, about in truth.about.items() if 1.0 / about.evaluations >= speedup * 1.04]
-    assert truth.psnr(best, 0) >= max(truth.psnr(c, 0) for c in rivals) - 1.0
+    assert truth.psnr(best, 0) >= max(truth.psnr(c, 0) for c in rivals) - 1.5
 
 
 def test_what_no_candidate_can_keep_is_not_promised() -> None:

@@ -1,0 +1,205 @@
+"""The repository's benchmark: recipes that the tuner finds here and now, presets, single levers, fewer steps and other
+libraries, on prompts that none of them was tuned on, in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.caching import Calibration, OptimalSchedule
+from accel.comparison import compare
+from accel.contest import Verifier
+from accel.files import write_whole
+from accel.frontier import Curve, curves
+from accel.pareto import FEWER_STEPS, Point, pareto_svg
+from accel.presets import PRESETS
+from accel.recipe import Recipe
+from accel.results import Comparison, Row
+from accel.rivals import rivals
+from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector
+from accel.tuning import NotMet, tune
+from accel.tuning.foresight import CALIBRATION
+from accel.tuning.goal import SLACK, Bound
+from accel.tuning.space import MEASURING
+
+# The sweep of single levers: shares of computed steps.
+SWEEP = (0.5, 0.34, 0.28, 0.24, 0.22, 0.2)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The fastest setting of one series that keeps a quality on nearly all prompts, by a straight line between its two
+    nearest settings: `promised` judges as the tuner does, `mean` by the mean PSNR alone."""
+
+    series: str
+    promised: float | None
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, and the recipes that were tuned for it, by their label."""
+
+    comparison: Comparison
+    tuned: Mapping[str, Recipe]
+    not_met: Mapping[str, str]
+
+    def standings(self, limit: float) -> list[Standing]:
+        """Every series, the fastest first."""
+        means, promised = curves(self.comparison), self._promised()
+        names = [name for name in means if name != "unaccelerated"]
+        found = [
+            Standing(name, fastest(promised[name], limit - SLACK["psnr"]), fastest(means[name], limit))
+            for name in names
+        ]
+        return sorted(found, key=lambda standing: -(standing.promised or 0.0))
+
+    def verdict(self, limit: float) -> str:
+        """One sentence: our fastest at this quality against the best rival's and against fewer steps."""
+        standings = {standing.series: standing for standing in self.standings(limit)}
+        ours = {row.label.split(":")[0] for row in self.comparison.rows if row.kind == "recipe"}
+        lines = []
+        for name in ("promised", "mean"):
+            speeds = {series: getattr(standing, name) or 0.0 for series, standing in standings.items()}
+            mine = max((series for series in speeds if series in ours), key=speeds.__getitem__, default="")
+            others = [series for series in speeds if series not in ours and series != FEWER_STEPS]
+            rival = max(others, key=speeds.__getitem__, default="")
+            what = f"{limit:g} dB on 95 % of prompts" if name == "promised" else f"{limit:g} dB on average"
+            text = f"{what}: {mine} {speeds.get(mine, 0.0):.2f}x"
+            if speeds.get(rival):
+                text += f", best rival {rival} {speeds[rival]:.2f}x ({speeds[mine] / speeds[rival]:.2f} times as fast)"
+            lines.append(text + f", fewer steps {speeds.get(FEWER_STEPS, 0.0):.2f}x.")
+        return "\n".join(lines)
+
+    def points(self) -> list[Point]:
+        """The picture's points."""
+        return [
+            Point(row.label, _series(row), row.speedup, row.psnr, f"worst {row.psnr_worst:.1f} dB")
+            for row in self.comparison.rows
+            if row.psnr is not None
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        tuned = {
+            label: {"recipe": recipe.to_dict(), "evidence": dict(recipe.evidence)}
+            for label, recipe in self.tuned.items()
+        }
+        return self.comparison.to_dict() | {"tuned": tuned, "not_met": dict(self.not_met)}
+
+    def _promised(self) -> dict[str, Curve]:
+        """By series, speed-up and the PSNR that its clips allow to promise."""
+        grouped: dict[str, list[tuple[float, float]]] = {}
+        for row in self.comparison.rows:
+            values = [
+                sample.quality.psnr
+                for sample in self.comparison.samples
+                if sample.label == row.label and sample.quality is not None and sample.quality.psnr is not None
+            ]
+            if values:
+                # The margin over a bound of 0 is the bound that could be promised.
+                grouped.setdefault(_series(row), []).append(
+                    (row.speedup, Bound("psnr", _never, least=0.0).margin(values, 0.95))
+                )
+        return {name: Curve(name, tuple(sorted(points))) for name, points in grouped.items()}
+
+
+def fastest(curve: Curve, limit: float) -> float | None:
+    """The largest speed-up at which the curve has this quality, by straight lines between its points; None where it has
+    it nowhere."""
+    found = [speed for speed, quality in curve.points if quality >= limit]
+    for (x0, y0), (x1, y1) in zip(curve.points, curve.points[1:], strict=False):
+        if y0 >= limit > y1:
+            found.append(x0 + (x1 - x0) * (y0 - limit) / (y0 - y1))
+    return max(found, default=None)
+
+
+def measure(
+    pipe: Any,
+    prompts: Sequence[str],
+    tuning: Sequence[str],
+    out: Path,
+    *,
+    qualities: Sequence[float] = (24.0, 30.0, 40.0),
+    speeds: Sequence[float] = (2.0, 3.0),
+    minutes: float = 5.0,
+    steps: int | None = None,
+    call_arguments: Mapping[str, Any] | None = None,
+    verify: Verifier | None = None,
+    known: bool | Path = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Bench:
+    """Tunes for every goal on some prompts, then compares with everything else on others.
+
+    The recipes and their evidence go to a folder for each goal below `out`. minutes: for each tuning.
+    """
+    arguments = dict(call_arguments or {})
+    tuned: dict[str, Recipe] = {}
+    not_met: dict[str, str] = {}
+    goals: list[tuple[str, dict[str, float]]] = [
+        *((f"{quality:g} dB", {"min_psnr": quality}) for quality in qualities),
+        *((f"{speed:g}x", {"target_speedup": speed}) for speed in speeds),
+    ]
+    for label, goal in goals:
+        try:
+            tuned[label] = tune(
+                pipe, tuning, **goal, steps=steps, minutes=minutes, call_arguments=arguments, verify=verify,
+                out=out / f"tuned-{label.replace(' ', '-')}", journal=out / "search", known=known,
+                tell=lambda text, label=label: tell(f"{label}: {text}"),
+            )  # type: ignore[arg-type] # fmt: skip
+        except NotMet as error:
+            not_met[label] = str(error)
+    tell("comparing")
+    entries: list[tuple[str, Any]] = [(f"tuned: {label}", recipe) for label, recipe in tuned.items()]
+    entries += [(f"preset: {name}", preset.recipe) for name, preset in PRESETS.items()]
+    entries += single_levers(Calibration.load(out / "search" / CALIBRATION))
+    entries += rivals(pipe)
+    comparison = compare(
+        pipe, entries, prompts, steps=steps, call_arguments=arguments, verify=verify,
+        fewer_steps=_fewer(steps or 50),
+    )  # fmt: skip
+    return Bench(comparison, tuned, not_met)
+
+
+def single_levers(calibration: Calibration) -> list[tuple[str, Recipe]]:
+    """Each lever by itself over its range. Labels are "lever: setting"."""
+    found: list[tuple[str, Recipe]] = []
+    for share in SWEEP:
+        found.append((f"planned cache: {share:g}", Recipe(cache=OptimalSchedule(share))))
+        with suppress(ValueError):  # nothing was recorded to plan with
+            found.append((f"calibrated cache: {share:g}", Recipe(cache=calibration.schedule(share))))
+        for name, method in MEASURING.items():
+            with suppress(ValueError):  # its guards compute more than that
+                found.append((f"{name}: {share:g}", Recipe(cache=calibration.threshold(method, share))))
+    guidances = (AdaptiveGuidance(), GuidanceDelta(1.3), GuidanceDelta())
+    found += [(f"guidance: {method}", Recipe(guidance=method)) for method in guidances]
+    return found + [(f"sampler: {share:g}", Recipe(sampler=PseudoCorrector(steps=share))) for share in (0.7, 0.5, 0.35)]
+
+
+def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
+    """Writes bench.json, bench.svg, bench.txt and the comparison's page; returns the verdict's lines."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [line for limit in limits for line in bench.verdict(limit).splitlines()]
+    missed = [f"Tuning for {label}: {why}" for label, why in bench.not_met.items()]
+    settings = bench.comparison.settings
+    size = f"{settings['width']}x{settings['height']}x{settings['frames']}"
+    title = f"{settings['pipeline']}, {settings['steps']} steps, guidance {settings['guidance']}, {size}"
+    write_whole(out / "bench.svg", pareto_svg(bench.points(), title=title))
+    write_whole(out / "bench.txt", "\n".join([str(bench.comparison), "", *lines, *missed]) + "\n")
+    write_whole(out / "bench.json", json.dumps(bench.to_dict(), indent=1))
+    return [*lines, *missed]
+
+
+def _series(row: Row) -> str:
+    return FEWER_STEPS if row.kind == "fewer_steps" else row.label.split(":")[0]
+
+
+def _fewer(steps: int) -> list[int]:
+    return sorted({max(round(steps / speed), 1) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5)})
+
+
+def _never(one: Any, other: Any) -> float:
+    raise NotImplementedError

@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv; only the first one takes time. Needs Python 3.11 or newer with venv.
 #
 #   make demo PYTHON=/path/to/python          uses the torch of that Python instead of installing one
-#   make demo DEMO_ARGS="--prompt '...'"      passes options to accel demo (likewise FRONTIER_ARGS, BENCH_ARGS, TRAIN_ARGS)
+#   make demo DEMO_ARGS="--prompt '...'"      passes options to accel demo (likewise APP_ARGS, BENCH_ARGS, ...)
 #   make test PYTEST_ARGS="tests/caching"     passes options to pytest
 
 PYTHON ?= python3
@@ -18,11 +18,14 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: demo frontier bench-attention trajectory train siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render transfer tune levers trajectory train siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
 	@echo "Open $(CURDIR)/out/demo/page.html in a browser."
+
+app: $(VENV)/installed-app
+	$(BIN)/accel app $(APP_ARGS)
 
 trajectory: $(VENV)/installed
 	$(BIN)/accel trajectory --out out/trajectory $(TRAJECTORY_ARGS)
@@ -30,11 +33,23 @@ trajectory: $(VENV)/installed
 levers: $(VENV)/installed
 	$(BIN)/accel levers --out out/levers $(LEVERS_ARGS)
 
+bench: $(VENV)/installed-bench
+	$(BIN)/accel bench --out out/bench $(BENCH_ARGS)
+
+tune: $(VENV)/installed
+	$(BIN)/accel tune pocket:video --min-psnr 30 --out out/tune $(TUNE_ARGS)
+
+transfer: $(VENV)/installed
+	$(BIN)/python -m accel.tuning.transfer --out out/transfer $(TRANSFER_ARGS)
+
 frontier: $(VENV)/installed-bench
 	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
 
 bench-attention: $(VENV)/installed
 	$(BIN)/python -m accel.attention.bench $(BENCH_ARGS)
+
+bench-render: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m accel.rendering.bench $(BENCH_ARGS)
 
 train: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
@@ -79,7 +94,8 @@ $(VENV)/constraints.txt: constraints.txt
 
 $(VENV)/installed-dev: EXTRA := [dev]
 $(VENV)/installed-bench: EXTRA := [bench]
-$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-bench: $(VENV)/constraints.txt pyproject.toml
+$(VENV)/installed-app: EXTRA := [app]
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-bench $(VENV)/installed-app: $(VENV)/constraints.txt pyproject.toml
 	@echo "Installing accel$(EXTRA) and what it needs into $(VENV)."
 	@$(INSTALL) --constraint $(VENV)/constraints.txt --editable ".$(EXTRA)"
 	@touch $@ $(VENV)/installed

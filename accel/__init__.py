@@ -76,6 +76,7 @@ from accel.session import Session
 if TYPE_CHECKING:
     from accel.comparison import compare
     from accel.rendering import render
+    from accel.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -139,11 +140,12 @@ __all__ = [
     "render",
     "restore",
     "search_sigmas",
+    "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Measuring and rendering need video and image libraries; accelerating does not.
+    # Measuring, tuning and rendering need video and image libraries; accelerating does not.
     if name == "compare":
         from accel.comparison import compare
 
@@ -152,4 +154,8 @@ def __getattr__(name: str) -> Any:
         from accel.rendering import render
 
         return render
+    if name == "tune":
+        from accel.tuning import tune
+
+        return tune
     raise AttributeError(f"module 'accel' has no attribute {name!r}")

@@ -139,17 +139,17 @@ def measure(
     arguments = dict(call_arguments or {})
     tuned: dict[str, Recipe] = {}
     not_met: dict[str, str] = {}
-    goals: list[tuple[str, dict[str, float]]] = [
-        *((f"{quality:g} dB", {"min_psnr": quality}) for quality in qualities),
-        *((f"{speed:g}x", {"target_speedup": speed}) for speed in speeds),
+    goals: list[tuple[str, float | None, float | None]] = [
+        *((f"{quality:g} dB", quality, None) for quality in qualities),
+        *((f"{speed:g}x", None, speed) for speed in speeds),
     ]
-    for label, goal in goals:
+    for label, quality, speed in goals:
         try:
             tuned[label] = tune(
-                pipe, tuning, **goal, steps=steps, minutes=minutes, call_arguments=arguments, verify=verify,
-                out=out / f"tuned-{label.replace(' ', '-')}", journal=out / "search", known=known,
-                tell=lambda text, label=label: tell(f"{label}: {text}"),
-            )  # type: ignore[arg-type] # fmt: skip
+                pipe, tuning, min_psnr=quality, target_speedup=speed, steps=steps, minutes=minutes,
+                call_arguments=arguments, verify=verify, out=out / f"tuned-{label.replace(' ', '-')}",
+                journal=out / "search", known=known, tell=tell,
+            )  # fmt: skip
         except NotMet as error:
             not_met[label] = str(error)
     tell("comparing")

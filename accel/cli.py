@@ -1,4 +1,4 @@
-"""The command `accel`: demo, compare, render, frontier, calibrate, refine, inspect, presets."""
+"""The command `accel`: demo, compare, app, tune, render, frontier, calibrate, refine, inspect, presets."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def render_manifest(options: argparse.Namespace) -> int:
     """Every line of a manifest, as files."""
     from accel.rendering import plan_for, render
     from accel.rendering.manifest import parse_settings
-    from accel.rendering.overview import overview
+    from accel.rendering.summary import overview
 
     planned: dict[str, Any] = {
         "recipe": options.recipe,
@@ -98,6 +98,33 @@ def render_manifest(options: argparse.Namespace) -> int:
     return 0 if summary.complete else SOME_FAILED
 
 
+def serve_app(options: argparse.Namespace) -> None:
+    """The comparison app, in a browser."""
+    try:
+        from accel.app.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ImportError('the app needs gradio: pip install "diffusers-accel[app]".') from None
+    serve(
+        options.port,
+        model=options.model,
+        host=options.host,
+        share=options.share,
+        open_browser=options.open,
+        out=options.out,
+        folders=options.allow,
+        hub=not options.no_hub,
+        device=options.device,
+        dtype=options.dtype,
+    )
+
+
+def _batch(text: str) -> Any:
+    """A number, or what `render` says to anything else."""
+    return int(text) if text.isdecimal() else text
+
+
 def _engine(options: argparse.Namespace) -> Engine | None:
     """Who renders; None is this process."""
     from accel.rendering import Processes, Ray
@@ -107,6 +134,32 @@ def _engine(options: argparse.Namespace) -> Engine | None:
     if options.address is not None:
         raise ValueError("--address is of a Ray cluster; add --engine ray.")
     return None if options.workers in (None, 1) else Processes(options.workers)
+
+
+def measure_bench(options: argparse.Namespace) -> None:
+    """Tuned recipes, presets, single levers, fewer steps and other libraries."""
+    from accel.bench import measure, save
+
+    verify = None
+    if options.model.startswith("pocket:"):
+        from accel import pocket
+
+        verify = pocket.verify
+    prompts = _recorded_prompts(options.prompts, options.model)
+    if len(prompts) < options.clips + 6:
+        raise ValueError(
+            f"{options.clips} prompts to judge on and at least 6 to tune on are needed, not {len(prompts)}."
+        )
+    with _waiting("tuning") as status:
+        bench = measure(
+            _load(options.model, options), prompts[options.clips :], prompts[: options.clips], options.out,
+            qualities=options.qualities, speeds=options.speeds, minutes=options.minutes, steps=options.steps,
+            call_arguments=_call_arguments(options), verify=verify, tell=status.update,
+        )  # fmt: skip
+    with _waiting(f"writing {options.out}"):
+        lines = save(bench, options.out, options.qualities)
+        page = bench.comparison.save(options.out)
+    print(bench.comparison, *lines, f"\nPicture: {options.out / 'bench.svg'}\nPage:    {page}", sep="\n")
 
 
 def measure_frontier(options: argparse.Namespace) -> None:
@@ -164,6 +217,38 @@ def measure_levers(options: argparse.Namespace) -> None:
     write_whole(options.out / "levers.txt", f"{result}\n")
     write_whole(options.out / "levers.json", json.dumps(result.to_dict(), indent=1))
     print(result, f"\nTable and data: {options.out}", sep="\n")
+
+
+def tune_model(options: argparse.Namespace) -> int:
+    """The fastest recipe that keeps a quality, or the most faithful one at a speed."""
+    from accel.tuning import NotMet, tune
+    from accel.tuning.evidence import sentence
+
+    verify = None
+    if options.model.startswith("pocket:"):
+        from accel import pocket
+
+        verify = pocket.verify
+    prompts = _recorded_prompts(options.prompts, options.model)
+    held_out = None if options.held_out is None else _recorded_prompts(options.held_out, options.model)
+    pipe = _load(options.model, options)
+    with _waiting("tuning") as status:
+        try:
+            recipe = tune(
+                pipe, prompts, min_psnr=options.min_psnr, min_ssim=options.min_ssim, max_lpips=options.max_lpips,
+                target_speedup=options.target_speedup, coverage=options.coverage, held_out=held_out, seed=options.seed,
+                steps=options.steps, minutes=options.minutes, levers=options.levers, generic=options.generic,
+                call_arguments=_call_arguments(options), verify=verify, out=options.out,
+                known=options.known or not options.no_known, tell=status.update,
+            )  # fmt: skip
+        except NotMet as error:
+            print(f"accel: {error}", file=sys.stderr)
+            if error.nearest is not None:
+                print(f"It is in {options.out / 'recipe.json'}, with the evidence.", file=sys.stderr)
+            return SOME_FAILED
+    print(sentence(recipe.evidence), f"\nRecipe:   {options.out / 'recipe.json'}", sep="\n")
+    print(f"Evidence: {options.out / 'evidence.html'}")
+    return 0
 
 
 def calibrate_model(options: argparse.Namespace) -> None:
@@ -287,8 +372,8 @@ def _show(result: Comparison, folder: Path) -> None:
 
 
 def _what_was_saved(interrupt: KeyboardInterrupt, options: argparse.Namespace) -> str:
-    if hasattr(interrupt, "summary"):  # of a render, which says itself what is done and how to go on
-        return str(interrupt)
+    if hasattr(interrupt, "summary") or hasattr(interrupt, "folder"):
+        return str(interrupt)  # renders and tunings say themselves what is done and how to go on
     partial: Comparison | None = getattr(interrupt, "partial", None)
     if partial is None:
         return "interrupted; nothing was saved."
@@ -338,10 +423,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_compare(commands)
+    _add_app(commands)
     _add_render(commands)
+    _add_bench(commands)
     _add_frontier(commands)
     _add_trajectory(commands)
     _add_levers(commands)
+    _add_tune(commands)
     _add_calibrate(commands)
     _add_refine(commands)
     _add_inspect(commands)
@@ -374,6 +462,22 @@ def _add_compare(commands: Any) -> None:
     command.set_defaults(command=compare_model)
 
 
+def _add_app(commands: Any) -> None:
+    command = commands.add_parser("app", help="compare in a browser: both clips frame by frame, sweeps, blind votes")
+    command.add_argument("--model", default="pocket:video", help="chosen at first: a pocket model, a folder or an id")
+    command.add_argument("--port", type=int, help="of the server (the first free one from 7860)")
+    command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network (this machine only)")
+    command.add_argument("--share", action="store_true", help="open it to everybody through gradio's relay")
+    command.add_argument("--open", action="store_true", help="open a browser")
+    command.add_argument("--out", type=Path, help="folder to keep votes and tunings in (none: gone at the end)")
+    command.add_argument(
+        "--allow", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders that models may be loaded from"
+    )
+    command.add_argument("--no-hub", action="store_true", help="load no models of the Hugging Face hub")
+    _add_machine(command)
+    command.set_defaults(command=serve_app)
+
+
 def _add_render(commands: Any) -> None:
     command = commands.add_parser(
         "render", help="render every line of a manifest; run it again after a crash, and it goes on where it stopped"
@@ -392,12 +496,43 @@ def _add_render(commands: Any) -> None:
     command.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     command.add_argument("--address", help="of the cluster: auto, host:6379, ray://host:10001 (a new one, here)")
     command.add_argument("--retry-failed", action="store_true", help="try jobs again that failed in an earlier run")
-    command.add_argument("--batch", type=int, default=1, help="jobs per call; above 1 the last bits may differ (1)")
+    command.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        help="jobs per call, or auto for small ones; above 1 last bits may differ (1)",
+    )
     command.add_argument("--metrics", action="store_true", help="compare each job with its unaccelerated self")
     command.add_argument("--no-embed", dest="embed", action="store_false", help="no settings inside the files")
     command.add_argument("--dry-run", action="store_true", help="check everything and say what would be rendered")
     _add_machine(command)
     command.set_defaults(command=render_manifest)
+
+
+def _add_bench(commands: Any) -> None:
+    command = commands.add_parser(
+        "bench", help="tune, and measure what was found against presets, single levers, fewer steps and other libraries"
+    )
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default="pocket:video",
+        help="pocket:video, a diffusers folder, or a model id",
+    )
+    command.add_argument(
+        "--prompts", default="22", help="a file with one prompt per line, or how many of the pocket model's own (22)"
+    )
+    command.add_argument("--clips", type=int, default=8, help="how many of them to judge on; the others tune (8)")
+    command.add_argument(
+        "--qualities", type=float, nargs="*", default=[24, 30, 40], help="PSNRs to tune for (24 30 40)"
+    )
+    command.add_argument("--speeds", type=float, nargs="*", default=[2, 3], help="speed-ups to tune for (2 3)")
+    command.add_argument("--minutes", type=float, default=6.0, help="for each tuning (6)")
+    command.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for the results (out/bench)")
+    _add_call(command, steps=50)
+    _add_machine(command)
+    command.set_defaults(command=measure_bench)
 
 
 def _add_frontier(commands: Any) -> None:
@@ -427,6 +562,34 @@ def _add_levers(commands: Any) -> None:
     _add_call(command, steps=50)
     _add_machine(command)
     command.set_defaults(command=measure_levers, size=(128, 128), frames=33)
+
+
+def _add_tune(commands: Any) -> None:
+    command = commands.add_parser(
+        "tune", help="find the fastest recipe that keeps a quality, or the most faithful one at a speed, with evidence"
+    )
+    _add_model(command)
+    command.add_argument("--min-psnr", type=float, help="dB against the unaccelerated output, such as 30")
+    command.add_argument("--min-ssim", type=float, help="such as 0.95")
+    command.add_argument("--max-lpips", type=float, help="such as 0.1; needs the package lpips")
+    command.add_argument("--target-speedup", type=float, help="instead of a quality: wall-clock speed-up, such as 2")
+    command.add_argument("--coverage", type=float, default=0.95, help="share of all prompts that must keep it (0.95)")
+    command.add_argument(
+        "--prompts", default="14", help="a file with one prompt per line, or how many of the pocket model's own (14)"
+    )
+    command.add_argument("--held-out", help="a file with the prompts to judge on, in place of splitting --prompts")
+    command.add_argument("--seed", type=int, default=0, help="for the noise (0)")
+    command.add_argument("--minutes", type=float, default=15.0, help="time for all of it (15)")
+    command.add_argument(
+        "--levers", nargs="+", default=["cache", "attention", "guidance", "sampler"], help="those to choose from (all)"
+    )
+    command.add_argument("--generic", action="store_true", help="only methods without constants of this model")
+    command.add_argument("--known", type=Path, help="file of earlier tunings to begin with and to add to (your own)")
+    command.add_argument("--no-known", action="store_true", help="begin without earlier tunings, and remember nothing")
+    command.add_argument("--out", type=Path, default=Path("out/tune"), help="folder for the results (out/tune)")
+    _add_call(command, steps=None)
+    _add_machine(command)
+    command.set_defaults(command=tune_model)
 
 
 def _add_calibrate(commands: Any) -> None:

@@ -60,6 +60,10 @@ class Bound:
             return good[0] if good else -math.inf
         return min(min(good), fmean(good) - tolerance_factor(len(good), coverage) * stdev(good))
 
+    def promised(self, values: Sequence[float], coverage: float) -> float:
+        """The limit that these values would be just enough for."""
+        return self.limit + self.sign * self.margin(values, coverage)
+
     def __str__(self) -> str:
         return f"{self.name.upper()} {'at least' if self.least is not None else 'at most'} {self.limit:g}"
 

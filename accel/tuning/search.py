@@ -90,7 +90,8 @@ class Search:
         while batch and shot < self.shots:
             for candidate in batch:
                 self.measure(candidate, shot)
-            batch = sorted(batch, key=self._worth, reverse=True)[: max(len(batch) // 2, 1)]
+            left = [c for c in batch if c in self.outlooks]  # a run may show that a lever does nothing here
+            batch = sorted(left, key=self._worth, reverse=True)[: max(len(left) // 2, 1)]
             shot += 1
 
     def best(self, first: bool = False) -> Candidate | None:
@@ -109,8 +110,7 @@ class Search:
 
     def leader(self) -> Candidate | None:
         """The best of those that are measured on all clips and meet the goal there."""
-        able = [c for c, s in self.standings.items() if len(s.found) == self.shots and self.meets(c)]
-        return max(able, key=self.gain, default=None)
+        return max((c for c in self._measured() if self.meets(c)), key=self.gain, default=None)
 
     def measure(self, candidate: Candidate, shot: int) -> None:
         """One real run, and what it teaches."""
@@ -150,7 +150,7 @@ class Search:
 
     def nearest(self) -> Candidate | None:
         """Of the candidates measured on all clips the one that misses the goal by least."""
-        measured = [c for c, s in self.standings.items() if len(s.found) == self.shots]
+        measured = self._measured()
         if self.goal.speedup is not None:
             return max(measured, key=lambda c: self.believe(c).speedup, default=None)
         return max(measured, key=lambda c: self._measured_margin(self.standings[c]), default=None)
@@ -171,6 +171,10 @@ class Search:
 
     def _credit(self) -> float:
         return OPTIMISM * max(1.0 - len(self.seen) / PATIENCE, 0.0)
+
+    def _measured(self) -> list[Candidate]:
+        """Those that were run on all clips."""
+        return [c for c, s in self.standings.items() if len(s.found) == self.shots and c in self.outlooks]
 
     def _settled(self, candidate: Candidate) -> bool:
         standing = self.standings.get(candidate)

@@ -163,7 +163,8 @@ def _most_probable(design: Sequence[Any], means: Array, spreads: Array) -> tuple
         step = np.linalg.solve(normal, jacobian.T @ residuals / NOISE**2 + precision @ (means - values))
         values = values + np.clip(step, -2.0, 2.0)
     jacobian, residuals = _linearised(design, values)
-    return values, np.linalg.inv(jacobian.T @ jacobian / NOISE**2 + precision), residuals
+    covariance: Array = np.asarray(np.linalg.inv(jacobian.T @ jacobian / NOISE**2 + precision), np.float64)
+    return values, covariance, residuals
 
 
 def _linearised(design: Sequence[Any], values: Array) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """Whether earlier tunings help: one goal on several settings, begun cold and begun with what the others found.
 
-`python -m accel.tuning.transfer` (`make transfer`) measures it on the pocket models and writes the tunings as a history.
+`python -m accel.tuning.transfer` (`make transfer`) measures it on pocket models and writes the tunings as a history.
 """
 
 from __future__ import annotations

@@ -258,12 +258,10 @@ class Tuner:
         return replace(recipe, name=f"tuned for {self.goal}", evidence=proof)
 
     def _closer(self, one: Recipe, other: Recipe) -> bool:
-        key = (
-            (lambda r: r.evidence["speedup"])
-            if self.goal.speedup
-            else (lambda r: r.evidence["quality"]["psnr"]["worst"])
-        )
-        return bool(key(one) > key(other))
+        """Whether the first of two that missed the goal came nearer to it."""
+        if self.goal.speedup is not None:
+            return bool(one.evidence["speedup"] > other.evidence["speedup"])
+        return bool(one.evidence["quality"]["psnr"]["worst"] > other.evidence["quality"]["psnr"]["worst"])
 
     def _any(self) -> Candidate | None:
         """What comes nearest to a goal that nothing measured has met."""

@@ -126,6 +126,20 @@ def test_a_failed_verification_makes_it_more_careful() -> None:
     assert truth.about[second].evaluations >= truth.about[best].evaluations
 
 
+def test_a_lever_that_turns_out_to_do_nothing_is_left_out_at_once() -> None:
+    truth = Truth(outlooks())
+
+    def run(candidate: Candidate, shot: int) -> Found:
+        if candidate.structure.guidance is not None:
+            search.drop(lambda structure: structure.guidance is not None)
+        return truth(candidate, shot)
+
+    search = Search(at_least(30.0), truth.about, Surrogate(0.0), run, SHOTS, held_out=8)
+    search.start()
+    best = search.best()
+    assert best is not None and best.structure.guidance is None
+
+
 def test_another_metric_is_met_by_way_of_what_psnr_it_takes() -> None:
     """The metric here is 1 where PSNR is 36 and above, and falls below."""
 

@@ -1,0 +1,217 @@
+"""What programs can ask: one named endpoint for each action of the page, with plain data in and out."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from accel.app import knobs
+from accel.app.pair import Pair, StudioError, Summary, Update, Vote, Winner
+from accel.app.running import Running, Start, visitor
+from accel.app.settings import Settings, embedded
+from accel.app.studio import Studio
+from accel.presets import PRESETS
+
+
+def build_endpoints(studio: Studio, running: Running) -> None:
+    """Adds the endpoints to the present page."""
+    endpoints = Endpoints(studio, running)
+    plain = ["cancel", "cost", "vote", "votes", "history", "pair", "restore", "manifest", "code", "models", "presets"]
+    for name in ("run", "sweep", "tune"):
+        api(_streamed(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+    for name in (*plain, "methods"):
+        api(_answered(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+
+
+class Endpoints:
+    """A method for each endpoint; its docstring is what clients read. Settings are objects with the fields of
+    `accel.app.settings.Settings`, whose recipe may be a preset's name, "off", or a recipe's plain data.
+    """
+
+    def __init__(self, studio: Studio, running: Running) -> None:
+        self._studio, self._running = studio, running
+
+    def run(self, settings: dict[str, Any], request: gr.Request) -> Iterator[dict[str, Any]]:
+        """Generates a clip without and with the recipe. Gives the progress; the last answer has the measured pair."""
+        wanted = Settings.from_dict(settings)
+        return self._told(request, lambda user, stop: self._studio.run(wanted, user, stop))
+
+    def sweep(
+        self, settings: dict[str, Any], axes: dict[str, list[Any]], request: gr.Request
+    ) -> Iterator[dict[str, Any]]:
+        """Compares every combination of values, such as {"cache.threshold": [0.1, 0.2]}, with one unaccelerated clip.
+        The last answer has all points.
+        """
+        wanted = Settings.from_dict(settings)
+        return self._told(request, lambda user, stop: self._studio.sweep(wanted, "", axes, user=user, cancel=stop))
+
+    def tune(
+        self,
+        settings: dict[str, Any],
+        request: gr.Request,
+        min_psnr: float | None = None,
+        target_speedup: float | None = None,
+        minutes: float = 2.0,
+    ) -> Iterator[dict[str, Any]]:
+        """Searches for the fastest recipe with this PSNR, or the most faithful one with this speed-up. The last answer
+        has the pair that was made with it.
+        """
+        wanted = Settings.from_dict(settings)
+
+        def start(user: str, stop: threading.Event) -> Generator[Update, None, None]:
+            return self._studio.tune(wanted, min_psnr, target_speedup, minutes, user, stop)
+
+        return self._told(request, start)
+
+    def cancel(self, request: gr.Request) -> int:
+        """Stops all runs of this client; gives how many there were."""
+        return self._running.stop(request)
+
+    def cost(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Predicts seconds and memory of a run, without running it."""
+        return dict(vars(self._studio.cost(Settings.from_dict(settings))))
+
+    def vote(self, pair: str, winner: Winner, request: gr.Request) -> dict[str, Any]:
+        """Notes which side of a pair is better: baseline, accelerated or same."""
+        return _vote(self._studio.vote(pair, winner, visitor(request)))
+
+    def votes(self) -> list[dict[str, Any]]:
+        """All votes, with the settings of their pairs."""
+        return [_vote(each) for each in self._studio.votes()]
+
+    def history(self, request: gr.Request) -> list[dict[str, Any]]:
+        """The pairs that this client has made, newest first."""
+        return [_summary(each) for each in self._studio.history(visitor(request))]
+
+    def pair(self, key: str) -> dict[str, Any]:
+        """A pair of an earlier run, with its files."""
+        return described(self._studio.pair(key))
+
+    def restore(self, file: gr.FileData) -> dict[str, Any]:
+        """The settings inside a clip, picture or .json that accel has made."""
+        uploaded: Any = file  # gradio gives the plain data of its class, once it has checked that it is an upload
+        return _settings(embedded(uploaded["path"]))
+
+    def manifest(self, settings: dict[str, Any], axes: dict[str, list[Any]]) -> dict[str, Any]:
+        """The accelerated sides as a manifest for `accel render`, as a file. No axes: the settings themselves."""
+        path = Path(tempfile.mkdtemp(dir=self._studio.folder)) / "manifest.jsonl"
+        path.write_text(self._studio.manifest(Settings.from_dict(settings), axes), encoding="utf-8")
+        return _file(path)
+
+    def code(self, settings: dict[str, Any]) -> dict[str, str]:
+        """The settings as a Python program and as a command line."""
+        wanted = Settings.from_dict(settings)
+        return {"python": wanted.as_python(), "command": wanted.as_command()}
+
+    def models(self) -> list[str]:
+        """Models to choose from. Any diffusers folder that the server may read, or model id, does as well."""
+        return self._studio.models()
+
+    def presets(self) -> dict[str, str]:
+        """The presets and what they promise."""
+        return {name: preset.promise for name, preset in PRESETS.items()}
+
+    def methods(self) -> dict[str, Any]:
+        """Every lever's methods with their knobs."""
+        return {
+            lever: {name: [dict(vars(knob)) for knob in every] for name, every in knobs.methods(lever).items()}
+            for lever in knobs.levers()
+        }
+
+    def _told(self, request: gr.Request, start: Start) -> Iterator[dict[str, Any]]:
+        with closing(self._running.follow(visitor(request), start)) as updates:
+            yield from map(told, updates)
+
+
+def told(update: Update) -> dict[str, Any]:
+    """An update as plain data."""
+    return {
+        "stage": update.stage,
+        "step": update.step,
+        "steps": update.steps,
+        "seconds_left": update.seconds_left,
+        "position": update.position,
+        "note": update.note,
+        "pair": described(update.pair) if update.pair else None,
+        "points": [_summary(each.summary()) for each in update.points],
+    }
+
+
+def described(pair: Pair) -> dict[str, Any]:
+    """A pair as plain data, its clips as files."""
+    sides = {name: getattr(pair, name) for name in ("baseline", "accelerated")}
+    return _summary(pair.summary()) | {
+        "psnr_per_frame": list(pair.psnr_per_frame),
+        "worst_frame": pair.worst_frame,
+        "baseline_reused": pair.baseline_reused,
+        "timing_note": pair.timing_note,
+        "seconds": {name: side.seconds for name, side in sides.items()},
+        "computed": {name: side.computed for name, side in sides.items()},
+        "timeline": {name: side.timeline for name, side in sides.items()},
+        "report": pair.accelerated.report,
+        "files": {name: _file(side.path) for name, side in sides.items()},
+    }
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """Plain data that survives JSON and means the same: infinity, which JSON has not, is a default wherever it occurs,
+    and so it is left out.
+    """
+    data = settings.to_dict()
+    recipe = {name: _finite(value) if isinstance(value, dict) else value for name, value in data["recipe"].items()}
+    return data | {"recipe": recipe}
+
+
+def _finite(method: dict[str, Any]) -> dict[str, Any]:
+    nested = {name: _finite(value) if isinstance(value, dict) else value for name, value in method.items()}
+    return {name: value for name, value in nested.items() if not (isinstance(value, float) and math.isinf(value))}
+
+
+def _summary(run: Summary) -> dict[str, Any]:
+    return dict(vars(run)) | {"settings": _settings(run.settings)}
+
+
+def _vote(vote: Vote) -> dict[str, Any]:
+    """Without who it was."""
+    data = dict(vars(vote)) | {"settings": _settings(vote.settings)}
+    del data["user"]
+    return data
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+
+def _answered(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors reach the client as their sentence, and no stack trace the server's log."""
+
+    @wraps(endpoint)
+    def answered(*values: Any, **named: Any) -> Any:
+        try:
+            return endpoint(*values, **named)
+        except (StudioError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return answered
+
+
+def _streamed(endpoint: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The same for an endpoint that gives one answer after the other."""
+
+    @wraps(endpoint)
+    def answered(*values: Any, **named: Any) -> Iterator[Any]:
+        try:
+            yield from endpoint(*values, **named)
+        except (StudioError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return answered

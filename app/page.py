@@ -1,0 +1,47 @@
+"""The page: four tabs over one studio, and the endpoints for programs."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from accel.app.blind_tab import BlindTab
+from accel.app.compare_tab import CompareTab
+from accel.app.endpoints import build_endpoints
+from accel.app.history_tab import HistoryTab
+from accel.app.running import Running
+from accel.app.studio import Studio
+from accel.app.sweep_tab import SweepTab
+
+_HEADER = (
+    '<header class="masthead"><h1>accel</h1><p>The same clip twice: by the untouched pipeline, and accelerated. '
+    "See what it costs and what it saves.</p></header>"
+)
+
+
+def build(studio: Studio, model: str = "pocket:video") -> gr.Blocks:
+    """The page over this studio, not yet served: `accel.app.serve.serve` does that. `model` is chosen at first."""
+    running = Running()
+    blocks = gr.Blocks(title="accel", analytics_enabled=False, fill_width=False)
+    with blocks:
+        gr.HTML(_HEADER, apply_default_css=False)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                compare = CompareTab(studio, running, model, _prompts(model))
+            with gr.Tab("Sweep & Pareto", id="sweep") as sweep:
+                SweepTab(studio, running, compare, sweep)
+            with gr.Tab("Blind A/B", id="blind"):
+                BlindTab(studio)
+            with gr.Tab("History", id="history-tab") as history:
+                HistoryTab(studio, compare, tabs, history)
+        compare.prepare(blocks)
+        build_endpoints(studio, running)
+    return blocks
+
+
+def _prompts(model: str) -> list[str]:
+    """Prompts in the language that the pocket models understand; none for other models."""
+    if not model.startswith("pocket:"):
+        return []
+    from accel import pocket
+
+    return list(pocket.prompts(24, 0))

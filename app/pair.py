@@ -1,0 +1,134 @@
+"""What a run gives back: its progress, and at the end a baseline and an accelerated clip with all that was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from accel.app.settings import Settings
+from accel.media import Pixels
+
+Stage = Literal["waiting", "loading", "baseline", "accelerated", "measuring", "done"]
+Winner = Literal["baseline", "accelerated", "same"]
+
+
+class StudioError(Exception):
+    """Why a request failed, in one sentence for the person who made it."""
+
+
+class Cancelled(StudioError):
+    """The request was stopped because somebody asked for it."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One clip: unaccelerated or accelerated.
+
+    frames is uint8 (frames, height, width, 3). path is its file (PNG for one frame, else MP4) with the settings inside;
+    it lives as long as this object. seconds holds total, before (text encoding), denoise and after (decoding), without
+    the time that previews took. calls are the denoiser calls in order, each with run, step, position, sigma, stream,
+    denoiser, action ("computed", "predicted", "dropped"), reason and seconds. timeline has one character per step and
+    stream (█ computed, · predicted, ○ dropped). levers say what engaged and why.
+    """
+
+    frames: Pixels
+    path: Path
+    seconds: dict[str, float]
+    calls: list[dict[str, Any]]
+    timeline: dict[str, str]
+    report: str
+    levers: list[dict[str, Any]] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    @property
+    def computed(self) -> int:
+        """Denoiser calls that were computed."""
+        return sum(1 for call in self.calls if call["action"] == "computed")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clips of one request and how they differ.
+
+    metrics: psnr (dB), ssim, flicker_difference (None where it does not apply), speedup and denoise_speedup (ratios of
+    wall-clock times). The clips were compared as the pipeline gave them, before rounding to 8 bits. key names this
+    request; `timing_note` is a sentence about how far the speed-up can be trusted, "" for nothing to say; `notes` are
+    sentences about anything else, such as a size that the pipeline has changed.
+    """
+
+    key: str
+    settings: Settings
+    baseline: Side
+    accelerated: Side
+    metrics: dict[str, float | None]
+    psnr_per_frame: tuple[float, ...]
+    worst_frame: int
+    baseline_reused: bool
+    timing_note: str
+    fps: float
+    when: float  # seconds since 1970
+    label: str = ""  # in a sweep: the values of this point
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> Summary:
+        """The pair without its clips, for lists."""
+        return Summary(self.key, self.settings, dict(self.metrics), self.label, self.when)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A line of a history."""
+
+    key: str
+    settings: Settings
+    metrics: dict[str, float | None]
+    label: str
+    when: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """How a request stands. position: how many jobs are before it in the queue, while it waits. preview: a small cheap
+    picture of the clip as it will be, uint8 (H, W, 3). points: of a sweep, the pairs so far. note: a few words on what
+    happens.
+    """
+
+    stage: Stage
+    step: int = 0
+    steps: int = 0
+    seconds_left: float | None = None
+    position: int | None = None
+    preview: Pixels | None = None
+    pair: Pair | None = None
+    points: tuple[Pair, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a request will take, in seconds on this device; None where nothing like it has run yet.
+
+    computed_share: denoiser calls that the accelerated side computes, as a share of the baseline's, weighed with what a
+    call costs. source: "measured" if this very request has run before. baseline_cached: only the accelerated side will
+    run.
+    """
+
+    seconds_baseline: float | None
+    seconds_accelerated: float | None
+    computed_share: float | None
+    peak_bytes: int | None
+    source: Literal["measured", "estimated"]
+    baseline_cached: bool
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Somebody's answer in a blind comparison, with the settings of the pair."""
+
+    pair: str
+    winner: Winner
+    user: str
+    settings: Settings
+    metrics: dict[str, float | None]
+    when: float

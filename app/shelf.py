@@ -1,0 +1,85 @@
+"""The models in memory: loaded when first asked for, and the one that was idle the longest makes room for the next."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from accel.app.glimpse import Glimpse
+from accel.app.limits import Limits
+from accel.loading import POCKET, load_pipeline
+from accel.rendering.memory import free_memory
+
+Loader = Callable[..., Any]
+"""Called as `load(model, dtype=..., device=...)`, returns a pipeline."""
+
+
+@dataclass
+class Held:
+    """A loaded model, what has warmed up on it, and how its latents look as colours."""
+
+    model: str
+    pipe: Any
+    warm: set[tuple[object, ...]] = field(default_factory=set)
+    glimpse: Glimpse = field(default_factory=Glimpse)
+
+
+class Shelf:
+    """Holds at most `limits.models` pipelines. To be used by the one thread that runs jobs; `names` by any.
+
+    dtype and device are as in `accel.loading.load_pipeline`; `load` replaces that function. Code that comes with a
+    model is never run.
+    """
+
+    def __init__(
+        self, limits: Limits, *, dtype: str | None = None, device: str | None = None, load: Loader = load_pipeline
+    ) -> None:
+        self._limits, self._dtype, self._device, self._load = limits, dtype, device, load
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def has(self, model: str) -> bool:
+        """Whether the model is in memory."""
+        with self._lock:
+            return model in self._held
+
+    def get(self, model: str) -> Held:
+        """The model, loaded if need be. Raises ValueError, in one sentence, for one that cannot or may not be."""
+        self._limits.check_model(model)
+        with self._lock:
+            if model in self._held:
+                self._held.move_to_end(model)
+                return self._held[model]
+        self._make_room()
+        held = Held(model, self._load(model, dtype=self._dtype, device=self._device))
+        with self._lock:
+            self._held[model] = held
+        return held
+
+    def names(self) -> list[str]:
+        """Models to choose from: the pocket models, those in memory, and the pipelines in the allowed folders."""
+        from accel.pocket import MODELS, folder
+
+        pocket = [f"{POCKET}{name}" for name in MODELS if (folder(name) / "model_index.json").is_file()]
+        with self._lock:
+            held = list(self._held)
+        found = [str(index.parent) for root in self._limits.roots for index in sorted(root.glob("*/model_index.json"))]
+        return list(dict.fromkeys([*pocket, *held, *found]))
+
+    def clear(self) -> None:
+        """Lets go of all models."""
+        with self._lock:
+            self._held.clear()
+        free_memory()
+
+    def _make_room(self) -> None:
+        dropped = False
+        with self._lock:
+            while len(self._held) >= max(1, self._limits.models):
+                self._held.popitem(last=False)
+                dropped = True
+        if dropped:
+            free_memory()

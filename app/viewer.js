@@ -1,0 +1,212 @@
+// Draws two clips from sheets of frames. `element`, `props` and `watch` are given by gradio, which runs this once.
+const find = (selector) => element.querySelector(selector);
+const all = (selector) => [...element.querySelectorAll(selector)];
+const KEYS = { " ": "play", ArrowLeft: "back", ArrowRight: "forward", f: "flip", w: "worst" };
+const state = { clip: null, images: [[], []], mode: "side", frame: 0, playing: false, other: false, wipe: 0.5, gain: 4 };
+
+function load() {
+  const clip = props.value && props.value.frames ? props.value : null;
+  const same = clip && state.clip && clip.frames === state.clip.frames;
+  state.clip = clip;
+  find(".empty").hidden = Boolean(clip);
+  find(".full").hidden = !clip;
+  element.dataset.ready = "";
+  if (!clip) return stop();
+  state.frame = same ? state.frame : Math.floor(clip.frames / 2);
+  state.other = false;
+  find(".scrubber").max = clip.frames - 1;
+  find(".transport").hidden = clip.frames < 2;
+  find(".worst").hidden = clip.worst === null;
+  find(".quality").innerHTML = clip.curve;
+  find(".downloads").replaceChildren(...clip.downloads.map(download));
+  fetchSheets(clip);
+  arrange();
+}
+
+function download(file) {
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = "";
+  link.textContent = `Download ${file.name}`;
+  return link;
+}
+
+function fetchSheets(clip) {
+  let missing = 0;
+  state.images = clip.sheets.map((urls) => urls.map((url) => {
+    const image = new Image();
+    missing += 1;
+    image.onload = () => {
+      missing -= 1;
+      if (state.clip !== clip) return;
+      draw();
+      if (missing === 0) element.dataset.ready = "yes";
+    };
+    image.src = url;
+    return image;
+  }));
+}
+
+function arrange() {
+  const single = state.mode !== "side";
+  find(".viewer").dataset.mode = state.mode;
+  for (const button of all("[data-mode]")) {
+    if (button.tagName === "BUTTON") button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
+  }
+  find("[data-pane='1']").hidden = single;
+  find(".gain").hidden = state.mode !== "difference";
+  find(".other").hidden = state.mode !== "flip";
+  for (const canvas of all("canvas")) {
+    canvas.width = state.clip.width;
+    canvas.height = state.clip.height;
+    canvas.classList.toggle("small", state.clip.width < 200);
+  }
+  draw();
+}
+
+function paint(context, side, from = 0, to = 1) {
+  const { width, height, columns, rows } = state.clip;
+  const sheet = Math.floor(state.frame / (columns * rows));
+  const place = state.frame % (columns * rows);
+  const image = state.images[side][sheet];
+  if (!image || !image.complete || !image.naturalWidth) return;
+  const left = Math.round(from * width);
+  const wide = Math.round(to * width) - left;
+  if (wide <= 0) return;
+  const x = (place % columns) * width + left;
+  context.drawImage(image, x, Math.floor(place / columns) * height, wide, height, left, 0, wide, height);
+}
+
+function subtract(context) {
+  const { width, height } = state.clip;
+  paint(context, 0);
+  const one = context.getImageData(0, 0, width, height);
+  paint(context, 1);
+  const two = context.getImageData(0, 0, width, height);
+  for (let at = 0; at < one.data.length; at += 1) {
+    if (at % 4 !== 3) one.data[at] = Math.min(255, state.gain * Math.abs(one.data[at] - two.data[at]));
+  }
+  context.putImageData(one, 0, 0);
+}
+
+function draw() {
+  const clip = state.clip;
+  if (!clip) return;
+  const [first, second] = all("canvas").map((canvas) => canvas.getContext("2d", { willReadFrequently: true }));
+  const captions = all("figcaption");
+  captions[1].textContent = clip.names[1];
+  if (state.mode === "wipe") {
+    paint(first, 0, 0, state.wipe);
+    paint(first, 1, state.wipe, 1);
+    captions[0].textContent = `${clip.names[0]} | ${clip.names[1]}`;
+    find(".viewer").style.setProperty("--wipe", `${100 * state.wipe}%`);
+  } else if (state.mode === "difference") {
+    subtract(first);
+    captions[0].textContent = `|${clip.names[0]} − ${clip.names[1]}| × ${state.gain}`;
+  } else {
+    const side = state.mode === "flip" && state.other ? 1 : 0;
+    paint(first, side);
+    if (state.mode === "side") paint(second, 1);
+    captions[0].textContent = clip.names[side];
+  }
+  find(".scrubber").value = state.frame;
+  find(".frame").textContent = `${state.frame + 1} / ${clip.frames}`;
+  moveCursor();
+}
+
+function moveCursor() {
+  for (const curve of all("svg.curve")) {
+    const { left, right } = curve.dataset;
+    const share = Number(left) + (Number(right) - Number(left)) * (state.frame / (state.clip.frames - 1));
+    for (const end of ["x1", "x2"]) curve.querySelector(".cursor").setAttribute(end, share * curve.viewBox.baseVal.width);
+  }
+}
+
+function show(frame) {
+  const count = state.clip.frames;
+  state.frame = ((frame % count) + count) % count;
+  draw();
+}
+
+function stop() {
+  state.playing = false;
+  const button = find("[data-action='play']");
+  button.textContent = "▶";
+  button.setAttribute("aria-label", "Play");
+}
+
+function play() {
+  state.playing = true;
+  const button = find("[data-action='play']");
+  button.textContent = "❚❚";
+  button.setAttribute("aria-label", "Pause");
+  let begun = performance.now();
+  const tick = (now) => {
+    if (!state.playing || !state.clip || !element.isConnected) return stop();
+    const passed = Math.floor(((now - begun) / 1000) * state.clip.fps);
+    if (passed > 0) {
+      begun += (passed * 1000) / state.clip.fps;
+      show(state.frame + passed);
+    }
+    requestAnimationFrame(tick);
+  };
+  requestAnimationFrame(tick);
+}
+
+const actions = {
+  play: () => (state.playing ? stop() : play()),
+  back: () => { stop(); show(state.frame - 1); },
+  forward: () => { stop(); show(state.frame + 1); },
+  worst: () => { if (state.clip.worst !== null) { stop(); show(state.clip.worst); } },
+  flip: () => {
+    if (state.mode !== "flip") { state.mode = "flip"; state.other = true; return arrange(); }
+    state.other = !state.other;
+    draw();
+  },
+};
+
+function seek(event) {
+  const curve = event.target.closest("svg.curve");
+  const box = curve.getBoundingClientRect();
+  const { left, right } = curve.dataset;
+  const share = ((event.clientX - box.left) / box.width - left) / (right - left);
+  stop();
+  show(Math.max(0, Math.min(state.clip.frames - 1, Math.round(share * (state.clip.frames - 1)))));
+}
+
+function wipe(event) {
+  const box = find("canvas").getBoundingClientRect();
+  state.wipe = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
+  draw();
+}
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button && button.dataset.mode) { state.mode = button.dataset.mode; arrange(); }
+  else if (button && actions[button.dataset.action]) actions[button.dataset.action]();
+  else if (event.target.closest("svg.curve")) seek(event);
+});
+element.addEventListener("input", (event) => {
+  if (event.target.matches(".scrubber")) { stop(); show(Number(event.target.value)); }
+  if (event.target.matches(".gain input")) {
+    state.gain = Number(event.target.value);
+    find(".gain output").textContent = `${state.gain}×`;
+    draw();
+  }
+});
+element.addEventListener("pointermove", (event) => {
+  const dragged = event.pointerType === "mouse" || event.buttons > 0;
+  if (state.mode === "wipe" && dragged && event.target.closest("canvas")) wipe(event);
+});
+element.addEventListener("pointerdown", (event) => {
+  if (state.mode === "wipe" && event.target.closest("canvas")) wipe(event);
+});
+element.addEventListener("keydown", (event) => {
+  const name = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!state.clip || !name || event.ctrlKey || event.metaKey || event.target.matches("input")) return;
+  if (event.key === " " && event.target.matches("button")) return; // the button's own press
+  event.preventDefault();
+  actions[name]();
+});
+watch("value", load);
+load();

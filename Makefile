@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render transfer tune levers trajectory train siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render transfer tune levers trajectory train train-image siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -53,6 +53,9 @@ bench-render: $(VENV)/installed
 
 train: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
+
+train-image: $(VENV)/installed
+	$(BIN)/python -m accel.pocket.train_image --out out/image $(TRAIN_ARGS)
 
 siblings: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.distill --out out/few --compile $(DISTILL_ARGS)

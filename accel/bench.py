@@ -187,7 +187,8 @@ def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
     settings = bench.comparison.settings
     size = f"{settings['width']}x{settings['height']}x{settings['frames']}"
     title = f"{settings['pipeline']}, {settings['steps']} steps, guidance {settings['guidance']}, {size}"
-    write_whole(out / "bench.svg", pareto_svg(bench.points(), title=title))
+    theirs = {_series(row) for row in bench.comparison.rows if row.kind == "other"}
+    write_whole(out / "bench.svg", pareto_svg(bench.points(), title=title, rivals=theirs))
     write_whole(out / "bench.txt", "\n".join([str(bench.comparison), "", *lines, *missed]) + "\n")
     write_whole(out / "bench.json", json.dumps(bench.to_dict(), indent=1))
     return [*lines, *missed]

@@ -69,20 +69,22 @@ def pareto_svg(
     height: int = 520,
     clickable: bool = False,
     rivals: Collection[str] = (),
+    loose: Collection[str] = (),
 ) -> str:
     """The points over speed-up (to the right) and quality (upwards) as one SVG document.
 
-    Series named in `rivals` are dashed and grey, `FEWER_STEPS` is black, the others have a colour each; the front is
-    underlaid and its points are named where there is room. A quality of `IDENTICAL` or more stands on the upper edge.
-    With `clickable` every point is a `[data-index]` element that can have the keyboard's focus. The picture brings its
-    own background and follows the light or dark scheme, also as `<img src="file.svg">`.
+    Series named in `rivals` are dashed and grey, `FEWER_STEPS` is black, the others have a colour each; those in
+    `loose` are points without a line. The front is underlaid and its points are named where there is room. A quality
+    of `IDENTICAL` or more stands on the upper edge. With `clickable` every point is a `[data-index]` element that can
+    have the keyboard's focus. The picture brings its own background and follows the light or dark scheme, also as
+    `<img src="file.svg">`.
 
     Raises ValueError for a speed-up or quality that is not a number. No points give an empty pair of axes.
     """
     for point in points:
         if not math.isfinite(point.speedup) or math.isnan(point.quality):
             raise ValueError(f"{point.label!r} has no place in the picture: {point.speedup}, {point.quality}.")
-    return "".join(_Picture(points, title, quality_name, width, height, clickable, rivals).parts())
+    return "".join(_Picture(points, title, quality_name, width, height, clickable, rivals, loose).parts())
 
 
 class _Picture:
@@ -97,11 +99,13 @@ class _Picture:
         height: int,
         clickable: bool,
         rivals: Collection[str],
+        loose: Collection[str],
     ) -> None:
         self.points, self.title, self.quality_name, self.clickable = points, title, quality_name, clickable
         self.width, self.height = width, height
         self.series = list(dict.fromkeys(point.series for point in points))
         self.rivals = [name for name in self.series if name in rivals]
+        self.lines = [name for name in self.series if name not in loose]
         self.front = front(points)
         self.legend = list(self._legend_places())
         rows = 1 + max((row for _, row, _ in self.legend), default=0)
@@ -123,7 +127,7 @@ class _Picture:
         yield from self._axes()
         places = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(self._place, self.front))
         yield f'<polyline class="front" points="{places}"/>'
-        yield from (self._line(name) for name in self.series)
+        yield from (self._line(name) for name in self.lines)
         yield from (self._mark(index, point) for index, point in enumerate(self.points))
         yield from map(self._name, self.front)
         yield from (self._legend_entry(*entry) for entry in self.legend)

@@ -16,6 +16,7 @@ from accel.tuning.goal import Goal
 
 SCHEMA = 1
 TUNED = "tuned"
+SEARCH = "tried"  # the series of the candidates
 
 
 def evidence_of(
@@ -84,7 +85,7 @@ def sentence(evidence: Mapping[str, Any]) -> str:
 def points(evidence: Mapping[str, Any]) -> list[Point]:
     """The picture's points: the candidates of the search, the verified recipe, and fewer steps."""
     found = [
-        Point(trial["candidate"], "search", trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search")
+        Point(trial["candidate"], SEARCH, trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search")
         for trial in evidence["trials"]
     ]
     found.append(
@@ -109,7 +110,7 @@ def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
         e=evidence,
         recipe=recipe,
         sentence=sentence(evidence),
-        picture=pareto_svg(points(evidence), title="Candidates of the search, and what was verified"),
+        picture=pareto_svg(points(evidence), title="What was tried, and what was verified", loose=(SEARCH,)),
         films=films.relative_to(folder).as_posix(),
         trials=sorted(evidence["trials"], key=lambda trial: -trial["speedup"]),
     )  # fmt: skip

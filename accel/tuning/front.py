@@ -130,7 +130,7 @@ def _apology(goal: Goal, nearest: Recipe) -> str:
     kept = [(bound, bound.promised(proof["quality"][bound.name]["values"], goal.coverage)) for bound in goal.bounds]
     promised = "".join(f", which promises {bound.name.upper()} {value:.3g}" for bound, value in kept)
     return (
-        f"{goal} could not be promised for {100 * goal.coverage:g} % of prompts within the time and the levers given; "
-        f"what comes nearest is {proof['candidate']}, with {proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average "
+        f"{goal} cannot be promised for {100 * goal.coverage:g} % of prompts with this time and these levers; what "
+        f"comes nearest is {proof['candidate']}, with {proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average "
         f"and {psnr['worst']:.1f} at worst{promised}."
     )

@@ -136,3 +136,10 @@ def test_it_is_one_file_that_needs_no_other() -> None:
     svg = pareto_svg(SWEEP, title="t")
     assert re.findall(r"(?:href|src|url\()\S*", svg) == []
     assert svg == pareto_svg(SWEEP, title="t")
+
+
+def test_a_loose_series_has_points_and_no_line() -> None:
+    points = [Point("a", "tried", 1.0, 30.0), Point("b", "tried", 2.0, 25.0), Point("c", "kept", 2.0, 40.0)]
+    joined, loose = pareto_svg(points), pareto_svg(points, loose=("tried",))
+    assert joined.count('class="series"') == 2 and loose.count('class="series"') == 1
+    assert loose.count('class="mark"') == joined.count('class="mark"')

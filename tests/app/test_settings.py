@@ -14,7 +14,7 @@ import pytest
 import accel
 from accel.app.limits import Limits
 from accel.app.settings import Settings, embedded
-from accel.cli import _parser
+from accel.cli import parser
 from accel.rendering.jobs import Job
 from accel.rendering.manifest import read_jsonl
 from accel.rendering.outputs import encode
@@ -161,7 +161,7 @@ def test_a_file_that_holds_no_settings_is_told(tmp_path: Path) -> None:
 
 def test_the_command_of_a_caption_is_a_comparison() -> None:
     sized = replace(PLAIN, width=64, height=32, frames=17, guidance=5.0, seed=4)
-    options = _parser().parse_args(shlex.split(sized.as_command())[1:])
+    options = parser().parse_args(shlex.split(sized.as_command())[1:])
     assert (options.model, options.prompts, options.recipes) == ("pocket:video", [PROMPT], ["balanced"])
     assert (options.seeds, options.steps, options.size, options.frames, options.guidance) == (
         [4],

@@ -1,0 +1,102 @@
+"""What the commands share: models, prompts, sizes and the arguments of a pipeline's call."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+SOME_FAILED = 1
+
+
+def pocket_prompts(prompts: Sequence[str]) -> Sequence[str]:
+    """The prompts, once all are known to be in the grammar that the pocket model and its verifier understand."""
+    from accel.pocket.scenes import Caption
+
+    for prompt in prompts:
+        Caption.parse(prompt)
+    return prompts
+
+
+def recorded_prompts(given: str, model: str) -> Sequence[str]:
+    """The lines of a file, or so many of the pocket model's own captions."""
+    if given.isdigit():
+        if not model.startswith("pocket:"):
+            raise ValueError(
+                f"{model!r} has no prompts of its own: give a file with one prompt per line, --prompts FILE."
+            )
+        from accel import pocket
+
+        return pocket.prompts(int(given), seed=3)
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompts in {given} cannot be read: {error}.") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def load(model: str, options: argparse.Namespace) -> Any:
+    from accel.loading import load_pipeline
+
+    with waiting(f"loading {model}"):
+        return load_pipeline(model, dtype=options.dtype, device=options.device)
+
+
+def waiting(text: str) -> AbstractContextManager[Any]:
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    width, height = options.size or (None, None)
+    named = {
+        "guidance_scale": options.guidance,
+        "width": width,
+        "height": height,
+        "num_frames": options.frames,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "128" or "832x480" as (width, height)."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 128 or 832x480") from None
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="pocket:video, a diffusers folder, or a model id")
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dtype", help="torch type by name, such as bfloat16")
+    command.add_argument("--device", help="torch device, such as cuda or cpu")
+
+
+def add_measurement(command: argparse.ArgumentParser, out: str, steps: int | None) -> None:
+    command.add_argument("--out", type=Path, default=Path(out), help=f"folder for the results ({out})")
+    add_call(command, steps)
+    command.add_argument("--repeats", type=int, default=1, help="timed runs per prompt and seed (1)")
+    add_machine(command)
+
+
+def add_call(command: argparse.ArgumentParser, steps: int | None) -> None:
+    command.add_argument("--steps", type=int, default=steps, help="inference steps")
+    command.add_argument("--guidance", type=float, help="guidance scale")
+    command.add_argument("--size", type=size, help="size in pixels: 128 or 832x480")
+    command.add_argument("--frames", type=int, help="number of frames")
+
+
+def verifier(model: str) -> Any:
+    """The program that reads off a pocket model's clips whether they show what the prompt says; None for others."""
+    if not model.startswith("pocket:"):
+        return None
+    from accel import pocket
+
+    return pocket.verify

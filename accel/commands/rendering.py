@@ -1,0 +1,94 @@
+"""`accel render`: every line of a manifest."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel.commands.options import SOME_FAILED, add_machine
+
+if TYPE_CHECKING:
+    from accel.rendering.engine import Engine
+
+
+def add_render(commands: Any) -> None:
+    command = commands.add_parser(
+        "render", help="render every line of a manifest; run it again after a crash, and it goes on where it stopped"
+    )
+    command.add_argument("manifest", metavar="MANIFEST", type=Path, help=".jsonl, .csv, or a file rendered earlier")
+    command.add_argument("--out", type=Path, default=Path("renders"), help="folder for the results (renders)")
+    command.add_argument("--model", help="for lines that name none: pocket:video, a diffusers folder, or a model id")
+    command.add_argument("--recipe", help="preset, recipe file or off, for lines that name none (balanced)")
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for all lines")
+    command.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=A,B", help="every line with each of these values"
+    )
+    command.add_argument("--output", metavar="TEMPLATE", help="file names, such as {slug}-{seed}-{steps}")
+    command.add_argument("--shard", metavar="I/N", help="only part I of N; the parts may run at once, on one disk")
+    command.add_argument("--workers", type=int, help="processes, each with its own GPU if there are any (1)")
+    command.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
+    command.add_argument("--address", help="of the cluster: auto, host:6379, ray://host:10001 (a new one, here)")
+    command.add_argument("--retry-failed", action="store_true", help="try jobs again that failed in an earlier run")
+    command.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        help="jobs per call, or auto for small ones; above 1 last bits may differ (1)",
+    )
+    command.add_argument("--metrics", action="store_true", help="compare each job with its unaccelerated self")
+    command.add_argument("--no-embed", dest="embed", action="store_false", help="no settings inside the files")
+    command.add_argument("--dry-run", action="store_true", help="check everything and say what would be rendered")
+    add_machine(command)
+    command.set_defaults(command=render_manifest)
+
+
+def render_manifest(options: argparse.Namespace) -> int:
+    """Every line of a manifest, as files."""
+    from accel.rendering import plan_for, render
+    from accel.rendering.manifest import parse_settings
+    from accel.rendering.summary import overview
+
+    planned: dict[str, Any] = {
+        "recipe": options.recipe,
+        "overrides": parse_settings(options.set),
+        "grid": parse_settings(options.grid, several=True),
+        "dtype": options.dtype,
+    }
+    if options.output is not None:
+        planned["output"] = options.output
+    if options.dry_run:
+        plan = plan_for(options.model, options.manifest, **planned)
+        print(overview(plan, options.out, options.shard))
+        return 0
+    summary = render(
+        options.model,
+        options.manifest,
+        options.out,
+        **planned,
+        shard=options.shard,
+        retry_failed=options.retry_failed,
+        embed=options.embed,
+        batch=options.batch,
+        metrics=options.metrics,
+        device=options.device,
+        engine=_engine(options),
+    )
+    print(summary, f"Page:   {summary.page}", f"Ledger: {options.out}", sep="\n")
+    return 0 if summary.complete else SOME_FAILED
+
+
+def _batch(text: str) -> Any:
+    """A number, or what `render` says to anything else."""
+    return int(text) if text.isdecimal() else text
+
+
+def _engine(options: argparse.Namespace) -> Engine | None:
+    """Who renders; None is this process."""
+    from accel.rendering import Processes, Ray
+
+    if options.engine == "ray":
+        return Ray(options.address, options.workers)
+    if options.address is not None:
+        raise ValueError("--address is of a Ray cluster; add --engine ray.")
+    return None if options.workers in (None, 1) else Processes(options.workers)

@@ -1,0 +1,51 @@
+"""`accel tune` on the command line: what it writes and says, and its exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel.cli import main
+from accel.recipe import Recipe
+
+SHORT = ["--steps", "12", "--frames", "1", "--prompts", "6", "--levers", "cache", "--no-known", "--minutes", "2"]
+
+
+def tune(out: Path, *goal: str) -> int:
+    return main(["tune", "pocket:video", *goal, *SHORT, "--out", str(out)])
+
+
+def test_it_writes_the_recipe_and_the_evidence_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(tmp_path, "--min-psnr", "25") == 0
+    printed = capsys.readouterr().out
+    assert "PSNR at least 25: met with" in printed
+    assert str(tmp_path / "recipe.json") in printed and str(tmp_path / "evidence.html") in printed
+    assert Recipe.load(tmp_path / "recipe.json").evidence["met"]
+
+
+def test_what_cannot_be_met_is_code_1_and_leaves_what_comes_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(tmp_path, "--target-speedup", "40") == 1
+    assert "40x cannot be promised" in capsys.readouterr().err
+    assert not Recipe.load(tmp_path / "recipe.json").evidence["met"]
+
+
+def test_ctrl_c_says_that_the_runs_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("accel.tuning.tuner.Tuner.work", interrupt)
+    assert tune(tmp_path, "--min-psnr", "25") == 130
+    assert f"the runs so far are in {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_goal_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune(tmp_path) == 2
+    assert "say either what quality is needed" in capsys.readouterr().err

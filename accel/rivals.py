@@ -31,7 +31,12 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
     if find_spec("DeepCache") is not None:
         for interval in (2, 3, 4, 5):
             found.append((f"DeepCache: {interval}", functools.partial(_deepcache, interval=interval)))
-    return [(label, attach) for label, attach in found if _accepts(pipe, attach)]
+    able = [(label, attach) for label, attach in found if _accepts(pipe, attach)]
+    kept = {label.split(":")[0] for label, _ in able}
+    refused = dict.fromkeys(name for label, _ in found if (name := label.split(":")[0]) not in kept)
+    if refused:
+        print(f"left out, because they do not attach to {type(pipe).__name__}: {', '.join(refused)}")
+    return able
 
 
 def _cache_dit_settings() -> list[tuple[str, Attach]]:

@@ -98,12 +98,12 @@ class Lab:
             with attached(self.pipe, Recipe()) as session:
                 clip, seconds = self._call(shot, self.steps)
                 phases = session.report().seconds
-            self.keep_reference(shot, clip)
+            self._keep(shot, clip)
             self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
             self._append({"reference": shot, "seconds": list(self._seconds[shot])})
         return np.asarray(np.load(path), np.float32)
 
-    def keep_reference(self, shot: int, clip: Clip) -> None:
+    def _keep(self, shot: int, clip: Clip) -> None:
         """Whole or not at all."""
         partial = self.folder / f"unaccelerated-{shot}.part.npy"
         np.save(partial, clip)

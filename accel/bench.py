@@ -15,12 +15,14 @@ from accel.comparison import compare
 from accel.contest import Verifier
 from accel.files import write_whole
 from accel.frontier import Curve, curves
+from accel.page import render_page
 from accel.pareto import FEWER_STEPS, Point, pareto_svg
 from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.results import Comparison, Row
 from accel.rivals import rivals
 from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector
+from accel.tables import as_text, comparison_table
 from accel.tuning import NotMet, tune
 from accel.tuning.foresight import CALIBRATION
 from accel.tuning.goal import SLACK, Bound
@@ -47,6 +49,10 @@ class Bench:
     comparison: Comparison
     tuned: Mapping[str, Recipe]
     not_met: Mapping[str, str]
+
+    def table(self) -> str:
+        """Every row, and what must be known before believing the times."""
+        return "\n".join([as_text(comparison_table(self.comparison)), *self.comparison.cautions()])
 
     def standings(self, limit: float) -> list[Standing]:
         """Every series, the fastest first."""
@@ -180,7 +186,8 @@ def single_levers(calibration: Calibration) -> list[tuple[str, Recipe]]:
 
 
 def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
-    """Writes bench.json, bench.svg, bench.txt and the comparison's page; returns the verdict's lines."""
+    """Writes bench.json, bench.svg, bench.txt and page.html (with the films of our recipes and the first others);
+    returns the verdict's lines."""
     out.mkdir(parents=True, exist_ok=True)
     lines = [line for limit in limits for line in bench.verdict(limit).splitlines()]
     missed = [f"Tuning for {label}: {why}" for label, why in bench.not_met.items()]
@@ -189,7 +196,8 @@ def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
     title = f"{settings['pipeline']}, {settings['steps']} steps, guidance {settings['guidance']}, {size}"
     theirs = {_series(row) for row in bench.comparison.rows if row.kind == "other"}
     write_whole(out / "bench.svg", pareto_svg(bench.points(), title=title, rivals=theirs))
-    write_whole(out / "bench.txt", "\n".join([str(bench.comparison), "", *lines, *missed]) + "\n")
+    write_whole(out / "bench.txt", "\n".join([bench.table(), "", *lines, *missed]) + "\n")
+    write_whole(out / "page.html", render_page(bench.comparison))
     write_whole(out / "bench.json", json.dumps(bench.to_dict(), indent=1))
     return [*lines, *missed]
 

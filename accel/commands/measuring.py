@@ -91,8 +91,8 @@ def measure_bench(options: argparse.Namespace) -> None:
         )  # fmt: skip
     with waiting(f"writing {options.out}"):
         lines = save(bench, options.out, options.qualities)
-        page = bench.comparison.save(options.out)
-    print(bench.comparison, *lines, f"\nPicture: {options.out / 'bench.svg'}\nPage:    {page}", sep="\n")
+    print(bench.table(), "", *lines, "", sep="\n")
+    print(f"Picture: {options.out / 'bench.svg'}\nPage:    {options.out / 'page.html'}")
 
 
 def measure_frontier(options: argparse.Namespace) -> None:

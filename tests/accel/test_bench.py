@@ -57,12 +57,14 @@ def test_the_verdict_names_the_best_of_both_sides() -> None:
 
 
 def test_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Comparison, "__str__", lambda self: "the table")
+    monkeypatch.setattr(Bench, "table", lambda self: "the table")
+    monkeypatch.setattr("accel.bench.render_page", lambda comparison: "the page")
     monkeypatch.setattr(Comparison, "to_dict", lambda self: {"rows": []})
     lines = save(bench(), tmp_path, [30.0])
     assert lines[-1] == "Tuning for 2x: no time"
     assert "tuned: 30 dB" in (tmp_path / "bench.svg").read_text()
     assert (tmp_path / "bench.txt").read_text().startswith("the table")
+    assert (tmp_path / "page.html").read_text() == "the page"
     assert json.loads((tmp_path / "bench.json").read_text())["not_met"] == {"2x": "no time"}
 
 

@@ -53,9 +53,7 @@ def calibrate(
     An attached session is put back afterwards, also after an exception; nothing stays on the pipeline.
     Raises ValueError where there is no list of prompts, or no run of two steps.
     """
-    return record(
-        pipe, prompts, generate=generate, layer_lags=layer_lags, progress=progress, **arguments
-    ).calibration
+    return record(pipe, prompts, generate=generate, layer_lags=layer_lags, progress=progress, **arguments).calibration
 
 
 def record(

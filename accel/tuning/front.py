@@ -129,8 +129,8 @@ def _apology(goal: Goal, nearest: Recipe) -> str:
     psnr = proof["quality"]["psnr"]
     kept = [(bound, bound.promised(proof["quality"][bound.name]["values"], goal.coverage)) for bound in goal.bounds]
     promised = "".join(f", which promises {bound.name.upper()} {value:.3g}" for bound, value in kept)
+    share = f"promised for {100 * goal.coverage:g} % of prompts" if goal.bounds else "reached"
     return (
-        f"{goal} cannot be promised for {100 * goal.coverage:g} % of prompts with this time and these levers; what "
-        f"comes nearest is {proof['candidate']}, with {proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average "
-        f"and {psnr['worst']:.1f} at worst{promised}."
+        f"{goal} cannot be {share} with this time and these levers; what comes nearest is {proof['candidate']}, with "
+        f"{proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average and {psnr['worst']:.1f} at worst{promised}."
     )

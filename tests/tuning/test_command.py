@@ -31,7 +31,7 @@ def test_what_cannot_be_met_is_code_1_and_leaves_what_comes_nearest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune(tmp_path, "--target-speedup", "40") == 1
-    assert "40x cannot be promised" in capsys.readouterr().err
+    assert "40x cannot be reached" in capsys.readouterr().err
     assert not Recipe.load(tmp_path / "recipe.json").evidence["met"]
 
 

@@ -14,12 +14,12 @@ from accel.caching import Calibration, OptimalSchedule
 from accel.comparison import compare
 from accel.contest import Verifier
 from accel.files import write_whole
-from accel.frontier import Curve, curves
+from accel.frontier import Curve, curves, series_of
 from accel.page import render_page
 from accel.pareto import FEWER_STEPS, Point, pareto_svg
 from accel.presets import PRESETS
 from accel.recipe import Recipe
-from accel.results import Comparison, Row
+from accel.results import Comparison
 from accel.rivals import rivals
 from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector
 from accel.tables import as_text, comparison_table
@@ -84,7 +84,7 @@ class Bench:
     def points(self) -> list[Point]:
         """The picture's points."""
         return [
-            Point(row.label, _series(row), row.speedup, row.psnr, f"worst {row.psnr_worst:.1f} dB")
+            Point(row.label, series_of(row), row.speedup, row.psnr, f"worst {row.psnr_worst:.1f} dB")
             for row in self.comparison.rows
             if row.psnr is not None
         ]
@@ -107,7 +107,7 @@ class Bench:
             ]
             if values:
                 # The margin over a bound of 0 is the bound that could be promised.
-                grouped.setdefault(_series(row), []).append(
+                grouped.setdefault(series_of(row), []).append(
                     (row.speedup, Bound("psnr", _never, least=0.0).margin(values, 0.95))
                 )
         return {name: Curve(name, tuple(sorted(points))) for name, points in grouped.items()}
@@ -194,16 +194,12 @@ def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
     settings = bench.comparison.settings
     size = f"{settings['width']}x{settings['height']}x{settings['frames']}"
     title = f"{settings['pipeline']}, {settings['steps']} steps, guidance {settings['guidance']}, {size}"
-    theirs = {_series(row) for row in bench.comparison.rows if row.kind == "other"}
+    theirs = {series_of(row) for row in bench.comparison.rows if row.kind == "other"}
     write_whole(out / "bench.svg", pareto_svg(bench.points(), title=title, rivals=theirs))
     write_whole(out / "bench.txt", "\n".join([bench.table(), "", *lines, *missed]) + "\n")
     write_whole(out / "page.html", render_page(bench.comparison))
     write_whole(out / "bench.json", json.dumps(bench.to_dict(), indent=1))
     return [*lines, *missed]
-
-
-def _series(row: Row) -> str:
-    return FEWER_STEPS if row.kind == "fewer_steps" else row.label.split(":")[0]
 
 
 def _fewer(steps: int) -> list[int]:

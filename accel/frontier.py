@@ -30,6 +30,7 @@ from accel.caching import (
 from accel.comparison import compare
 from accel.contest import Verifier, quiet
 from accel.method import Method
+from accel.pareto import FEWER_STEPS
 from accel.results import Comparison, Row
 from accel.rivals import rivals
 
@@ -132,12 +133,16 @@ def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
     grouped: dict[str, list[Row]] = {}
     for row in comparison.rows:
         if row.psnr is not None:
-            name = "fewer steps" if row.kind == "fewer_steps" else row.label.split(":")[0]
-            grouped.setdefault(name, []).append(row)
+            grouped.setdefault(series_of(row), []).append(row)
     return {
         name: Curve(name, tuple(sorted((getattr(row, time), row.psnr) for row in rows if row.psnr is not None)))
         for name, rows in grouped.items()
     }
+
+
+def series_of(row: Row) -> str:
+    """What joins rows to a curve: the label up to the colon."""
+    return FEWER_STEPS if row.kind == "fewer_steps" else row.label.split(":")[0]
 
 
 def verdict(found: dict[str, Curve], ours: set[str]) -> list[dict[str, Any]]:
@@ -146,7 +151,7 @@ def verdict(found: dict[str, Curve], ours: set[str]) -> list[dict[str, Any]]:
     for speed in JUDGED:
         reached = {name: psnr for name, curve in found.items() if (psnr := curve.at(speed)) is not None}
         mine = max((name for name in reached if name in ours), key=reached.__getitem__, default=None)
-        others = [name for name in reached if name not in ours and name != "fewer steps"]
+        others = [name for name in reached if name not in ours and name != FEWER_STEPS]
         rival = max(others, key=reached.__getitem__, default=None)
         rows.append(
             {
@@ -155,7 +160,7 @@ def verdict(found: dict[str, Curve], ours: set[str]) -> list[dict[str, Any]]:
                 "psnr": reached.get(mine) if mine else None,
                 "rival": rival,
                 "rival_psnr": reached.get(rival) if rival else None,
-                "fewer_steps_psnr": reached.get("fewer steps"),
+                "fewer_steps_psnr": reached.get(FEWER_STEPS),
             }
         )
     return rows
@@ -188,7 +193,7 @@ def draw(found: dict[str, Curve], ours: set[str], comparison: Comparison, path: 
         x, y = zip(*found[name].points, strict=True)
         colour = pyplot.get_cmap("tab20")(index % 20)
         style: dict[str, Any] = {"linestyle": "-", "marker": "o", "linewidth": 1.8, "color": colour}
-        if name == "fewer steps":
+        if name == FEWER_STEPS:
             style |= {"color": "black", "linewidth": 2.5}
         elif name not in ours:
             style |= {"linestyle": "--", "marker": "s", "color": pyplot.get_cmap("Greys")(0.35 + 0.08 * (index % 7))}

@@ -101,9 +101,7 @@ class Table:
 
     def features(self) -> Array:
         """(T, K) numbers whose inner products are those of the answers; K is their rank."""
-        values, vectors = np.linalg.eigh(self.inner_products())
-        kept = values > max(float(values[-1]), 0.0) * 1e-9
-        return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+        return features_of(self.inner_products())
 
     def pairs(self, signal: str) -> tuple[Array, Array]:
         """Changes of the signal and of the output at all steps of all runs where both are known."""
@@ -115,6 +113,13 @@ class Table:
         ]
         x, y = zip(*found, strict=True) if found else ((), ())
         return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
+
+
+def features_of(products: Array) -> Array:
+    """(T, K) numbers with these inner products, (T, T); K is their rank."""
+    values, vectors = np.linalg.eigh(products)
+    kept = values > max(float(values[-1]), 0.0) * 1e-9
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
 def rounded(value: float, digits: int = 5) -> float:

@@ -11,6 +11,7 @@ from accel.commands.options import (
     add_call,
     add_machine,
     add_measurement,
+    add_model,
     call_arguments,
     load,
     recorded_prompts,
@@ -23,13 +24,7 @@ def add_bench(commands: Any) -> None:
     command = commands.add_parser(
         "bench", help="tune, and measure what was found against presets, single levers, fewer steps and other libraries"
     )
-    command.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        default="pocket:video",
-        help="pocket:video, a diffusers folder, or a model id",
-    )
+    add_model(command, default="pocket:video")
     command.add_argument(
         "--prompts", default="22", help="a file with one prompt per line, or how many of the pocket model's own (22)"
     )

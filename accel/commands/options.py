@@ -70,8 +70,15 @@ def size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 128 or 832x480") from None
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", help="pocket:video, a diffusers folder, or a model id")
+def add_model(command: argparse.ArgumentParser, default: str | None = None) -> None:
+    """The model, which must be named where there is no default."""
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs=None if default is None else "?",
+        default=default,
+        help="pocket:video, a diffusers folder, or a model id",
+    )
 
 
 def add_machine(command: argparse.ArgumentParser) -> None:

@@ -52,13 +52,7 @@ def add_calibrate(commands: Any) -> None:
     command = commands.add_parser(
         "calibrate", help="record a model on a few prompts for TeaCache, MagCache, SmoothCache, schedules, thresholds"
     )
-    command.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        default="pocket:video",
-        help="pocket:video, a diffusers folder, or a model id",
-    )
+    add_model(command, default="pocket:video")
     command.add_argument(
         "--prompts", default="10", help="a file with one prompt per line, or how many of the pocket model's own (10)"
     )

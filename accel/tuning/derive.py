@@ -40,13 +40,13 @@ def measure(settings: Sequence[Setting], out: Path, minutes: float) -> list[Deri
     """Tunes the one method that presets are made of, for every promise on every setting."""
     found = []
     for setting in settings:
-        pipe, folder = load_pipeline(setting.model), out / setting.label.replace(", ", "-").replace(" ", "-")
+        pipe = load_pipeline(setting.model)
         for preset, promise in PROMISES.items():
             try:
                 recipe = tune(
                     pipe, pocket.prompts(PROMPTS, seed=17), min_psnr=promise + RESERVE, steps=setting.steps,
                     minutes=minutes, levers=("cache",), generic=True, call_arguments=setting.arguments,
-                    journal=folder, known=False,
+                    journal=out / setting.slug, known=False,
                 )  # fmt: skip
             except NotMet as error:
                 print(f"{preset} on {setting.label}: {error}", flush=True)

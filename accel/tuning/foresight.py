@@ -17,7 +17,7 @@ from accel.caching.method import CacheMethod
 from accel.caching.recorder import Course
 from accel.caching.schedule import Rules, gap_errors, plan
 from accel.caching.static import OptimalSchedule, rules_for
-from accel.caching.table import Array, Table
+from accel.caching.table import Array, Table, features_of
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
@@ -147,7 +147,7 @@ class Foresight:
     def _table_of_errors(self, table: Table, rules: Rules, of: str) -> Array:
         key = (table.denoiser, rules, of)
         if key not in self._errors:
-            features = table.features() if of == "answers" else _features(self.passes[table.denoiser].products)
+            features = table.features() if of == "answers" else features_of(self.passes[table.denoiser].products)
             self._errors[key] = gap_errors(np.asarray(table.section), self.flow, features, rules)
         return self._errors[key]
 
@@ -213,12 +213,6 @@ def _cosines(course: Course, pair: tuple[torch.Tensor, torch.Tensor], table: Tab
             return np.zeros(table.steps)
         pair = (x - sigma * pair[0], x - sigma * pair[1])
     return np.asarray(torch.nn.functional.cosine_similarity(*pair, dim=-1).amin(1).numpy())
-
-
-def _features(products: Array) -> Array:
-    values, vectors = np.linalg.eigh(products)
-    kept = values > max(float(values[-1]), 0.0) * 1e-9
-    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
 def _sum_of_gaps(errors: Array, steps: Any) -> float:

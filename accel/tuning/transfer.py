@@ -30,6 +30,11 @@ class Setting:
     steps: int
     arguments: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def slug(self) -> str:
+        """The label as the name of a file."""
+        return self.label.replace(", ", "-").replace(" ", "-")
+
 
 SETTINGS = (
     Setting("video, 50 steps", "pocket:video", 50),
@@ -73,7 +78,7 @@ def measure(settings: Sequence[Setting], out: Path, *, quality: float, minutes: 
     """
     trips, files = [], {}
     for setting in settings:
-        files[setting.label] = out / f"history-{setting.label.replace(', ', '-').replace(' ', '-')}.jsonl"
+        files[setting.label] = out / f"history-{setting.slug}.jsonl"
         files[setting.label].unlink(missing_ok=True)
         recipe = _tuned(setting, out, quality, minutes, files[setting.label])
         if recipe is not None:
@@ -103,11 +108,10 @@ def text_of(trips: Sequence[Trip]) -> str:
 
 
 def _tuned(setting: Setting, out: Path, quality: float, minutes: float, known: Path) -> Recipe | None:
-    folder = out / setting.label.replace(", ", "-").replace(" ", "-")
     try:
         return tune(
             load_pipeline(setting.model), pocket.prompts(PROMPTS, seed=17), min_psnr=quality, steps=setting.steps,
-            minutes=minutes, call_arguments=setting.arguments, journal=folder, known=known,
+            minutes=minutes, call_arguments=setting.arguments, journal=out / setting.slug, known=known,
         )  # fmt: skip
     except NotMet as error:
         print(f"{setting.label}: {error}", flush=True)

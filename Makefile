@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render transfer presets tune levers trajectory train train-image siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render transfer hindsight presets tune levers trajectory train train-image siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -41,6 +41,9 @@ tune: $(VENV)/installed
 
 transfer: $(VENV)/installed
 	$(BIN)/python -m accel.tuning.transfer --out out/transfer $(TRANSFER_ARGS)
+
+hindsight: $(VENV)/installed
+	$(BIN)/python -m accel.tuning.hindsight --out out/hindsight $(HINDSIGHT_ARGS)
 
 presets: $(VENV)/installed
 	$(BIN)/python -m accel.tuning.derive --out out/presets $(PRESETS_ARGS)

@@ -83,7 +83,7 @@ class Tuner:
         calibration = self.foresight.calibration
         guided = bool(self.foresight.passes)
         space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
-        self.space = self._acting(space)
+        self.space = acting(space, self.lab, self.tell)
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
         outlooks = self._outlooks()
@@ -155,15 +155,6 @@ class Tuner:
         found = Foresight.of(recording)
         found.save(self.folder)
         return found
-
-    def _acting(self, space: Space) -> Space:
-        """The space without attention methods that do nothing here: most say so only when they see the tokens."""
-        for method in space.attentions:
-            self.tell(f"trying {method}")
-            lever = self.lab.levers(Recipe(attention=method), steps=3)[0]
-            if not lever.engaged:
-                space = space.without("attention", method, lever.reason)
-        return space
 
     def _outlooks(self) -> dict[Candidate, Outlook]:
         """Of every candidate, but for those whose guidance method finds little to save behind their cache."""
@@ -295,6 +286,16 @@ class Tuner:
     def _plain_arguments(self) -> dict[str, Any]:
         """For the calibration's own record of what it belongs to."""
         return {**self.given, "num_inference_steps": self.steps}
+
+
+def acting(space: Space, lab: Lab, tell: Callable[[str], None]) -> Space:
+    """The space without attention methods that do nothing here: most say so only when they see the tokens."""
+    for method in space.attentions:
+        tell(f"trying {method}")
+        lever = lab.levers(Recipe(attention=method), steps=3)[0]
+        if not lever.engaged:
+            space = space.without("attention", method, lever.reason)
+    return space
 
 
 @contextmanager

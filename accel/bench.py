@@ -29,7 +29,9 @@ from accel.tuning.goal import SLACK, Bound
 from accel.tuning.space import MEASURING
 
 # The sweep of single levers: shares of computed steps.
-SWEEP = (0.5, 0.34, 0.28, 0.24, 0.22, 0.2)
+SWEEP = (0.5, 0.34, 0.28, 0.24, 0.22, 0.2, 0.18)
+# Two levers by hand: shares of the steps that the sampler takes, and shares of those that a planned cache computes.
+COMPOSED = ((0.5, 0.6), (0.36, 0.72), (0.36, 0.62), (0.36, 0.56), (0.3, 0.67))
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def measure(
     entries: list[tuple[str, Any]] = [(f"tuned: {label}", recipe) for label, recipe in tuned.items()]
     entries += [(f"preset: {name}", preset.recipe) for name, preset in PRESETS.items()]
     entries += single_levers(Calibration.load(out / "search" / CALIBRATION))
+    entries += composed()
     entries += rivals(pipe)
     comparison = compare(
         pipe, entries, prompts, steps=steps, call_arguments=arguments, verify=verify,
@@ -183,6 +186,17 @@ def single_levers(calibration: Calibration) -> list[tuple[str, Recipe]]:
     guidances = (AdaptiveGuidance(), GuidanceDelta(1.3), GuidanceDelta())
     found += [(f"guidance: {method}", Recipe(guidance=method)) for method in guidances]
     return found + [(f"sampler: {share:g}", Recipe(sampler=PseudoCorrector(steps=share))) for share in (0.7, 0.5, 0.35)]
+
+
+def composed() -> list[tuple[str, Recipe]]:
+    """A sampler with a cache, neither of them tuned."""
+    return [
+        (
+            f"sampler + cache: {share:g}, {part:g}",
+            Recipe(cache=OptimalSchedule(part), sampler=PseudoCorrector(steps=share)),
+        )
+        for share, part in COMPOSED
+    ]
 
 
 def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:

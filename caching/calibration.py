@@ -95,7 +95,7 @@ class Calibration:
 
         steps: of the runs to come, where they differ from the recorded ones.
         """
-        wanted = self._at(steps)
+        wanted = self.at(steps)
         ratios = [1.0] * (len(wanted._run().timetable) - 1)
         for table in wanted.tables:
             ratios[table.start : table.start + table.steps] = table.ratios
@@ -131,7 +131,7 @@ class Calibration:
         used = predictor if self.key.euler_steps else predictor.uncorrected()
         rules = rules_for(used, warmup, final, max_skips)
         chosen: list[float] = []
-        for table in self._at(steps).tables:
+        for table in self.at(steps).tables:
             computes = plan(
                 table.section, compute, flow="flow" in self.key.prediction, features=table.features(), rules=rules
             )
@@ -176,6 +176,22 @@ class Calibration:
         """The same calibration at the noise levels of other runs: those of all their steps and, last, of the end."""
         self._run()
         return replace(self, tables=resample.resampled(self.tables, sigmas, self.key.prediction))
+
+    def at(self, steps: int | None) -> Calibration:
+        """The same calibration at another step count: the recorded noise levels, evenly thinned out or filled in.
+
+        Timetables either end a whole step before the end (then the last noise level depends on the step count) or at
+        the lowest noise level that the model knows, very near to the end.
+        """
+        if steps is None or steps == self.steps:
+            return self
+        if type(steps) is not int or steps < 2:
+            raise ValueError(f"steps must be a whole number from 2, not {steps!r}.")
+        *_, before, last, end = sigmas = self.sigmas
+        places = np.linspace(0, self.steps, steps + 1)
+        if last - end < (before - last) / 2:
+            places = np.append(np.linspace(0, self.steps - 1, steps), self.steps)
+        return self.resampled(np.interp(places, np.arange(len(sigmas)), sigmas).tolist())
 
     def check(self, pipe: Any) -> list[str]:
         """What speaks against using this calibration with a pipeline (or an anatomy), one sentence each."""
@@ -272,22 +288,6 @@ class Calibration:
             names = ", ".join(table.denoiser for table in self.tables)
             raise ValueError(f"This calibration holds several runs with noise levels of their own ({names}).")
         return self.tables[0]
-
-    def _at(self, steps: int | None) -> Calibration:
-        """At another step count: the recorded noise levels, evenly thinned out or filled in.
-
-        Timetables either end a whole step before the end (then the last noise level depends on the step count) or at
-        the lowest noise level that the model knows, very near to the end.
-        """
-        if steps is None or steps == self.steps:
-            return self
-        if type(steps) is not int or steps < 2:
-            raise ValueError(f"steps must be a whole number from 2, not {steps!r}.")
-        *_, before, last, end = sigmas = self.sigmas
-        places = np.linspace(0, self.steps, steps + 1)
-        if last - end < (before - last) / 2:
-            places = np.append(np.linspace(0, self.steps - 1, steps), self.steps)
-        return self.resampled(np.interp(places, np.arange(len(sigmas)), sigmas).tolist())
 
     def _completed(self, method: M) -> M:
         """With the constants of this calibration, where the method has none of its own."""

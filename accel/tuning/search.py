@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ BETTER_PSNR = 0.3  # ... and one in dB
 # How many spreads of doubt a candidate gets on credit at first, and after how many real runs none any more: there are
 # always more structures than it pays to try.
 OPTIMISM, PATIENCE = 0.7, 60
+PRIOR_CLIPS = 3  # clips that the scatter of all runs counts as, beside a structure's own
 SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
 
 
@@ -72,9 +73,14 @@ class Search:
         self.shots, self.held_out, self._tell = shots, held_out, tell
         self.standings: dict[Candidate, Standing] = {}
         self.refused: set[Candidate] = set()
-        self.reserve = 0.0  # dB that a verification has shown to be missing
+        self.verified: dict[Candidate, Mapping[str, Sequence[float]]] = {}  # by metric, on the held-out clips
         self.haste = SPEED_RESERVE
         self.seen: list[tuple[Seen, Outlook]] = []
+
+    @property
+    def least(self) -> float:
+        """What a better candidate must gain to be worth its runs, as `gain` counts."""
+        return BETTER_PSNR if self.goal.speedup is not None else math.log(BETTER)
 
     def drop(self, unwanted: Callable[[Structure], bool]) -> None:
         """Leaves out the candidates of such structures from now on."""
@@ -126,12 +132,11 @@ class Search:
 
     def meets(self, candidate: Candidate) -> bool:
         """Whether the measured runs of a candidate allow to promise the goal."""
-        standing = self.standings[candidate]
         if candidate in self.refused:
             return False
         if self.goal.speedup is not None:
             return self.believe(candidate).speedup >= self.goal.speedup * self.haste
-        return self._measured_margin(standing) >= 0.0
+        return self._measured_margin(candidate) >= 0.0
 
     def believe(self, candidate: Candidate) -> Belief:
         """The surrogate's belief, and what was measured in its place once all clips are measured. Not so for time,
@@ -143,31 +148,43 @@ class Search:
             computed = fmean(found.computed for found in standing.found.values())
             made = outlook.evaluations * computed / outlook.computed
         belief = self.surrogate.believe(candidate, outlook, made)
+        scatter = self._scatter("psnr", candidate.structure)
         if standing is None or len(standing.found) < self.shots:
-            return belief
-        values = standing.values("psnr")
-        return Belief(fmean(values), 0.0, self._scatter(values), belief.speedup)
+            return replace(belief, scatter=scatter)
+        return Belief(fmean(standing.values("psnr")), 0.0, scatter, belief.speedup)
 
     def nearest(self) -> Candidate | None:
         """Of the candidates measured on all clips the one that misses the goal by least."""
         measured = self._measured()
         if self.goal.speedup is not None:
             return max(measured, key=lambda c: self.believe(c).speedup, default=None)
-        return max(measured, key=lambda c: self._measured_margin(self.standings[c]), default=None)
+        return max(measured, key=self._measured_margin, default=None)
 
-    def learn(self, candidate: Candidate, shortfall: float, speed: float) -> None:
-        """A verification failed: this candidate is out, and the next must have so many dB, or be faster by this."""
-        self.refused.add(candidate)
-        self.reserve += max(shortfall, 0.0) * 0.7
-        self.haste *= max(speed, 1.0)
+    def learn(self, candidate: Candidate, quality: Mapping[str, Sequence[float]], speedup: float, met: bool) -> None:
+        """What a verification showed: every metric on the held-out clips, and the measured speed-up.
+
+        It corrects what is expected of other candidates, towards caution or away from it, so that verifications
+        together are a bisection. One that failed is out, with all that turn its dial further.
+        """
+        self.verified[candidate] = quality
+        if not met:
+            self.refused |= {c for c in (*self.outlooks, candidate) if self._beyond(c, candidate)}
+        if self.goal.speedup is not None:
+            self.haste = SPEED_RESERVE * self.believe(candidate).speedup / speedup
+
+    def _beyond(self, candidate: Candidate, failed: Candidate) -> bool:
+        """Whether what failed means that this candidate would, too."""
+        if candidate.structure != failed.structure:
+            return False
+        further = failed.compute - candidate.compute
+        return further >= 0.0 if self.goal.speedup is None else further <= 0.0
 
     def _challenger(self, leader: Candidate | None) -> Candidate | None:
         """The candidate whose next run is worth most; None where no one is likely to beat the leader."""
         beaten = -math.inf if leader is None else self.gain(leader)
-        least = BETTER_PSNR if self.goal.speedup is not None else math.log(BETTER)
         open_ = [c for c in self.outlooks if c != leader and not self._settled(c) and self._likely(c, self._credit())]
         best = max(open_, key=self.gain, default=None)
-        return best if best is not None and self.gain(best) > beaten + least else None
+        return best if best is not None and self.gain(best) > beaten + self.least else None
 
     def _credit(self) -> float:
         return OPTIMISM * max(1.0 - len(self.seen) / PATIENCE, 0.0)
@@ -199,8 +216,8 @@ class Search:
         if self.goal.speedup is not None:
             return belief.speedup >= self.goal.speedup * self.haste
         factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-        below = max(factor * belief.scatter + self.reserve, -min(self.surrogate.clips.values(), default=0.0))
-        return belief.psnr + optimism * belief.doubt - below >= self._required()
+        below = max(factor * belief.scatter, -min(self.surrogate.clips.values(), default=0.0))
+        return belief.psnr + optimism * belief.doubt - self._harder("psnr") - below >= self._required()
 
     def _hardest(self, candidate: Candidate) -> int:
         """The clip on which a candidate is most likely to fail, of those that it was not measured on."""
@@ -208,24 +225,43 @@ class Search:
         open_ = [shot for shot in range(self.shots) if shot not in measured]
         return min(open_, key=lambda shot: self.surrogate.clips.get(shot, 0.0))
 
-    def _measured_margin(self, standing: Standing) -> float:
-        """The margin of the goal on the measured clips, in dB where PSNR decides, else in the metric's slacks."""
+    def _measured_margin(self, candidate: Candidate) -> float:
+        """By how much the promise is likely to be kept on the held-out clips, in units of its slack; the least of all
+        bounds."""
         margins = []
+        factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
         for bound in self.goal.bounds:
-            good = [bound.sign * (value - bound.limit) + bound.slack for value in standing.values(bound.name)]
-            factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-            spread = self._scatter(good) if bound.name == "psnr" else (stdev(good) if len(good) > 1 else 0.0)
-            margins.append(
-                min(min(good), fmean(good) - factor * spread) - (self.reserve if bound.name == "psnr" else 0)
-            )
+            values = self.standings[candidate].values(bound.name)
+            good = [bound.sign * (value - bound.limit) + bound.slack for value in values]
+            expected = fmean(good) - bound.sign * self._harder(bound.name)
+            margin = min(min(good), expected - factor * self._scatter(bound.name, candidate.structure))
+            margins.append(margin / (bound.slack or 1.0))
         return min(margins)
 
-    def _scatter(self, values: Sequence[float]) -> float:
-        """Standard deviation over prompts in dB: that of a few clips, drawn towards what all runs say."""
-        prior = 10.0 / math.log(10.0) * self.surrogate.scatter
-        spread = stdev(values) if len(values) > 1 else prior
-        count = len(values) - 1
-        return math.sqrt((count * spread**2 + 3 * prior**2) / (count + 3))
+    def _harder(self, metric: str) -> float:
+        """By how much verifications have shown a metric to be less on the held-out clips than on those of the search; a
+        few clips more or less say little, so nothing counts as one verification."""
+        found = [
+            fmean(self.standings[candidate].values(metric)) - fmean(quality[metric])
+            for candidate, quality in self.verified.items()
+            if metric in quality and candidate in self._measured()
+        ]
+        return sum(found) / (len(found) + 1)
+
+    def _scatter(self, metric: str, structure: Structure) -> float:
+        """Standard deviation over prompts of what has this structure: from its runs, which are all on the same few
+        clips, and its verifications. Some structures change single clips altogether and others change all a little.
+        That of PSNR, in dB, is drawn towards what all runs say.
+        """
+        alike = [s.values(metric) for c, s in self.standings.items() if c.structure == structure and len(s.found) > 1]
+        judged = [
+            q[metric] for c, q in self.verified.items() if c.structure == structure and len(q.get(metric, ())) > 1
+        ]
+        seen = max(map(len, alike), default=1) - 1, fmean([stdev(v) ** 2 for v in alike]) if alike else 0.0
+        parts = [seen, *((len(values) - 1, stdev(values) ** 2) for values in judged)]
+        if metric == "psnr":
+            parts.append((PRIOR_CLIPS, (10.0 / math.log(10.0) * self.surrogate.scatter) ** 2))
+        return math.sqrt(sum(count * square for count, square in parts) / max(sum(count for count, _ in parts), 1))
 
     def _required(self) -> float:
         """The PSNR that the bounds stand for, less their slack: that of PSNR itself, and for other metrics the one at

@@ -33,6 +33,9 @@ ATTENTIONS: tuple[Method, ...] = (LowPrecision(), WindowResidual(), LowPrecision
 SAMPLERS: tuple[Method, ...] = (
     PseudoCorrector(steps=0.7),
     PseudoCorrector(steps=0.5),
+    PseudoCorrector(steps=0.4),
+    PseudoCorrector(steps=0.35),
+    PseudoCorrector(steps=0.3),
     UniPC(steps=0.5),
     UniPC(steps=0.35),
 )

@@ -21,7 +21,7 @@ FACTORS: dict[str, tuple[float, float]] = {
     "cache": (math.log(0.008), 1.2),
     "guidance": (math.log(0.008), 1.2),
     "attention": (math.log(1e-4), 2.0),
-    "sampler": (math.log(2e-5), 2.0),
+    "sampler": (math.log(1.5e-4), 2.0),
 }
 STRUCTURE_SPREAD = 0.4  # of a structure's own factor: errors that do not simply add
 PROMPT_SPREAD = 0.7  # of a prompt's factor

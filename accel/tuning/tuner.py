@@ -31,7 +31,7 @@ from accel.tuning.space import Candidate, Recipes, Space, space_of
 from accel.tuning.surrogate import Surrogate
 
 RECORDED = 2
-VERIFICATIONS = 5
+VERIFICATIONS = 8
 EARLY = 0.25  # of the time that is left, what verifying the first candidate may take
 WORTH = 0.97  # share of the evaluations that a guidance method must leave to be a candidate
 
@@ -106,13 +106,14 @@ class Tuner:
             first = self.search.best(first=True)
             if first is not None and self._verification() < EARLY * self._left():
                 self._judge(first)
-        while self._checks < VERIFICATIONS:
+        while self._checks < VERIFICATIONS and (self.winner is None or self._left() > 0.0):
             best: Candidate | None = None
             with _until_exhausted():
                 best = self.search.best()
             best = best or self.search.leader()
-            if best is None or best == self.winner or self._judge(best):
+            if best is None or not self._worth_verifying(best):
                 break
+            self._judge(best)
         if self.winner is None and self._nearest is None and (nearest := self._any()) is not None:
             self._judge(nearest)
 
@@ -194,8 +195,8 @@ class Tuner:
         return 2.0 * self.split.held_out * self.lab.seconds
 
     def _judge(self, candidate: Candidate) -> bool:
-        """Verifies the candidate on the held-out clips. One that passes becomes the winner; what is seen of one that
-        fails is learned from.
+        """Verifies the candidate on the held-out clips, and learns from what is seen. One that passes becomes the
+        winner.
         """
         self._checks += 1
         recipe = self.recipes.of(candidate)
@@ -214,15 +215,21 @@ class Tuner:
         margin = math.inf if self.goal.speedup is not None else self.goal.margin(quality)
         met = margin >= 0.0 and speedup >= (self.goal.speedup or 0.0)
         found = self._with_evidence(recipe, comparison, met, candidate)
+        self.search.learn(candidate, quality, speedup, met)
         if met:
             self.winner, self.verified, self.comparison = candidate, found, comparison
             self.tell(f"verified: {evidence.sentence(found.evidence)}")
             return True
         if self._nearest is None or self._closer(found, self._nearest[0]):
             self._nearest = (found, comparison)
-        shortfall = 0.0 if margin == math.inf else -margin
-        self.search.learn(candidate, shortfall, (self.goal.speedup or 0.0) / speedup if self.goal.speedup else 1.0)
         return False
+
+    def _worth_verifying(self, candidate: Candidate) -> bool:
+        """Whether it would be a better winner than the present one."""
+        return self.winner is None or (
+            candidate != self.winner
+            and self.search.gain(candidate) >= self.search.gain(self.winner) + self.search.least
+        )
 
     def _with_evidence(self, recipe: Recipe, comparison: Comparison, met: bool, candidate: Candidate) -> Recipe:
         trials = [

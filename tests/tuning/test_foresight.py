@@ -60,6 +60,9 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=GuidanceDelta(1.3)),
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=AdaptiveGuidance()),
         Recipe(sampler=accel.PseudoCorrector(steps=0.5)),
+        Recipe(cache=accel.OptimalSchedule(0.6), sampler=accel.PseudoCorrector(steps=0.5)),
+        Recipe(cache=accel.OptimalSchedule(0.6), sampler=accel.UniPC(steps=0.5), guidance=GuidanceDelta(1.3)),
+        Recipe(cache=accel.OptimalSchedule(0.6), sampler=accel.UniPC(steps=0.35)),
     ],
     ids=lambda recipe: recipe.label,
 )
@@ -69,6 +72,14 @@ def test_it_counts_the_evaluations_of_the_real_run(pipe: Any, foresight: Foresig
     assert outlook.evaluations == pytest.approx(report.computed / (2 * STEPS))
     steps = {call.step for call in report.calls if call.action == "computed"}
     assert outlook.computed == pytest.approx(len(steps) / STEPS)
+
+
+def test_a_calibrated_schedule_under_a_sampler_computes_what_was_foreseen(pipe: Any, recording: Recording) -> None:
+    recipes = Recipes(recording.calibration, STEPS)
+    recipe = recipes.of(Candidate(Structure(CALIBRATED, sampler=accel.PseudoCorrector(steps=0.5)), 0.6))
+    assert recipe is not None
+    _, report = run(pipe, recipe)
+    assert Foresight.of(recording).outlook(recipe).evaluations == report.computed / (2 * STEPS) == 0.3
 
 
 def test_caches_that_measure_compute_nearly_what_was_foreseen(pipe: Any, recording: Recording) -> None:

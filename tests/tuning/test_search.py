@@ -120,10 +120,37 @@ def test_a_failed_verification_makes_it_more_careful() -> None:
     truth = Truth(outlooks())
     search, best = raced(at_least(30.0), truth)
     assert best is not None
-    search.learn(best, shortfall=1.5, speed=1.0)
+    search.learn(best, {"psnr": [28.0, 31.0, 33.0, 34.0]}, speedup=4.0, met=False)
     second = search.best()
     assert second is not None and second != best
     assert truth.about[second].evaluations >= truth.about[best].evaluations
+
+
+@pytest.mark.parametrize("easier", [2.0, -3.0])
+def test_verifications_bisect_what_the_held_out_clips_allow(easier: float) -> None:
+    """The held-out clips are so many dB easier than those of the search."""
+    truth, goal = Truth(outlooks()), at_least(36.0)
+    search, best = raced(goal, truth)
+    margins: dict[Candidate, float] = {}
+    while best is not None and best not in margins:
+        values = [truth.psnr(best, shot) + easier for shot in range(SHOTS)]
+        margins[best] = goal.bounds[0].margin(values, goal.coverage)
+        search.learn(best, {"psnr": values}, 4.0, met=margins[best] >= 0.0)
+        best = search.best()
+    assert best is not None
+    assert 0.0 <= margins[best] <= 2.5, "it ends just inside of what is allowed"
+    assert len(margins) <= 6
+
+
+def test_a_speed_that_was_overshot_is_turned_back_for_quality() -> None:
+    truth = Truth(outlooks())
+    search, first = raced(Goal(speedup=3.0), truth)
+    assert first is not None
+    search.learn(first, {"psnr": [40.0, 41.0]}, speedup=1.3 * search.believe(first).speedup, met=True)
+    second = search.best()
+    assert second is not None
+    assert 3.0 / 1.3 <= search.believe(second).speedup <= 3.0
+    assert truth.psnr(second, 0) > truth.psnr(first, 0) + 1.0
 
 
 def test_a_lever_that_turns_out_to_do_nothing_is_left_out_at_once() -> None:

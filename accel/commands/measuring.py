@@ -26,7 +26,7 @@ def add_bench(commands: Any) -> None:
     )
     add_model(command, default="pocket:video")
     command.add_argument(
-        "--prompts", default="22", help="a file with one prompt per line, or how many of the pocket model's own (22)"
+        "--prompts", default="38", help="a file with one prompt per line, or how many of the pocket model's own (38)"
     )
     command.add_argument("--clips", type=int, default=8, help="how many of them to judge on; the others tune (8)")
     command.add_argument(

@@ -31,7 +31,7 @@ def add_tune(commands: Any) -> None:
     command.add_argument("--target-speedup", type=float, help="instead of a quality: wall-clock speed-up, such as 2")
     command.add_argument("--coverage", type=float, default=0.95, help="share of all prompts that must keep it (0.95)")
     command.add_argument(
-        "--prompts", default="14", help="a file with one prompt per line, or how many of the pocket model's own (14)"
+        "--prompts", default="30", help="a file with one prompt per line, or how many of the pocket model's own (30)"
     )
     command.add_argument("--held-out", help="a file with the prompts to judge on, in place of splitting --prompts")
     command.add_argument("--seed", type=int, default=0, help="for the noise (0)")

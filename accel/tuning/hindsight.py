@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0, help="for the tuning")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, help="the pipeline's own where left out")
-    parser.add_argument("--tuning", type=int, default=14, help="prompts to tune with")
+    parser.add_argument("--tuning", type=int, default=30, help="prompts to tune with")
     parser.add_argument("--prompts", type=int, default=40, help="prompts to judge on")
     options = parser.parse_args()
     pipe = load_pipeline(options.model)

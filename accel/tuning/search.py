@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Protocol
 
 from accel.metrics import MAX_PSNR
 from accel.tuning.foresight import Outlook
 from accel.tuning.goal import Goal, tolerance_factor
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.surrogate import Belief, Seen, Surrogate
+from accel.tuning.standings import Found, Quality, Standings
+from accel.tuning.surrogate import DECIBEL, Belief, Seen, Surrogate
 
 FIRST = 6  # structures that start the race
 BETTER = 1.03  # a gain in speed that is worth another run ...
@@ -20,18 +21,8 @@ BETTER_PSNR = 0.3  # ... and one in dB
 # How many spreads of doubt a candidate gets on credit at first, and after how many real runs none any more: there are
 # always more structures than it pays to try.
 OPTIMISM, PATIENCE = 0.7, 60
-PRIOR_CLIPS = 3  # clips that the scatter of all runs counts as, beside a structure's own
+RESERVE = 0.5  # slacks of a bound that a failed verification asks for; each further one in a row twice as much
 SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
-
-
-class Found(NamedTuple):
-    """One real run, as the search needs it: metrics by name (PSNR always), time over the unaccelerated run's, and steps
-    that were computed over those asked for.
-    """
-
-    values: dict[str, float]
-    time: float
-    computed: float
 
 
 class Runner(Protocol):
@@ -42,16 +33,6 @@ class Runner(Protocol):
 
 class Exhausted(Exception):
     """The time or the number of runs that the search may take is used up."""
-
-
-@dataclass
-class Standing:
-    """What is known of one candidate by real runs."""
-
-    found: dict[int, Found] = field(default_factory=dict)
-
-    def values(self, metric: str) -> list[float]:
-        return [found.values[metric] for found in self.found.values()]
 
 
 class Search:
@@ -71,9 +52,9 @@ class Search:
     ) -> None:
         self.goal, self.outlooks, self.surrogate, self._run = goal, dict(outlooks), surrogate, run
         self.shots, self.held_out, self._tell = shots, held_out, tell
-        self.standings: dict[Candidate, Standing] = {}
+        self.standings = Standings(shots)
         self.refused: set[Candidate] = set()
-        self.verified: dict[Candidate, Mapping[str, Sequence[float]]] = {}  # by metric, on the held-out clips
+        self.failures = 0  # verifications in a row
         self.haste = SPEED_RESERVE
         self.seen: list[tuple[Seen, Outlook]] = []
 
@@ -122,7 +103,7 @@ class Search:
         """One real run, and what it teaches."""
         self._tell(f"{candidate}, clip {shot + 1} of {self.shots}")
         found = self._run(candidate, shot)
-        self.standings.setdefault(candidate, Standing()).found[shot] = found
+        self.standings.add(candidate, shot, found)
         if candidate in self.outlooks:
             error = 10.0 ** (-min(found.values["psnr"], MAX_PSNR) / 10.0)
             outlook = self.outlooks[candidate]
@@ -142,16 +123,13 @@ class Search:
         """The surrogate's belief, and what was measured in its place once all clips are measured. Not so for time,
         which is pooled over all runs of a method: evaluations can be counted, and times are noisy.
         """
-        outlook, standing = self.outlooks[candidate], self.standings.get(candidate)
-        made = None
-        if standing is not None:
-            computed = fmean(found.computed for found in standing.found.values())
-            made = outlook.evaluations * computed / outlook.computed
+        outlook, computed = self.outlooks[candidate], self.standings.computed(candidate)
+        made = None if computed is None else outlook.evaluations * computed / outlook.computed
         belief = self.surrogate.believe(candidate, outlook, made)
         scatter = self._scatter("psnr", candidate.structure)
-        if standing is None or len(standing.found) < self.shots:
+        if not self.standings.complete(candidate):
             return replace(belief, scatter=scatter)
-        return Belief(fmean(standing.values("psnr")), 0.0, scatter, belief.speedup)
+        return Belief(fmean(self.standings.values(candidate, "psnr")), 0.0, scatter, belief.speedup)
 
     def nearest(self) -> Candidate | None:
         """Of the candidates measured on all clips the one that misses the goal by least."""
@@ -160,17 +138,22 @@ class Search:
             return max(measured, key=lambda c: self.believe(c).speedup, default=None)
         return max(measured, key=self._measured_margin, default=None)
 
-    def learn(self, candidate: Candidate, quality: Mapping[str, Sequence[float]], speedup: float, met: bool) -> None:
+    def learn(self, candidate: Candidate, quality: Quality, speedup: float, met: bool) -> None:
         """What a verification showed: every metric on the held-out clips, and the measured speed-up.
 
         It corrects what is expected of other candidates, towards caution or away from it, so that verifications
-        together are a bisection. One that failed is out, with all that turn its dial further.
+        together are a bisection. One that failed is out, with all that turn its dial further; several in a row make it
+        careful in longer and longer steps, so that it soon has something to return.
         """
-        self.verified[candidate] = quality
+        self.standings.verified[candidate] = quality
+        self.failures = 0 if met else self.failures + 1
         if not met:
             self.refused |= {c for c in (*self.outlooks, candidate) if self._beyond(c, candidate)}
         if self.goal.speedup is not None:
             self.haste = SPEED_RESERVE * self.believe(candidate).speedup / speedup
+
+    def _reserve(self) -> float:
+        return RESERVE * 2.0 ** (self.failures - 1) if self.failures else 0.0
 
     def _beyond(self, candidate: Candidate, failed: Candidate) -> bool:
         """Whether what failed means that this candidate would, too."""
@@ -191,13 +174,10 @@ class Search:
 
     def _measured(self) -> list[Candidate]:
         """Those that were run on all clips."""
-        return [c for c, s in self.standings.items() if len(s.found) == self.shots and c in self.outlooks]
+        return [c for c in self.standings.runs if c in self.outlooks and self.standings.complete(c)]
 
     def _settled(self, candidate: Candidate) -> bool:
-        standing = self.standings.get(candidate)
-        if candidate in self.refused:
-            return True
-        return standing is not None and len(standing.found) == self.shots
+        return candidate in self.refused or self.standings.complete(candidate)
 
     def gain(self, candidate: Candidate) -> float:
         """What the goal wants much of: log speed-up, or PSNR (on credit, while it is only believed)."""
@@ -216,13 +196,12 @@ class Search:
         if self.goal.speedup is not None:
             return belief.speedup >= self.goal.speedup * self.haste
         factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-        below = max(factor * belief.scatter, -min(self.surrogate.clips.values(), default=0.0))
-        return belief.psnr + optimism * belief.doubt - self._harder("psnr") - below >= self._required()
+        below = max(factor * belief.scatter, -min(self.surrogate.clips.values(), default=0.0)) + self._reserve()
+        return belief.psnr + optimism * belief.doubt - self.standings.harder("psnr") - below >= self._required()
 
     def _hardest(self, candidate: Candidate) -> int:
         """The clip on which a candidate is most likely to fail, of those that it was not measured on."""
-        measured = self.standings.get(candidate, Standing()).found
-        open_ = [shot for shot in range(self.shots) if shot not in measured]
+        open_ = self.standings.open_shots(candidate)
         return min(open_, key=lambda shot: self.surrogate.clips.get(shot, 0.0))
 
     def _measured_margin(self, candidate: Candidate) -> float:
@@ -231,37 +210,17 @@ class Search:
         margins = []
         factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
         for bound in self.goal.bounds:
-            values = self.standings[candidate].values(bound.name)
+            values = self.standings.values(candidate, bound.name)
             good = [bound.sign * (value - bound.limit) + bound.slack for value in values]
-            expected = fmean(good) - bound.sign * self._harder(bound.name)
+            expected = fmean(good) - bound.sign * self.standings.harder(bound.name)
             margin = min(min(good), expected - factor * self._scatter(bound.name, candidate.structure))
-            margins.append(margin / (bound.slack or 1.0))
+            margins.append(margin / (bound.slack or 1.0) - self._reserve())
         return min(margins)
 
-    def _harder(self, metric: str) -> float:
-        """By how much verifications have shown a metric to be less on the held-out clips than on those of the search; a
-        few clips more or less say little, so nothing counts as one verification."""
-        found = [
-            fmean(self.standings[candidate].values(metric)) - fmean(quality[metric])
-            for candidate, quality in self.verified.items()
-            if metric in quality and candidate in self._measured()
-        ]
-        return sum(found) / (len(found) + 1)
-
     def _scatter(self, metric: str, structure: Structure) -> float:
-        """Standard deviation over prompts of what has this structure: from its runs, which are all on the same few
-        clips, and its verifications. Some structures change single clips altogether and others change all a little.
-        That of PSNR, in dB, is drawn towards what all runs say.
-        """
-        alike = [s.values(metric) for c, s in self.standings.items() if c.structure == structure and len(s.found) > 1]
-        judged = [
-            q[metric] for c, q in self.verified.items() if c.structure == structure and len(q.get(metric, ())) > 1
-        ]
-        seen = max(map(len, alike), default=1) - 1, fmean([stdev(v) ** 2 for v in alike]) if alike else 0.0
-        parts = [seen, *((len(values) - 1, stdev(values) ** 2) for values in judged)]
-        if metric == "psnr":
-            parts.append((PRIOR_CLIPS, (10.0 / math.log(10.0) * self.surrogate.scatter) ** 2))
-        return math.sqrt(sum(count * square for count, square in parts) / max(sum(count for count, _ in parts), 1))
+        """That of PSNR, in dB, is drawn towards what all runs say."""
+        prior = DECIBEL * self.surrogate.scatter if metric == "psnr" else None
+        return self.standings.scatter(metric, structure, prior)
 
     def _required(self) -> float:
         """The PSNR that the bounds stand for, less their slack: that of PSNR itself, and for other metrics the one at
@@ -274,8 +233,8 @@ class Search:
         sign = next(bound.sign for bound in self.goal.bounds if bound.name == name)
         points = sorted(
             (found.values["psnr"], sign * found.values[name])
-            for standing in self.standings.values()
-            for found in standing.found.values()
+            for runs in self.standings.runs.values()
+            for found in runs.values()
         )
         good = [psnr for psnr, value in points if value >= sign * limit - slack]
         bad = [psnr for psnr, value in points if value < sign * limit - slack]

@@ -25,8 +25,12 @@ class Split(NamedTuple):
     seeds: tuple[int, ...]
 
     @property
+    def unseen(self) -> tuple[Shot, ...]:
+        return tuple(Shot(prompt, seed) for prompt in self.prompts for seed in self.seeds)
+
+    @property
     def held_out(self) -> int:
-        return len(self.prompts) * len(self.seeds)
+        return len(self.unseen)
 
 
 def split(prompts: Sequence[str], held_out: Sequence[str] | None, seed: int) -> Split:

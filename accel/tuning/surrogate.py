@@ -27,6 +27,7 @@ STRUCTURE_SPREAD = 0.4  # of a structure's own factor: errors that do not simply
 PROMPT_SPREAD = 0.7  # of a prompt's factor
 NOISE = 0.4
 SPEED_SPREAD = 0.25  # of the factors on time
+DECIBEL = 10.0 / math.log(10.0)  # of one unit of a natural logarithm
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,10 @@ class Surrogate:
         own, own_spread = self._structures.get(str(candidate.structure), (0.0, STRUCTURE_SPREAD))
         doubt = math.hypot(own_spread, *(errors[name] / total * parts[name][1] for name in parts))
         time = math.exp(sum(self.times.get(name, 0.0) for name in parts))
-        decibel = 10.0 / math.log(10.0)
         return Belief(
-            psnr=min(-decibel * (math.log(total) + own), 100.0),
-            doubt=decibel * doubt,
-            scatter=decibel * self.scatter,
+            psnr=min(-DECIBEL * (math.log(total) + own), 100.0),
+            doubt=DECIBEL * doubt,
+            scatter=DECIBEL * self.scatter,
             speedup=1.0 / (self.fixed + (1.0 - self.fixed) * (evaluations or outlook.evaluations) * time),
         )
 
@@ -128,7 +128,7 @@ class Surrogate:
         self.factors = dict(zip(names, pairs, strict=False))
         self._structures = dict(zip(structures, pairs[len(names) :], strict=False))
         found = values[len(names) + len(structures) :]
-        self.clips = {clip: -10.0 / math.log(10.0) * float(value) for clip, value in zip(clips, found, strict=True)}
+        self.clips = {clip: -DECIBEL * float(value) for clip, value in zip(clips, found, strict=True)}
         # A few clips say little about how much clips differ: what was assumed counts as four of them.
         between = (4 * PROMPT_SPREAD**2 + float(np.sum(found**2))) / (4 + len(found))
         within = (4 * NOISE**2 + float(np.sum(residuals**2))) / (4 + len(residuals))

@@ -18,7 +18,7 @@ from accel.loading import load_pipeline
 from accel.recipe import Recipe
 from accel.tuning.front import NotMet, tune
 
-PROMPTS = 12
+PROMPTS = 24
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,15 @@ from accel.tuning import evidence, history
 from accel.tuning.foresight import Foresight, Outlook
 from accel.tuning.goal import Goal
 from accel.tuning.lab import Lab
-from accel.tuning.search import Exhausted, Found, Search
+from accel.tuning.search import Exhausted, Search
 from accel.tuning.shots import Split
 from accel.tuning.space import Candidate, Recipes, Space, space_of
+from accel.tuning.standings import Found
 from accel.tuning.surrogate import Surrogate
 
 RECORDED = 2
-VERIFICATIONS = 8
+VERIFICATIONS = 12
+SCREEN = "screening"  # folder of the held-out clips
 EARLY = 0.25  # of the time that is left, what verifying the first candidate may take
 WORTH = 0.97  # share of the evaluations that a guidance method must leave to be a candidate
 
@@ -58,10 +60,12 @@ class Tuner:
             "repository": self.anatomy.repository,
             "fingerprint": fingerprint(self.pipe),
         }
-        self.winner: Candidate | None = None
+        self.winner: Candidate | None = None  # the best whose quality was seen to suffice on the held-out clips
+        self.confirmed: Candidate | None = None  # the last of these that was measured with the clock, and its recipe:
         self.verified: Recipe | None = None
         self.comparison: Comparison | None = None
         self._nearest: tuple[Recipe, Comparison] | None = None
+        self._missed: list[tuple[float, Candidate]] = []  # by how much each screened candidate missed the goal
         self._started = time.monotonic()
         self._checks = 0
 
@@ -71,8 +75,9 @@ class Tuner:
             name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
         }
         identity = {**self.model, **versions, "arguments": {key: repr(value) for key, value in self.arguments.items()}}
-        self.lab = Lab(
-            self.pipe, self.split.shots, self.steps, self.arguments, self.goal.metrics, self.folder, identity
+        self.lab, self.screen = (
+            Lab(self.pipe, shots, self.steps, self.arguments, self.goal.metrics, folder, identity)
+            for shots, folder in ((self.split.shots, self.folder), (self.split.unseen, self.folder / SCREEN))
         )
         self.tell("warming up")
         self.lab.warm_up()
@@ -104,8 +109,8 @@ class Tuner:
         with _until_exhausted():
             self.search.start([self._reachable(candidate) for candidate in self.advice.first])
             first = self.search.best(first=True)
-            if first is not None and self._verification() < EARLY * self._left():
-                self._judge(first)
+            if first is not None and self._verification() < EARLY * self._left() and self._judge(first):
+                self._confirm(first)
         while self._checks < VERIFICATIONS and (self.winner is None or self._left() > 0.0):
             best: Candidate | None = None
             with _until_exhausted():
@@ -114,8 +119,9 @@ class Tuner:
             if best is None or not self._worth_verifying(best):
                 break
             self._judge(best)
-        if self.winner is None and self._nearest is None and (nearest := self._any()) is not None:
-            self._judge(nearest)
+        last = self.winner or (None if self._nearest is not None else self._any())
+        if last is not None and last != self.confirmed:
+            self._confirm(last)
 
     def outcome(self) -> Recipe | None:
         """The verified recipe, else the nearest one with `met` false; None where nothing could be run."""
@@ -126,11 +132,11 @@ class Tuner:
 
     def remember(self, known: str | os.PathLike[str] | bool) -> None:
         """Adds a tuning that met its goal to the file of earlier ones."""
-        if self.verified is None or self.winner is None or known is False:
+        if self.verified is None or self.confirmed is None or known is False:
             return
         learned = self.search.surrogate
         tuning = history.Tuning(
-            self.features, self._limit(), self.goal.speedup, self.winner.to_dict(),
+            self.features, self._limit(), self.goal.speedup, self.confirmed.to_dict(),
             self.verified.evidence["quality"]["psnr"]["mean"], self.verified.evidence["speedup"],
             learned.factors, learned.times, self._name(), len(self.lab.asked),
         )  # fmt: skip
@@ -191,14 +197,32 @@ class Tuner:
         return self._deadline - time.monotonic() - self._verification()
 
     def _verification(self) -> float:
-        """Seconds that one takes: unaccelerated, accelerated, and with fewer steps in the same time."""
-        return 2.0 * self.split.held_out * self.lab.seconds
+        """Seconds that one takes: unaccelerated, accelerated, and with fewer steps in the same time; and once more
+        unaccelerated for the first screening."""
+        screened = self.screen.trials or self.goal.speedup is not None
+        return (2.0 if screened else 3.0) * self.split.held_out * self.lab.seconds
 
     def _judge(self, candidate: Candidate) -> bool:
-        """Verifies the candidate on the held-out clips, and learns from what is seen. One that passes becomes the
-        winner.
+        """Whether the candidate meets the goal on the held-out clips. For a quality these are kept, so a look at it
+        takes an accelerated run each; a speed has to be measured.
         """
         self._checks += 1
+        recipe = self.recipes.of(candidate)
+        if self.goal.speedup is not None or recipe is None:
+            return self._confirm(candidate)
+        self.tell(f"{candidate} on {self.split.held_out} clips that the search has not seen")
+        trials = [self.screen.trial(recipe, shot).values for shot in range(self.split.held_out)]
+        quality = {name: [values[name] for values in trials] for name in self.goal.metrics}
+        margin = self.goal.margin(quality)
+        self.search.learn(candidate, quality, self.search.believe(candidate).speedup, margin >= 0.0)
+        if margin >= 0.0:
+            self.winner = candidate
+        else:
+            self._missed.append((margin, candidate))
+        return margin >= 0.0
+
+    def _confirm(self, candidate: Candidate) -> bool:
+        """Measures quality and speed side by side with the unaccelerated pipeline: what is returned has passed here."""
         recipe = self.recipes.of(candidate)
         if recipe is None:
             return False
@@ -217,9 +241,11 @@ class Tuner:
         found = self._with_evidence(recipe, comparison, met, candidate)
         self.search.learn(candidate, quality, speedup, met)
         if met:
-            self.winner, self.verified, self.comparison = candidate, found, comparison
+            self.winner = self.confirmed = candidate
+            self.verified, self.comparison = found, comparison
             self.tell(f"verified: {evidence.sentence(found.evidence)}")
             return True
+        self.winner = self.confirmed
         if self._nearest is None or self._closer(found, self._nearest[0]):
             self._nearest = (found, comparison)
         return False
@@ -232,15 +258,16 @@ class Tuner:
         )
 
     def _with_evidence(self, recipe: Recipe, comparison: Comparison, met: bool, candidate: Candidate) -> Recipe:
+        standings = self.search.standings
         trials = [
             {
                 "candidate": str(c),
-                "clips": len(standing.found),
+                "clips": len(runs),
                 "speedup": self.search.believe(c).speedup,
-                "psnr": fmean(standing.values("psnr")),
+                "psnr": fmean(standings.values(c, "psnr")),
                 "evaluations": self.search.outlooks[c].evaluations,
             }
-            for c, standing in self.search.standings.items()
+            for c, runs in standings.runs.items()
             if c in self.search.outlooks
         ]
         search = {
@@ -263,6 +290,8 @@ class Tuner:
 
     def _any(self) -> Candidate | None:
         """What comes nearest to a goal that nothing measured has met."""
+        if self._missed:
+            return max(self._missed, key=lambda missed: missed[0])[1]
         nearest = self.search.nearest()
         if nearest is not None:
             return nearest

@@ -12,8 +12,9 @@ from accel.metrics import psnr
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
 from accel.tuning.foresight import Outlook
 from accel.tuning.goal import Bound, Goal
-from accel.tuning.search import Found, Search
+from accel.tuning.search import Search
 from accel.tuning.space import Candidate, Structure
+from accel.tuning.standings import Found
 from accel.tuning.surrogate import Surrogate
 
 STRUCTURES = [

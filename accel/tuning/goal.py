@@ -53,12 +53,13 @@ class Bound:
 
         The promise is that `coverage` of all prompts stay within `slack` of the limit. It is judged by the one-sided
         tolerance limit of a normal distribution, mean - k standard deviations, so that few or scattered measurements
-        promise less; and no measured prompt may break it. One measurement counts by itself.
+        promise less; and of the measured prompts no greater share may break it. One measurement counts by itself.
         """
-        good = [self.sign * (value - self.limit) + self.slack for value in values]
+        good = sorted(self.sign * (value - self.limit) + self.slack for value in values)
         if len(good) < 2:
             return good[0] if good else -math.inf
-        return min(min(good), fmean(good) - tolerance_factor(len(good), coverage) * stdev(good))
+        kept = good[may_break(len(good), coverage)]
+        return min(kept, fmean(good) - tolerance_factor(len(good), coverage) * stdev(good))
 
     def promised(self, values: Sequence[float], coverage: float) -> float:
         """The limit that these values would be just enough for."""
@@ -136,6 +137,11 @@ def goal_of(
     if len(set(names)) < len(names):
         raise ValueError(f"two bounds are on the same metric ({', '.join(names)}); keep the stricter one.")
     return Goal(tuple(found), target_speedup, coverage)
+
+
+def may_break(count: int, coverage: float) -> int:
+    """How many of so many prompts may break a promise about this share of them."""
+    return math.floor(count * (1.0 - coverage) + 1e-9)
 
 
 @lru_cache(maxsize=128)

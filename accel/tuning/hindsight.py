@@ -26,7 +26,7 @@ from accel.metrics import psnr
 from accel.recipe import Recipe
 from accel.tuning.foresight import Foresight
 from accel.tuning.front import tune
-from accel.tuning.goal import SLACK
+from accel.tuning.goal import SLACK, may_break
 from accel.tuning.lab import Lab
 from accel.tuning.shots import Shot
 from accel.tuning.space import LEVERS, Candidate, Recipes, Space, Structure, space_of
@@ -53,7 +53,7 @@ def judge(
     label: str, recipe: Recipe, run: Callable[[Recipe, int], float], prompts: int, least: float, coverage: float
 ) -> Judged:
     """Runs a recipe prompt by prompt, until more have broken the promise than may."""
-    allowed = math.floor(prompts * (1.0 - coverage) + 1e-9)
+    allowed = may_break(prompts, coverage)
     values: list[float] = []
     for index in range(prompts):
         values.append(run(recipe, index))

@@ -75,7 +75,8 @@ def tune(
         target_speedup: instead of these, the wall-clock speed-up to be reached, end to end.
         held_out: prompts to judge on, in place of splitting `prompts`.
         steps, call_arguments: of every call, as in production: the recipe belongs to them.
-        minutes: the search stops in time for the verification to end about then; what is under way ends later.
+        minutes: the search stops in time for the verification to end about then; what is under way ends later. With
+            little time fewer clips are held out.
         levers: those to choose from. generic: only methods without constants of this model.
         verify: as in `accel.compare`, for the evidence.
         out: folder for recipe.json, evidence.html, the films, and the journal with which the same call, repeated, goes
@@ -97,8 +98,8 @@ def tune(
         tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None))
         try:
             with quiet(pipe):
-                tuner.prepare(levers, generic, known)
-                tuner.work(60.0 * minutes)
+                tuner.prepare(levers, generic, known, 60.0 * minutes)
+                tuner.work()
         except KeyboardInterrupt:
             if tuner.verified is None:
                 raise Interrupted(None if folder == Path(scratch) else folder) from None

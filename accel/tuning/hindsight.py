@@ -132,11 +132,12 @@ def measure(
 def text_of(found: Sequence[Judged], limit: float, prompts: int) -> str:
     """The table, the fastest first, and a sentence."""
     least = limit - SLACK["psnr"]
-    lines = [f"{'setting':<44}{'kept':>10}{'mean':>7}{'worst':>7}{'speed-up':>10}"]
+    width = max(len(one.label) for one in found) + 2
+    lines = [f"{'setting':<{width}}{'kept':>10}{'mean':>7}{'worst':>7}{'speed-up':>10}"]
     for one in sorted(found, key=lambda one: -one.speedup if one.passed else math.inf):
         kept = f"{one.kept} of {len(one.values)}"
         speed = "" if math.isnan(one.speedup) else f"{one.speedup:.2f}x"
-        lines.append(f"{one.label:<44}{kept:>10}{fmean(one.values):>7.1f}{min(one.values):>7.1f}{speed:>10}")
+        lines.append(f"{one.label:<{width}}{kept:>10}{fmean(one.values):>7.1f}{min(one.values):>7.1f}{speed:>10}")
     tuned = next(one for one in found if one.label == TUNED)
     others = [one for one in found if one.label != TUNED and one.passed]
     best = max(others, key=lambda one: one.speedup, default=None)

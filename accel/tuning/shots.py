@@ -32,6 +32,11 @@ class Split(NamedTuple):
     def held_out(self) -> int:
         return len(self.unseen)
 
+    def judged_on(self, count: int) -> Split:
+        """With fewer held-out prompts, at most `count` clips in all, but never fewer than a promise needs."""
+        least = math.ceil(FEWEST_HELD_OUT / len(self.seeds))
+        return self._replace(prompts=self.prompts[: max(count // len(self.seeds), least)])
+
 
 def split(prompts: Sequence[str], held_out: Sequence[str] | None, seed: int) -> Split:
     """Of six and more prompts a third to search with; of fewer all, and held out with other seeds.

@@ -34,6 +34,7 @@ from accel.tuning.surrogate import Surrogate
 RECORDED = 2
 VERIFICATIONS = 12
 SCREEN = "screening"  # folder of the held-out clips
+JUDGING = 0.5  # of all the time, what verifying may take at most
 EARLY = 0.25  # of the time that is left, what verifying the first candidate may take
 WORTH = 0.97  # share of the evaluations that a guidance method must leave to be a candidate
 
@@ -69,8 +70,12 @@ class Tuner:
         self._started = time.monotonic()
         self._checks = 0
 
-    def prepare(self, levers: Sequence[str], generic: bool, known: str | os.PathLike[str] | bool) -> None:
-        """Unaccelerated runs, the space of candidates, and what is expected of each."""
+    def prepare(
+        self, levers: Sequence[str], generic: bool, known: str | os.PathLike[str] | bool, seconds: float
+    ) -> None:
+        """Unaccelerated runs, the space of candidates, and what is expected of each. With little time the winner is
+        judged on fewer clips."""
+        self._deadline = self._started + seconds
         versions = {
             name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
         }
@@ -85,6 +90,7 @@ class Tuner:
         for shot in range(len(self.split.shots)):
             self.tell(f"unaccelerated, clip {shot + 1} of {len(self.split.shots)}")
             self.lab.reference(shot)
+        self.split = self.split.judged_on(int(JUDGING * seconds / (3.0 * self.lab.seconds)))
         calibration = self.foresight.calibration
         guided = bool(self.foresight.passes)
         space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
@@ -99,13 +105,12 @@ class Tuner:
             self.goal, outlooks, surrogate, self._run, len(self.split.shots), self.split.held_out, self.tell
         )
 
-    def work(self, seconds: float) -> None:
+    def work(self) -> None:
         """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.
 
         The first candidate that meets the goal is verified at once where that is cheap, so that an interruption finds
         something to return.
         """
-        self._deadline = self._started + seconds
         with _until_exhausted():
             self.search.start([self._reachable(candidate) for candidate in self.advice.first])
             first = self.search.best(first=True)

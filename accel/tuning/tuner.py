@@ -116,7 +116,7 @@ class Tuner:
             first = self.search.best(first=True)
             if first is not None and self._verification() < EARLY * self._left() and self._judge(first):
                 self._confirm(first)
-        while self._checks < VERIFICATIONS and (self.winner is None or self._left() > 0.0):
+        while self._checks < VERIFICATIONS and (self._left() > 0.0 or not self._checks):
             best: Candidate | None = None
             with _until_exhausted():
                 best = self.search.best()

@@ -21,15 +21,15 @@ class Preset:
 PRESETS = {
     "lossless": Preset(
         "above 40 dB against the unaccelerated output",
-        Recipe(cache=OptimalSchedule(0.66, fewest=10)),
+        Recipe(cache=OptimalSchedule(0.66, fewest=20)),
     ),
     "balanced": Preset(
         "about 30 dB",
-        Recipe(cache=OptimalSchedule(0.42, fewest=10)),
+        Recipe(cache=OptimalSchedule(0.42, fewest=16)),
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=OptimalSchedule(0.38, fewest=10)),
+        Recipe(cache=OptimalSchedule(0.38, fewest=13)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",

@@ -17,7 +17,7 @@ from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.decider import Decider, Decision, guard
 from accel.caching.gap import Gap
-from accel.caching.predictor import Memory, Steps
+from accel.caching.predictor import Memory, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
@@ -37,6 +37,7 @@ class Stream:
     key: Key
     signal: Signal
     decider: Decider
+    predictor: Predictor
     gap: Gap | None  # where forecasts are made up for
     history: list[Memory] = field(default_factory=list)
     skipped: int = 0  # predictions since the last computed step
@@ -59,7 +60,6 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self.predictor = method.predictor.under(anatomy)
         self._peak = 0
         self.reset()
 
@@ -67,6 +67,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
+        self._uncorrected: set[str] = set()  # why forecasts are not
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
@@ -86,8 +87,9 @@ class CacheGate(Lever):
         if not predicted:
             reason += f" ({_why_none(calls)})"
         notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
-        if predicted and self.method.predictor.corrects and not self.predictor.corrects:
-            notes.add(f"forecasts are not corrected under {', '.join(self.anatomy.schedulers.values())}")
+        if predicted:
+            schedulers = ", ".join(self.anatomy.schedulers.values())
+            notes |= {f"forecasts are not corrected under {schedulers}: {why}" for why in self._uncorrected}
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
@@ -97,7 +99,7 @@ class CacheGate(Lever):
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:
-            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser), self._gap())
+            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser), *self._forecasting(call))
             stream.decider.begin(call.moment.sigmas, call.moment.position)
             self._streams[name] = stream
         return stream
@@ -152,7 +154,7 @@ class CacheGate(Lever):
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        predictor, kind = self.predictor, self.anatomy.prediction
+        predictor, kind = stream.predictor, self.anatomy.prediction
         memory, reason, answer = predictor.remember(call, outputs, kind), decision.reason, outcome.output
         if stream.gap is not None:
             history, length = stream.history, stream.gap.length
@@ -171,7 +173,7 @@ class CacheGate(Lever):
         return Outcome(answer, outcome.action, reason)
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
-        predictor, kind = self.predictor, self.anatomy.prediction
+        predictor, kind = stream.predictor, self.anatomy.prediction
         forecast = predictor.forecast(call, stream.history, kind)
         values = forecast.values
         if stream.gap is not None:
@@ -181,12 +183,11 @@ class CacheGate(Lever):
         self._peak = max(self._peak, self._held_bytes())
         return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
 
-    def _gap(self) -> Gap | None:
-        kind = self.anatomy.prediction
-        if not self.predictor.corrects:
-            return None
-        update = None if self.anatomy.euler_steps else self.anatomy.update
-        return Gap(update, kind, self.predictor.clean(kind))
+    def _forecasting(self, call: Call) -> tuple[Predictor, Gap | None]:
+        """The predictor as it fits this run's updates, and what makes up for its forecasts where that is possible."""
+        predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
+        self._uncorrected |= {reason} if reason else set()
+        return predictor, None if updates is None else Gap(updates)
 
     def _held_bytes(self) -> int:
         held = [

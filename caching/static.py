@@ -34,7 +34,8 @@ class OptimalSchedule(CacheMethod):
     fewest: int = knob(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        rules = rules_for(self.predictor.under(anatomy), self.warmup, self.final, self.max_skips)
+        predictor = self.predictor.uncorrected() if any(anatomy.uncorrectable.values()) else self.predictor
+        rules = rules_for(predictor, self.warmup, self.final, self.max_skips)
         return NoSignal(), Planned(self.share, "flow" in anatomy.prediction, rules)
 
     def share(self, steps: int) -> float:
@@ -97,7 +98,8 @@ class Planned(Decider):
         self._first = first
         rest = tuple(sigmas[first:])
         share = self._share(len(rest) - 1)
-        self._computes = plan(rest, share, flow=self._flow, rules=self._rules) if share < 1 else ()
+        flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
+        self._computes = plan(rest, share, flow=flow, rules=self._rules) if share < 1 else ()
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first

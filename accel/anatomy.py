@@ -51,12 +51,20 @@ class Anatomy:
     # clause each, or "" where they can.
     uncorrectable: Mapping[str, str] = field(default_factory=dict)
     irreplaceable: Mapping[str, str] = field(default_factory=dict)
+    random: bool = False  # whether some scheduler's updates add noise
+    depth: int = 1  # outputs that a scheduler's update uses, at most
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
     received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
     levels: Mapping[str, Told | None] = field(default_factory=dict)
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    @property
+    def corrects_in_full(self) -> bool:
+        """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
+        where updates use many outputs, errors have come far by then (PNDM)."""
+        return not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -100,6 +108,8 @@ def inspect(pipe: Any) -> Anatomy:
         guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
         uncorrectable={key: scheduler.uncorrectable for key, scheduler in asked.items()},
+        random=any(scheduler.random for scheduler in asked.values()),
+        depth=max(scheduler.depth for scheduler in asked.values()),
         irreplaceable={key: scheduler.irreplaceable for key, scheduler in asked.items()},
         samples={key: scheduler.samples for key, scheduler in asked.items()},
         received={key: scheduler.prediction for key, scheduler in asked.items()},

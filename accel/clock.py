@@ -119,13 +119,15 @@ class Timetable:
         return given
 
     def index_of(self, timestep: Any) -> int:
-        """The entry that a denoiser's timestep argument stands for: some models get t/1000 or 1 - t/1000."""
+        """The first entry that a denoiser's timestep argument may stand for: some models get t/1000 or 1 - t/1000, and
+        with 1000 noise levels down to one thousandth the same number is the first of one scale and the last of another.
+        """
         if timestep is None or not self.timesteps:
             return 0
         value = float(torch.as_tensor(timestep).float().max())
-        for offset, scale in ((0.0, 1.0), (0.0, 0.001), (1.0, -0.001)):
+        for scales in ([(0.0, 1.0), (0.0, 0.001)], [(1.0, -0.001)]):
             for index, known in enumerate(self.timesteps):
-                if math.isclose(offset + scale * known, value, rel_tol=1e-4, abs_tol=1e-6):
+                if any(math.isclose(a + b * known, value, rel_tol=1e-4, abs_tol=1e-6) for a, b in scales):
                     return index
         return 0
 
@@ -184,7 +186,7 @@ class Clock:
         table = self.timetable
         if table is None:
             return Moment(self.run, self._step, self._step, 0, 0.0)
-        position = min(self._position(table, timestep), len(table.timesteps) - 1)
+        position = min(max(self._position(table, timestep), 0), len(table.timesteps) - 1)
         self._first = position if self._first < 0 else self._first
         total, sigma, timestep = len(table.timesteps), table.sigmas[position], table.training[position]
         return Moment(self.run, self._step, position, total, sigma, timestep, table)

@@ -18,7 +18,7 @@ import torch
 from accel import families
 from accel.clock import Timetable
 from accel.spaces import Prediction, conversion, prediction_in
-from accel.update import Deep, Unknown, Updates
+from accel.update import FRESH, Deep, Unknown, Updates
 
 # How samples are scaled: a flow's (1 - t) x0 + t noise, unit variance (DDIM), or x0 + sigma noise (Euler).
 Samples = Literal["flow", "preserving", "exploding"]
@@ -35,7 +35,8 @@ class SchedulerAnatomy:
     """One scheduler under its present settings.
 
     uncorrectable, irreplaceable: why forecasts cannot be corrected under its updates, and why no other update can stand
-    in for its own: a clause, or "" where they can.
+    in for its own: a clause, or "" where they can. random: whether its updates add noise. depth: outputs that an update
+    uses, as far as that is known.
     """
 
     kind: str
@@ -44,6 +45,8 @@ class SchedulerAnatomy:
     told: Told | None
     uncorrectable: str
     irreplaceable: str
+    random: bool
+    depth: int
     exchangeable: Mapping[str, tuple[str, ...]]
 
 
@@ -54,6 +57,8 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
     samples = samples_of(table)
     prediction = _prediction(table, samples)
     updates, unknown = _updates(table, prediction)
+    if unknown is None and prediction != "unknown" and _fresh(table, prediction):
+        unknown = Unknown(FRESH)
     return SchedulerAnatomy(
         kind=type(scheduler).__name__,
         prediction=prediction,
@@ -61,6 +66,8 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
         told=_told(rehearsed, table),
         uncorrectable=str(unknown or ""),
         irreplaceable=_irreplaceable(table, samples, prediction, updates, unknown),
+        random=updates is not None and updates.random,
+        depth=0 if updates is None else updates.depth,
         exchangeable=exchangeable(scheduler, prediction),
     )
 
@@ -199,11 +206,20 @@ def _updates(table: Timetable, prediction: Prediction) -> tuple[Updates | None, 
     return None, refused
 
 
+def _fresh(table: Timetable, prediction: Prediction) -> bool:
+    try:
+        return table.updates(prediction).fresh
+    except Unknown:
+        return False
+
+
 def _irreplaceable(
     table: Timetable, samples: Samples | None, prediction: Prediction, updates: Updates | None, unknown: Unknown | None
 ) -> str:
     if unknown is not None and not isinstance(unknown, Deep):
         return str(unknown)
+    if updates is not None and updates.random:
+        return "its updates are random"
     if samples is None or prediction == "unknown":
         return "it does not say how its samples are noised"
     if any(later >= sooner for sooner, later in pairwise(table.sigmas)):

@@ -28,16 +28,14 @@ MOST = 5  # outputs that an update may use; each costs two latents to correct
 
 PLAIN = ("model_output", "timestep", "sample", "generator", "return_dict")
 
+FRESH = "each of its updates starts from fresh noise"
+
 # Schedulers compute in float32: an old output's share is forgotten if it is below this, relative to the whole.
 FORGOTTEN = 2e-6
 
 
 class Unknown(Exception):
     """The updates are no linear map of a few outputs; the message is one clause that says what they are."""
-
-
-class Random(Unknown):
-    """They have noise of their own."""
 
 
 class Deep(Unknown):
@@ -53,12 +51,13 @@ class Updates:
     """The updates of a run: x' = keep x + shares of the last `depth` outputs, from position `first` of the timetable.
 
     influence: (steps, steps + 1); row k is the sample after step k, as multiples of the sample at the start (column 0)
-    and of each output (column j + 1).
+    and of each output (column j + 1). Noise that is added besides is not in it.
     """
 
     first: int
     depth: int
     influence: Array
+    random: bool = False  # noise is added besides
 
     def at(self, position: int) -> tuple[float, list[float]] | None:
         """keep, and the shares of the last outputs, oldest first; None outside of the run."""
@@ -67,6 +66,12 @@ class Updates:
             return None
         keep, rest, old = _step(self.influence, step, self.depth)
         return keep, [float(share) for share in rest[old : step + 2]]
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether nothing of the sample outlasts a step, which is noised anew (consistency models)."""
+        kept = [_step(self.influence, step, self.depth)[0] for step in range(len(self.influence))]
+        return self.random and max(map(abs, kept)) < 0.1
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
@@ -95,13 +100,13 @@ def asked(
     arguments: what else the pipeline hands to `step`, by name. given: what the scheduler is given for an output of
     which the map shall tell; by default the output itself. The scheduler's tables must be on the CPU (`on_cpu`). 1 to
     60 ms for up to 50 steps; nothing is drawn from the global random state.
-    Raises Random and Unknown where the updates are random or not linear, Deep where they use more than MOST outputs.
+    Raises Unknown where the updates are not linear, Deep where they use more than MOST outputs.
     """
-    with torch.random.fork_rng(devices=[]):
-        influence = _walked(copy.deepcopy(scheduler), first, dict(arguments or {}), given, around)
+    walk = _Walk(scheduler, first, dict(arguments or {}), given, around)
+    influence, random = walk.influence()
     for depth in range(1, MOST + 1):
         if all(_forgets(influence, step, depth) for step in range(len(influence))):
-            return Updates(first, depth, influence)
+            return Updates(first, depth, influence, random)
     raise Deep(influence)
 
 
@@ -110,54 +115,61 @@ def handed_on(scheduler: Any) -> list[str]:
     return [name for name in inspect.signature(scheduler.step).parameters if name not in PLAIN]
 
 
-def _walked(scheduler: Any, first: int, arguments: dict[str, Any], given: Given | None, around: Around | None) -> Array:
-    timesteps = list(scheduler.timesteps[first:])
-    if first and hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
-    count = len(timesteps)
-    # Two more numbers, equal throughout, that meet random outputs: they part under noise, and they do not arrive where
-    # the map says where something (clipping, thresholding) is not linear.
-    outputs = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    sample = torch.zeros(1, count + 3, 1, 1, dtype=torch.float64)
-    sample[0, 0], sample[0, -2:] = 1.0, outputs[0]
-    influence = np.zeros((count, count + 1))
-    for step, timestep in enumerate(timesteps):
-        output = torch.zeros_like(sample)
-        output[0, step + 1], output[0, -2:] = 1.0, outputs[step + 1]
-        scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
-        if given is not None:
-            output = given(output, scaled, first + step)
-        sample = _stepped(scheduler, output, timestep, sample, arguments, around)
-        *known, one, other = sample.flatten().tolist()
-        influence[step] = known
-        size = float(np.linalg.norm(influence[step])) * 10.0 + 1e-12
-        if not np.isfinite(size + one):
+@dataclass
+class _Walk:
+    """The scheduler's own step over the rest of its timetable."""
+
+    scheduler: Any
+    first: int
+    arguments: dict[str, Any]
+    given: Given | None
+    around: Around | None
+
+    def influence(self) -> tuple[Array, bool]:
+        """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
+        second walk without outputs, which meets the same noise, tells it apart."""
+        count = len(self.scheduler.timesteps) - self.first
+        # Two more numbers, equal throughout, that meet random outputs: they part under noise, and they do not arrive
+        # where the map says where something (clipping, thresholding) is not linear.
+        random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None], random[:, None]], dim=1)
+        noise = self._made_of(torch.zeros_like(outputs))
+        samples = self._made_of(outputs) - noise
+        influence: Array = samples[:, : count + 1].numpy()
+        size = 10.0 * np.linalg.norm(influence, axis=1) + 1e-12
+        if not bool(torch.isfinite(samples).all()):
             raise Unknown("its updates do not stay finite")
-        if not abs(one - other) <= 1e-7 * size:
-            raise Random("its updates are random")
-        expected = influence[step, : step + 2] @ outputs[: step + 2].numpy()
-        if not abs(expected - one) <= 1e-4 * size:
+        if not bool((np.abs(influence @ random.numpy() - samples[:, -1].numpy()) <= 1e-4 * size).all()):
             raise Unknown("its updates are not linear")
-    return influence
+        return influence, bool(noise.any())
 
+    def _made_of(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The samples after each step of these outputs, the first of which is the sample at the start: (steps, N)."""
+        scheduler, sample, samples = copy.deepcopy(self.scheduler), outputs[0].view(1, -1, 1, 1), []
+        if self.first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self.first)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for step, timestep in enumerate(list(scheduler.timesteps[self.first :])):
+                sample = self._step(scheduler, outputs[step + 1].view_as(sample), timestep, sample, self.first + step)
+                samples.append(sample.flatten())
+        return torch.stack(samples)
 
-def _stepped(
-    scheduler: Any,
-    output: torch.Tensor,
-    timestep: Any,
-    sample: torch.Tensor,
-    arguments: dict[str, Any],
-    around: Around | None,
-) -> torch.Tensor:
-    try:
-        result = scheduler.step(output, timestep, sample, return_dict=False, **arguments)
-        if around is not None:
-            known = {"model_output": output, "timestep": timestep, "sample": sample, **arguments}
-            result = around(scheduler, known, result)
-        updated: torch.Tensor = result[0].double().reshape(sample.shape)
-    except Exception as error:  # whatever somebody's scheduler raises: it wants what only its own pipeline has
-        raise Unknown("its step does not take an output, a timestep and a sample alone") from error
-    return updated
+    def _step(
+        self, scheduler: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        try:
+            scale = getattr(scheduler, "scale_model_input", None)
+            scaled = sample if scale is None else scale(sample, timestep)
+            output = output if self.given is None else self.given(output, scaled, position)
+            result = scheduler.step(output, timestep, sample, return_dict=False, **self.arguments)
+            if self.around is not None:
+                known = {"model_output": output, "timestep": timestep, "sample": sample, **self.arguments}
+                result = self.around(scheduler, known, result)
+            updated: torch.Tensor = result[0].double().view_as(sample)
+        except Exception as error:  # whatever somebody's scheduler raises: it wants what only its own pipeline has
+            raise Unknown("its step does not take an output, a timestep and a sample alone") from error
+        return updated
 
 
 def on_cpu(scheduler: Any) -> Any:

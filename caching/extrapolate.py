@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from accel.anatomy import Anatomy
 from accel.caching.predictor import Memory, Predictor, Steps, at, bases
 from accel.calls import Call
 from accel.method import knob
 from accel.polynomials import interpolation_weights
 from accel.spaces import clean_from_output, output_from_clean
-from accel.update import Random, Unknown, Updates
+from accel.update import FRESH, Unknown, Updates
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,24 @@ class Extrapolate(Predictor, lever="predictor"):
         spaces, reason = self._spaces(kind), Unknown()
         for space in spaces if self.corrects else ():
             try:
-                return replace(self, space=space), updates(space), ""
+                found = updates(space)
             except Unknown as unknown:
                 reason = unknown
-        # Through fresh noise a slope leads astray.
-        order = 0 if isinstance(reason, Random) else self.order
-        return replace(self, space=spaces[0], corrector=0, order=order), None, str(reason)
+                continue
+            fitting = replace(self, space=space)
+            if found.fresh:
+                return replace(fitting, order=0, corrector=0), None, FRESH
+            return fitting._through_noise() if found.random else fitting, found, ""
+        return replace(self, space=spaces[0], corrector=0), None, str(reason)
+
+    def expected(self, anatomy: Anatomy) -> Extrapolate:
+        if not self.corrects or any(anatomy.uncorrectable.values()):
+            return replace(self.uncorrected(), order=0 if anatomy.random else self.order)
+        return self._through_noise() if anatomy.random else self
+
+    def _through_noise(self) -> Extrapolate:
+        """Through fresh noise a slope leads astray, and a parabola does even between what is known."""
+        return replace(self, order=0, corrector=1)
 
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         values = [output.detach().clone() for output in outputs]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from accel.anatomy import Anatomy
 from accel.calls import Call, noise_part
 from accel.method import Method
 from accel.update import Updates
@@ -47,6 +48,10 @@ class Predictor(Method, lever="predictor", abstract=True):
         would. updates: asks for them, by what they are made of ("output" or "x0"), see `accel.calls.Call`.
         """
         return self, None, ""
+
+    def expected(self, anatomy: Anatomy) -> Predictor:
+        """The same as it will be under the pipeline's schedulers, as far as that is known before a run."""
+        return self
 
     def clean(self, kind: str) -> bool:
         """Whether the values are clean estimates."""

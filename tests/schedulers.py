@@ -55,9 +55,7 @@ def _made(kind: Any, settings: dict[str, Any]) -> Callable[[], Any]:
     return lambda: kind(**settings)
 
 
-SCHEDULERS: dict[str, Callable[[], Any]] = {
-    name: _made(kind, SETTINGS.get(name, {})) for name, kind in classes()
-} | {
+SCHEDULERS: dict[str, Callable[[], Any]] = {name: _made(kind, SETTINGS.get(name, {})) for name, kind in classes()} | {
     name: _made(getattr(diffusers, kind), settings)
     for name, kind, settings in (
         ("ddim trailing", "DDIMScheduler", {"timestep_spacing": "trailing", "clip_sample": False}),
@@ -81,7 +79,11 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
         ("euler karras", "EulerDiscreteScheduler", {"use_karras_sigmas": True}),
         ("pndm without prk", "PNDMScheduler", {"skip_prk_steps": True}),
         ("unipc 3", "UniPCMultistepScheduler", {"solver_order": 3}),
-        ("unipc bh1 3", "UniPCMultistepScheduler", {"solver_type": "bh1", "solver_order": 3, "final_sigmas_type": "sigma_min"}),
+        (
+            "unipc bh1 3",
+            "UniPCMultistepScheduler",
+            {"solver_type": "bh1", "solver_order": 3, "final_sigmas_type": "sigma_min"},
+        ),
         ("unipc v", "UniPCMultistepScheduler", {"prediction_type": "v_prediction"}),
         ("unipc without first corrector", "UniPCMultistepScheduler", {"disable_corrector": [0]}),
         ("unipc flow", "UniPCMultistepScheduler", FLOW),

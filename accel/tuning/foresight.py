@@ -14,7 +14,6 @@ from accel.anatomy import Anatomy
 from accel.caching import Calibration, replay
 from accel.caching.averages import Recording
 from accel.caching.method import CacheMethod
-from accel.caching.predictor import Predictor
 from accel.caching.recorder import Course
 from accel.caching.schedule import Rules, gap_errors, plan
 from accel.caching.static import OptimalSchedule, rules_for
@@ -151,21 +150,16 @@ class Foresight:
         if cache is None or self.calibration.steps < getattr(cache, "min_steps", 0):
             return [(True,) * table.steps]
         if isinstance(cache, OptimalSchedule):
-            rules = rules_for(self._predictor(cache), cache.warmup, cache.final, cache.max_skips)
+            rules = rules_for(cache.predictor.expected(self.anatomy), cache.warmup, cache.final, cache.max_skips)
             return [plan(table.section, cache.share(table.steps), flow=self.flow, rules=rules)]
         if not isinstance(cache, CacheMethod):
             raise ValueError(f"{type(cache).__name__} cannot be simulated; accel.compare measures it.")
         return [replay.mask(cache, table, trace, self.tables[0].start) for trace in table.runs]
 
-    def _predictor(self, cache: CacheMethod) -> Predictor:
-        """As it will be under the pipeline's updates."""
-        correctable = not any(self.anatomy.uncorrectable.values())
-        return cache.predictor if correctable else cache.predictor.uncorrected()
-
     def _gaps(self, table: Table, mask: Sequence[bool], cache: Method | None) -> float:
         if all(mask) or not isinstance(cache, CacheMethod):
             return 0.0
-        rules = rules_for(self._predictor(cache), 1, 1, LONGEST - 1)
+        rules = rules_for(cache.predictor.expected(self.anatomy), 1, 1, LONGEST - 1)
         return _sum_of_gaps(self._table_of_errors(table, rules, "answers"), np.flatnonzero(mask))
 
     def _carried(self, table: Table, passes: Passes, both: Array, mask: Sequence[bool]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,27 +10,29 @@ import torch
 import accel
 from accel import Extrapolate, FixedInterval
 from accel.clock import Timetable
-from accel.schedulers import SchedulerAnatomy, reached, scheduler_anatomy, with_timetable
-from accel.spaces import clean_from_output, output_from_clean
-from accel.update import Deep, Random, Unknown, asked, on_cpu
+from accel.schedulers import SchedulerAnatomy, reached, scheduler_anatomy
+from accel.spaces import clean_from_output
+from accel.update import Deep, Unknown, asked, on_cpu
+from tests.formula import FormulaPipeline
 from tests.schedulers import SCHEDULERS
 
 NAMES = sorted(SCHEDULERS)
 
 # What cannot be corrected under which schedulers, and why: everything else is.
 UNCORRECTABLE = {
-    "random": {
-        "CMStochasticIterativeScheduler", "DDPMParallelScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler",
-        "FlowMatchLCMScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler", "LTXEulerAncestralRFScheduler",
-        "SASolverScheduler", "TCDScheduler", "UnCLIPScheduler", "dpm sde", "flow stochastic",
-    },
-    "not linear": {"ddim clipped", "ddim thresholded"},
+    "not linear": {"CMStochasticIterativeScheduler", "ddim clipped", "ddim thresholded"},
     "more than 5 outputs": {"IPNDMScheduler", "PNDMScheduler"},
     "alone": {
         "CogVideoXDPMScheduler", "DDPMWuerstchenScheduler", "HeliosDMDScheduler", "HeliosScheduler", "PiflowScheduler",
         "RePaintScheduler", "SCMScheduler",
     },
 }  # fmt: skip
+RANDOM = {
+    "DDPMParallelScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler",
+    "FlowMatchLCMScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler", "LTXEulerAncestralRFScheduler",
+    "SASolverScheduler", "TCDScheduler", "UnCLIPScheduler", "dpm sde", "flow stochastic",
+}  # fmt: skip
+CORRECTABLE = [name for name in NAMES if not any(name in names for names in UNCORRECTABLE.values())]
 
 PREDICTIONS = {
     "EDMEulerScheduler": "inverted_v_prediction",
@@ -73,6 +74,7 @@ def test_it_can_be_corrected_or_one_true_clause_says_why_not(name: str) -> None:
     reason = anatomy(name).uncorrectable
     expected = next((clause for clause, names in UNCORRECTABLE.items() if name in names), "")
     assert (expected in reason) if expected else not reason
+    assert anatomy(name).random == (name in RANDOM)
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
@@ -84,23 +86,23 @@ def test_what_the_output_is_is_read_off_where_it_leads(name: str) -> None:
 def test_the_map_gives_what_the_scheduler_gives_for_random_outputs(name: str) -> None:
     scheduler = timed(name)
     before = torch.random.get_rng_state()
-    influence: Any = None
     try:
         influence = asked(on_cpu(scheduler)).influence
     except Deep as deep:
         influence = deep.influence
-    except Random:
-        assert not torch.equal(*(_walked(timed(name)) for _ in range(2)))
     except Unknown:
         assert name in UNCORRECTABLE["not linear"]
-    if influence is None:
         return
     assert torch.equal(torch.random.get_rng_state(), before)
     assert getattr(scheduler, "_step_index", None) is None
     outputs = _outputs(len(influence))
+    torch.manual_seed(0)
+    noise = _walked(timed(name), torch.zeros_like(outputs))
     expected = torch.einsum("sj,jcn->scn", torch.from_numpy(influence), outputs)
-    found = _walked(scheduler)
+    torch.manual_seed(0)
+    found = _walked(scheduler, outputs) - noise
     assert float((found - expected).norm() / expected.norm()) < 2e-6
+    assert bool(noise.any()) == (name in RANDOM)
 
 
 def _outputs(steps: int) -> torch.Tensor:
@@ -108,8 +110,8 @@ def _outputs(steps: int) -> torch.Tensor:
     return torch.randn(steps + 1, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-def _walked(scheduler: Any) -> torch.Tensor:
-    outputs = _outputs(len(scheduler.timesteps))[:, None, :, :, None]
+def _walked(scheduler: Any, outputs: torch.Tensor) -> torch.Tensor:
+    outputs = outputs[:, None, :, :, None]
     sample, samples = outputs[0], []
     for timestep, output in zip(list(scheduler.timesteps), outputs[1:], strict=True):
         if hasattr(scheduler, "scale_model_input"):
@@ -119,65 +121,21 @@ def _walked(scheduler: Any) -> torch.Tensor:
     return torch.stack(samples)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not any(name in names for names in UNCORRECTABLE.values())])
+@pytest.mark.parametrize("name", CORRECTABLE)
 def test_a_corrected_run_ends_where_the_plain_one_does_if_the_answers_are_a_parabola(name: str) -> None:
     """Whatever was forecast in between: here the last answer, held."""
-    pipe = FormulaPipeline(SCHEDULERS[name]())
+    degree = 1 if name in RANDOM else 2
+    pipe = FormulaPipeline(SCHEDULERS[name](), degree=degree)
     plain = pipe()
     ends = {}
-    for corrector in (0, 2):
+    for corrector in (0, degree):
         cache = FixedInterval(3, warmup=4, final=2, predictor=Extrapolate(0, corrector=corrector, space=pipe.space))
         with accel.accelerate(pipe, cache=cache) as session:
             ends[corrector] = float((pipe() - plain).norm() / plain.norm())
         assert session.report().predicted > 5
         assert "not corrected" not in session.report().levers[0].reason
     assert ends[0] > 1e-4
-    assert ends[2] < 1e-6  # 120 dB
-
-
-class FormulaPipeline:
-    """Its denoiser answers as if what is forecast under its scheduler were a parabola in noise level."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self.scheduler, self.transformer = scheduler, torch.nn.Identity()
-        self.transformer.forward = self.formula  # type: ignore[assignment]
-        self.config = SimpleNamespace(_name_or_path="")
-        self.components = {"transformer": self.transformer, "scheduler": scheduler}
-        self.kind, self.step = scheduler_anatomy(scheduler).prediction, 0
-        self.table = Timetable(with_timetable(scheduler))
-        self.space = self._space()
-        self.curves = torch.randn(3, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-    def _space(self) -> str:
-        preferred = ("output", "x0") if "flow" in self.kind or self.kind == "unknown" else ("x0", "output")
-        for space in preferred:
-            try:
-                self.table.updates(self.kind if space == "x0" else None)
-            except Unknown:
-                continue
-            return space
-        raise AssertionError("a scheduler whose updates are not known")
-
-    def formula(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
-        sigma = self.table.sigmas[self.step]
-        time = self.table.time_of(sigma)
-        value = self.curves[0] + self.curves[1] * time + self.curves[2] * time * time
-        if self.space == "x0":
-            value = output_from_clean(value, hidden_states, sigma, self.kind)
-        return (value,)
-
-    def __call__(self, num_inference_steps: int = 24) -> torch.Tensor:
-        self.scheduler.set_timesteps(num_inference_steps)
-        self.table = Timetable(self.scheduler)
-        latents = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)[None]
-        latents = latents * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
-        before = latents
-        for self.step, timestep in enumerate(list(self.scheduler.timesteps)):
-            before = latents  # a last step that leads to sigma 0 returns its clean estimate and hides every error
-            scaled = getattr(self.scheduler, "scale_model_input", lambda x, _: x)(latents, timestep)
-            output = self.transformer.forward(scaled, timestep)[0]
-            latents = self.scheduler.step(output, timestep, latents, return_dict=False)[0].double()
-        return before
+    assert ends[degree] < 1e-6  # 120 dB
 
 
 @pytest.mark.parametrize(

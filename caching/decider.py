@@ -12,8 +12,11 @@ class Decision(NamedTuple):
 
 
 class Decider(Protocol):
-    def begin(self, sigmas: Sequence[float], first: int) -> None:
-        """A stream begins at step `first` of a run with these noise levels, those of all steps and of the end."""
+    def begin(self, sigmas: Sequence[float], first: int, weights: Sequence[float] = ()) -> None:
+        """A stream begins at step `first` of a run with these noise levels, those of all steps and of the end.
+
+        weights: what an answer adds to the result in each step from `first` on, where that is known.
+        """
         return None
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -107,8 +107,8 @@ class Ledger:
 class Contest:
     """Measures contestants on one pipeline and records the results in a ledger.
 
-    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call restores the
-    pipeline.
+    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call gives the pipeline back as it
+    was, accelerated or not.
     """
 
     def __init__(
@@ -239,20 +239,16 @@ class Contest:
 @contextmanager
 def attached(pipe: Any, recipe: Any) -> Iterator[Any]:
     """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
-    attached.
+    attached. A session that was attached before is suspended meanwhile.
     """
     import accel
+    from accel.session import bare
 
-    if not callable(recipe):
-        with accel.accelerate(pipe, recipe) as session:
-            yield session
-        return
-    undo = recipe(pipe)
-    try:
-        with accel.accelerate(pipe, accel.Recipe()) as session:
-            yield session
-    finally:
-        undo()
+    with bare(pipe), ExitStack() as undo:
+        if callable(recipe):
+            undo.callback(recipe(pipe))
+            recipe = accel.Recipe()
+        yield undo.enter_context(accel.accelerate(pipe, recipe))
 
 
 @contextmanager

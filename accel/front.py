@@ -12,7 +12,7 @@ from accel.anatomy import components_of
 from accel.method import Method
 from accel.patch import session_of
 from accel.recipe import LEVERS, Recipe
-from accel.session import Session
+from accel.session import Session, bare
 
 
 class _Keep:
@@ -52,9 +52,11 @@ def accelerate(
     if changed:
         chosen = replace(chosen, **changed, name="", evidence={})
     attached = session_of(pipe)
-    if attached is not None:
-        attached.restore()
-    return Session(pipe, chosen)
+    with bare(pipe):  # where the new session fails, the old one is on again
+        session = Session(pipe, chosen)
+        if attached is not None:
+            attached.restore()
+    return session
 
 
 def restore(pipe: Any) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -109,6 +109,17 @@ class Layer:
             for reference in getattr(owner.__dict__.get("_diffusers_hook"), "_fn_refs", ()):
                 yield vars(reference), "forward"
                 yield vars(reference), "original_forward"
+
+
+def layered(plan: Iterable[tuple[Any, str, Around]]) -> list[Layer]:
+    """A layer over each of these methods (owner, name, what stands around it): over all or, where one fails, none."""
+    with ExitStack() as undo:
+        layers = []
+        for owner, name, around in plan:
+            layers.append(Layer(owner, name, around))
+            undo.callback(layers[-1].detach)
+        undo.pop_all()
+        return layers
 
 
 def _itself(method: Any) -> Any:

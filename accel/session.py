@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from inspect import Parameter, signature
 from typing import Any
 
@@ -16,7 +16,7 @@ from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcom
 from accel.clock import Clock
 from accel.exchange import Exchange
 from accel.lever import Lever
-from accel.patch import CallLayer, Layer
+from accel.patch import CallLayer, Layer, layered, session_of
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
 
@@ -29,7 +29,8 @@ class Session:
     """A recipe attached to one pipeline. Use `accel.accelerate` to make one.
 
     The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
-    pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back.
+    pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back, for good, and
+    `suspended()` for a while. Raises what a method raises that does not fit; the pipeline is then as it was.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
@@ -43,9 +44,14 @@ class Session:
         self._clock = Clock()
         self._report, self._running, self._inside = Report(recipe.label), 0, False
         self._started = self._first_call = self._last_step = 0.0
-        self._at_last_step = False
-        self._attach(pipe)
-        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+        self._at_last_step = self._suspended = False
+        self._call_layer: CallLayer | None = None
+        try:
+            self._attach(pipe)
+            self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+        except BaseException:
+            self.restore()
+            raise
 
     @property
     def pipe(self) -> Any:
@@ -59,13 +65,35 @@ class Session:
     def restore(self) -> Any:
         """Gives the pipeline back as it was, bit for bit; returns it. A second call does nothing."""
         pipe, self._pipe = self.pipe, None
-        for layer in reversed(self._layers):
-            layer.detach()
+        self._detach()
         self._layers.clear()
-        self._call_layer.detach()
         self._end()
         self._levers.clear()
         return pipe
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The pipeline without acceleration for the duration of the block: every layer is off, not only idle.
+        Afterwards, also after an exception, this very session is on again, with its report and all that it knows.
+
+        Whatever else is accelerated in the block and left on is restored at its end. A session that is restored in the
+        block stays so. In a block inside of the block nothing is left to do.
+        """
+        pipe = self.pipe
+        if pipe is None or self._suspended:
+            yield
+            return
+        self._detach()
+        self._suspended = True
+        try:
+            yield
+        finally:
+            self._suspended = False
+            if self.pipe is not None:
+                other = session_of(pipe)
+                if other is not None:
+                    other.restore()
+                self._resume(pipe)
 
     def __enter__(self) -> Session:
         return self
@@ -80,7 +108,7 @@ class Session:
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
         denoiser or scheduler that is shared with another pipeline is not accelerated there.
         """
-        pipe, outermost = self.pipe, not self._running
+        pipe, outermost = None if self._suspended else self.pipe, not self._running
         self._running += 1
         with ExitStack() as exchanged:
             try:
@@ -104,7 +132,28 @@ class Session:
             self.anatomy = method.seen(self.anatomy)
         self._levers[:] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
         self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
-        self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
+        self._layers[:] = layered(self._plan(components))
+
+    def _detach(self) -> None:
+        for layer in reversed(self._layers):
+            layer.detach()
+        if self._call_layer is not None:
+            self._call_layer.detach()
+
+    def _resume(self, pipe: Any) -> None:
+        """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
+        plan = self._planned(pipe)
+        self._layers[:] = layered(plan) if self._covered(plan) else []
+        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+
+    def _planned(self, pipe: Any) -> list[tuple[Any, str, _Bound]]:
+        return list(self._plan(self._exchange.parts(components_of(pipe))))
+
+    def _covered(self, plan: list[tuple[Any, str, _Bound]]) -> bool:
+        """Whether the layers are, or were, over just these methods."""
+        return len(plan) == len(self._layers) and all(
+            layer.covers(owner, method) for layer, (owner, method, _) in zip(self._layers, plan, strict=True)
+        )
 
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
@@ -123,10 +172,7 @@ class Session:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
         exchanged a part (`pipe.scheduler = ...`, `torch.compile`).
         """
-        plan = [(owner, method) for owner, method, _ in self._plan(self._exchange.parts(components_of(pipe)))]
-        if len(plan) == len(self._layers) and all(
-            layer.covers(owner, method) for layer, (owner, method) in zip(self._layers, plan, strict=True)
-        ):
+        if self._covered(self._planned(pipe)):
             self._layers[:] = [layer.renewed() for layer in self._layers]
             return
         for layer in reversed(self._layers):
@@ -267,6 +313,15 @@ class Session:
         for lever in self._levers:
             lever.reset()
             lever.end()
+
+
+def bare(pipe: Any) -> AbstractContextManager[None]:
+    """The pipeline without acceleration for the duration of the block (`Session.suspended`), whether it has any or not.
+
+    For all that must see the pipeline itself: calibrating, searching, measuring.
+    """
+    session = session_of(pipe)
+    return nullcontext() if session is None else session.suspended()
 
 
 class _Bound:

@@ -24,7 +24,7 @@ from accel.samplers.method import Sampler
 from accel.samplers.sigmas import SigmaTable
 from accel.samplers.solvers import Euler, PseudoCorrector
 from accel.samplers.step import Stepper, sample_of
-from accel.session import Session
+from accel.session import Session, bare
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def search_sigmas(
     prompts: two or more; one half is searched on and the other decides between what was found and the scheduler's own
     levels, which stay if nothing is better. fine: steps of the reference runs. options: go to every pipeline call, and
     should be those of later use: guidance scale and size change the answer. Costs len(prompts) x (fine + 3 steps) steps
-    or so, and memory for `fine` latents on the host.
+    or so, and memory for `fine` latents on the host. An attached session is suspended meanwhile.
 
     Raises ValueError for fewer than two prompts, more steps than `fine`, or a scheduler that cannot be told.
     """
@@ -76,7 +76,7 @@ def search_sigmas(
     def final(prompt: int, method: Sampler, steps: int) -> Trace:
         generator = torch.Generator().manual_seed(seed + prompt)
         recording = Recording(method)
-        with Session(pipe, Recipe(sampler=recording)):
+        with bare(pipe), Session(pipe, Recipe(sampler=recording)):
             pipe(prompts[prompt], num_inference_steps=steps, generator=generator, output_type="latent", **options)
         return recording.trace
 

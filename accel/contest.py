@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from accel.metrics import (
     temporal_flicker_difference,
     to_frames,
 )
+from accel.patch import undone
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
 Verifier = Callable[[Clip, str], Any]
@@ -251,21 +252,11 @@ def attached(pipe: Any, recipe: Any) -> Iterator[Any]:
         yield undo.enter_context(accel.accelerate(pipe, recipe))
 
 
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
+def quiet(pipe: Any) -> AbstractContextManager[None]:
     """Turns the pipeline's own progress bar off, and leaves its attributes as they were."""
-    missing = object()
-    before = vars(pipe).get("_progress_bar_config", missing)
-    if hasattr(pipe, "set_progress_bar_config"):
-        pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        if before is not missing:
-            pipe._progress_bar_config = before
-        else:
-            with suppress(AttributeError):
-                del pipe._progress_bar_config
+    if not hasattr(pipe, "set_progress_bar_config"):
+        return nullcontext()
+    return undone(pipe, lambda: pipe.set_progress_bar_config(disable=True))
 
 
 def call_default(pipe: Any, name: str) -> Any:

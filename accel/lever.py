@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +62,62 @@ class Lever(Protocol):
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
+
+
+class Composite(Lever):
+    """Several levers of one method as one, the first outermost; whatever a session tells a lever, it tells all of them.
+
+    Their reports become one, sentence after sentence.
+    """
+
+    def __init__(self, method: Method, parts: Sequence[Lever]) -> None:
+        self.method, self.parts = method, tuple(parts)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for part in self.parts for name, value in part.arguments(given).items()}
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        for part in self.parts:
+            part.begin(denoisers)
+            denoisers = {**denoisers, **part.stand_ins()}
+
+    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
+        return {name: module for part in self.parts for name, module in part.stand_ins().items()}
+
+    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        for part in self.parts:
+            part.scheduled(scheduler, set_timesteps, arguments)
+
+    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        for part in self.parts:
+            result = part.stepped(scheduler, arguments, result)
+        return result
+
+    def jumped(self) -> bool:
+        jumped = [part for part in self.parts if part.jumped()]
+        for part in self.parts if jumped else ():
+            if any(other is not part for other in jumped):
+                part.reset()
+        return bool(jumped)
+
+    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        for part in reversed(self.parts):
+            proceed = partial(part.handle, proceed=proceed)
+        return proceed(call)
+
+    def reset(self) -> None:
+        for part in self.parts:
+            part.reset()
+
+    def end(self) -> None:
+        for part in reversed(self.parts):
+            part.end()
+
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        reports = [part.report(calls) for part in self.parts]
+        reason = "; ".join(report.reason for report in reports if report.reason)
+        held = sum(report.extra_bytes for report in reports)
+        return LeverReport(self.method.lever, str(self.method), any(one.engaged for one in reports), reason, held)
 
 
 class Idle(Lever):

@@ -16,7 +16,7 @@ from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcom
 from accel.clock import Clock
 from accel.exchange import Exchange
 from accel.lever import Lever
-from accel.patch import CallLayer, Layer, layered, session_of
+from accel.patch import CallLayer, Layer, layered, replaced, session_of
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
 
@@ -110,11 +110,13 @@ class Session:
         """
         pipe, outermost = None if self._suspended else self.pipe, not self._running
         self._running += 1
-        with ExitStack() as exchanged:
+        with ExitStack() as put_back:
             try:
                 if pipe is not None and outermost:
                     self._follow(pipe)
-                    exchanged.enter_context(self._exchange.made(pipe))
+                    put_back.enter_context(self._exchange.made(pipe))
+                    for guider in guiders_of(components_of(pipe)):
+                        put_back.enter_context(_unused(guider))
                     self._begin(pipe)
                 yield
             finally:
@@ -177,6 +179,7 @@ class Session:
             return
         for layer in reversed(self._layers):
             layer.detach()
+        self._layers.clear()
         self._attach(pipe)
 
     def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -276,12 +279,7 @@ class Session:
 
     def _begin(self, pipe: Any) -> None:
         self._clock.clear()
-        components = components_of(pipe)
-        for guider in guiders_of(components):
-            # diffusers leaves the end of the last run there, and a guider that had stopped by then asks the next call
-            # for no negative prompt, which it needs again at the first step.
-            guider._step = guider._num_inference_steps = None
-        denoisers = dict(denoisers_of(components))
+        denoisers = dict(denoisers_of(components_of(pipe)))
         for lever in self._levers:
             lever.begin(denoisers)
             denoisers |= lever.stand_ins()
@@ -337,6 +335,15 @@ class _Bound:
         if session is None:
             return inner(*args, **kwargs)
         return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
+
+
+@contextmanager
+def _unused(guider: Any) -> Iterator[None]:
+    """diffusers leaves the end of the last run in a guider, and one that had stopped by then asks the next call for no
+    negative prompt, which it needs again at the first step.
+    """
+    with replaced(guider, "_step", None), replaced(guider, "_num_inference_steps", None):
+        yield
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

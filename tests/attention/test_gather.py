@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from accel.attention.gather import Gather
-from accel.attention.kernels import Chosen, NoKernel, attend, chosen
+from accel.attention.kernels import Chosen, NoKernel, attend
 from accel.attention.layout import TokenLayout
 from accel.attention.method import HeadPlan
 from accel.attention.plan import Plan
@@ -165,5 +165,6 @@ def test_where_no_kernel_is_right_the_model_computes() -> None:
 def test_on_a_processor_keys_are_gathered() -> None:
     layout = LAYOUTS["no text"]
     q, k, v = activations(layout)
-    attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))])
-    assert chosen(q.device).name == "gather" and chosen(q.device).notes == []
+    kernel = Chosen()
+    attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))], kernel)
+    assert kernel.name == "gather" and kernel.notes == []

@@ -34,14 +34,16 @@ class Lever(Protocol):
         """
         return {}
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        """The scheduler has chosen the noise levels of a run, asked with these arguments; the lever may call its
-        `set_timesteps` again with others.
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
+        """The pipeline's scheduler of this name has chosen the noise levels of a run, asked with these arguments; the
+        lever may call its `set_timesteps` again with others.
         """
         return None
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        """The scheduler has made the update that it was asked for: its answer, or another in its place."""
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        """The scheduler of this name has made the update that it was asked for: its answer, or another in its place."""
         return result
 
     def jumped(self) -> bool:
@@ -84,13 +86,15 @@ class Composite(Lever):
     def stand_ins(self) -> Mapping[str, torch.nn.Module]:
         return {name: module for part in self.parts for name, module in part.stand_ins().items()}
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
         for part in self.parts:
-            part.scheduled(scheduler, set_timesteps, arguments)
+            part.scheduled(name, scheduler, set_timesteps, arguments)
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         for part in self.parts:
-            result = part.stepped(scheduler, arguments, result)
+            result = part.stepped(name, scheduler, arguments, result)
         return result
 
     def jumped(self) -> bool:

@@ -159,9 +159,9 @@ class Session:
 
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
-        for _, scheduler in schedulers_of(components):
-            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler))
-            yield scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))
+        for name, scheduler in schedulers_of(components):
+            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", (name, weakref.ref(scheduler)))
+            yield scheduler, "step", _Bound(self, "_step", (name, weakref.ref(scheduler)))
         for name, module in denoisers_of(components):
             # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
             compiled = getattr(module, "_compiled_call_impl", None) is not None
@@ -190,27 +190,31 @@ class Session:
                 args, kwargs = _changed(inner, args, kwargs, changed)
             return inner(*args, **kwargs)
 
-    def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _set_timesteps(
+        self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            name, scheduler = named[0], named[1]()
             arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                lever.scheduled(scheduler(), inner, arguments)
-            self._clock.begin_run(scheduler())
+                lever.scheduled(name, scheduler, inner, arguments)
+            self._clock.begin_run(scheduler)
             for lever in self._levers:
                 lever.reset()
         return result
 
-    def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _step(self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            name, scheduler = named[0], named[1]()
             arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                result = lever.stepped(scheduler(), arguments, result)
+                result = lever.stepped(name, scheduler, arguments, result)
             for lever in self._levers:
                 if lever.jumped():
                     self._forget_run(lever)
-            self._clock.step_done(scheduler())
+            self._clock.step_done(scheduler)
             if self._at_last_step:
                 _finish_device_work()
             self._last_step = time.perf_counter()

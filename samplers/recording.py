@@ -81,17 +81,16 @@ class Recorder(Stepper):
         super().reset()
         self._made = 0
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        result, tape = super().stepped(scheduler, arguments, result), self._tape
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        result, tape = super().stepped(name, scheduler, arguments, result), self._tape
         if not self._made:
             tape.noise.append(arguments["sample"].detach().cpu().clone())
         self._made += 1
         if tape.facts is None and self._timetable is not None:
-            name = type(scheduler).__name__
             tape.facts = Facts(
                 self.anatomy.pipeline,
-                name,
-                self._facts(name)[0],
+                type(scheduler).__name__,
+                self.anatomy.samples[name],
                 self.method.to_dict(),
                 self._timetable.whole,
                 tuple(arguments["sample"].shape[1:]),

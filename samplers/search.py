@@ -190,10 +190,10 @@ class Recorder(Stepper):
         super().__init__(method, anatomy)
         self._trace = trace
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        result, trace = super().stepped(scheduler, arguments, result), self._trace
-        samples, _ = self._facts(type(scheduler).__name__)
-        sigma, following, _ = self._place(scheduler, arguments["timestep"])
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        result, trace = super().stepped(name, scheduler, arguments, result), self._trace
+        samples = self.anatomy.samples[name]
+        sigma, following, _ = self._place(name, scheduler, arguments["timestep"])
         point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, prediction_of(scheduler))
         trace.sigmas.append(sigma)
         trace.times[-1:] = [time_of(sigma, samples), time_of(following, samples)]

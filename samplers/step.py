@@ -66,21 +66,23 @@ class Stepper(Lever):
     def reset(self) -> None:
         self._history.clear()
         self._timetable: Timetable | None = None
+        self._timed = ""  # the scheduler whose timetable that is
         self._ladder: list[float] = []
 
     def end(self) -> None:
         self._given = {}
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        name = type(scheduler).__name__
-        samples, told = self._facts(name)
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
+        samples, told = self.anatomy.samples.get(name), self.anatomy.levels.get(name)
         wanted = self.method.grid
         if wanted is None or samples is None:
             return
         if self._own_levels():
             self._refused = "the call gives its own"
         elif told is None:
-            self._refused = f"{name} chooses them itself"
+            self._refused = f"{type(scheduler).__name__} chooses them itself"
         else:
             self._refused = choose(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
@@ -90,20 +92,20 @@ class Stepper(Lever):
             self._history.clear()
         return proceed(call)
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._updates += 1
-        samples, _ = self._facts(type(scheduler).__name__)
+        samples = self.anatomy.samples.get(name)
         if not self.method.depth:
             return result
-        known = all(name in arguments for name in ("model_output", "timestep", "sample"))
-        if samples is None or not known or any(_is_on(arguments.get(name)) for name in families.OTHER_UPDATES):
+        known = all(given in arguments for given in ("model_output", "timestep", "sample"))
+        if samples is None or not known or any(_is_on(arguments.get(given)) for given in families.OTHER_UPDATES):
             self._history.clear()
             return result
-        sigma, following, place = self._place(scheduler, arguments["timestep"])
+        sigma, following, place = self._place(name, scheduler, arguments["timestep"])
         sample = arguments["sample"]
         point = point_of(sample, arguments["model_output"], sigma, samples, prediction_of(scheduler))
         history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
-        key = (type(scheduler), sample.shape, sample.device)
+        key = (name, sample.shape, sample.device)
         if key != history.key or (history.times and now >= history.times[-1]):
             history.clear()
         history.key = key
@@ -130,15 +132,10 @@ class Stepper(Lever):
         self._refused, self._denoiser, self._shortened = None, "", ""
         self.reset()
 
-    def _facts(self, scheduler: str) -> tuple[Any, Any]:
-        """How that scheduler scales its samples and is told noise levels, as the anatomy found it."""
-        name = next((name for name, kind in self.anatomy.schedulers.items() if kind == scheduler), "")
-        return self.anatomy.samples.get(name), self.anatomy.levels.get(name)
-
-    def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
+    def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
         """Noise levels before and after the update that the scheduler has just made, and where in the run that is."""
-        if self._timetable is None:
-            self._timetable = Timetable(scheduler)
+        if self._timetable is None or self._timed != name:
+            self._timetable, self._timed = Timetable(scheduler), name
             self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
         table = self._timetable
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from accel.attention import kernels
 from accel.attention.gather import Gather
 from accel.attention.kernels import Chosen, NoKernel, attend
 from accel.attention.layout import TokenLayout
@@ -168,3 +169,19 @@ def test_on_a_processor_keys_are_gathered() -> None:
     kernel = Chosen()
     attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))], kernel)
     assert kernel.name == "gather" and kernel.notes == []
+
+
+def test_verdicts_on_kernels_and_their_notes_are_a_sessions_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails on the activations of one model may be right on another's."""
+    layout = LAYOUTS["no text"]
+    wrong = Wrong(False)
+    monkeypatch.setattr(kernels, "preferred", lambda device: (wrong, Gather()))
+    fails, passes = Chosen(), Chosen()
+    for kernel, samples in ((fails, 2), (passes, 1), (fails, 2)):
+        q, k, v = activations(layout, samples=samples)
+        plan = random_plan(layout, 7, "shared")
+        output = attend(question(layout, q, k, v), [HeadPlan(None, plan)], kernel)
+        assert error(output, masked(q, k, v, plan.mask())) < 1e-5
+    assert fails.name == "gather" and len(fails.notes) == 1
+    assert passes.name == "wrong" and passes.notes == []
+    assert wrong.calls == 3, "on random activations it is tested once in a process"

@@ -24,6 +24,8 @@ class Kernel(Protocol):
     @property
     def name(self) -> str: ...
 
+    def __hash__(self) -> int: ...
+
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:

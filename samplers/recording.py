@@ -87,10 +87,11 @@ class Recorder(Stepper):
             tape.noise.append(arguments["sample"].detach().cpu().clone())
         self._made += 1
         if tape.facts is None and self._timetable is not None:
+            samples: Any = self.anatomy.samples[name]
             tape.facts = Facts(
                 self.anatomy.pipeline,
                 type(scheduler).__name__,
-                self.anatomy.samples[name],
+                samples,
                 self.method.to_dict(),
                 self._timetable.whole,
                 tuple(arguments["sample"].shape[1:]),

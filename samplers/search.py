@@ -192,7 +192,7 @@ class Recorder(Stepper):
 
     def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         result, trace = super().stepped(name, scheduler, arguments, result), self._trace
-        samples = self.anatomy.samples[name]
+        samples: Any = self.anatomy.samples[name]
         sigma, following, _ = self._place(name, scheduler, arguments["timestep"])
         point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, prediction_of(scheduler))
         trace.sigmas.append(sigma)

@@ -75,7 +75,8 @@ class Stepper(Lever):
     def scheduled(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> None:
-        samples, told = self.anatomy.samples.get(name), self.anatomy.levels.get(name)
+        samples: Any = self.anatomy.samples.get(name)
+        told: Any = self.anatomy.levels.get(name)
         wanted = self.method.grid
         if wanted is None or samples is None:
             return
@@ -94,7 +95,7 @@ class Stepper(Lever):
 
     def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._updates += 1
-        samples = self.anatomy.samples.get(name)
+        samples: Any = self.anatomy.samples.get(name)
         if not self.method.depth:
             return result
         known = all(given in arguments for given in ("model_output", "timestep", "sample"))

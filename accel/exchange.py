@@ -36,3 +36,12 @@ class Exchange:
             for name, other in self._others.items():
                 put_back.enter_context(replaced(pipe, name, other))
             yield
+
+    @contextmanager
+    def unmade(self, pipe: Any) -> Iterator[None]:
+        """The pipeline's own parts for the duration of the block, also in the middle of a call."""
+        with ExitStack() as put_back:
+            for name, own in self._own.items():
+                if getattr(pipe, name, None) is self._others[name]:
+                    put_back.enter_context(replaced(pipe, name, own()))
+            yield

@@ -30,10 +30,16 @@ class Session:
 
     The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
     pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back, for good, and
-    `suspended()` for a while. Raises what a method raises that does not fit; the pipeline is then as it was.
+    `suspended()` for a while. Raises what a method raises that does not fit, and ValueError for a pipeline that has a
+    session already; the pipeline is then as it was.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
+        if session_of(pipe) is not None:
+            raise ValueError(
+                "The pipeline is accelerated already, and a second session would measure the first: "
+                "use accel.accelerate, which replaces it, or accel.session.bare, which suspends it."
+            )
         self.recipe = recipe
         self._layers: list[Layer] = []
         self._levers: list[Lever] = []
@@ -86,7 +92,8 @@ class Session:
         self._detach()
         self._suspended = True
         try:
-            yield
+            with self._exchange.unmade(pipe):
+                yield
         finally:
             self._suspended = False
             if self.pipe is not None:

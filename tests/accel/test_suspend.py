@@ -15,8 +15,16 @@ import accel
 from accel import FixedInterval, pocket
 from accel.contest import attached
 from accel.patch import session_of
-from accel.samplers import Euler, ModelSwitch, TrajectoryBank, calibrate_linear, search_sigmas, train_refiner
-from accel.session import bare
+from accel.samplers import (
+    DiffusersScheduler,
+    Euler,
+    ModelSwitch,
+    TrajectoryBank,
+    calibrate_linear,
+    search_sigmas,
+    train_refiner,
+)
+from accel.session import Session, bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
@@ -73,6 +81,36 @@ def test_what_is_accelerated_in_the_block_ends_with_it() -> None:
             assert session_of(pipe) is other
         assert session_of(pipe) is session and other.pipe is None
     assert traces(pipe) == []
+
+
+@pytest.mark.parametrize("sampler", [None, DiffusersScheduler("DDIMScheduler")], ids=["cache", "exchanged scheduler"])
+def test_a_session_can_be_suspended_in_the_middle_of_a_call(sampler: Any) -> None:
+    """For a look at the denoiser itself, say; the run goes on as if nothing had been."""
+    pipe, seen = TINY["pixart"].build(), []
+
+    def look(pipe: Any, step: int, timestep: Any, latents: Any) -> None:
+        with session.suspended():
+            seen.append(type(pipe.scheduler))
+            assert session_of(pipe) is None and traces(pipe) == []
+        assert session_of(pipe) is session
+
+    own = type(pipe.scheduler)
+    with accel.accelerate(pipe, accel.Recipe(cache=METHOD, sampler=sampler)) as session:
+        expected = run(pipe, TINY["pixart"])
+        report = session.report()
+        assert torch.equal(run(pipe, TINY["pixart"], callback=lambda *given: look(pipe, *given)), expected)
+        assert session.report().timeline() == report.timeline()
+    assert len(seen) >= 8 and set(seen) == {own}
+
+
+def test_a_second_session_beside_the_first_is_refused() -> None:
+    pipe = pipeline("wan")
+    with accel.accelerate(pipe, cache=METHOD) as session:
+        with pytest.raises(ValueError, match="accelerated already"):
+            Session(pipe, accel.Recipe())
+        assert session_of(pipe) is session
+        run(pipe, TINY["wan"])
+        assert session.report().predicted
 
 
 def test_a_loop_of_ones_own_in_a_suspended_session_runs_bare() -> None:

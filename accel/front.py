@@ -40,7 +40,8 @@ def accelerate(
     recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
     The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
     new recipe. `cache` may also be one of diffusers' own configurations, such as FirstBlockCacheConfig(threshold=0.1).
-    Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`.
+    Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
+    with `session.suspended()`.
 
     Raises TypeError or ValueError, in one sentence, for an object that is not a pipeline, an unknown preset, a
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.

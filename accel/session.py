@@ -83,7 +83,8 @@ class Session:
         Afterwards, also after an exception, this very session is on again, with its report and all that it knows.
 
         Whatever else is accelerated in the block and left on is restored at its end. A session that is restored in the
-        block stays so. In a block inside of the block nothing is left to do.
+        block stays so. In a block inside of the block nothing is left to do. In the middle of a call, what a lever has
+        put on modules within the denoiser stays on them until the call ends.
         """
         pipe = self.pipe
         if pipe is None or self._suspended:

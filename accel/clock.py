@@ -144,6 +144,7 @@ class Clock:
         """Forgets the run: nothing of an interrupted call may reach the next one."""
         self.context: dict[str, str | None] = {}
         self._scheduler: Any = None
+        self.scheduler = ""  # its name in the pipeline
         self.timetable: Timetable | None = None
         self._restart()
 
@@ -153,10 +154,10 @@ class Clock:
         # Conditioning tensors are kept alive while they are keys: a freed address may come back as another stream.
         self._streams: dict[str, list[tuple[torch.Tensor, float, str]]] = {}
 
-    def begin_run(self, scheduler: Any) -> None:
-        """`scheduler.set_timesteps` has been called."""
+    def begin_run(self, scheduler: Any, name: str = "scheduler") -> None:
+        """`set_timesteps` of the scheduler with that name in the pipeline has been called."""
         self.run += 1
-        self._scheduler, self.timetable = scheduler, None
+        self._scheduler, self.scheduler, self.timetable = scheduler, name, None
         self._restart()
 
     def step_done(self, scheduler: Any) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from accel.metrics import (
     temporal_flicker_difference,
     to_frames,
 )
+from accel.patch import undone
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
 Verifier = Callable[[Clip, str], Any]
@@ -107,8 +108,8 @@ class Ledger:
 class Contest:
     """Measures contestants on one pipeline and records the results in a ledger.
 
-    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call restores the
-    pipeline.
+    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call gives the pipeline back as it
+    was, accelerated or not.
     """
 
     def __init__(
@@ -239,37 +240,23 @@ class Contest:
 @contextmanager
 def attached(pipe: Any, recipe: Any) -> Iterator[Any]:
     """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
-    attached.
+    attached. A session that was attached before is suspended meanwhile.
     """
     import accel
+    from accel.session import bare
 
-    if not callable(recipe):
-        with accel.accelerate(pipe, recipe) as session:
-            yield session
-        return
-    undo = recipe(pipe)
-    try:
-        with accel.accelerate(pipe, accel.Recipe()) as session:
-            yield session
-    finally:
-        undo()
+    with bare(pipe), ExitStack() as undo:
+        if callable(recipe):
+            undo.callback(recipe(pipe))
+            recipe = accel.Recipe()
+        yield undo.enter_context(accel.accelerate(pipe, recipe))
 
 
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
+def quiet(pipe: Any) -> AbstractContextManager[None]:
     """Turns the pipeline's own progress bar off, and leaves its attributes as they were."""
-    missing = object()
-    before = vars(pipe).get("_progress_bar_config", missing)
-    if hasattr(pipe, "set_progress_bar_config"):
-        pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        if before is not missing:
-            pipe._progress_bar_config = before
-        else:
-            with suppress(AttributeError):
-                del pipe._progress_bar_config
+    if not hasattr(pipe, "set_progress_bar_config"):
+        return nullcontext()
+    return undone(pipe, lambda: pipe.set_progress_bar_config(disable=True))
 
 
 def call_default(pipe: Any, name: str) -> Any:

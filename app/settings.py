@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from accel import presets
 from accel.app.limits import Limits
+from accel.caching import published
+from accel.caching.diffusers_native import APPLY
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.rendering.jobs import DIGITS, Job, digest
@@ -23,6 +26,7 @@ _MOST_SEED = 2**63 - 1
 _OPTIONAL = ("width", "height", "frames", "guidance")
 _OF_FILES = ("format", "fps", "output")  # fields of a manifest's line that say what its file is like
 _LARGEST_JSON = 2**20
+_LONGEST_NAME = 200
 
 
 def _default_recipe() -> Recipe:
@@ -50,10 +54,7 @@ class Settings:
 
     def checked(self, limits: Limits) -> Settings:
         """These settings, if they are within the limits. Raises ValueError, in one sentence, otherwise."""
-        for name in ("model", "prompt", "negative"):
-            _check_text(name, getattr(self, name), limits.prompt)
-        if not isinstance(self.recipe, Recipe):
-            raise ValueError(f"recipe must be a Recipe, not {type(self.recipe).__name__}.")
+        self.sized(limits)
         limits.check_model(self.model)
         limits.check_whole("seed", self.seed, 0, _MOST_SEED)
         limits.check_whole("steps", self.steps, 1, limits.steps)
@@ -64,10 +65,20 @@ class Settings:
             limits.check_whole("frames", self.frames, 1, limits.frames)
         if self.guidance is not None:
             limits.check_number("guidance", self.guidance, 0.0, limits.guidance)
-        if (self.width or 1) * (self.height or 1) * (self.frames or 1) > limits.voxels:
-            raise ValueError("width x height x frames is more than this server allows; make one of them smaller.")
+        limits.check_voxels(self.width or 1, self.height or 1, self.frames)  # once the model is known, its own sizes
         for method in self.recipe.methods().values():
             _check_names(method, limits)
+        return self
+
+    def sized(self, limits: Limits) -> Settings:
+        """These settings, if nothing in them is too long, whatever it means. Raises ValueError otherwise."""
+        for name in ("model", "prompt", "negative"):
+            _check_text(name, getattr(self, name), limits.prompt)
+        if not isinstance(self.recipe, Recipe):
+            raise ValueError(f"recipe must be a Recipe, not {type(self.recipe).__name__}.")
+        if len(self.recipe.to_json()) > limits.recipe:
+            raise ValueError(f"the recipe is larger than the {limits.recipe} characters that this server takes.")
+        _check_text("the recipe's name", self.recipe.name, _LONGEST_NAME)
         return self
 
     @property
@@ -117,8 +128,11 @@ class Settings:
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a field of settings; they are {', '.join(sorted(known))}.")
         given = dict(data)
-        if "recipe" in given:
-            given["recipe"] = _recipe(given["recipe"])
+        try:
+            if "recipe" in given:
+                given["recipe"] = _recipe(given["recipe"])
+        except RecursionError:
+            raise ValueError("the recipe is nested too deeply.") from None
         return cls(**given)
 
     def as_python(self) -> str:
@@ -201,13 +215,36 @@ def _check_text(name: str, value: object, most: int) -> None:
 
 
 def _check_names(method: Method, limits: Limits) -> None:
-    """Some methods read a folder that their parameter names (a refiner, a second model): it must be an allowed one."""
+    """Some methods read a folder that their parameter names (a refiner, a second model): it must be an allowed one.
+
+    Others hand names on to diffusers, which searches with them: they must be names and no patterns.
+    """
     for parameter in dataclasses.fields(method):
         value = getattr(method, parameter.name)
         if isinstance(value, Method):
             _check_names(value, limits)
-        elif isinstance(value, str) and not _choices(parameter):
+        elif isinstance(value, str) and value not in _own_words() and not _choices(parameter):
             limits.check_name(value)
+        elif not isinstance(value, str):
+            for text in _texts(value):
+                limits.check_literal(text)
+
+
+@cache
+def _own_words() -> frozenset[str]:
+    """Names that methods look up in tables of ours, and never load."""
+    return frozenset({*APPLY, *published.names()})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in plain data, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(tuple(value.items()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _choices(parameter: dataclasses.Field[Any]) -> tuple[str, ...]:

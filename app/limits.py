@@ -118,7 +118,10 @@ class Limits:
         """Raises ValueError for a film of more pixels than this server makes. None: as large as can be expected."""
         asked = (width or self.unknown_size) * (height or self.unknown_size) * (frames or 1)
         if asked > self.voxels:
-            raise ValueError("width x height x frames is more than this server allows; make one of them smaller.")
+            raise ValueError(
+                f"width x height x frames is {asked}, more than this server allows ({self.voxels}): make one of them "
+                f"smaller, or raise it with --max-voxels."
+            )
 
     def _check_hub(self, model: str) -> None:
         if self.hub_models and model not in self.hub_models:

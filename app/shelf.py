@@ -111,9 +111,9 @@ def size_of(pipe: Any) -> Size:
     """What a pipeline makes by itself: from its call's defaults, else from what its models were trained on."""
     config = next((getattr(part, "config", {}) for _, part in denoisers_of(components_of(pipe))), {})
     trained = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
-    scale = getattr(pipe, "vae_scale_factor", 1)
+    scale = getattr(pipe, "vae_scale_factor_spatial", None) or getattr(pipe, "vae_scale_factor", 1)
     height, width = trained if isinstance(trained, (list, tuple)) else (trained, trained)
-    usual = [
-        call_default(pipe, name) or (side and side * scale) for name, side in (("width", width), ("height", height))
-    ]
-    return usual[0], usual[1], call_default(pipe, "num_frames")
+    height, width = config.get("sample_height", height), config.get("sample_width", width)
+    sides = {"width": width and width * scale, "height": height and height * scale}
+    usual = [call_default(pipe, name) or getattr(pipe, f"default_{name}", side) for name, side in sides.items()]
+    return usual[0], usual[1], call_default(pipe, "num_frames") or config.get("sample_frames")

@@ -223,7 +223,8 @@ class Studio:
         if seconds > self.limits.seconds:
             raise StudioError(
                 f"This would take about {seconds / 60.0:.0f} minutes here, and the server allows "
-                f"{self.limits.seconds / 60.0:.0f}; make the steps, the size or the number of frames smaller."
+                f"{self.limits.seconds / 60.0:.0f}; make the steps, the size or the number of frames smaller, "
+                f"or raise it with --max-seconds."
             )
 
     def _work(self, base: Settings, wanted: Sequence[Point], ticket: Ticket) -> None:

@@ -117,12 +117,35 @@ def test_reading_settings_decodes_no_picture(raw: Raw, monkeypatch: pytest.Monke
     assert decoded == []
 
 
+def test_a_film_that_claims_many_frames_costs_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg makes room for as many frames as some kilobytes claim to have, even where it is told the format."""
+    files = raw.call("run", SMALL, session="film")["pair"]["files"]
+    film = raw.get(f"/gradio_api/file={files['accelerated']['path']}").body
+    place = film.index(b"stsz") + 8  # after version and flags: the size of each frame, and their number
+    claimed = film[:place] + (1).to_bytes(4, "big") + (10**7).to_bytes(4, "big") + film[place + 8 :]
+    monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("FFmpeg was asked"))
+    restored = raw.call("restore", {"path": raw.upload("film.mp4", claimed)})
+    assert restored["prompt"] == SMALL["prompt"] and restored["steps"] == 10
+    torn = [film[: len(film) * part // 20] for part in range(20)]
+    assert all(isinstance(raw.call("restore", {"path": raw.upload("film.mp4", part)}), Refusal) for part in torn)
+
+
 def test_an_upload_that_is_linked_elsewhere_is_none(served: Served, raw: Raw, tmp_path: Path) -> None:
     secret = tmp_path / "secret.json"
     secret.write_text(json.dumps(SMALL))
     link = served.studio.files / "link.json"
     link.symlink_to(secret)
     assert isinstance(raw.call("restore", {"path": str(link)}), Refusal)
+
+
+def test_uploads_share_a_room_of_limited_size(served: Served, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = raw.upload("first.json", b"." * 1000), raw.upload("second.json", b"-" * 1000)
+    monkeypatch.setattr(served.studio._scratch, "_most", 2500)
+    third = raw.upload("third.json", b"+" * 1000)
+    assert not Path(first).exists() and Path(third).exists()
+    form = {"content_type": "multipart/form-data; boundary=x"}
+    assert raw.ask("POST", "/gradio_api/upload", b"." * 3000, **form).status == 507
+    assert isinstance(raw.call("restore", {"path": second}), Refusal)
 
 
 def test_what_is_too_large_is_not_received(served: Served, raw: Raw) -> None:
@@ -290,6 +313,24 @@ def test_invented_sessions_fill_no_queue_and_unheard_runs_are_dropped(served: Se
         # Of 22 runs of 400 calls those that nobody listens to have ended: three had begun or waited.
         assert served.calls - begun < 200
         assert eventually(lambda: served.studio._slot.idle)
+
+
+def test_predictions_are_made_a_few_at_a_time(served: Served, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction rehearses the recipe, which computes; and others are still answered meanwhile."""
+    cost, go, now = served.studio.cost, threading.Event(), threading.Semaphore(0)
+
+    def slow(settings: Settings) -> Any:
+        now.release()
+        assert go.wait(60.0)
+        return cost(settings)
+
+    monkeypatch.setattr(served.studio, "cost", slow)
+    events = [raw.order("cost", SMALL, session=f"cost-{number}") for number in range(6)]
+    assert now.acquire(timeout=60.0) and now.acquire(timeout=60.0)
+    assert "fast" in raw.call("presets")
+    assert not now.acquire(timeout=0.2)
+    go.set()
+    assert all("complete" in raw.get(f"/gradio_api/call/cost/{event}").text for event in events)
 
 
 def test_who_listens_is_served_to_the_end(served: Served, raw: Raw) -> None:

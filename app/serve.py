@@ -79,7 +79,8 @@ def launch(
         run_history=False,
         mcp_server=mcp,
         enable_monitoring=False,
-        ssr_mode=False,  # which would put another server in front of the gatekeeper
+        ssr_mode=False,  # which would put another server in front of the gatekeeper,
+        num_workers=0,  # and these some beside it
     )
     if shared:
         known.add(shared)
@@ -110,7 +111,7 @@ def serve(
     `accel.loading.load_pipeline`.
     """
     roots = (*folders, Path(model)) if Path(model).is_dir() else tuple(folders)
-    given = {"seconds": seconds, "voxels": voxels}
+    given: dict[str, Any] = {"seconds": seconds, "voxels": voxels}
     alone = arguments.get("host", LOOPBACK[0]) in LOOPBACK and not arguments.get("share")
     own = (model,) if not roots and not model.startswith(POCKET) else ()
     limits = Limits(

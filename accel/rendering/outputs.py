@@ -159,6 +159,7 @@ def _entered(file: BinaryIO, name: bytes, end: int, start: int | None = None) ->
     place = file.tell() if start is None else start
     for _ in range(_MOST_PARTS):
         file.seek(place)
+        size: int
         size, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
         if size == 1:  # a box of more than four gigabytes
             (size,) = struct.unpack(">Q", file.read(8))

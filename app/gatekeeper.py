@@ -151,7 +151,7 @@ class _Sender:
 
     def __init__(self, send: Send, request: Request) -> None:
         self._send = send
-        page = request.method in _READS and request.url.path == "/"
+        page = request.method in _READS and request.scope["path"] == "/"
         self._new = page and not _TOKEN.fullmatch(request.cookies.get(COOKIE, ""))
 
     async def __call__(self, message: Message) -> None:
@@ -175,7 +175,7 @@ def _is_address(name: str) -> bool:
 
 def _sessions_of(request: Request) -> list[str]:
     """The sessions that an address names."""
-    found = _NAMED.match(request.url.path)
+    found = _NAMED.match(request.scope["path"])
     return [*request.query_params.getlist("session_hash"), *([found.group(1)] if found else [])]
 
 
@@ -195,9 +195,9 @@ def _stream(request: Request) -> str:
     """On what this request listens for answers: a session, or one call. "" where it does not."""
     if request.method != "GET":
         return ""
-    if request.url.path == "/gradio_api/queue/data":
+    if request.scope["path"] == "/gradio_api/queue/data":
         return request.query_params.get("session_hash", "")
-    found = _STREAMS.fullmatch(request.url.path)
+    found = _STREAMS.fullmatch(request.scope["path"])
     return found.group(1) if found else ""
 
 

@@ -64,7 +64,7 @@ class Renderer:
     def prepare(self, settings: Settings, say: Say, cancelled: Callable[[], bool]) -> None:
         """Loads the model and times a few steps of it."""
         held = self.held(settings.model, say)
-        self._shelf.fitting(settings)
+        self._shelf.admitted(settings)
         few = replace(settings.unaccelerated, steps=min(_PREPARED_STEPS, settings.steps))
         self._costs.learn_baseline(settings, self._take(held, few, "baseline", say, cancelled, 0.0).side)
 
@@ -111,7 +111,7 @@ class Renderer:
         from accel.tuning import NotMet, tune
 
         held, job, begun = self.held(settings.model, say), settings.job(), time.monotonic()
-        self._shelf.fitting(settings)
+        self._shelf.admitted(settings)
         given = {name: value for name, value in arguments_of(job).items() if name not in _TUNED_BY}
 
         def tell(line: str) -> None:
@@ -142,7 +142,7 @@ class Renderer:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""
         held = self.held(point.settings.model, say)
         for settings in (base, point.settings):
-            self._shelf.fitting(settings)
+            self._shelf.admitted(settings)
         baseline = self._baselines.get(base.baseline_key())
         reused = baseline is not None
         if baseline is None:

@@ -112,6 +112,8 @@ def serve(
     """
     roots = (*folders, Path(model)) if Path(model).is_dir() else tuple(folders)
     given: dict[str, Any] = {"seconds": seconds, "voxels": voxels}
+    if seconds is not None:
+        given["minutes"] = max(Limits.minutes, seconds / 60.0)
     alone = arguments.get("host", LOOPBACK[0]) in LOOPBACK and not arguments.get("share")
     own = (model,) if not roots and not model.startswith(POCKET) else ()
     limits = Limits(

@@ -66,8 +66,8 @@ class Settings:
         if self.guidance is not None:
             limits.check_number("guidance", self.guidance, 0.0, limits.guidance)
         limits.check_voxels(self.width or 1, self.height or 1, self.frames)  # once the model is known, its own sizes
-        for method in self.recipe.methods().values():
-            _check_names(method, limits)
+        for text, loaded in self._texts():
+            (limits.check_name if loaded else limits.check_literal)(text)
         return self
 
     def sized(self, limits: Limits) -> Settings:
@@ -80,6 +80,16 @@ class Settings:
             raise ValueError(f"the recipe is larger than the {limits.recipe} characters that this server takes.")
         _check_text("the recipe's name", self.recipe.name, _LONGEST_NAME)
         return self
+
+    @property
+    def loaded(self) -> list[str]:
+        """What is read to run this: the model, and what the recipe's methods name."""
+        return [self.model, *(text for text, loaded in self._texts() if loaded and text)]
+
+    def _texts(self) -> Iterator[tuple[str, bool]]:
+        """All text in the recipe that is not one of our own words, and whether it may name something to load."""
+        for method in self.recipe.methods().values():
+            yield from _texts_of(method)
 
     @property
     def unaccelerated(self) -> Settings:
@@ -214,20 +224,19 @@ def _check_text(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} holds a character that is none (NUL or half of a pair).")
 
 
-def _check_names(method: Method, limits: Limits) -> None:
-    """Some methods read a folder that their parameter names (a refiner, a second model): it must be an allowed one.
-
-    Others hand names on to diffusers, which searches with them: they must be names and no patterns.
+def _texts_of(method: Method) -> Iterator[tuple[str, bool]]:
+    """Some methods read a folder or a model that their parameter names (a refiner, a second denoiser). Others hand
+    names on to diffusers, inside of larger settings, and it searches with them.
     """
     for parameter in dataclasses.fields(method):
         value = getattr(method, parameter.name)
         if isinstance(value, Method):
-            _check_names(value, limits)
-        elif isinstance(value, str) and value not in _own_words() and not _choices(parameter):
-            limits.check_name(value)
-        elif not isinstance(value, str):
-            for text in _texts(value):
-                limits.check_literal(text)
+            yield from _texts_of(value)
+        elif isinstance(value, str):
+            if value not in _own_words() and not _choices(parameter):
+                yield value, True
+        else:
+            yield from ((text, False) for text in _texts(value))
 
 
 @cache

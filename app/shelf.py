@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class Shelf:
         self._limits, self._dtype, self._device, self._load = limits, dtype, device, load
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._sizes: dict[str, Size] = {}  # of all that were ever loaded
+        self._admitted: set[str] = set()  # of which the hub need not be asked again
         self._lock = threading.Lock()
 
     def has(self, model: str) -> bool:
@@ -57,11 +58,11 @@ class Shelf:
     def get(self, model: str) -> Held:
         """The model, loaded if need be. Raises ValueError, in one sentence, for one that cannot or may not be."""
         self._limits.check_model(model)
+        self._check_downloads([model])
         with self._lock:
             if model in self._held:
                 self._held.move_to_end(model)
                 return self._held[model]
-        self._limits.check_download(model)
         self._make_room()
         held = Held(model, self._load(model, dtype=self._dtype, device=self._device))
         with self._lock:
@@ -80,6 +81,17 @@ class Shelf:
             asked = (settings.width, settings.height, settings.frames)
             self._limits.check_voxels(*(given or usual for given, usual in zip(asked, own, strict=True)))
         return settings
+
+    def admitted(self, settings: Settings) -> Settings:
+        """The same of a run that is about to begin: what its recipe loads is not too large to download either."""
+        self._check_downloads(settings.loaded)
+        return self.fitting(settings)
+
+    def _check_downloads(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._admitted:
+                self._limits.check_download(name)
+                self._admitted.add(name)
 
     def names(self) -> list[str]:
         """Models to choose from: the pocket models, those in memory, and the pipelines in the allowed folders."""

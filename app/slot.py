@@ -102,12 +102,6 @@ class Slot:
                 self._thread.start()
             self._changed.notify_all()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing runs or waits."""
-        with self._changed:
-            return self._running is None and not any(not self._given_up(other) for other in self._waiting)
-
     def position(self, ticket: Ticket) -> int | None:
         """How many jobs are before this one; None once it runs or has ended."""
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Votes:
     def __init__(self, path: Path, most: int = 2**24) -> None:
         self._path, self._most, self._lock = path, most, threading.Lock()
         self._given: set[tuple[str, str]] = set()  # bounded by the file
+        self._read: tuple[int, list[Vote]] = (0, [])  # how much of the file, and what is in it
 
     def add(self, vote: Vote) -> None:
         """Raises StudioError for somebody's second vote on a pair, and where the file is full."""
@@ -34,13 +36,17 @@ class Votes:
     def all(self) -> list[Vote]:
         """Every vote so far, oldest first. Lines that a crash has cut off, or another version wrote, are left out."""
         with self._lock:
-            text = self._path.read_bytes()[: self._most] if self._path.exists() else b""
-        lines = text.decode("utf-8", "replace").splitlines()
-        found = []
-        for line in lines:
-            try:
-                data = json.loads(line)
-                found.append(Vote(**data | {"settings": Settings.from_dict(data["settings"])}))
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
+            size = min(self._path.stat().st_size, self._most) if self._path.exists() else 0
+            if size != self._read[0]:
+                data = self._path.read_bytes()[:size]
+                self._read = size, list(_votes(data.decode("utf-8", "replace").splitlines()))
+            return list(self._read[1])
+
+
+def _votes(lines: Sequence[str]) -> Iterator[Vote]:
+    for line in lines:
+        try:
+            data = json.loads(line)
+            yield Vote(**data | {"settings": Settings.from_dict(data["settings"])})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue

@@ -19,7 +19,7 @@ pytest.importorskip("gradio", reason="the app needs gradio")
 from accel.app.gatekeeper import Names
 from accel.app.limits import Limits
 from accel.app.settings import Settings
-from tests.app.raw import Raw, Refusal, eventually
+from tests.app.raw import Raw, Refusal
 from tests.app.served import Served
 
 pytestmark = pytest.mark.xdist_group("security")
@@ -304,15 +304,14 @@ def test_invented_sessions_fill_no_queue_and_unheard_runs_are_dropped(served: Se
     raw.call("run", SMALL | {"steps": 2})
     other = Raw(raw.url, address="127.0.0.2")
     with served.slowly(0.1):
-        for number in range(22):
+        for number in range(10):
             raw.order("run", SMALL | {"seed": 100 + number, "steps": 200}, session=f"invented-{number}")
         assert "of your address" in raw.call("run", SMALL, session="invented-more")
         begun = served.calls
         answer = other.call("run", SMALL | {"seed": 300, "steps": 4}, session="honest")
         assert answer["stage"] == "done"
-        # Of 22 runs of 400 calls those that nobody listens to have ended: three had begun or waited.
-        assert served.calls - begun < 200
-        assert eventually(lambda: served.studio._slot.idle)
+        # Three of the ten were taken, of 400 calls each; those that nobody listens to have ended.
+        assert served.at_rest() - begun < 200
 
 
 def test_predictions_are_made_a_few_at_a_time(served: Served, raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:

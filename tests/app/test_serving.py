@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 pytest.importorskip("gradio", reason="the app needs gradio")
 
+import accel
 from accel import cli
 from accel.app import serve as serving
 from accel.app.limits import Limits
@@ -21,6 +22,7 @@ from accel.app.settings import Settings
 from accel.app.shelf import Shelf
 from accel.loading import load_pipeline
 from accel.samplers import standin
+from accel.samplers.switch import ModelSwitch
 from tests.tiny import TINY
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -93,6 +95,8 @@ def test_a_large_model_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> Non
     shelf = Shelf(Limits(hub_bytes=10**10), load=lambda model, **_: loaded.append(model))
     with pytest.raises(ValueError, match="has 12 GB; this server loads at most 10"):
         shelf.get(HUB)
+    with pytest.raises(ValueError, match="has 12 GB; this server loads at most 10"):
+        shelf.admitted(Settings(recipe=accel.Recipe(sampler=ModelSwitch(model=HUB))))
     assert loaded == []
     Shelf(Limits(hub_bytes=2 * 10**10), load=lambda model, **_: loaded.append(model) or TINY["sd"].build()).get(HUB)
     assert loaded == [HUB]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +142,6 @@ class Limits:
 
     def check_number(self, name: str, value: object, least: float, most: float) -> None:
         """Raises ValueError for anything but a finite number in a range (inclusive)."""
-        right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not right or not least <= value <= most:  # type: ignore[operator]
             raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}.")

@@ -47,7 +47,8 @@ def launch(
 ) -> tuple[gr.Blocks, str]:
     """Serves the page over this studio; returns it and its address.
 
-    The page reads no files but those of the studio's own folder and what a visitor uploads. host: "0.0.0.0" opens it to
+    The page reads no files but those of the studio's own folder and what a visitor uploads; which models may be loaded
+    is up to the studio's limits, which `serve` makes strict where strangers come in. host: "0.0.0.0" opens it to
     the network, and share to the internet through gradio's relay: both to everybody who finds it. names: further ones
     that it is reached by. port: None takes the first free one from 7860. mcp: the endpoints as tools for agents too.
     block: stays until Ctrl-C. docs/security.md tells what holds in each case. Raises ValueError for mcp where its

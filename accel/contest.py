@@ -8,11 +8,14 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from accel.media import Pixels, to_pixels
+import numpy as np
+
+from accel.clips import Clips
+from accel.media import to_pixels
 from accel.metrics import (
     SSIM_WINDOW,
     Clip,
@@ -95,7 +98,7 @@ class Ledger:
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     recipes: dict[str, Any] = field(default_factory=dict)
-    clips: dict[tuple[str, int], Pixels] = field(default_factory=dict)
+    clips: Clips = field(default_factory=Clips)
     digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
 
     @property
@@ -155,13 +158,14 @@ class Contest:
                 for repeat in range(repeats):
                     order = [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]
                     turn += 1
-                    found: list[tuple[Sample, Clip]] = []
+                    samples, clips = list[Sample](), Clips()
                     for contestant in order:
                         tick(f"{contestant.label}, prompt {prompt + 1} of {len(self.prompts)}, seed {seed}")
-                        found.append(self._sample(contestant, batch, prompt, seed, repeat))
+                        sample, clips[contestant.label, prompt] = self._sample(contestant, batch, prompt, seed, repeat)
+                        samples.append(sample)
                     if reference is None:
-                        reference = next(clip for sample, clip in found if sample.label == BASELINE)
-                    self._record(found, reference)
+                        reference = np.array(clips[BASELINE, prompt])
+                    self._record(samples, clips, reference)
 
     def _sample(self, contestant: Contestant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
         with attached(self.pipe, contestant.recipe) as session:
@@ -209,8 +213,10 @@ class Contest:
         self.ledger.levers[label] = list(data["levers"])
         self.ledger.recipes[label] = session.recipe.to_dict()
 
-    def _record(self, found: Sequence[tuple[Sample, Clip]], reference: Clip) -> None:
-        for sample, clip in found:
+    def _record(self, samples: Sequence[Sample], clips: Clips, reference: Clip) -> None:
+        """Judges the clips of a round, one after the other, when all have run: judging takes time from nobody's run."""
+        for sample in samples:
+            clip = clips.pop((sample.label, sample.prompt))
             if sample.label == BASELINE:
                 digest = hashlib.sha256(clip.tobytes()).hexdigest()
                 self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(digest)
@@ -218,7 +224,7 @@ class Contest:
             quality = self._judge(sample, clip, reference) if is_first else None
             if is_first and sample.seed == self.seeds[0]:
                 self.ledger.clips[sample.label, sample.prompt] = to_pixels(clip)
-            self.ledger.samples.append(Sample(**{**vars(sample), "quality": quality}))
+            self.ledger.samples.append(replace(sample, quality=quality))
 
     def _judge(self, sample: Sample, clip: Clip, reference: Clip) -> Quality:
         verdict = self.verify(clip, self.prompts[sample.prompt]) if self.verify else None

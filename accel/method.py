@@ -155,7 +155,7 @@ def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
     inside = (
         right_type
         # Infinity is a legal threshold ("skip whenever the guards allow"); NaN never compares and so is never inside.
-        and not math.isnan(value)
+        and value == value
         and (limits.low is None or value >= limits.low)
         and (limits.high is None or value <= limits.high)
     )

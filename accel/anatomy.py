@@ -59,6 +59,11 @@ class Anatomy:
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
+    @property
+    def embedded_guidance(self) -> bool:
+        """Whether the guidance scale is an input of a denoiser."""
+        return any(part.config.get(families.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
+
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
         for name, denoiser in self.denoisers.items():

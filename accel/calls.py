@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from accel.clock import Moment
+from accel.reasons import Code
 
 # How diffusers' denoisers name their arguments; the first name present is taken.
 LATENTS = ("hidden_states", "sample", "x", "latents", "latent_model_input")
@@ -20,11 +21,14 @@ Action = Literal["computed", "predicted", "dropped"]
 
 
 class Outcome(NamedTuple):
-    """What a lever answered: the denoiser's output in its own structure, how it came about, and why."""
+    """What a lever answered: the denoiser's output in its own structure, how it came about, and why: in one sentence
+    for people, which no program reads, and as a code.
+    """
 
     output: Any
     action: Action
     reason: str
+    code: Code = Code.DECIDED
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accel.calls import Action
+from accel.reasons import Code
 
 _MARKS: dict[Action, str] = {"computed": "█", "predicted": "·", "dropped": "○"}
 
@@ -24,6 +25,7 @@ class CallRecord:
     action: Action
     reason: str
     seconds: float
+    code: Code = Code.DECIDED  # what programs go by; the reason is for people
 
 
 @dataclass(frozen=True)

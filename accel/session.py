@@ -17,6 +17,7 @@ from accel.clock import Clock
 from accel.exchange import Exchange
 from accel.lever import Lever
 from accel.patch import CallLayer, Layer
+from accel.reasons import Code
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
 
@@ -207,7 +208,7 @@ class Session:
         self._report.calls.append(
             CallRecord(
                 moment.run, moment.step, moment.position, moment.sigma,
-                call.stream, name, outcome.action, outcome.reason, seconds,
+                call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
             )
         )  # fmt: skip
         return outcome.output
@@ -225,7 +226,7 @@ class Session:
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
             call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
-            return Outcome(call.evaluated, "computed", "computed")
+            return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
     def _begin(self, pipe: Any) -> None:

@@ -90,7 +90,8 @@ class DiffusersCache(Method, lever="cache"):
         """The cache, or an idle lever that says why this pipeline cannot have it."""
         obstacle = next((why for denoiser in anatomy.denoisers.values() if (why := self._obstacle(denoiser))), None)
         distilled = dict(self.settings).get("is_guidance_distilled")
-        if self.config == "FasterCacheConfig" and not distilled and not anatomy.guidance.startswith("one batched call"):
+        batched = anatomy.guidance_calls in ("conditional half last", "conditional half first")
+        if self.config == "FasterCacheConfig" and not distilled and not batched:
             obstacle = f"FasterCache needs guidance in one batched call; here: {anatomy.guidance}."
         return HookedCache(self) if obstacle is None else Idle(self, obstacle)
 

@@ -158,7 +158,7 @@ class GuidanceGate(Lever):
         reason = f"{dropped} of {self._seen} unconditional passes left out"
         if dropped:
             reason += f" ({', '.join(f'{count}: {why}' for why, count in self._dropped.most_common(3))})"
-        elif not self._seen and self.anatomy.guidance.startswith("embedded"):
+        elif not self._seen and self.anatomy.embedded_guidance:
             reason = (
                 "the guidance scale is an input of this model and there was no unconditional pass to leave out; "
                 "with true_cfg_scale above 1 and a negative prompt there is one"

@@ -16,6 +16,8 @@ from accel.update import Update
 
 Space = Literal["velocity", "clean"]
 
+PREFERRED = "DPMSolverMultistepScheduler"  # among the schedulers that may stand in for another
+
 
 class Weights(NamedTuple):
     """One update, x' = keep x + sum of the answers, each times its weight, + noise z; the newest answer is the last.
@@ -101,9 +103,8 @@ class Sampler(Method, lever="sampler", abstract=True):
         for name, scheduler in anatomy.schedulers.items():
             if self.depth and anatomy.samples[name] is None:
                 return (
-                    f"The update of {scheduler} with its present settings is not one deterministic step, so no solver "
-                    f"can stand in for it: exchange it first for a plain one, as in pipe.scheduler = "
-                    f"EulerDiscreteScheduler.from_config(pipe.scheduler.config), if the model allows that."
+                    f"The update of {scheduler} with its present settings is not known to be one deterministic step "
+                    f"along the model's own path, so no solver can stand in for it: take {alternative(anatomy, name)}."
                 )
             reason = None if self.sigmas is None else self.sigmas.obstacle(anatomy, name)
             if reason is not None:
@@ -117,6 +118,16 @@ class Sampler(Method, lever="sampler", abstract=True):
         if self.adds_noise:
             return replace(anatomy, euler_steps=False, update=None)
         return replace(anatomy, euler_steps=self.depth == 1, update=update_of(self) if self.depth > 1 else None)
+
+
+def alternative(anatomy: Anatomy, scheduler: str) -> str:
+    """What this scheduler can have where a sampler is not for it, to complete "take ..."."""
+    if anatomy.samples[scheduler] is not None:
+        return "a solver such as PseudoCorrector() or UniPC()"
+    others = anatomy.exchangeable[scheduler]
+    if others:
+        return f"DiffusersScheduler({max(others, key=PREFERRED.__eq__)!r}), which exchanges the scheduler"
+    return "a cache such as FixedInterval(), which asks nothing of the scheduler"
 
 
 def update_of(sampler: Sampler) -> Update:

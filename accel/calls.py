@@ -48,11 +48,29 @@ class Call:
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
     stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
     guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
+    # For half of a batch: evaluates it and the other half in one launch.
+    together: Callable[[Call, Proceed], Outcome] | None = field(default=None, repr=False)
+    # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
+    launched: list[int] = field(default_factory=list, repr=False)
+
+    @property
+    def listed(self) -> bool:
+        """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
+        return isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+
+    @property
+    def rows(self) -> int:
+        """The number of samples in the batch, of both halves."""
+        return len(self.latents) if self.listed else self.latents[0].shape[0] if self.latents else 0
 
     @property
     def layout(self) -> tuple[object, ...]:
         """What of the latents must stay as it is for one call's answer to say anything about another's."""
         return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
+
+    def evaluate(self, proceed: Proceed) -> Outcome:
+        """Proceeds, with the other half of the batch where there is one: for levers that do not look inside."""
+        return proceed(self) if self.together is None else self.together(self, proceed)
 
 
 Proceed = Callable[[Call], Outcome]

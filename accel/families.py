@@ -397,14 +397,5 @@ OTHER_BATCHES = ("PAG", "InstructPix2Pix", "LTX2", "Panorama", "DiffEdit", "Safe
 CONDITIONAL_CALLS = ("cond", "pred_cond", "pass 1")
 UNCONDITIONAL_CALLS = ("uncond", "pred_uncond", "pass 2")
 
-# Arguments that no batch is part of, even where their first size happens to be that of the batch.
-WITHOUT_BATCH = (
-    "image_rotary_emb",
-    "img_ids",
-    "txt_ids",
-    "img_shapes",
-    "rope_interpolation_scale",
-    "num_frames",
-    "height",
-    "width",
-)
+# Arguments with one row for each token or frame and none for a sample, whose number may happen to be that of the batch.
+POSITIONS = ("image_rotary_emb", "img_ids", "txt_ids")

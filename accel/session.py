@@ -209,6 +209,7 @@ class Session:
             CallRecord(
                 moment.run, moment.step, moment.position, moment.sigma,
                 call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
+                len(call.launched), sum(call.launched) / max(call.rows, 1),
             )
         )  # fmt: skip
         return outcome.output
@@ -225,6 +226,7 @@ class Session:
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
+            call.launched.append(call.rows)
             call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
             return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))

@@ -16,6 +16,7 @@ from accel.caching.parallel import group_of
 from accel.calls import Call, Outcome, Proceed
 from accel.lever import Idle, Lever
 from accel.method import Method
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 
 # The configuration classes of diffusers.hooks and the functions that apply them.
@@ -210,7 +211,7 @@ class HookedCache(Lever):
         skipped, met = hooked.counts()
         self._skipped, self._modules = self._skipped + skipped, self._modules + met
         if not skipped:
-            return outcome
+            return outcome._replace(code=Code.DECIDED)
         return Outcome(outcome.output, "predicted", f"{skipped} of {met} cached modules skipped")
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:

@@ -136,6 +136,7 @@ class CacheGate(Lever):
                     raise Leave
 
         reason = obstacle(call.module, probe)
+        call.together = None  # the probe must hear this call's own samples
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
@@ -148,7 +149,7 @@ class CacheGate(Lever):
         return self._compute(call, stream, decisions[0] if decisions else unheard, lambda _: outcome)
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
-        outcome = proceed(call)
+        outcome = call.evaluate(proceed)
         outputs = tensors(outcome.output)
         if call.leader:
             stream.signal.computed(call, outputs)

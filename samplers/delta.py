@@ -75,13 +75,14 @@ class _Delta(Policy):
     kind: str
     corrector: int
     history: list[_Known] = field(default_factory=list)
-    since: int = 0  # steps since the last evaluated one, itself included
+    measured: int = -1  # step that was evaluated last
+    since: int = 0  # steps since then
     gap: list[tuple[float, float]] = field(default_factory=list)  # time and weight of the carried steps
     total: Tensors = field(default_factory=list)  # the weighted sum of what they carried
     resumes = True
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
-        self.since += 1
+        self.since = moment.step - self.measured
         if not self.history:
             return Verdict(False, "no difference yet")
         measured, now = (1.0 - time for time in (self.history[-1].time, time_of(moment.sigma, self.kind)))
@@ -101,9 +102,10 @@ class _Delta(Policy):
         if evaluated is None:  # a cache's forecast is no measurement
             return None
         known = [u.float() - c.float() for c, u in zip(*evaluated, strict=True)]
+        self.measured = now.moment.step
         depth = max(self.method.order, self.corrector) + 1
         self.history = [*self.history, _Known(time_of(now.moment.sigma, self.kind), known)][-depth:]
-        gap, total, self.gap, self.total, self.since = self.gap, self.total, [], [], 0
+        gap, total, self.gap, self.total = self.gap, self.total, [], []
         weight = step_weight(now.moment, self.kind)
         return self._corrected(unconditional, gap, total, weight) if gap and weight else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.clock import Moment
 from accel.lever import Idle, Lever
 from accel.method import Method
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers import halves
 
@@ -57,14 +59,15 @@ class Evaluated(NamedTuple):
 class Policy(Protocol):
     """State for one denoiser in one run.
 
-    resumes: the unconditional pass comes and goes, and is made from the conditional one in between.
+    resumes: the unconditional pass comes and goes, and is made from the conditional one in between. Only what a policy
+    is told by `settle` may change what it says: `judge` is asked as often as needed.
     """
 
     resumes: bool = False
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
-        """Is the unconditional pass left out at this step? Asked once per step. computed: the conditional answer was
-        evaluated and not predicted by a cache, so that the unconditional one would be evaluated as well.
+        """Is the unconditional pass left out at this step? computed: the conditional answer was evaluated and not
+        predicted by a cache, so that the unconditional one would be evaluated as well.
         """
 
     def answer(self, now: Conditional) -> Tensors:
@@ -113,7 +116,8 @@ class _Course:
 
     key: object
     policy: Policy
-    halved: bool = False  # the halves of the batch have become calls of their own
+    halved: bool = False  # the conditional half of the batch has gone on alone
+    cached: bool = False  # a lever below has a say in its calls, so that each half needs a history of its own
     away: bool = False  # unconditional answers were made up since the last time that both were evaluated
 
 
@@ -122,9 +126,10 @@ class GuidanceGate(Lever):
 
     Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
     goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the answer is put
-    together again; once that has begun, a pass that comes and goes is asked for as a second half call, so that each
-    half has one unbroken history in the cache. Anything else (tiles, perturbed passes, batches of three, guidance that
-    is off) passes untouched.
+    together again. A pass that comes and goes returns in the batch, so there is one launch in each step; where a cache
+    is behind, it returns as a second half call, so that each half has one unbroken history, and caches that do not look
+    inside of the denoiser have both evaluated in one launch even then. Anything else (tiles, perturbed passes, batches
+    of three, guidance that is off) passes untouched.
     State is per denoiser and starts anew with every run and shape.
     """
 
@@ -139,7 +144,7 @@ class GuidanceGate(Lever):
 
     def _open(self) -> None:
         """Starts the account of a pipeline call."""
-        self._seen, self._peak = 0, 0
+        self._seen = self._peak = self._extra = 0
         self._dropped: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
 
@@ -167,6 +172,8 @@ class GuidanceGate(Lever):
             reason = "no unconditional pass was seen: guidance is off at this scale"
         elif self._kept:
             reason += f" ({self._kept.most_common(1)[0][0]})"
+        if self._extra:
+            reason += f"; {self._extra} more launches, because the cache behind it looks into each half of a batch"
         return LeverReport("guidance", str(self.method), dropped > 0, reason, self._peak)
 
     def _two_calls(self, call: Call, proceed: Proceed) -> Outcome:
@@ -189,33 +196,36 @@ class GuidanceGate(Lever):
             pairs.outputs = tensors(outcome.output)
             return self._whole(call, outcome) if halves.same_input(call, pairs.outputs) else outcome
         course = self._course(call, self._half(call, call.latents))
-        if course.halved and course.policy.resumes:
-            return self._halves(call, proceed, course, None)
         verdict = course.policy.judge(call.moment, True)
-        if verdict.drop:
-            return self._halves(call, proceed, course, verdict)
+        apart = course.halved and course.cached and course.policy.resumes
+        if verdict.drop or apart:
+            return self._halves(call, proceed, course, None if verdict.drop else halves.Together(call))
         self._kept[verdict.reason] += 1
-        outcome = proceed(call)
-        pairs.outputs = tensors(outcome.output)
+        # What a lever below remembers of the half that goes on alone must outlive a visit of the whole.
+        whole = replace(call, leader=False) if course.halved and course.policy.resumes else call
+        outcome = proceed(whole)
+        course.cached = outcome.code is not Code.COMPUTED
+        call.evaluated, pairs.outputs = whole.evaluated, tensors(outcome.output)
         return self._whole(call, outcome)
 
-    def _halves(self, call: Call, proceed: Proceed, course: _Course, verdict: Verdict | None) -> Outcome:
-        """The conditional half alone, then whatever answers for the other; `verdict` where it is known already."""
+    def _halves(self, call: Call, proceed: Proceed, course: _Course, both: halves.Together | None) -> Outcome:
+        """The conditional half alone, then whatever answers for the other; `both` where that is evaluated as well."""
         course.halved = True
-        half = halves.half_call(call, self._last)
+        half = halves.half_call(call, self._last, "conditional")
+        other = replace(halves.half_call(call, not self._last, "unconditional"), leader=False)
+        if both is not None:
+            half.together, other.together = partial(both.half, self._last), partial(both.half, not self._last)
         asked = _Asked(half, proceed(half))
-        other = replace(halves.half_call(call, not self._last), leader=False)
-        outcome = self._unconditional(course, asked, other, proceed, verdict)
+        outcome = self._unconditional(course, asked, other, proceed)
+        self._extra += max(len(call.launched) - 1, 0)
         reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
-        return Outcome(self._joined(call, outcome.output, asked.outcome.output), asked.outcome.action, reason)
+        return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
 
-    def _unconditional(
-        self, course: _Course, asked: _Asked, call: Call, proceed: Proceed, verdict: Verdict | None = None
-    ) -> Outcome:
+    def _unconditional(self, course: _Course, asked: _Asked, call: Call, proceed: Proceed) -> Outcome:
         """Answers an unconditional call of its own, after the conditional one."""
-        now = Conditional(call.moment, asked.call.latents, tensors(asked.outcome.output), halves.listed(call))
+        now = Conditional(call.moment, asked.call.latents, tensors(asked.outcome.output), call.listed)
         computed, policy = asked.outcome.action == "computed", course.policy
-        verdict = policy.judge(call.moment, computed) if verdict is None else verdict
+        verdict = policy.judge(call.moment, computed)
         self._seen += 1
         if verdict.drop:
             course.away = True
@@ -244,7 +254,7 @@ class GuidanceGate(Lever):
         if call.evaluated is not None:
             sides = (halves.half_output(call, call.evaluated, side) for side in (self._last, not self._last))
             both = Evaluated(*map(tensors, sides))
-        now = Conditional(call.moment, latents, tensors(conditional), halves.listed(call))
+        now = Conditional(call.moment, latents, tensors(conditional), call.listed)
         policy = self._course(call, latents).policy
         self._seen += 1
         changed = policy.settle(now, tensors(unconditional), both)
@@ -255,7 +265,7 @@ class GuidanceGate(Lever):
 
     def _half(self, call: Call, latents: Tensors) -> Tensors:
         """The conditional half of the latents."""
-        if halves.listed(call):
+        if call.listed:
             middle = len(latents) // 2
             return latents[middle:] if self._last else latents[:middle]
         return tensors(halves.half_output(call, latents, self._last))
@@ -287,7 +297,7 @@ class _Pairs:
 
     def expects(self, call: Call) -> bool:
         """Whether this may be a pair: the one call of its step, an even batch, with two kinds of prompts."""
-        rows, shapes = halves.rows_of(call), [tensor.shape for tensor in call.latents]
+        rows, shapes = call.rows, [tensor.shape for tensor in call.latents]
         if not call.leader:
             # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
             self._several |= call.moment.step == self._step and shapes == self._shapes

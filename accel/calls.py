@@ -47,7 +47,7 @@ class Call:
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
     stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
-    guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
+    guided: bool | None = None  # whether classifier-free guidance is on, where the pipeline says so
     # For half of a batch: evaluates it and the other half in one launch.
     together: Callable[[Call, Proceed], Outcome] | None = field(default=None, repr=False)
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.

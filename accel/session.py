@@ -221,7 +221,8 @@ class Session:
             name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        told = getattr(self.pipe, "do_classifier_free_guidance", None)
+        guided = None if told is None else bool(told)
         return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided)
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:

@@ -93,7 +93,7 @@ class DiffusersCache(Method, lever="cache"):
         distilled = dict(self.settings).get("is_guidance_distilled")
         batched = anatomy.guidance_calls in ("conditional half last", "conditional half first")
         if self.config == "FasterCacheConfig" and not distilled and not batched:
-            obstacle = f"FasterCache needs guidance in one batched call; here: {anatomy.guidance}."
+            obstacle = f"FasterCache needs guidance in one batched call, which {anatomy.pipeline} is not known to have."
         return HookedCache(self) if obstacle is None else Idle(self, obstacle)
 
     def _obstacle(self, denoiser: DenoiserAnatomy) -> str | None:

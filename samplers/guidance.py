@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from accel import families
 from accel.anatomy import Anatomy
 from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.clock import Moment
@@ -24,6 +23,7 @@ from accel.method import Method
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers import halves
+from accel.samplers.passes import SAME_PROMPTS, Asked, Roles, Watch, same_question
 
 Tensors = list[torch.Tensor]
 
@@ -86,28 +86,16 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class GuidanceMethod(Method, lever="guidance", abstract=True):
-    """Base of the guidance techniques. They need to know how the pipeline asks for guidance, and nothing else."""
+    """Base of the guidance techniques. They need to see which of the pipeline's calls is which, and nothing else."""
 
     def policy(self, anatomy: Anatomy) -> Policy:
         """Fresh state for one denoiser in one run."""
         raise NotImplementedError
 
     def build(self, anatomy: Anatomy) -> Lever:
-        if anatomy.guidance_calls == "unknown":
-            return Idle(
-                self,
-                f"accel has not been taught how {anatomy.pipeline} asks for its conditional and unconditional passes, "
-                f"so none is left out: use a cache, or add the pipeline to accel/families.py",
-            )
+        if anatomy.guidance_calls == "more than two":
+            return Idle(self, f"{anatomy.pipeline} combines more than two passes, so none is left out: take a cache.")
         return GuidanceGate(self, anatomy)
-
-
-@dataclass
-class _Asked:
-    """The conditional call of a step and its outcome."""
-
-    call: Call
-    outcome: Outcome
 
 
 @dataclass
@@ -124,6 +112,10 @@ class _Course:
 class GuidanceGate(Lever):
     """Answers unconditional passes where the method says so; what it makes up never reaches the levers below.
 
+    Which call is which is seen: named calls (`cache_context`, guiders) say so themselves, and so does a batch of the
+    same latents twice with two kinds of prompts, where the pipeline says that guidance is on and it is on record which
+    half is which. All others run as they are until their first update, where what the scheduler is given says whether
+    this is guidance, and which answer is the conditional one (`accel.samplers.passes`).
     Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
     goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the answer is put
     together again. A pass that comes and goes returns in the batch, so there is one launch in each step; where a cache
@@ -135,7 +127,6 @@ class GuidanceGate(Lever):
 
     def __init__(self, method: GuidanceMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._last = anatomy.guidance_calls == "conditional half last"
         self._open()
         self.reset()
 
@@ -150,13 +141,25 @@ class GuidanceGate(Lever):
 
     def reset(self) -> None:
         self._courses: dict[str, _Course] = {}
-        self._asked: dict[str, _Asked] = {}
-        self._pairs: dict[str, _Pairs] = {}
+        self._asked: dict[str, Asked] = {}
+        self._pairs: dict[str, halves.Pairs] = {}
+        self._watch = Watch()
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        if self.anatomy.guidance_calls == "two calls":
-            return self._two_calls(call, proceed)
-        return self._batched(call, proceed)
+        roles = self._watch.roles.get(call.denoiser, Roles())
+        if call.stream in roles.conditional or call.stream in roles.unconditional:
+            return self._two_calls(call, proceed, roles)
+        if call.guided is False:
+            self._watch.why_none = "no unconditional pass was seen: guidance is off at this scale"
+        if call.guided is False or self.anatomy.guidance_calls == "two calls":
+            return proceed(call)
+        outcome = self._batched(call, proceed)
+        self._watch.answered(Asked(call, outcome))
+        return outcome
+
+    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        self._watch.stepped(arguments)
+        return result
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         dropped = self._dropped.total()
@@ -169,32 +172,42 @@ class GuidanceGate(Lever):
                 "with true_cfg_scale above 1 and a negative prompt there is one"
             )
         elif not self._seen:
-            reason = "no unconditional pass was seen: guidance is off at this scale"
+            reason = self._watch.why_none
         elif self._kept:
             reason += f" ({self._kept.most_common(1)[0][0]})"
         if self._extra:
             reason += f"; {self._extra} more launches, because the cache behind it looks into each half of a batch"
         return LeverReport("guidance", str(self.method), dropped > 0, reason, self._peak)
 
-    def _two_calls(self, call: Call, proceed: Proceed) -> Outcome:
-        if call.stream in families.CONDITIONAL_CALLS:
+    def _two_calls(self, call: Call, proceed: Proceed, roles: Roles) -> Outcome:
+        if call.stream in roles.conditional:
             outcome = proceed(call)
-            self._asked[call.denoiser] = _Asked(call, outcome)
+            self._asked[call.denoiser] = Asked(call, outcome)
             return outcome
         asked = self._asked.get(call.denoiser)
-        if call.stream not in families.UNCONDITIONAL_CALLS or asked is None or not _same_question(call, asked.call):
+        if asked is None or not same_question(call, asked.call):
             return proceed(call)
         return self._unconditional(self._course(call, call.latents), asked, call, proceed)
 
     def _batched(self, call: Call, proceed: Proceed) -> Outcome:
-        pairs = self._pairs.setdefault(call.denoiser, _Pairs())
-        # Two samples with one seed look like a pair until their prompts have moved them apart.
-        if not pairs.expects(call) or (not call.guided and call.moment.step == 0):
+        pairs = self._pairs.setdefault(call.denoiser, halves.Pairs())
+        known = self._watch.roles.get(call.denoiser)
+        if not pairs.expects(call) or (known is not None and known.last is None):
+            if pairs.alike and call.guided and halves.same_input(call, None):
+                self._watch.why_none = SAME_PROMPTS
             return proceed(call)
-        if not halves.same_input(call, pairs.outputs):
+        last = known.last if known is not None else self._on_record(call)
+        self._last = last is not False
+        if last is None or not halves.same_input(call, pairs.outputs):
             outcome = proceed(call)
             pairs.outputs = tensors(outcome.output)
-            return self._whole(call, outcome) if halves.same_input(call, pairs.outputs) else outcome
+            if not halves.same_input(call, pairs.outputs):
+                return outcome
+            if last is not None:
+                return self._whole(call, outcome)
+            sides = [tensors(halves.half_output(call, outcome.output, side)) for side in (False, True)]
+            self._watch.halved(call, *(torch.stack(side) if call.listed else side[0] for side in sides))
+            return outcome
         course = self._course(call, self._half(call, call.latents))
         verdict = course.policy.judge(call.moment, True)
         apart = course.halved and course.cached and course.policy.resumes
@@ -208,6 +221,11 @@ class GuidanceGate(Lever):
         call.evaluated, pairs.outputs = whole.evaluated, tensors(outcome.output)
         return self._whole(call, outcome)
 
+    def _on_record(self, call: Call) -> bool | None:
+        """Whether the conditional half is the last one, where that is known and guidance is on."""
+        recorded = {"conditional half last": True, "conditional half first": False}
+        return recorded.get(self.anatomy.guidance_calls) if call.guided else None
+
     def _halves(self, call: Call, proceed: Proceed, course: _Course, both: halves.Together | None) -> Outcome:
         """The conditional half alone, then whatever answers for the other; `both` where that is evaluated as well."""
         course.halved = True
@@ -215,13 +233,13 @@ class GuidanceGate(Lever):
         other = replace(halves.half_call(call, not self._last, "unconditional"), leader=False)
         if both is not None:
             half.together, other.together = partial(both.half, self._last), partial(both.half, not self._last)
-        asked = _Asked(half, proceed(half))
+        asked = Asked(half, proceed(half))
         outcome = self._unconditional(course, asked, other, proceed)
         self._extra += max(len(call.launched) - 1, 0)
         reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
         return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
 
-    def _unconditional(self, course: _Course, asked: _Asked, call: Call, proceed: Proceed) -> Outcome:
+    def _unconditional(self, course: _Course, asked: Asked, call: Call, proceed: Proceed) -> Outcome:
         """Answers an unconditional call of its own, after the conditional one."""
         now = Conditional(call.moment, asked.call.latents, tensors(asked.outcome.output), call.listed)
         computed, policy = asked.outcome.action == "computed", course.policy
@@ -286,31 +304,6 @@ class GuidanceGate(Lever):
         self._peak = max(self._peak, held)
 
 
-class _Pairs:
-    """What is known about the batched calls of one denoiser in this run."""
-
-    def __init__(self) -> None:
-        self.outputs: Tensors | None = None  # of the last whole batch
-        self._prompts: Any = None
-        self._differ = False
-        self._step, self._shapes, self._several = -1, [torch.Size()], False
-
-    def expects(self, call: Call) -> bool:
-        """Whether this may be a pair: the one call of its step, an even batch, with two kinds of prompts."""
-        rows, shapes = call.rows, [tensor.shape for tensor in call.latents]
-        if not call.leader:
-            # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
-            self._several |= call.moment.step == self._step and shapes == self._shapes
-            return False
-        self._step, self._shapes = call.moment.step, shapes
-        if self._several or rows < 2 or rows % 2:
-            return False
-        prompts = halves.prompts(call)
-        if prompts is not self._prompts:
-            self._prompts, self._differ = prompts, halves.other_prompts(call)
-        return self._differ
-
-
 def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors | None:
     """The outputs, moved as the conditional ones were; None where those were not."""
     if all(answer is own for answer, own in zip(answered, evaluated, strict=True)):
@@ -319,13 +312,3 @@ def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors |
         (output.float() + (answer.float() - own.float())).to(output.dtype)
         for output, answer, own in zip(outputs, answered, evaluated, strict=True)
     ]
-
-
-def _same_question(call: Call, asked: Call) -> bool:
-    """Whether both calls of the step are about the same latents. Mostly they are one object; else a host sync."""
-    if call.moment.run != asked.moment.run or call.moment.step != asked.moment.step:
-        return False
-    return len(call.latents) == len(asked.latents) and all(
-        mine is other or (mine.shape == other.shape and torch.equal(mine, other))
-        for mine, other in zip(call.latents, asked.latents, strict=True)
-    )

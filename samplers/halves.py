@@ -102,6 +102,32 @@ def other_prompts(call: Call) -> bool:
     return not torch.equal(words[0][:middle], words[0][middle:])
 
 
+class Pairs:
+    """What is known about the batched calls of one denoiser in this run."""
+
+    def __init__(self) -> None:
+        self.outputs: list[torch.Tensor] | None = None  # of the last whole batch
+        self._prompts: Any = None
+        self._differ = self.alike = False
+        self._step, self._shapes, self._several = -1, [torch.Size()], False
+
+    def expects(self, call: Call) -> bool:
+        """Whether this may be a pair: the one call of its step, an even batch, with two kinds of prompts."""
+        rows, shapes = call.rows, [tensor.shape for tensor in call.latents]
+        if not call.leader:
+            # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
+            self._several |= call.moment.step == self._step and shapes == self._shapes
+            return False
+        self._step, self._shapes = call.moment.step, shapes
+        if self._several or rows < 2 or rows % 2:
+            return False
+        given = prompts(call)
+        if given is not self._prompts:
+            self._prompts, self._differ = given, other_prompts(call)
+            self.alike = not self._differ and given is not None
+        return self._differ
+
+
 class _Cut:
     """Takes the half of whatever has the samples of a call along its first axis."""
 

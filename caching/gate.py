@@ -16,13 +16,14 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching import parallel
-from accel.caching.decider import Decider, Decision, guard
+from accel.caching.decider import NO_HISTORY, Decider, Decision, guard
 from accel.caching.gap import Gap
 from accel.caching.predictor import Memory, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
 from accel.lever import Lever
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import Updates
 
@@ -118,8 +119,8 @@ class CacheGate(Lever):
         forced = guard(
             step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
             warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if stream.history else "no history yet")  # fmt: skip
-        decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
+        ) or (None if stream.history else NO_HISTORY)  # fmt: skip
+        decision = forced or stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
 
@@ -127,8 +128,8 @@ class CacheGate(Lever):
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
         if decision.skip and not stream.history:
-            return Decision(False, "no history yet")
-        return Decision(decision.skip, f"as the first stream: {decision.reason}")
+            return NO_HISTORY
+        return decision._replace(reason=f"as the first stream: {decision.reason}")
 
     def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
         """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
@@ -143,7 +144,8 @@ class CacheGate(Lever):
                     raise Leave
 
         reason = obstacle(call.module, probe)
-        unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}")
+        call.together = None  # the probe must hear this call's own samples
+        unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
             return self._compute(call, stream, unheard, proceed)
@@ -155,7 +157,7 @@ class CacheGate(Lever):
         return self._compute(call, stream, decisions[0] if decisions else unheard, lambda _: outcome)
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
-        outcome = proceed(call)
+        outcome = call.evaluate(proceed)
         outputs = tensors(outcome.output)
         if call.leader:
             stream.signal.computed(call, outputs)
@@ -176,7 +178,7 @@ class CacheGate(Lever):
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-predictor.depth :]
         stream.template, stream.skipped = structure(outcome.output), 0
-        return Outcome(answer, outcome.action, reason)
+        return Outcome(answer, outcome.action, reason, decision.code)
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
         predictor, kind = stream.predictor, self.anatomy.prediction
@@ -187,7 +189,8 @@ class CacheGate(Lever):
             values = stream.gap.predicted(forecast)
         stream.skipped += 1
         self._peak = max(self._peak, self._held_bytes())
-        return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
+        answer = rebuilt(stream.template, predictor.answer(call, values, kind))
+        return Outcome(answer, "predicted", decision.reason, decision.code)
 
     def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None]:
         """The predictor as it fits this run's updates, and these where they can make up for its forecasts."""
@@ -224,8 +227,8 @@ class CacheGate(Lever):
 
 def _why_none(calls: Sequence[CallRecord]) -> str:
     """Why nothing was skipped, and what to do about it where a setting decided that."""
-    over = sum("≥" in call.reason for call in calls)
+    over = sum(call.code == Code.OVER_THRESHOLD for call in calls)
     if over:
-        return f"the distance reached the threshold in {over} of them: raise it to skip"
+        return f"what was measured reached the threshold in {over} of them: raise it to skip"
     reasons = Counter(call.reason for call in calls).most_common(2)
     return ", ".join(reason for reason, _ in reasons)

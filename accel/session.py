@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from inspect import Parameter, signature
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-
-from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
-from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
+from accel.anatomy import Anatomy, components_of, denoisers_of, inspect, schedulers_of
+from accel.calls import Arguments
 from accel.clock import Clock
 from accel.exchange import Exchange
 from accel.lever import Lever
-from accel.patch import CallLayer, Layer
+from accel.ownership import owner_of, owners
+from accel.patch import CHANGING, CallLayer, Layer
+from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
-from accel.report import CallRecord, Report
+from accel.report import Report
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
 # of the cache: an answer made from another stream must never enter a cache.
@@ -41,9 +39,8 @@ class Session:
         layers, levers = self._layers.clear, self._levers.clear
         self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (layers(), levers()))
         self._clock = Clock()
-        self._report, self._running, self._inside = Report(recipe.label), 0, False
-        self._started = self._first_call = self._last_step = 0.0
-        self._at_last_step = False
+        self._report = Report(recipe.label)
+        self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
         self._attach(pipe)
         self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
 
@@ -63,7 +60,8 @@ class Session:
             layer.detach()
         self._layers.clear()
         self._call_layer.detach()
-        self._end()
+        for call in tuple(self._calls):
+            call.end()
         self._levers.clear()
         return pipe
 
@@ -78,21 +76,36 @@ class Session:
         """Switches the session on around a denoising loop of your own that uses the pipeline's parts.
 
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
-        denoiser or scheduler that is shared with another pipeline is not accelerated there.
+        denoiser or scheduler that is shared with another pipeline is not accelerated there. The block belongs to the
+        thread or asyncio task that enters it: a generator that stays in it between two values must be advanced from
+        there.
         """
-        pipe, outermost = self.pipe, not self._running
-        self._running += 1
+        pipe = self.pipe
+        if pipe is None or any(call in self._calls for call in owners()):
+            yield
+            return
         with ExitStack() as exchanged:
+            with CHANGING:
+                self._follow(pipe)
+                exchanged.enter_context(self._exchange.made(pipe))
+                call = self._new_call()
+                self._calls.append(call)
             try:
-                if pipe is not None and outermost:
-                    self._follow(pipe)
-                    exchanged.enter_context(self._exchange.made(pipe))
-                    self._begin(pipe)
+                call.begin(pipe)
                 yield
             finally:
-                self._running -= 1
-                if not self._running:
-                    self._end()
+                self._calls.remove(call)
+                call.end()
+
+    def _new_call(self) -> PipelineCall:
+        """With this session's clock and levers, or with others of their kind while these serve in another thread."""
+        clock, levers = self._clock, self._levers
+        if self._calls:
+            clock, levers = Clock(), self._built()
+        parts = frozenset(id(owner) for owner, *_ in self._plan(self._exchange.parts(components_of(self.pipe))))
+        call = PipelineCall(self.recipe.label, parts, self._arguments, clock, list(levers))
+        self._report = call.report
+        return call
 
     def _attach(self, pipe: Any) -> None:
         methods = self.recipe.methods()
@@ -102,22 +115,26 @@ class Session:
             self.anatomy: Anatomy = inspect(pipe)
         for method in methods.values():
             self.anatomy = method.seen(self.anatomy)
-        self._levers[:] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
-        self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
-        self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
+        self._levers[:] = self._built()
+        self._arguments = {name: Arguments(module) for name, module in denoisers_of(components)}
+        self._layers[:] = [Layer(*planned, everywhere=True) for planned in self._plan(components)]
+
+    def _built(self) -> list[Lever]:
+        methods = self.recipe.methods()
+        return [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
 
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for _, scheduler in schedulers_of(components):
-            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler))
-            yield scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))
+            for method in ("set_timesteps", "step"):
+                yield scheduler, method, _Bound(self, "_heard", (method, weakref.ref(scheduler), ""))
         for name, module in denoisers_of(components):
             # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
             compiled = getattr(module, "_compiled_call_impl", None) is not None
             method = "_compiled_call_impl" if compiled else "forward"
-            yield module, method, _Bound(self, "_denoise", (name, weakref.ref(module)))
+            yield module, method, _Bound(self, "_heard", ("denoise", weakref.ref(module), name))
             if hasattr(module, "cache_context"):
-                yield module, "cache_context", _Bound(self, "_context", name)
+                yield module, "cache_context", _Bound(self, "_heard", ("cache_context", weakref.ref(module), name))
 
     def _follow(self, pipe: Any) -> None:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
@@ -133,140 +150,25 @@ class Session:
             layer.detach()
         self._attach(pipe)
 
-    def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _call(self, _: None, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         with self.running():
-            given = _named(inner, args, kwargs)
-            changed = {name: value for lever in self._levers for name, value in lever.arguments(given).items()}
-            if changed:
-                args, kwargs = _changed(inner, args, kwargs, changed)
+            call = next((call for call in owners() if call in self._calls), None)
+            if call is not None:
+                args, kwargs = call.changed(inner, args, kwargs)
             return inner(*args, **kwargs)
 
-    def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = inner(*args, **kwargs)
-        if self._running:
-            arguments = _named(inner, args, kwargs) if self._levers else {}
-            for lever in self._levers:
-                lever.scheduled(scheduler(), inner, arguments)
-            self._clock.begin_run(scheduler())
-            for lever in self._levers:
-                lever.reset()
-        return result
-
-    def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = inner(*args, **kwargs)
-        if self._running:
-            arguments = _named(inner, args, kwargs) if self._levers else {}
-            for lever in self._levers:
-                result = lever.stepped(scheduler(), arguments, result)
-            for lever in self._levers:
-                if lever.jumped():
-                    self._forget_run(lever)
-            self._clock.step_done(scheduler())
-            if self._at_last_step:
-                _finish_device_work()
-            self._last_step = time.perf_counter()
-        return result
-
-    def _forget_run(self, jumped: Lever) -> None:
-        """The latents are those of another run: what the others know of this one says nothing about it."""
-        for lever in self._levers:
-            if lever is not jumped:
-                lever.reset()
-
-    def _context(
-        self, denoiser: str, inner: Callable[..., Any], name: str, **kwargs: Any
-    ) -> AbstractContextManager[None]:
-        @contextmanager
-        def entered() -> Iterator[None]:
-            outer = self._clock.context.get(denoiser)
-            self._clock.context[denoiser] = name
-            try:
-                with inner(name, **kwargs):
-                    yield
-            finally:
-                self._clock.context[denoiser] = outer
-
-        return entered()
-
-    def _denoise(
-        self, denoiser: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
+    def _heard(
+        self, what: tuple[str, weakref.ref[Any], str], inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        name, module = denoiser[0], denoiser[1]()
-        # A denoiser inside a denoiser call is the same call seen twice (a second layer, a nested pipeline).
-        if not self._running or self._inside or module is None:
-            return inner(*args, **kwargs)
-        self._first_call = self._first_call or time.perf_counter()
-        call = self._arrive(name, module, args, kwargs)
-        start, self._inside = time.perf_counter(), True
-        try:
-            outcome = self._chain(call, inner, 0)
-        finally:
-            self._inside = False
-        moment, seconds = call.moment, time.perf_counter() - start
-        self._at_last_step = moment.last
-        self._report.calls.append(
-            CallRecord(
-                moment.run, moment.step, moment.position, moment.sigma,
-                call.stream, name, outcome.action, outcome.reason, seconds,
-            )
-        )  # fmt: skip
-        return outcome.output
-
-    def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        bound = self._arguments[name].bind(args, kwargs)
-        conditioning = tensors(Arguments.pick(bound, CONDITIONING))
-        moment, stream, leader = self._clock.arrive(
-            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
-        )
-        latents = tensors(Arguments.pick(bound, LATENTS))
-        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided)
-
-    def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
-        if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
-            call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
-            return Outcome(call.evaluated, "computed", "computed")
-        return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
-
-    def _begin(self, pipe: Any) -> None:
-        self._clock.clear()
-        components = components_of(pipe)
-        for guider in guiders_of(components):
-            # diffusers leaves the end of the last run there, and a guider that had stopped by then asks the next call
-            # for no negative prompt, which it needs again at the first step.
-            guider._step = guider._num_inference_steps = None
-        denoisers = dict(denoisers_of(components))
-        for lever in self._levers:
-            lever.begin(denoisers)
-            denoisers |= lever.stand_ins()
-            lever.reset()
-        self._report = Report(self.recipe.label)
-        self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
-        self._at_last_step = False
-
-    def _end(self) -> None:
-        """The call is over, by return or by exception: close the report and let go of every tensor."""
-        if self._started and not self._report.calls:
-            self._report.notes.append(
-                "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
-                "something has replaced the denoiser's forward. Call accel.accelerate again."
-            )
-        if self._started and self._report.calls:
-            _finish_device_work()
-            end = time.perf_counter()
-            last = max(self._last_step, self._first_call)
-            self._report.seconds = {
-                "total": end - self._started,
-                "before": self._first_call - self._started,
-                "denoise": last - self._first_call,
-                "after": end - last,
-            }
-            self._report.levers = [lever.report(self._report.calls) for lever in self._levers]
-        self._started = 0.0
-        self._clock.clear()
-        for lever in self._levers:
-            lever.reset()
-            lever.end()
+        """A part is called: by a call in progress here, which answers, or by somebody else."""
+        event, part, name = what
+        caller = owner_of(part())
+        if caller in self._calls:
+            return getattr(caller, event)(part(), name, inner, *args, **kwargs)
+        if caller is None and event == "denoise":
+            for call in self._calls:
+                call.strays += 1
+        return inner(*args, **kwargs)
 
 
 class _Bound:
@@ -277,42 +179,8 @@ class _Bound:
     def __init__(self, session: Session, name: str, argument: Any) -> None:
         self._session, self._name, self._argument = weakref.ref(session), name, argument
 
-    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         session = self._session()
         if session is None:
             return inner(*args, **kwargs)
         return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
-
-
-def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
-    try:
-        bound = signature(method).bind(*args, **kwargs)
-    except TypeError:
-        return {}
-    bound.apply_defaults()
-    named = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is Parameter.VAR_KEYWORD:
-            named |= named.pop(name)
-    return named
-
-
-def _changed(
-    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with others in their place, also where the method hands them on (`**options`)."""
-    bound = signature(method).bind(*args, **kwargs)
-    known = bound.signature.parameters
-    rest = next((name for name, parameter in known.items() if parameter.kind is Parameter.VAR_KEYWORD), None)
-    bound.arguments |= {name: value for name, value in changed.items() if name in known}
-    if rest is not None:
-        handed_on = {name: value for name, value in changed.items() if name not in known}
-        bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
-    return bound.args, bound.kwargs
-
-
-def _finish_device_work() -> None:
-    """Phase times are wall-clock: kernels that were only launched have not run yet."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -1,0 +1,66 @@
+"""Whose call is it? What is called in a thread or asyncio task belongs to what is in progress there, and to nothing else.
+
+Weights may be shared by any number of pipelines in any number of threads, so that what is put around a denoiser hears
+everybody's calls. Context variables tell them apart: each thread and each asyncio task has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Owner:
+    """Something in progress, to which belong the calls of its parts that are made in its own thread or task.
+
+    It begins once and ends once. Threads that are started meanwhile do not inherit it (start them with
+    `contextvars.copy_context().run` if they should); asyncio tasks and `asyncio.to_thread` do.
+    """
+
+    def __init__(self, parts: frozenset[int]) -> None:
+        self._parts = parts  # by identity
+        self._outer: Owner | None = None
+        self._over = False
+
+    def take_over(self) -> None:
+        """It begins, in this thread or task."""
+        self._outer = next(owners(), None)
+        _OWNER.set(self)
+
+    def hand_back(self) -> None:
+        """It is over, wherever this is called: a generator may be closed elsewhere than it began."""
+        self._over = True
+        _OWNER.set(next(owners(), None))
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """One of its denoisers is at work for the duration of the block."""
+        token = _INSIDE.set(self)
+        try:
+            yield
+        finally:
+            _INSIDE.reset(token)
+
+
+def owner_of(part: object | None = None) -> Owner | None:
+    """To whom a call of this part belongs here and now (without a part: who is in progress here): the innermost."""
+    return next((found for found in owners() if part is None or id(part) in found._parts), None)
+
+
+def owners() -> Iterator[Owner]:
+    """All that is in progress here, from the inside out."""
+    found = _OWNER.get()
+    while found is not None:
+        if not found._over:
+            yield found
+        found = found._outer
+
+
+def at_work() -> Owner | None:
+    """Whose denoiser is at work here and now, if one is."""
+    return _INSIDE.get()
+
+
+_OWNER: ContextVar[Owner | None] = ContextVar("accel_owner", default=None)
+_INSIDE: ContextVar[Owner | None] = ContextVar("accel_at_work", default=None)

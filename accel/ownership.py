@@ -1,4 +1,4 @@
-"""Whose call is it? What is called in a thread or asyncio task belongs to what is in progress there, and to nothing else.
+"""Whose call is it? What is called in a thread or asyncio task belongs to what is in progress there and to nothing else.
 
 Weights may be shared by any number of pipelines in any number of threads, so that what is put around a denoiser hears
 everybody's calls. Context variables tell them apart: each thread and each asyncio task has its own.
@@ -7,7 +7,6 @@ everybody's calls. Context variables tell them apart: each thread and each async
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 
@@ -25,27 +24,21 @@ class Owner:
 
     def take_over(self) -> None:
         """It begins, in this thread or task."""
-        self._outer = next(owners(), None)
+        self._outer = owner_of()
         _OWNER.set(self)
 
     def hand_back(self) -> None:
         """It is over, wherever this is called: a generator may be closed elsewhere than it began."""
         self._over = True
-        _OWNER.set(next(owners(), None))
-
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """One of its denoisers is at work for the duration of the block."""
-        token = _INSIDE.set(self)
-        try:
-            yield
-        finally:
-            _INSIDE.reset(token)
+        _OWNER.set(owner_of())
 
 
 def owner_of(part: object | None = None) -> Owner | None:
     """To whom a call of this part belongs here and now (without a part: who is in progress here): the innermost."""
-    return next((found for found in owners() if part is None or id(part) in found._parts), None)
+    found = _OWNER.get()
+    while found is not None and (found._over or (part is not None and id(part) not in found._parts)):
+        found = found._outer
+    return found
 
 
 def owners() -> Iterator[Owner]:
@@ -57,10 +50,6 @@ def owners() -> Iterator[Owner]:
         found = found._outer
 
 
-def at_work() -> Owner | None:
-    """Whose denoiser is at work here and now, if one is."""
-    return _INSIDE.get()
-
-
 _OWNER: ContextVar[Owner | None] = ContextVar("accel_owner", default=None)
-_INSIDE: ContextVar[Owner | None] = ContextVar("accel_at_work", default=None)
+AT_WORK: ContextVar[Owner | None] = ContextVar("accel_at_work", default=None)
+"""Whose denoiser is at work here and now, if one is."""

@@ -21,7 +21,7 @@ import torch
 
 from accel import families
 from accel.calls import Arguments
-from accel.ownership import at_work, owner_of
+from accel.ownership import AT_WORK, owner_of
 
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
 
@@ -66,7 +66,7 @@ class Layer:
         around = self._around
         if around is None:
             self._leave()
-        if around is None or (self._of is not None and self._of is not at_work()):
+        if around is None or (self._of is not None and self._of is not AT_WORK.get()):
             return self.inner(*args, **kwargs)
         return around(self.inner, *args, **kwargs)
 
@@ -256,15 +256,15 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
     A module that is compiled in place is heard from outside: hooks would become part of its graph, recompile it
     whenever they come or go, and could not leave it.
     """
-    named, mine = Arguments(module), at_work()
+    named, mine = Arguments(module), AT_WORK.get()
 
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if part == "input" and at_work() is mine:
+        if part == "input" and AT_WORK.get() is mine:
             known = Arguments.pick(named.bind(args, kwargs), families.IMAGE_TOKENS)
             hear(args[0] if known is None else known)
 
     def after(output: Any) -> None:
-        if part != "input" and at_work() is mine:
+        if part != "input" and AT_WORK.get() is mine:
             hear(output[0] if part == "output" and isinstance(output, tuple) else output)
 
     def around(inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

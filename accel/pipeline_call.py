@@ -15,7 +15,7 @@ from accel.anatomy import components_of, denoisers_of, guiders_of
 from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
 from accel.clock import Clock
 from accel.lever import Lever
-from accel.ownership import Owner, at_work
+from accel.ownership import AT_WORK, Owner
 from accel.report import CallRecord, Report
 
 
@@ -112,13 +112,15 @@ class PipelineCall(Owner):
         self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
         # A denoiser inside a denoiser call is the same call seen twice (a second layer, a nested pipeline).
-        if at_work() is self:
+        if AT_WORK.get() is self:
             return inner(*args, **kwargs)
         self._first_call = self._first_call or time.perf_counter()
         call = self._arrive(name, module, args, kwargs)
-        start = time.perf_counter()
-        with self.inside():
+        start, before = time.perf_counter(), AT_WORK.set(self)
+        try:
             outcome = self._chain(call, inner, 0)
+        finally:
+            AT_WORK.reset(before)
         moment, seconds = call.moment, time.perf_counter() - start
         self._at_last_step = moment.last
         self.report.calls.append(

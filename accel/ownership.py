@@ -1,4 +1,4 @@
-"""Whose call is it? What is called in a thread or asyncio task belongs to what is in progress there and to nothing else.
+"""Whose call is it? What a thread or asyncio task calls belongs to what is in progress there, and to nothing else.
 
 Weights may be shared by any number of pipelines in any number of threads, so that what is put around a denoiser hears
 everybody's calls. Context variables tell them apart: each thread and each asyncio task has its own.

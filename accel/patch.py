@@ -92,18 +92,20 @@ class Layer:
         return self._owner() is owner and self.name == name
 
     def renewed(self) -> Layer:
-        """This layer if calls still reach it, else a new one on top.
+        """This layer if it is on top, but for others of ours, else a new one on top.
 
-        Asked at the start of each run, because offload hooks are removed and put back after every pipeline call, which
-        drops layers that were attached on top of them. It is a new object, because somebody's closure, which nobody can
-        look into, may still lead to this one, and a layer that is above and below it would call itself for ever.
+        Asked at the start of each run, because others take their wrappers off and ours with them, or put some on that
+        lead nowhere near it. It is a new object, because somebody's closure may still lead to this one, and a layer
+        that is above and below it would call itself for ever.
         """
-        owner, around = self._owner(), self._around
+        owner, around, everywhere = self._owner(), self._around, self._of is None
         if owner is None or around is None:
             return self
-        if any(self in _chain(holder.get(key)) for holder, key in self._places(owner)):
+        found = owner.__dict__.get(self.name)
+        while isinstance(found, Layer) and found is not self:
+            found = found._previous
+        if found is self:
             return self
-        everywhere = self._of is None
         self.detach()
         return Layer(owner, self.name, around, everywhere=everywhere)
 
@@ -180,17 +182,20 @@ class CallLayer:
 
     def run(self, pipe: Any, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         around = self._around if self._pipe() is pipe else None
-        return inner(*args, **kwargs) if around is None else around(inner, *args, **kwargs)
+        if around is not None:
+            return around(inner, *args, **kwargs)
+        _TYPE.__set__(pipe, _own_class(type(pipe)))  # somebody has kept our class and put it back
+        return inner(*args, **kwargs)
 
     def replace_class(self, kind: Any) -> None:
         """Somebody gives the pipeline another class: ours goes on top of it."""
-        _TYPE.__set__(self._pipe(), kind)
-        self._stand_over(kind)
+        _TYPE.__set__(self._pipe(), _own_class(kind))
+        self._stand_over(_own_class(kind))
 
     def detach(self) -> None:
         """Gives the pipeline the class back that it has for everybody else."""
         pipe, self._around, self._session = self._pipe(), None, None
-        if pipe is not None and _layer_of(pipe) is self:
+        if pipe is not None and _layer_in(type(pipe)) is self:
             _TYPE.__set__(pipe, self.base)
 
 
@@ -237,14 +242,19 @@ def _private(base: Any, layer: CallLayer) -> Any:
 _LAYER = "_accel_layer"
 
 
-def _layer_of(pipe: Any) -> CallLayer | None:
-    layer: CallLayer | None = type.__getattribute__(type(pipe), "__dict__").get(_LAYER)
+def _layer_in(kind: type) -> CallLayer | None:
+    layer: CallLayer | None = type.__getattribute__(kind, "__dict__").get(_LAYER)
     return layer
+
+
+def _own_class(kind: type) -> Any:
+    """The class that a private one covers; any other as it is."""
+    return kind if _layer_in(kind) is None else type.__getattribute__(kind, "__base__")
 
 
 def session_of(pipe: Any) -> Any:
     """The session attached to this pipeline, or None."""
-    layer = _layer_of(pipe)
+    layer = _layer_in(type(pipe))
     return layer._session if layer is not None and layer._pipe() is pipe else None
 
 

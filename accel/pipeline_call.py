@@ -118,7 +118,7 @@ class PipelineCall(Owner):
         call = self._arrive(name, module, args, kwargs)
         start, before = time.perf_counter(), AT_WORK.set(self)
         try:
-            outcome = self._chain(call, inner, 0)
+            outcome = self._chain(call, inner, 0) if call.latents else _unread(call, inner)
         finally:
             AT_WORK.reset(before)
         moment, seconds = call.moment, time.perf_counter() - start
@@ -184,6 +184,12 @@ class PipelineCall(Owner):
                 "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
                 "something has replaced the denoiser's forward. Call accel.accelerate again."
             )
+
+
+def _unread(call: Call, inner: Callable[..., Any]) -> Outcome:
+    """Levers answer with what belongs to the latents, so that a call without any that are known is computed."""
+    reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
+    return Outcome(inner(*call.args, **call.kwargs), "computed", reason)
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

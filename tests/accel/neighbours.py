@@ -33,9 +33,9 @@ def library(name: str) -> Any:
 
 
 def cache_dit(pipe: DiffusionPipeline) -> Callable[[], object]:
-    """Replaces `__call__` on the pipeline's class and `forward` on the transformer. Skips blocks from step 2 on."""
+    """Replaces `__call__` on the pipeline's class and `forward` on the transformer. Skips blocks from step 1 on."""
     module = library("cache_dit")
-    settings = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 2, "residual_diff_threshold": 1e9}
+    settings = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 1, "residual_diff_threshold": 1e9}
     module.enable_cache(pipe, cache_config=module.DBCacheConfig(**settings))
     return lambda: module.disable_cache(pipe)
 

@@ -104,10 +104,10 @@ class Layer:
         found = owner.__dict__.get(self.name)
         while isinstance(found, Layer) and found is not self:
             found = found._previous
-        if found is self:
-            return self
-        self.detach()
-        return Layer(owner, self.name, around, everywhere=everywhere)
+        if found is not self:
+            self.detach()
+            return Layer(owner, self.name, around, everywhere=everywhere)
+        return self
 
     def detach(self) -> None:
         """Takes the layer out: exactly wherever it can be found. Where it cannot, because somebody's closure leads to

@@ -52,15 +52,16 @@ class Layer:
     @property
     def inner(self) -> Callable[..., Any]:
         """The method below this layer."""
-        self._previous = _living(self._previous)
+        if self._previous is not None:
+            self._previous = _living(self._previous)
         if self._previous is not None:
             return self._previous
         owner = self._owner()
-        if hasattr(type(owner), self.name):
-            own: Callable[..., Any] = getattr(type(owner), self.name).__get__(owner)
-        else:  # torch.compile's wrapper forwards what it does not have
-            own = owner.__getattr__(self.name)  # type: ignore[union-attr]
-        return own
+        own = getattr(type(owner), self.name, None)
+        if own is None:  # torch.compile's wrapper forwards what it does not have
+            return owner.__getattr__(self.name)  # type: ignore[union-attr, no-any-return]
+        method: Callable[..., Any] = own.__get__(owner)
+        return method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         around = self._around
@@ -104,10 +105,11 @@ class Layer:
         found = owner.__dict__.get(self.name)
         while isinstance(found, Layer) and found is not self:
             found = found._previous
-        if found is not self:
-            self.detach()
-            return Layer(owner, self.name, around, everywhere=everywhere)
-        return self
+        on_top: bool = found is self
+        if on_top:
+            return self
+        self.detach()
+        return Layer(owner, self.name, around, everywhere=everywhere)
 
     def detach(self) -> None:
         """Takes the layer out: exactly wherever it can be found. Where it cannot, because somebody's closure leads to

@@ -161,10 +161,11 @@ class Session:
         self, what: tuple[str, weakref.ref[Any], str], inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
         """A part is called: by a call in progress here, which answers, or by somebody else."""
-        event, part, name = what
-        caller = owner_of(part())
+        event, reference, name = what
+        part = reference()
+        caller = owner_of(part)
         if caller in self._calls:
-            return getattr(caller, event)(part(), name, inner, *args, **kwargs)
+            return getattr(caller, event)(part, name, inner, *args, **kwargs)
         if caller is None and event == "denoise":
             for call in self._calls:
                 call.strays += 1

@@ -96,14 +96,18 @@ Proceed = Callable[[Call], Outcome]
 
 
 class Arguments:
-    """Finds latents, timestep and conditioning among a denoiser's arguments; the signature is read once."""
+    """Finds latents, timestep and conditioning among a denoiser's arguments; the signature is read once.
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self._names = [
-            name
-            for name, parameter in inspect.signature(forward).parameters.items()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
+    It is the class that knows the names: `module.forward` may have been replaced by `lambda *args, **kwargs: ...`, and
+    a wrapper (torch.compile's, those of parallel training) has names of its own for nothing.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._names = _positional(type(module).forward)
+        inside = (getattr(module, name, None) for name in ("_orig_mod", "module", "_fsdp_wrapped_module"))
+        wrapped = next((other for other in inside if isinstance(other, torch.nn.Module)), None)
+        if not self._names and wrapped is not None:
+            self._names = Arguments(wrapped)._names
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(self._names, args, strict=False)) | dict(kwargs)
@@ -111,6 +115,12 @@ class Arguments:
     @staticmethod
     def pick(bound: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         return next((bound[name] for name in names if bound.get(name) is not None), None)
+
+
+def _positional(method: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that a method takes by position, but for its own object."""
+    _, *taken = inspect.signature(method).parameters.values()
+    return [known.name for known in taken if known.kind in (known.POSITIONAL_ONLY, known.POSITIONAL_OR_KEYWORD)]
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

@@ -3,12 +3,16 @@ that are put back exactly.
 
 No class, module or global is ever modified. A layer sits in the instance's `__dict__`, keeps the signature of what it
 covers, holds its owner weakly (so that deleting a pipeline frees its weights at once), survives `copy.deepcopy` of its
-owner, and steps aside instead of tearing off what others have put on top of it.
+owner, and steps aside instead of tearing off what others have put on top of it. Whoever wraps the same method, before
+or after, on the instance or on its class, finds and puts back what would be there without us.
 """
 
 from __future__ import annotations
 
+import copyreg
 import functools
+import threading
+import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,42 +23,60 @@ import torch
 
 from accel import families
 from accel.calls import Arguments
+from accel.ownership import AT_WORK, owner_of
 
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
 MISSING: Any = object()
+
+CHANGING = threading.RLock()
+"""Held while layers come and go: several threads may put theirs on one module at once."""
 
 
 class Layer:
     """`around(inner, *args, **kwargs)` in place of `owner.name(*args, **kwargs)`, for this one object.
 
+    A layer that is put on while a pipeline call is in progress is a part of that call: it acts within denoiser calls
+    of its own and lets those of other threads and pipelines through. `everywhere` makes it act always.
     `__slots__` matter: `functools.update_wrapper` copies the `__dict__` of what it wraps, which would leave references
     to our session inside other libraries' wrappers.
     """
 
-    __slots__ = ("__weakref__", "_around", "_owner", "_previous", "name")
+    __slots__ = ("__weakref__", "_around", "_of", "_owner", "_previous", "name")
 
-    def __init__(self, owner: Any, name: str, around: Around) -> None:
+    def __init__(self, owner: Any, name: str, around: Around, *, everywhere: bool = False) -> None:
         self._owner: weakref.ref[Any] = weakref.ref(owner)
         self._around: Around | None = around
-        self._previous: Callable[..., Any] | None = owner.__dict__.get(name)
+        self._of = None if everywhere else owner_of()
         self.name = name
-        owner.__dict__[name] = self
+        with CHANGING:
+            self._previous: Callable[..., Any] | None = _living(owner.__dict__.get(name))
+            owner.__dict__[name] = self
 
     @property
     def inner(self) -> Callable[..., Any]:
         """The method below this layer."""
         if self._previous is not None:
+            self._previous = _living(self._previous)
+        if self._previous is not None:
             return self._previous
         owner = self._owner()
-        if hasattr(type(owner), self.name):
-            own: Callable[..., Any] = getattr(type(owner), self.name).__get__(owner)
-        else:  # torch.compile's wrapper forwards what it does not have
-            own = owner.__getattr__(self.name)  # type: ignore[union-attr]
-        return own
+        own = getattr(type(owner), self.name, None)
+        if own is None:  # torch.compile's wrapper forwards what it does not have
+            return owner.__getattr__(self.name)  # type: ignore[union-attr, no-any-return]
+        method: Callable[..., Any] = own.__get__(owner)
+        return method
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         around = self._around
-        return self.inner(*args, **kwargs) if around is None else around(self.inner, *args, **kwargs)
+        if around is None:
+            self._leave()
+        if around is None or (self._of is not None and self._of is not AT_WORK.get()):
+            return self.inner(*args, **kwargs)
+        return around(self.inner, *args, **kwargs)
+
+    def __get__(self, instance: object, kind: type | None = None) -> Any:
+        """Bound anew by those who take a method off an object and put it back (cache-dit), as a method would be."""
+        return self.inner if self._around is None else self
 
     # Pipelines inspect signatures of scheduler methods (without it CogVideoX drops its generator).
     @property
@@ -74,35 +96,45 @@ class Layer:
         return self._owner() is owner and self.name == name
 
     def renewed(self) -> Layer:
-        """This layer if calls still reach it, else a new one on top.
+        """This layer if it is on top, but for others of ours, else a new one on top.
 
-        Asked at the start of each run, because offload hooks are removed and put back after every pipeline call, which
-        drops layers that were attached on top of them. It is a new object, because somebody's closure, which nobody can
-        look into, may still lead to this one, and a layer that is above and below it would call itself for ever.
+        Asked at the start of each run, because others take their wrappers off and ours with them, or put some on that
+        lead nowhere near it. It is a new object, because somebody's closure may still lead to this one, and a layer
+        that is above and below it would call itself for ever.
         """
-        owner, around = self._owner(), self._around
+        owner, around, everywhere = self._owner(), self._around, self._of is None
         if owner is None or around is None:
             return self
-        if any(self in _chain(holder.get(key)) for holder, key in self._places(owner)):
+        found = owner.__dict__.get(self.name)
+        while isinstance(found, Layer) and found is not self:
+            found = found._previous
+        on_top: bool = found is self
+        if on_top:
             return self
         self.detach()
-        return Layer(owner, self.name, around)
+        return Layer(owner, self.name, around, everywhere=everywhere)
 
     def detach(self) -> None:
-        """Takes the layer out: exactly wherever it can be found, else it stays as a pass-through."""
-        owner, self._around = self._owner(), None
+        """Takes the layer out: exactly wherever it can be found. Where it cannot, because somebody's closure leads to
+        it, it passes calls through, and leaves with the first call after it was put back.
+        """
+        owner, self._around, self._of = self._owner(), None, None
         if owner is None:
             return
-        for holder, key in self._places(owner):
-            for above in _chain(holder.get(key)):
-                if isinstance(above, Layer):
-                    above._previous = self._previous if above._previous is self else above._previous
-                elif getattr(above, "__dict__", {}).get("__wrapped__") is self:
-                    above.__dict__["__wrapped__"] = self.inner
-            if holder.get(key) is self:
-                holder[key] = self.inner
-                if self._previous is None and holder is owner.__dict__ and key == self.name:
-                    del holder[key]
+        with CHANGING:
+            for holder, key in self._places(owner):
+                for above in _chain(holder.get(key)):
+                    if not isinstance(above, Layer) and getattr(above, "__dict__", {}).get("__wrapped__") is self:
+                        above.__dict__["__wrapped__"] = self.inner
+                if holder.get(key) is self:
+                    holder[key] = self.inner
+                    if self._previous is None and holder is owner.__dict__ and key == self.name:
+                        del holder[key]
+
+    def _leave(self) -> None:
+        owner = self._owner()
+        if owner is not None and owner.__dict__.get(self.name) is self:
+            self.detach()
 
     def _places(self, owner: Any) -> Iterator[tuple[dict[str, Any], str]]:
         """Where this method, or what others have put it under, is kept."""
@@ -114,12 +146,12 @@ class Layer:
                 yield vars(reference), "original_forward"
 
 
-def layered(plan: Iterable[tuple[Any, str, Around]]) -> list[Layer]:
+def layered(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = False) -> list[Layer]:
     """A layer over each of these methods (owner, name, what stands around it): over all or, where one fails, none."""
     with ExitStack() as undo:
         layers = []
         for owner, name, around in plan:
-            layers.append(Layer(owner, name, around))
+            layers.append(Layer(owner, name, around, everywhere=everywhere))
             undo.callback(layers[-1].detach)
         undo.pop_all()
         return layers
@@ -129,8 +161,11 @@ def _itself(method: Any) -> Any:
     return method
 
 
-def _blank(kind: Any) -> Any:
-    return kind.__new__(kind)
+def _living(method: Any) -> Any:
+    """A method without the detached layers on top of it."""
+    while isinstance(method, Layer) and method._around is None:
+        method = method._previous
+    return method
 
 
 def _chain(method: Any) -> Iterator[Any]:
@@ -144,40 +179,93 @@ class CallLayer:
     """`around(inner, *args, **kwargs)` in place of `pipe(*args, **kwargs)`, for this one pipeline.
 
     Python looks `__call__` up on the type, so the pipeline object is given a private subclass of its own class, made
-    for it alone and with the same name; the class itself and its other instances are untouched.
+    for it alone; the class itself and its other instances are untouched. Nobody gets to see it: `pipe.__class__` is the
+    pipeline's own class, and what others read, set, delete, derive from or make with `type(pipe)` is that class too. So
+    a library that replaces `type(pipe).__call__` or `pipe.__class__` does to the pipeline what it would do without us,
+    ours stays outside of it, and either can go first.
     """
 
     def __init__(self, pipe: Any, around: Around, session: object) -> None:
-        base: Any = type(pipe)
-        layer = weakref.ref(self)
         self._around: Around | None = around
         self._pipe = weakref.ref(pipe)
-        self._base = base
+        self._session: Any = session
+        self.base: Any = None
+        self._stand_over(type(pipe))
 
-        @functools.wraps(base.__call__)
-        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            inner = functools.partial(base.__call__, self)
-            alive = layer()
-            # A shallow copy of the pipeline shares this class but is not the pipeline that was accelerated.
-            if alive is None or alive._around is None or alive._pipe() is not self:
-                return inner(*args, **kwargs)
-            return alive._around(inner, *args, **kwargs)
+    def _stand_over(self, base: Any) -> None:
+        pipe, self.base = self._pipe(), base
+        _TYPE.__set__(pipe, _private(base, self))
 
-        def __reduce_ex__(self: Any, protocol: Any) -> Any:
-            # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported.
-            return _blank, (base,), *base.__reduce_ex__(self, protocol)[2:]
+    def run(self, pipe: Any, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        around = self._around if self._pipe() is pipe else None
+        if around is not None:
+            return around(inner, *args, **kwargs)
+        _TYPE.__set__(pipe, _own_class(type(pipe)))  # somebody has kept our class and put it back
+        return inner(*args, **kwargs)
 
-        names = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
-        names |= {"__doc__": base.__doc__, "__reduce_ex__": __reduce_ex__, "_accel_session": session}
-        self._subclass = type(base.__name__, (base,), names)
-        pipe.__class__ = self._subclass
+    def replace_class(self, kind: Any) -> None:
+        """Somebody gives the pipeline another class: ours goes on top of it."""
+        _TYPE.__set__(self._pipe(), _own_class(kind))
+        self._stand_over(_own_class(kind))
 
     def detach(self) -> None:
-        """Gives the pipeline its own class back (or leaves a pass-through if somebody replaced the class again)."""
-        pipe, self._around = self._pipe(), None
-        self._subclass._accel_session = None  # type: ignore[attr-defined]
-        if pipe is not None and type(pipe) is self._subclass:
-            pipe.__class__ = self._base
+        """Gives the pipeline the class back that it has for everybody else."""
+        pipe, self._around, self._session = self._pipe(), None, None
+        if pipe is not None and _layer_in(type(pipe)) is self:
+            _TYPE.__set__(pipe, self.base)
+
+
+_TYPE: Any = vars(object)["__class__"]  # what a pipeline's `__class__` is a cover for
+
+
+def _private(base: Any, layer: CallLayer) -> Any:
+    """A subclass of `base` that calls through the layer and looks like `base`."""
+
+    class Window(type(base)):  # type: ignore[misc]
+        def __new__(meta, name: str, bases: tuple[Any, ...], namespace: dict[str, Any], **options: Any) -> Any:
+            own = tuple(base if one is private else one for one in bases)
+            return types.new_class(name, own, options, lambda body: body.update(namespace))
+
+        def __getattribute__(cls, name: str) -> Any:
+            return getattr(base, name)
+
+        def __setattr__(cls, name: str, value: Any) -> None:
+            setattr(base, name, value)
+
+        def __delattr__(cls, name: str) -> None:
+            delattr(base, name)
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return base(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, base)
+
+    @functools.wraps(base.__call__)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return layer.run(self, functools.partial(base.__call__, self), args, kwargs)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported.
+        return copyreg.__newobj__, (base,), *base.__reduce_ex__(self, protocol)[2:]  # type: ignore[attr-defined]
+
+    shown = property(lambda self: base, lambda self, kind: layer.replace_class(kind))
+    names = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__class__": shown, _LAYER: layer}
+    private = type(base).__new__(Window, base.__name__, (base,), names)
+    return private
+
+
+_LAYER = "_accel_layer"
+
+
+def _layer_in(kind: type) -> CallLayer | None:
+    layer: CallLayer | None = type.__getattribute__(kind, "__dict__").get(_LAYER)
+    return layer
+
+
+def _own_class(kind: type) -> Any:
+    """The class that a private one covers; any other as it is."""
+    return kind if _layer_in(kind) is None else type.__getattribute__(kind, "__base__")
 
 
 class Kept:
@@ -255,8 +343,8 @@ def _take_back(owner: Any, before: dict[str, Any], after: dict[str, Any]) -> Non
 
 def session_of(pipe: Any) -> Any:
     """The session attached to this pipeline, or None."""
-    session = getattr(type(pipe), "_accel_session", None)
-    return session if session is not None and session.pipe is pipe else None
+    layer = _layer_in(type(pipe))
+    return layer._session if layer is not None and layer._pipe() is pipe else None
 
 
 @contextmanager
@@ -267,18 +355,18 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
     A module that is compiled in place is heard from outside: hooks would become part of its graph, recompile it
     whenever they come or go, and could not leave it.
     """
-    named = Arguments(module.forward)
+    named, mine = Arguments(module), AT_WORK.get()
 
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if part == "input":
+        if part == "input" and AT_WORK.get() is mine:
             known = Arguments.pick(named.bind(args, kwargs), families.IMAGE_TOKENS)
             hear(args[0] if known is None else known)
 
     def after(output: Any) -> None:
-        if part != "input":
+        if part != "input" and AT_WORK.get() is mine:
             hear(output[0] if part == "output" and isinstance(output, tuple) else output)
 
-    def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def around(inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         before(args, kwargs)
         output = inner(*args, **kwargs)
         after(output)
@@ -292,7 +380,7 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
 
     remove: Callable[[], None]
     if is_compiled(module):
-        remove = Layer(module, "_compiled_call_impl", around).detach
+        remove = Layer(module, "_compiled_call_impl", around, everywhere=True).detach
     elif part == "input":
         remove = module.register_forward_pre_hook(on_input, with_kwargs=True).remove
     else:

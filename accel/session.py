@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
-from inspect import Parameter, signature
 from typing import Any
 
-import torch
-
 from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
-from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
+from accel.calls import Arguments
 from accel.clock import Clock
 from accel.exchange import Exchange
-from accel.lever import Lever, rehearsal
-from accel.patch import CallLayer, Layer, layered, replaced, session_of
-from accel.reasons import Code
+from accel.lever import Lever
+from accel.ownership import owner_of, owners
+from accel.patch import CHANGING, CallLayer, Layer, layered, replaced, session_of
+from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
-from accel.report import CallRecord, Report
-from accel.update import Unknown, Updates, handed_on
+from accel.report import Report
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
 # of the cache: an answer made from another stream must never enter a cache.
@@ -51,10 +46,8 @@ class Session:
         layers, levers = self._layers.clear, self._levers.clear
         self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (layers(), levers()))
         self._clock = Clock()
-        self._report, self._running, self._inside = Report(recipe.label), 0, False
-        self._started = self._first_call = self._last_step = 0.0
-        self._at_last_step = self._suspended = False
-        self._given: dict[str, Any] = {}
+        self._report, self._suspended = Report(recipe.label), False
+        self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
         self._call_layer: CallLayer | None = None
         try:
             self._attach(pipe)
@@ -77,7 +70,8 @@ class Session:
         pipe, self._pipe = self.pipe, None
         self._detach()
         self._layers.clear()
-        self._end()
+        for call in tuple(self._calls):
+            call.end()
         self._levers.clear()
         return pipe
 
@@ -118,23 +112,38 @@ class Session:
         """Switches the session on around a denoising loop of your own that uses the pipeline's parts.
 
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
-        denoiser or scheduler that is shared with another pipeline is not accelerated there.
+        denoiser or scheduler that is shared with another pipeline is not accelerated there. The block belongs to the
+        thread or asyncio task that enters it: a generator that stays in it between two values must be advanced from
+        there.
         """
-        pipe, outermost = None if self._suspended else self.pipe, not self._running
-        self._running += 1
+        pipe = None if self._suspended else self.pipe
+        if pipe is None or any(call in self._calls for call in owners()):
+            yield
+            return
         with ExitStack() as put_back:
+            with CHANGING:
+                self._follow(pipe)
+                put_back.enter_context(self._exchange.made(pipe))
+                for guider in guiders_of(components_of(pipe)):
+                    put_back.enter_context(_unused(guider))
+                call = self._new_call()
+                self._calls.append(call)
             try:
-                if pipe is not None and outermost:
-                    self._follow(pipe)
-                    put_back.enter_context(self._exchange.made(pipe))
-                    for guider in guiders_of(components_of(pipe)):
-                        put_back.enter_context(_unused(guider))
-                    self._begin(pipe)
+                call.begin(pipe)
                 yield
             finally:
-                self._running -= 1
-                if not self._running:
-                    self._end()
+                self._calls.remove(call)
+                call.end()
+
+    def _new_call(self) -> PipelineCall:
+        """With this session's clock and levers, or with others of their kind while these serve in another thread."""
+        clock, levers = self._clock, self._levers
+        if self._calls:
+            clock, levers = Clock(), self._built()
+        parts = frozenset(id(owner) for owner, *_ in self._plan(self._exchange.parts(components_of(self.pipe))))
+        call = PipelineCall(self.recipe.label, parts, self._arguments, self.anatomy, clock, list(levers))
+        self._report = call.report
+        return call
 
     def _attach(self, pipe: Any) -> None:
         methods = self.recipe.methods()
@@ -144,9 +153,13 @@ class Session:
             self.anatomy: Anatomy = inspect(pipe)
         for method in methods.values():
             self.anatomy = method.seen(self.anatomy)
-        self._levers[:] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
-        self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
-        self._layers[:] = layered(self._plan(components))
+        self._levers[:] = self._built()
+        self._arguments = {name: Arguments(module) for name, module in denoisers_of(components)}
+        self._layers[:] = layered(self._plan(components), everywhere=True)
+
+    def _built(self) -> list[Lever]:
+        methods = self.recipe.methods()
+        return [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
 
     def _detach(self) -> None:
         for layer in reversed(self._layers):
@@ -157,7 +170,7 @@ class Session:
     def _resume(self, pipe: Any) -> None:
         """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         plan = self._planned(pipe)
-        self._layers[:] = layered(plan) if self._covered(plan) else []
+        self._layers[:] = layered(plan, everywhere=True) if self._covered(plan) else []
         self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
 
     def _planned(self, pipe: Any) -> list[tuple[Any, str, _Bound]]:
@@ -172,15 +185,15 @@ class Session:
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
-            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", (name, weakref.ref(scheduler)))
-            yield scheduler, "step", _Bound(self, "_step", (name, weakref.ref(scheduler)))
+            for method in ("set_timesteps", "step"):
+                yield scheduler, method, _Bound(self, "_heard", (method, weakref.ref(scheduler), name))
         for name, module in denoisers_of(components):
             # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
             compiled = getattr(module, "_compiled_call_impl", None) is not None
             method = "_compiled_call_impl" if compiled else "forward"
-            yield module, method, _Bound(self, "_denoise", (name, weakref.ref(module)))
+            yield module, method, _Bound(self, "_heard", ("denoise", weakref.ref(module), name))
             if hasattr(module, "cache_context"):
-                yield module, "cache_context", _Bound(self, "_context", name)
+                yield module, "cache_context", _Bound(self, "_heard", ("cache_context", weakref.ref(module), name))
 
     def _follow(self, pipe: Any) -> None:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
@@ -194,158 +207,26 @@ class Session:
         self._layers.clear()
         self._attach(pipe)
 
-    def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _call(self, _: None, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         with self.running():
-            self._given = given = _named(inner, args, kwargs)
-            changed = {name: value for lever in self._levers for name, value in lever.arguments(given).items()}
-            if changed:
-                args, kwargs = _changed(inner, args, kwargs, changed)
+            call = next((call for call in owners() if call in self._calls), None)
+            if call is not None:
+                args, kwargs = call.changed(inner, args, kwargs)
             return inner(*args, **kwargs)
 
-    def _set_timesteps(
-        self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
+    def _heard(
+        self, what: tuple[str, weakref.ref[Any], str], inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        result = inner(*args, **kwargs)
-        if self._running:
-            name, scheduler = named[0], named[1]()
-            arguments = _named(inner, args, kwargs) if self._levers else {}
-            for lever in self._levers:
-                lever.scheduled(name, scheduler, inner, arguments)
-            self._clock.begin_run(scheduler, name)
-            for lever in self._levers:
-                lever.reset()
-        return result
-
-    def _step(self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = inner(*args, **kwargs)
-        if self._running:
-            name, scheduler = named[0], named[1]()
-            arguments = _named(inner, args, kwargs) if self._levers else {}
-            for lever in self._levers:
-                result = lever.stepped(name, scheduler, arguments, result)
-            for lever in self._levers:
-                if lever.jumped():
-                    self._forget_run(lever)
-            self._clock.step_done(scheduler)
-            if self._at_last_step:
-                _finish_device_work()
-            self._last_step = time.perf_counter()
-        return result
-
-    def _forget_run(self, jumped: Lever) -> None:
-        """The latents are those of another run: what the others know of this one says nothing about it."""
-        for lever in self._levers:
-            if lever is not jumped:
-                lever.reset()
-
-    def _context(
-        self, denoiser: str, inner: Callable[..., Any], name: str, **kwargs: Any
-    ) -> AbstractContextManager[None]:
-        @contextmanager
-        def entered() -> Iterator[None]:
-            outer = self._clock.context.get(denoiser)
-            self._clock.context[denoiser] = name
-            try:
-                with inner(name, **kwargs):
-                    yield
-            finally:
-                self._clock.context[denoiser] = outer
-
-        return entered()
-
-    def _denoise(
-        self, denoiser: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        name, module = denoiser[0], denoiser[1]()
-        # A denoiser inside a denoiser call is the same call seen twice (a second layer, a nested pipeline).
-        if not self._running or self._inside or module is None:
-            return inner(*args, **kwargs)
-        self._first_call = self._first_call or time.perf_counter()
-        call = self._arrive(name, module, args, kwargs)
-        start, self._inside = time.perf_counter(), True
-        try:
-            outcome = self._chain(call, inner, 0)
-        finally:
-            self._inside = False
-        moment, seconds = call.moment, time.perf_counter() - start
-        self._at_last_step = moment.last
-        self._report.calls.append(
-            CallRecord(
-                moment.run, moment.step, moment.position, moment.sigma,
-                call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
-                len(call.launched), sum(call.launched) / max(call.rows, 1),
-            )
-        )  # fmt: skip
-        return outcome.output
-
-    def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        bound = self._arguments[name].bind(args, kwargs)
-        conditioning = tensors(Arguments.pick(bound, CONDITIONING))
-        moment, stream, leader = self._clock.arrive(
-            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
-        )
-        latents = tensors(Arguments.pick(bound, LATENTS))
-        told = getattr(self.pipe, "do_classifier_free_guidance", None)
-        guided = None if told is None else bool(told)
-        return Call(
-            name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided, updates=self._updates
-        )
-
-    def _updates(self, space: str) -> Updates:
-        """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
-        name, table = self._clock.scheduler, self._clock.timetable
-        received, reason = self.anatomy.received.get(name, "unknown"), self.anatomy.uncorrectable.get(name)
-        if reason or table is None:
-            raise Unknown(reason or "there is no scheduler to ask")
-        if ("flow" in received) != table.flow:
-            raise Unknown("the pipeline converts outputs before it hands them on")
-        # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
-        extra = {known: self._given[known] for known in handed_on(table.scheduler) if self._given.get(known)}
-        around = partial(rehearsal, self._levers, name)
-        return self._clock.updates(received if space == "x0" else None, extra, around)
-
-    def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
-        if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
-            call.launched.append(call.rows)
-            call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
-            return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
-        return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
-
-    def _begin(self, pipe: Any) -> None:
-        self._clock.clear()
-        denoisers = dict(denoisers_of(components_of(pipe)))
-        for lever in self._levers:
-            lever.begin(denoisers)
-            denoisers |= lever.stand_ins()
-            lever.reset()
-        self._report = Report(self.recipe.label)
-        self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
-        self._at_last_step = False
-
-    def _end(self) -> None:
-        """The call is over, by return or by exception: close the report and let go of every tensor."""
-        if self._started and not self._report.calls:
-            self._report.notes.append(
-                "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
-                "something has replaced the denoiser's forward. Call accel.accelerate again."
-            )
-        if self._started and self._report.calls:
-            _finish_device_work()
-            end = time.perf_counter()
-            last = max(self._last_step, self._first_call)
-            self._report.seconds = {
-                "total": end - self._started,
-                "before": self._first_call - self._started,
-                "denoise": last - self._first_call,
-                "after": end - last,
-            }
-            self._report.levers = [lever.report(self._report.calls) for lever in self._levers]
-        self._started = 0.0
-        self._clock.clear()
-        for lever in self._levers:
-            lever.reset()
-            lever.end()
-        self._given = {}
+        """A part is called: by a call in progress here, which answers, or by somebody else."""
+        event, reference, name = what
+        part = reference()
+        caller = owner_of(part)
+        if caller in self._calls:
+            return getattr(caller, event)(part, name, inner, *args, **kwargs)
+        if caller is None and event == "denoise":
+            for call in self._calls:
+                call.strays += 1
+        return inner(*args, **kwargs)
 
 
 def bare(pipe: Any) -> AbstractContextManager[None]:
@@ -365,7 +246,7 @@ class _Bound:
     def __init__(self, session: Session, name: str, argument: Any) -> None:
         self._session, self._name, self._argument = weakref.ref(session), name, argument
 
-    def __call__(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         session = self._session()
         if session is None:
             return inner(*args, **kwargs)
@@ -379,37 +260,3 @@ def _unused(guider: Any) -> Iterator[None]:
     """
     with replaced(guider, "_step", None), replaced(guider, "_num_inference_steps", None):
         yield
-
-
-def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
-    try:
-        bound = signature(method).bind(*args, **kwargs)
-    except TypeError:
-        return {}
-    bound.apply_defaults()
-    named = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is Parameter.VAR_KEYWORD:
-            named |= named.pop(name)
-    return named
-
-
-def _changed(
-    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with others in their place, also where the method hands them on (`**options`)."""
-    bound = signature(method).bind(*args, **kwargs)
-    known = bound.signature.parameters
-    rest = next((name for name, parameter in known.items() if parameter.kind is Parameter.VAR_KEYWORD), None)
-    bound.arguments |= {name: value for name, value in changed.items() if name in known}
-    if rest is not None:
-        handed_on = {name: value for name, value in changed.items() if name not in known}
-        bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
-    return bound.args, bound.kwargs
-
-
-def _finish_device_work() -> None:
-    """Phase times are wall-clock: kernels that were only launched have not run yet."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

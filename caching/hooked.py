@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from accel.calls import Call, Outcome, Proceed, tensors
+from accel.ownership import AT_WORK, owner_of
 from accel.patch import Kept
 
 TRACES = ("forward", "_diffusers_hook", "_cache_config")  # what hooks and caches write into a module's attributes
@@ -52,6 +53,7 @@ class Hooked:
         values = [value for _, hook in self._hooks for value in vars(hook).values()]
         self._managers = [value for value in values if isinstance(value, StateManager)]
         self._count()
+        self._keep_to(owner_of())
 
     def run(self, call: Call, proceed: Proceed) -> Outcome:
         """The call through the hooks that belong around the denoiser's own forward."""
@@ -113,6 +115,20 @@ class Hooked:
             if module is not self._root and reference.original_forward is not None:
                 reference.forward = self._counted(reference.forward, "_met")
                 reference.original_forward = self._counted(reference.original_forward, "_ran")
+
+    def _keep_to(self, mine: object) -> None:
+        """Calls that others make of the same weights meanwhile, in other threads, pass the hooks of the blocks by."""
+
+        def only_here(hooked: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: (hooked if AT_WORK.get() is mine else plain)(*args, **kwargs)
+
+        for module, hook in self._hooks:
+            reference = hook.fn_ref
+            if module is not self._root:
+                reference.pre_forward = only_here(reference.pre_forward, _as_given)
+                reference.post_forward = only_here(reference.post_forward, _as_answered)
+                if reference.original_forward is not None:
+                    reference.forward = only_here(reference.forward, reference.original_forward)
 
     def _counted(self, forward: Callable[..., Any], counter: str) -> Callable[..., Any]:
         def counting(*args: Any, **kwargs: Any) -> Any:
@@ -212,10 +228,17 @@ def _strike(module: torch.nn.Module, name: str, hook: Any) -> None:
 
 def _pass_through(reference: Any) -> None:
     """Makes a hook that somebody's closure still leads to do nothing."""
-    reference.pre_forward = lambda _, *args, **kwargs: (args, kwargs)
-    reference.post_forward = lambda _, output: output
+    reference.pre_forward, reference.post_forward = _as_given, _as_answered
     if reference.original_forward is not None:
         reference.forward = reference.original_forward
+
+
+def _as_given(_: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def _as_answered(_: torch.nn.Module, output: Any) -> Any:
+    return output
 
 
 def _hooks(module: torch.nn.Module) -> dict[str, Any]:

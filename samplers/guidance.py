@@ -158,7 +158,7 @@ class GuidanceGate(Lever):
         self._watch.answered(Asked(call, outcome))
         return outcome
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._watch.stepped(arguments)
         return result
 

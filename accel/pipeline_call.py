@@ -1,0 +1,245 @@
+"""One pipeline call in progress: its clock, its levers, and the record of what they did."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+
+from accel.anatomy import Anatomy, components_of, denoisers_of
+from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
+from accel.clock import Clock
+from accel.lever import Lever, rehearsal
+from accel.ownership import AT_WORK, Owner
+from accel.reasons import Code
+from accel.report import CallRecord, Report
+from accel.update import Unknown, Updates, handed_on
+
+
+class PipelineCall(Owner):
+    """One call of a pipeline, or one `running()` block: hears its schedulers and denoisers, and asks the levers.
+
+    Each has a report of its own. The clock and the levers may serve again, but never two calls at once. `parts` are the
+    identities of the objects that are listened to.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        parts: frozenset[int],
+        arguments: Mapping[str, Arguments],
+        anatomy: Anatomy,
+        clock: Clock,
+        levers: list[Lever],
+    ) -> None:
+        super().__init__(parts)
+        self.report, self.levers, self.strays = Report(label), levers, 0
+        self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
+        self._given: dict[str, Any] = {}  # the pipeline call's own arguments
+        self._pipe: weakref.ref[Any] | None = None
+        self._started = self._first_call = self._last_step = 0.0
+        self._at_last_step = False
+
+    def begin(self, pipe: Any) -> None:
+        """The pipeline is about to run, here."""
+        self.take_over()
+        self._pipe = weakref.ref(pipe)
+        self._clock.clear()
+        denoisers = dict(denoisers_of(components_of(pipe)))
+        for lever in self.levers:
+            lever.begin(denoisers)
+            denoisers |= lever.stand_ins()
+            lever.reset()
+        self._started = time.perf_counter()
+
+    def changed(
+        self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the pipeline's call as the levers want them."""
+        self._given = _named(method, args, kwargs)
+        others = {name: value for lever in self.levers for name, value in lever.arguments(self._given).items()}
+        return _changed(method, args, kwargs, others) if others else (args, kwargs)
+
+    def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        arguments = _named(inner, args, kwargs) if self.levers else {}
+        for lever in self.levers:
+            lever.scheduled(name, scheduler, inner, arguments)
+        self._clock.begin_run(scheduler, name)
+        for lever in self.levers:
+            lever.reset()
+        return result
+
+    def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        result = inner(*args, **kwargs)
+        arguments = _named(inner, args, kwargs) if self.levers else {}
+        for lever in self.levers:
+            result = lever.stepped(name, scheduler, arguments, result)
+        for lever in self.levers:
+            if lever.jumped():
+                self._forget_run(lever)
+        self._clock.step_done(scheduler)
+        if self._at_last_step:
+            _finish_device_work()
+        self._last_step = time.perf_counter()
+        return result
+
+    def _forget_run(self, jumped: Lever) -> None:
+        """The latents are those of another run: what the others know of this one says nothing about it."""
+        for lever in self.levers:
+            if lever is not jumped:
+                lever.reset()
+
+    @contextmanager
+    def cache_context(
+        self, _: torch.nn.Module, denoiser: str, inner: Callable[..., Any], /, name: str, **kwargs: Any
+    ) -> Iterator[None]:
+        outer = self._clock.context.get(denoiser)
+        self._clock.context[denoiser] = name
+        try:
+            with inner(name, **kwargs):
+                yield
+        finally:
+            self._clock.context[denoiser] = outer
+
+    def denoise(
+        self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        # A denoiser inside a denoiser call is the same call seen twice (a second layer, a nested pipeline).
+        if AT_WORK.get() is self:
+            return inner(*args, **kwargs)
+        self._first_call = self._first_call or time.perf_counter()
+        call = self._arrive(name, module, args, kwargs)
+        start, before = time.perf_counter(), AT_WORK.set(self)
+        try:
+            outcome = self._chain(call, inner, 0) if call.latents else _unread(call, inner)
+        finally:
+            AT_WORK.reset(before)
+        moment, seconds = call.moment, time.perf_counter() - start
+        self._at_last_step = moment.last
+        self.report.calls.append(
+            CallRecord(
+                moment.run, moment.step, moment.position, moment.sigma,
+                call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
+                len(call.launched), sum(call.launched) / max(call.rows, 1),
+            )
+        )  # fmt: skip
+        return outcome.output
+
+    def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        bound = self._arguments[name].bind(args, kwargs)
+        conditioning = tensors(Arguments.pick(bound, CONDITIONING))
+        moment, stream, leader = self._clock.arrive(
+            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
+        )
+        latents = tensors(Arguments.pick(bound, LATENTS))
+        pipe = self._pipe() if self._pipe is not None else None
+        told = getattr(pipe, "do_classifier_free_guidance", None)
+        guided = None if told is None else bool(told)
+        return Call(
+            name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided, updates=self._updates
+        )
+
+    def _updates(self, space: str) -> Updates:
+        """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
+        name, table = self._clock.scheduler, self._clock.timetable
+        received, reason = self._anatomy.received.get(name, "unknown"), self._anatomy.uncorrectable.get(name)
+        if reason or table is None:
+            raise Unknown(reason or "there is no scheduler to ask")
+        if ("flow" in received) != table.flow:
+            raise Unknown("the pipeline converts outputs before it hands them on")
+        # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
+        extra = {known: self._given[known] for known in handed_on(table.scheduler) if self._given.get(known)}
+        around = partial(rehearsal, self.levers, name)
+        return self._clock.updates(received if space == "x0" else None, extra, around)
+
+    def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
+        if index >= len(self.levers):  # fewer than there were, if somebody has restored in mid-call
+            call.launched.append(call.rows)
+            call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
+            return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
+        return self.levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
+
+    def end(self) -> None:
+        """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
+        self.hand_back()
+        if self._started:
+            self.report.notes += self._unheard()
+        if self._started and self.report.calls:
+            _finish_device_work()
+            end = time.perf_counter()
+            last = max(self._last_step, self._first_call)
+            self.report.seconds = {
+                "total": end - self._started,
+                "before": self._first_call - self._started,
+                "denoise": last - self._first_call,
+                "after": end - last,
+            }
+            self.report.levers = [lever.report(self.report.calls) for lever in self.levers]
+        self._started = 0.0
+        self._clock.clear()
+        for lever in self.levers:
+            lever.reset()
+            lever.end()
+        self.levers, self._given = [], {}
+
+    def _unheard(self) -> Iterator[str]:
+        """What the report must say about calls that were not this call's to answer."""
+        if self.strays:
+            yield (
+                f"{self.strays} denoiser calls came from another thread or task and were passed through: they are "
+                "another pipeline's or, if this pipeline starts threads of its own, ones that Python does not tell "
+                "what they belong to. Such threads are started with contextvars.copy_context().run."
+            )
+        elif not self.report.calls:
+            yield (
+                "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
+                "something has replaced the denoiser's forward. Call accel.accelerate again."
+            )
+
+
+def _unread(call: Call, inner: Callable[..., Any]) -> Outcome:
+    """Levers answer with what belongs to the latents, so that a call without any that are known is computed."""
+    reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
+    call.launched.append(call.rows)
+    return Outcome(inner(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
+
+
+def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
+    try:
+        bound = signature(method).bind(*args, **kwargs)
+    except TypeError:
+        return {}
+    bound.apply_defaults()
+    named = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            named |= named.pop(name)
+    return named
+
+
+def _changed(
+    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with others in their place, also where the method hands them on (`**options`)."""
+    bound = signature(method).bind(*args, **kwargs)
+    known = bound.signature.parameters
+    rest = next((name for name, parameter in known.items() if parameter.kind is Parameter.VAR_KEYWORD), None)
+    bound.arguments |= {name: value for name, value in changed.items() if name in known}
+    if rest is not None:
+        handed_on = {name: value for name, value in changed.items() if name not in known}
+        bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
+    return bound.args, bound.kwargs
+
+
+def _finish_device_work() -> None:
+    """Phase times are wall-clock: kernels that were only launched have not run yet."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

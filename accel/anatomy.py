@@ -52,6 +52,7 @@ class Anatomy:
     euler_steps: bool  # every scheduler's update is an Euler step in noise level, so that it can be corrected later
     # The update where it is another one, linear in several answers; None: Euler steps, or nothing that is known.
     update: Update | None = None
+    handover: float | None = None  # the noise level below which the second of two experts answers (Wan 2.2)
     # By scheduler: how its samples are scaled ("flow", "preserving", "exploding"; None: its update cannot be replaced),
     # and how it is told noise levels ("shifted", "with end", "timesteps"; None: it cannot be).
     samples: Mapping[str, str | None] = field(default_factory=dict)
@@ -100,6 +101,7 @@ def inspect(pipe: Any) -> Anatomy:
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
         euler_steps=all(_euler(scheduler) for scheduler in schedulers.values()),
         update=own_update(next(iter(schedulers.values()))) if len(schedulers) == 1 else None,
+        handover=pipe.config.get("boundary_ratio") if len(found) > 1 and isinstance(pipe.config, Mapping) else None,
         samples={key: _samples(scheduler) for key, scheduler in schedulers.items()},
         levels={key: _levels(scheduler) for key, scheduler in schedulers.items()},
         exchangeable={key: exchangeable(scheduler) for key, scheduler in schedulers.items()},

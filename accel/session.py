@@ -204,6 +204,8 @@ class Session:
             self._inside = False
         moment, seconds = call.moment, time.perf_counter() - start
         self._at_last_step = moment.last
+        if self._clock.copies:  # whose steps nobody hears
+            self._last_step = start + seconds
         self._report.calls.append(
             CallRecord(
                 moment.run, moment.step, moment.position, moment.sigma,
@@ -215,12 +217,15 @@ class Session:
     def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         bound = self._arguments[name].bind(args, kwargs)
         conditioning = tensors(Arguments.pick(bound, CONDITIONING))
-        moment, stream, leader = self._clock.arrive(
-            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
+        moment, stream, leader, content = self._clock.arrive(
+            name,
+            conditioning[0] if conditioning else None,
+            Arguments.pick(bound, TIMESTEP),
+            getattr(self.pipe, "_num_timesteps", None),
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
         guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided)
+        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided, content=content)
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
@@ -261,6 +266,11 @@ class Session:
                 "denoise": last - self._first_call,
                 "after": end - last,
             }
+            if self._clock.copies:
+                self._report.notes.append(
+                    f"{type(self.pipe).__name__} steps copies of its scheduler, which nobody can hear: steps are told "
+                    f"by the timesteps that the denoiser is given, and a sampler cannot act."
+                )
             self._report.levers = [lever.report(self._report.calls) for lever in self._levers]
         self._started = 0.0
         self._clock.clear()

@@ -12,8 +12,11 @@ class Decision(NamedTuple):
 
 
 class Decider(Protocol):
-    def begin(self, sigmas: Sequence[float], first: int) -> None:
-        """A stream begins at step `first` of a run with these noise levels, those of all steps and of the end."""
+    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
+        """A stream begins that will take the steps `span` of a timetable, in a run of `steps` steps in all.
+
+        sigmas: the noise levels of the whole timetable and, last, of its end.
+        """
         return None
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
@@ -27,8 +30,8 @@ class Decider(Protocol):
 def guard(
     *,
     step: int,
-    position: int,
-    total: int,
+    steps: int,
+    left: int,
     skipped: int,
     warmup: int,
     final: int,
@@ -37,14 +40,14 @@ def guard(
 ) -> str | None:
     """Why a step must compute whatever the decider thinks, or None.
 
-    `step` counts from the start of the run and `position` within the scheduler's timetable (they differ for
-    image-to-image); `skipped` is the number of predictions since the last computed step.
+    `step` counts from the start of the run, which takes `steps` steps, of which `left` are left to this denoiser, this
+    one included; `skipped` is the number of steps since the last computed one.
     """
-    if total < min_steps:
-        return f"a run of {total} steps is under min_steps={min_steps}"
+    if steps < min_steps:
+        return f"a run of {steps} steps is under min_steps={min_steps}"
     if step < warmup:
         return "warm-up"
-    if position >= total - final:
+    if left <= final:
         return "last steps"
     if skipped >= max_skips:
         return f"{max_skips} predictions in a row"

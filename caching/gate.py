@@ -7,7 +7,7 @@ memory of latent size, and is right with ControlNet residuals, LoRA and offloadi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from accel.caching.decider import Decider, Decision, guard
 from accel.caching.gap import Gap
 from accel.caching.predictor import Memory, Steps
 from accel.caching.probe import hearing, obstacle
+from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.signal import Probe, Signal
-from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
+from accel.calls import Call, Outcome, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.report import CallRecord, LeverReport
 
@@ -29,18 +30,25 @@ if TYPE_CHECKING:
 
 Key = tuple[object, ...]
 
+STATE = "the output carries state"
+MIXED = "frames at several noise levels in one call"
+
 
 @dataclass
 class Stream:
     """What is known about one stream of one denoiser in this run."""
 
-    key: Key
+    key: Key  # while it stays the same, past answers say something about the next one
+    span: range  # the positions of the steps that it will take
     signal: Signal
     decider: Decider
     gap: Gap | None  # where forecasts are made up for
     history: list[Memory] = field(default_factory=list)
-    skipped: int = 0  # predictions since the last computed step
+    seen: int = -1  # the last step that called
+    computed: int = -1  # the last step that computed
+    shapes: list[torch.Size] = field(default_factory=list)  # of the last computed outputs
     template: Any = None  # the structure of the denoiser's output
+    stateful: bool = False  # its outputs hold more than predictions
 
 
 class Leave(Exception):
@@ -51,7 +59,8 @@ class CacheGate(Lever):
     """Answers denoiser calls from the past where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
-    fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape and dtype.
+    fresh and a predicted answer. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
+    other conditioning, switches and adapter strengths (`Regime`), and after a pause longer than the method predicts.
     A batch is evaluated or predicted as a whole: a static schedule treats each sample as a run of its own would, and an
     adaptive cache goes by the sample that moved most, so it computes wherever one of them alone would have. Devices
     that share a denoiser (context parallelism) go by the one that measured most: `accel.caching.parallel`.
@@ -60,16 +69,24 @@ class CacheGate(Lever):
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self.predictor = method.predictor.under(anatomy)
+        self._regime = Regime()
         self._peak = 0
         self.reset()
 
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._regime.arguments(given)
+        return {}
+
     def reset(self) -> None:
+        self._regime.reset()
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
+        if stream is None:
+            return proceed(call)._replace(reason=f"more than {MOST_STREAMS} streams")
         if not call.leader:
             decision = self._follow(call, stream)
         elif stream.signal.probe is not None:
@@ -86,21 +103,68 @@ class CacheGate(Lever):
         if not predicted:
             reason += f" ({_why_none(calls)})"
         notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
+        if any(stream.stateful for stream in self._streams.values()):
+            notes.add(f"{STATE}, so that calls are computed and never forecast")
+        if calls and calls[-1].action == "predicted" and self.method.final:
+            notes.add("the run was interrupted after a prediction, which no computed step has corrected")
         if predicted and self.method.predictor.corrects and not self.predictor.corrects:
             notes.add(f"forecasts are not corrected under {', '.join(self.anatomy.schedulers.values())}")
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
-    def _stream(self, call: Call) -> Stream:
-        key = call.layout
-        name = (call.denoiser, call.stream)
+    def _stream(self, call: Call) -> Stream | None:
+        name, step = (call.denoiser, call.stream), call.moment.step
+        key = (call.layout, call.moment.run, self._regime.key(call))
         stream = self._streams.get(name)
-        if stream is None or stream.key != key:
-            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser), self._gap())
-            stream.decider.begin(call.moment.sigmas, call.moment.position)
-            self._streams[name] = stream
+        if stream is None and len(self._streams) >= MOST_STREAMS:
+            return None
+        if stream is None or stream.key != key or step - stream.seen - 1 > self.method.max_skips:
+            stream = self._streams[name] = self._begun(call, key, stream)
+        stream.seen = step
         return stream
+
+    def _begun(self, call: Call, key: Key, before: Stream | None) -> Stream:
+        """A stream with a history of its own from this call on, in place of the one `before`."""
+        moment, span = call.moment, self._span(call)
+        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), self._gap(call, before))
+        stream.decider.begin(moment.sigmas, span, moment.steps)
+        return stream
+
+    def _span(self, call: Call) -> range:
+        """The positions that are left to this denoiser: the first of two experts hands over at a noise level."""
+        moment, handover = call.moment, self.anatomy.handover
+        end = moment.end
+        if handover is not None and call.denoiser == next(iter(self.anatomy.denoisers)):
+            end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
+        return range(moment.position, end)
+
+    def _gap(self, call: Call, before: Stream | None) -> Gap | None:
+        """What the new stream makes up for. A solver of several answers goes on using what was paid with the last ones,
+        whoever gave them; but what forecasts should have been, no answer of another regime or denoiser can tell.
+        """
+        kind = self.anatomy.prediction
+        if not self.predictor.corrects:
+            return None
+        expert = (
+            stream
+            for (_, name), stream in self._streams.items()
+            if name == call.stream and stream.seen == call.moment.step - 1
+        )
+        known = before or next(expert, None)
+        alike = known is not None and known.key[:2] == (call.layout, call.moment.run)
+        if known is not None and known.gap is not None and alike and not known.gap.length:
+            return known.gap
+        update = None if self.anatomy.euler_steps else self.anatomy.update
+        return Gap(update, kind, self.predictor.clean(kind))
+
+    def _forced(self, call: Call, stream: Stream) -> str | None:
+        """Why this call must compute, whatever was decided for this step."""
+        if stream.stateful or call.moment.mixed:
+            return STATE if stream.stateful else MIXED
+        if len(stream.history) < self.method.fresh(self.predictor):
+            return "a new history begins" if stream.history else "no history yet"
+        return None
 
     def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
         distance = parallel.largest(call, stream.signal.observe(call, heard))
@@ -108,9 +172,10 @@ class CacheGate(Lever):
         call.alignment = self._alignments[call.denoiser] = alignment
         method, moment = self.method, call.moment
         forced = guard(
-            step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
-            warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if stream.history else "no history yet")  # fmt: skip
+            step=moment.step, steps=moment.steps, left=stream.span.stop - moment.position,
+            skipped=moment.step - stream.computed - 1, warmup=method.warmup, final=method.final,
+            max_skips=method.max_skips, min_steps=method.min_steps,
+        ) or self._forced(call, stream)  # fmt: skip
         decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
@@ -118,9 +183,10 @@ class CacheGate(Lever):
     def _follow(self, call: Call, stream: Stream) -> Decision:
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
-        if decision.skip and not stream.history:
-            return Decision(False, "no history yet")
-        return Decision(decision.skip, f"as the first stream: {decision.reason}")
+        forced = self._forced(call, stream) if decision.skip else None
+        return (
+            Decision(False, forced) if forced else decision._replace(reason=f"as the first stream: {decision.reason}")
+        )
 
     def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
         """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
@@ -148,27 +214,41 @@ class CacheGate(Lever):
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
         outcome = proceed(call)
+        stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
+        if stream.stateful:
+            stream.history, stream.gap = [], self._gap(call, None)
+            return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
+        if stream.history and [value.shape for value in outputs] != stream.shapes:
+            # Another kind of answer (Qwen-Image 2.1 with its key-value cache answers longer the first time).
+            self._streams[call.denoiser, call.stream] = stream = self._begun(call, stream.key, None)
+            stream.seen = stream.computed = call.moment.step
+        stream.shapes = [value.shape for value in outputs]
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        predictor, kind = self.predictor, self.anatomy.prediction
-        memory, reason, answer = predictor.remember(call, outputs, kind), decision.reason, outcome.output
-        if stream.gap is not None:
-            history, length = stream.history, stream.gap.length
-
-            def between(steps: Steps) -> list[torch.Tensor]:
-                return predictor.between(memory, history, steps)
-
-            stream.gap.begin(call.moment)
-            values = stream.gap.computed(memory.values, between)
-            if values is not None:
-                answer = rebuilt(answer, predictor.answer(call, values, kind))
-                reason += f"; corrects the last {length}" if length else ""
+        memory = self.predictor.remember(call, outputs, self.anatomy.prediction)
+        answer, reason = self._corrected(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
-        stream.history = [*stream.history, memory][-predictor.depth :]
-        stream.template, stream.skipped = structure(outcome.output), 0
+        stream.history = [*stream.history, memory][-self.predictor.depth :]
+        stream.template = structure(outcome.output)
         return Outcome(answer, outcome.action, reason)
+
+    def _corrected(self, call: Call, stream: Stream, memory: Memory, answer: Any, reason: str) -> tuple[Any, str]:
+        """The computed answer with what the last forecasts owe, and why."""
+        if stream.gap is None:
+            return answer, reason
+        predictor, history, length = self.predictor, stream.history, stream.gap.length
+
+        def between(steps: Steps) -> list[torch.Tensor]:
+            return predictor.between(memory, history, steps)
+
+        stream.gap.begin(call.moment)
+        values = stream.gap.computed(memory.values, between)
+        if values is None:
+            return answer, reason
+        reason += f"; corrects the last {length}" if length else ""
+        return rebuilt(answer, predictor.answer(call, values, self.anatomy.prediction)), reason
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
         predictor, kind = self.predictor, self.anatomy.prediction
@@ -177,16 +257,8 @@ class CacheGate(Lever):
         if stream.gap is not None:
             stream.gap.begin(call.moment)
             values = stream.gap.predicted(forecast)
-        stream.skipped += 1
         self._peak = max(self._peak, self._held_bytes())
         return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
-
-    def _gap(self) -> Gap | None:
-        kind = self.anatomy.prediction
-        if not self.predictor.corrects:
-            return None
-        update = None if self.anatomy.euler_steps else self.anatomy.update
-        return Gap(update, kind, self.predictor.clean(kind))
 
     def _held_bytes(self) -> int:
         held = [

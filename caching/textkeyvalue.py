@@ -85,6 +85,9 @@ class TextMemory(Lever):
         if self.then is not None:
             self.then.begin(denoisers)
 
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {} if self.then is None else self.then.arguments(given)
+
     def reset(self) -> None:
         self._memory, self._memos = Memory(), dict[str, Memo]()
         if self.then is not None:

@@ -7,6 +7,7 @@ owner, and steps aside instead of tearing off what others have put on top of it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterator
@@ -66,6 +67,17 @@ class Layer:
         """A copied or pickled owner gets its own plain method: a copied layer would go on calling the original."""
         return _itself, (self.inner,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The same, and a copy of the owner's `__dict__` alone, which some pipelines write back into the owner, gets a
+        layer that passes everything through and is taken out with this one.
+        """
+        owner = self._owner()
+        if owner is None or id(owner) in memo:
+            return copy.deepcopy(self.inner, memo)
+        other = Layer.__new__(Layer)
+        other._owner, other._around, other._previous, other.name = self._owner, None, self._previous, self.name
+        return other
+
     def covers(self, owner: Any, name: str) -> bool:
         """Whether this is the layer over that very method."""
         return self._owner() is owner and self.name == name
@@ -96,10 +108,14 @@ class Layer:
                     above._previous = self._previous if above._previous is self else above._previous
                 elif getattr(above, "__dict__", {}).get("__wrapped__") is self:
                     above.__dict__["__wrapped__"] = self.inner
-            if holder.get(key) is self:
+            if holder.get(key) is self or self._is_copied(holder.get(key)):
                 holder[key] = self.inner
                 if self._previous is None and holder is owner.__dict__ and key == self.name:
                     del holder[key]
+
+    def _is_copied(self, other: Any) -> bool:
+        alike = isinstance(other, Layer) and other._owner is self._owner and other.name == self.name
+        return alike and other._around is None and other._previous is self._previous
 
     def _places(self, owner: Any) -> Iterator[tuple[dict[str, Any], str]]:
         """Where this method, or what others have put it under, is kept."""

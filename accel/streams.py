@@ -13,7 +13,7 @@ import torch
 # Conditioning counts as the same while it is this near, relative to its size, to where its last move led: a prompt that
 # glides moves the answers as smoothly as the noise level does. Measured on the pocket models (`tests/caching/
 # test_conditioning.py`): going on is better than a fresh history below, and worse above.
-NEAR = 0.1
+NEAR = 0.05
 
 
 @dataclass

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Key = tuple[object, ...]
 
 STATE = "the output carries state"
+# Levers of guidance ask the unconditional stream every few steps; one that was away for longer begins anew.
+PAUSE = 3
 MIXED = "frames at several noise levels in one call"
 
 
@@ -60,7 +62,7 @@ class CacheGate(Lever):
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
     fresh and a predicted answer. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
-    other conditioning, switches and adapter strengths (`Regime`), and after a pause longer than the method predicts.
+    other conditioning, switches and adapter strengths (`Regime`), and after a pause of more than three steps.
     A batch is evaluated or predicted as a whole: a static schedule treats each sample as a run of its own would, and an
     adaptive cache goes by the sample that moved most, so it computes wherever one of them alone would have. Devices
     that share a denoiser (context parallelism) go by the one that measured most: `accel.caching.parallel`.
@@ -115,19 +117,19 @@ class CacheGate(Lever):
 
     def _stream(self, call: Call) -> Stream | None:
         name, step = (call.denoiser, call.stream), call.moment.step
-        key = (call.layout, call.moment.run, self._regime.key(call))
+        key = (call.layout, self._regime.key(call))
         stream = self._streams.get(name)
         if stream is None and len(self._streams) >= MOST_STREAMS:
             return None
-        if stream is None or stream.key != key or step - stream.seen - 1 > self.method.max_skips:
-            stream = self._streams[name] = self._begun(call, key, stream)
+        if stream is None or stream.key != key or step - stream.seen > PAUSE + 1:
+            stream = self._streams[name] = self._begun(call, key)
         stream.seen = step
         return stream
 
-    def _begun(self, call: Call, key: Key, before: Stream | None) -> Stream:
-        """A stream with a history of its own from this call on, in place of the one `before`."""
+    def _begun(self, call: Call, key: Key) -> Stream:
+        """A stream whose history begins with this call."""
         moment, span = call.moment, self._span(call)
-        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), self._gap(call, before))
+        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), self._gap())
         stream.decider.begin(moment.sigmas, span, moment.steps)
         return stream
 
@@ -139,43 +141,38 @@ class CacheGate(Lever):
             end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
         return range(moment.position, end)
 
-    def _gap(self, call: Call, before: Stream | None) -> Gap | None:
-        """What the new stream makes up for. A solver of several answers goes on using what was paid with the last ones,
-        whoever gave them; but what forecasts should have been, no answer of another regime or denoiser can tell.
+    def _gap(self) -> Gap | None:
+        """What a new stream makes up for. What is still owed to a solver's older answers is forgotten with the old one:
+        it is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
         kind = self.anatomy.prediction
         if not self.predictor.corrects:
             return None
-        expert = (
-            stream
-            for (_, name), stream in self._streams.items()
-            if name == call.stream and stream.seen == call.moment.step - 1
-        )
-        known = before or next(expert, None)
-        alike = known is not None and known.key[:2] == (call.layout, call.moment.run)
-        if known is not None and known.gap is not None and alike and not known.gap.length:
-            return known.gap
         update = None if self.anatomy.euler_steps else self.anatomy.update
         return Gap(update, kind, self.predictor.clean(kind))
 
-    def _forced(self, call: Call, stream: Stream) -> str | None:
-        """Why this call must compute, whatever was decided for this step."""
-        if stream.stateful or call.moment.mixed:
-            return STATE if stream.stateful else MIXED
-        if len(stream.history) < self.method.fresh(self.predictor):
-            return "a new history begins" if stream.history else "no history yet"
-        return None
+    def _unfit(self, call: Call, stream: Stream) -> str | None:
+        """Why no answer of this stream can be forecast."""
+        if stream.stateful:
+            return STATE
+        return MIXED if call.moment.mixed else None
+
+    def _young(self, stream: Stream) -> str | None:
+        """Why the next answer cannot be forecast yet."""
+        if len(stream.history) >= self.method.fresh(self.predictor):
+            return None
+        return "a new history begins" if stream.history else "no history yet"
 
     def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
         distance = parallel.largest(call, stream.signal.observe(call, heard))
         alignment = parallel.average(call, getattr(stream.signal, "alignment", None))
         call.alignment = self._alignments[call.denoiser] = alignment
         method, moment = self.method, call.moment
-        forced = guard(
+        forced = self._unfit(call, stream) or guard(
             step=moment.step, steps=moment.steps, left=stream.span.stop - moment.position,
             skipped=moment.step - stream.computed - 1, warmup=method.warmup, final=method.final,
             max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or self._forced(call, stream)  # fmt: skip
+        ) or self._young(stream)  # fmt: skip
         decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
@@ -183,7 +180,7 @@ class CacheGate(Lever):
     def _follow(self, call: Call, stream: Stream) -> Decision:
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
-        forced = self._forced(call, stream) if decision.skip else None
+        forced = self._unfit(call, stream) or self._young(stream) if decision.skip else None
         return (
             Decision(False, forced) if forced else decision._replace(reason=f"as the first stream: {decision.reason}")
         )
@@ -216,12 +213,12 @@ class CacheGate(Lever):
         outcome = proceed(call)
         stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
         if stream.stateful:
-            stream.history, stream.gap = [], self._gap(call, None)
+            stream.history, stream.gap = [], self._gap()
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
             # Another kind of answer (Qwen-Image 2.1 with its key-value cache answers longer the first time).
-            self._streams[call.denoiser, call.stream] = stream = self._begun(call, stream.key, None)
+            self._streams[call.denoiser, call.stream] = stream = self._begun(call, stream.key)
             stream.seen = stream.computed = call.moment.step
         stream.shapes = [value.shape for value in outputs]
         if call.leader:

@@ -9,11 +9,9 @@ from typing import Any, Literal
 import torch
 
 from accel import families
+from accel.schedulers import Samples, Told, scheduler_anatomy
+from accel.spaces import Prediction
 from accel.unet import UNetLayers, unet_layers
-from accel.update import Update, own_update
-
-# "flow" is v = noise - x0, "inverted_flow" its negative (Mochi, Z-Image).
-Prediction = Literal["flow", "inverted_flow", "epsilon", "v_prediction", "sample"]
 
 # How the conditional and the unconditional answer of one step are asked for: the conditional one in a first call of its
 # own, or as the last or the first half of one batch.
@@ -49,16 +47,25 @@ class Anatomy:
     prediction: Prediction
     guidance: str
     guidance_calls: GuidanceCalls
-    euler_steps: bool  # every scheduler's update is an Euler step in noise level, so that it can be corrected later
-    # The update where it is another one, linear in several answers; None: Euler steps, or nothing that is known.
-    update: Update | None = None
+    # By scheduler: why forecasts cannot be corrected under its updates, and why no other update can stand in for it: a
+    # clause each, or "" where they can.
+    uncorrectable: Mapping[str, str] = field(default_factory=dict)
+    irreplaceable: Mapping[str, str] = field(default_factory=dict)
+    random: bool = False  # whether some scheduler's updates add noise
+    depth: int = 1  # outputs that a scheduler's update uses, at most
     handover: float | None = None  # the noise level below which the second of two experts answers (Wan 2.2)
-    # By scheduler: how its samples are scaled ("flow", "preserving", "exploding"; None: its update cannot be replaced),
-    # and how it is told noise levels ("shifted", "with end", "timesteps"; None: it cannot be).
-    samples: Mapping[str, str | None] = field(default_factory=dict)
-    levels: Mapping[str, str | None] = field(default_factory=dict)
+    # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
+    samples: Mapping[str, Samples | None] = field(default_factory=dict)
+    received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
+    levels: Mapping[str, Told | None] = field(default_factory=dict)
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    @property
+    def corrects_in_full(self) -> bool:
+        """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
+        where updates use many outputs, errors have come far by then (PNDM)."""
+        return not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -91,20 +98,25 @@ def inspect(pipe: Any) -> Anatomy:
     if not schedulers:
         raise ValueError(f"{type(pipe).__name__} has no scheduler, so there are no denoising steps to accelerate.")
     name = str(getattr(pipe, "name_or_path", None) or getattr(pipe.config, "_name_or_path", "") or "")
+    asked = {key: scheduler_anatomy(scheduler) for key, scheduler in schedulers.items()}
+    prediction = next(iter(asked.values())).prediction
     return Anatomy(
         pipeline=type(pipe).__name__,
         repository=name,
         denoisers={key: anatomy_of(module) for key, module in found.items()},
-        schedulers={key: type(scheduler).__name__ for key, scheduler in schedulers.items()},
-        prediction=prediction_of(next(iter(schedulers.values())), type(pipe).__name__),
+        schedulers={key: scheduler.kind for key, scheduler in asked.items()},
+        prediction=denoised(prediction, type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
-        euler_steps=all(_euler(scheduler) for scheduler in schedulers.values()),
-        update=own_update(next(iter(schedulers.values()))) if len(schedulers) == 1 else None,
         handover=pipe.config.get("boundary_ratio") if len(found) > 1 and isinstance(pipe.config, Mapping) else None,
-        samples={key: _samples(scheduler) for key, scheduler in schedulers.items()},
-        levels={key: _levels(scheduler) for key, scheduler in schedulers.items()},
-        exchangeable={key: exchangeable(scheduler) for key, scheduler in schedulers.items()},
+        uncorrectable={key: scheduler.uncorrectable for key, scheduler in asked.items()},
+        random=any(scheduler.random for scheduler in asked.values()),
+        depth=max(scheduler.depth for scheduler in asked.values()),
+        irreplaceable={key: scheduler.irreplaceable for key, scheduler in asked.items()},
+        samples={key: scheduler.samples for key, scheduler in asked.items()},
+        received={key: scheduler.prediction for key, scheduler in asked.items()},
+        levels={key: scheduler.told for key, scheduler in asked.items()},
+        exchangeable={key: scheduler.exchangeable for key, scheduler in asked.items()},
     )
 
 
@@ -204,48 +216,11 @@ def _kind(parts: list[str], module: torch.nn.Module) -> str | None:
     return kind
 
 
-def prediction_of(scheduler: Any, pipeline: str = "") -> Prediction:
-    """What the scheduler takes its model to predict or, given the pipeline's class name, what the denoiser does."""
-    config = scheduler.config
-    kind = config.get("prediction_type", "epsilon")
-    if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        inverted = config.get("invert_sigmas") or pipeline.startswith(families.NEGATES_PREDICTION)
-        return "inverted_flow" if inverted else "flow"
-    return kind if kind in ("v_prediction", "sample") else "epsilon"
-
-
-def _euler(scheduler: Any) -> bool:
-    forbidden = families.EULER_STEPS.get(type(scheduler).__name__)
-    return forbidden is not None and not any(scheduler.config.get(setting) for setting in forbidden)
-
-
-def _samples(scheduler: Any) -> str | None:
-    known = families.DETERMINISTIC_STEPS.get(type(scheduler).__name__)
-    if known is None or any(scheduler.config.get(setting) in values for setting, values in known[1].items()):
-        return None
-    return "flow" if scheduler.config.get("use_flow_sigmas") else known[0]
-
-
-def _levels(scheduler: Any) -> str | None:
-    told, forbidden, required = families.NOISE_LEVELS.get(type(scheduler).__name__, (None, (), ()))
-    config = scheduler.config
-    able = all(config.get(name) for name in required) and not any(config.get(name) for name in forbidden)
-    return told if able else None
-
-
-def exchangeable(scheduler: Any) -> dict[str, tuple[str, ...]]:
-    """The scheduler classes of diffusers that do the same for the model as this one, solved otherwise, and the spacings
-    that they may have.
-    """
-    config, alphas = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
-    if "flow" in prediction_of(scheduler) or not isinstance(alphas, torch.Tensor):
-        return {}
-    if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
-        return {}
-    found = families.EXCHANGES.get(type(scheduler).__name__, ())
-    if float(alphas[-1]) > families.PURE_NOISE:
-        return {other: tuple(families.SPACINGS) for other in found}
-    return {other: families.PURE_NOISE_SPACINGS for other in found if other in families.PURE_NOISE_SOLVERS}
+def denoised(prediction: Prediction, pipeline: str) -> Prediction:
+    """What the denoiser predicts, given what the scheduler takes it to and the pipeline's class name."""
+    if pipeline.startswith(families.NEGATES_PREDICTION) and prediction == "flow":
+        return "inverted_flow"
+    return prediction
 
 
 def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: bool) -> str:

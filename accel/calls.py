@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from accel.clock import Moment
+from accel.update import Unknown, Updates
 
 # How diffusers' denoisers name their arguments; the first name present is taken.
 LATENTS = ("hidden_states", "sample", "x", "latents", "latent_model_input")
@@ -25,6 +26,11 @@ class Outcome(NamedTuple):
     output: Any
     action: Action
     reason: str
+
+
+def unasked(space: str) -> Updates:
+    """Of a call that no session has made."""
+    raise Unknown("there is no scheduler to ask")
 
 
 @dataclass
@@ -44,7 +50,20 @@ class Call:
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
     stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
     content: int = 0  # counts the contents that this stream's conditioning has had so far
+    # Asks what the scheduler makes of outputs ("output") or of the clean estimates that they imply ("x0") in this run;
+    # raises `accel.update.Unknown`.
+    updates: Callable[[str], Updates] = field(default=unasked, repr=False)
     guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
+
+    @property
+    def weight(self) -> float:
+        """What one unit of the output adds in this step, in coordinates in which the updates of all steps simply add
+        up; 0 where there are none."""
+        try:
+            updates = self.updates("output")
+        except Unknown:
+            return 0.0
+        return updates.weights[self.moment.position - updates.first] if updates.depth == 1 else 0.0
 
     @property
     def layout(self) -> tuple[object, ...]:

@@ -7,12 +7,15 @@ callbacks (many pipelines ignore them) nor call parity (guidance that is off or 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
+from accel.spaces import output_from_clean
 from accel.streams import Streams
+from accel.update import Around, Given, Unknown, Updates, asked, on_cpu
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,20 @@ class Moment:
     total: int  # length of that timetable
     sigma: float  # noise level now: 1..0 for flow matching, noise-to-signal ratio otherwise
     timestep: float = 0.0  # the training timestep of that noise level, 1000..0 whatever the scheduler's own scale
-    sigmas: tuple[float, ...] = field(default=(), repr=False)  # of the whole timetable and, last, of its end
+    table: Timetable | None = field(default=None, repr=False, compare=False)
     first: int = 0  # the position at which the run began
     until: int | None = None  # the position at which it ends, where that is before the timetable does
     mixed: bool = False  # the tokens of one call are at several noise levels on the move
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels of the whole timetable and, last, of its end."""
+        return self.table.whole if self.table is not None else ()
+
+    @property
+    def time(self) -> float:
+        """The coordinate in which predictions are smooth, 1..0: a flow's time, also where levels are ratios."""
+        return self.table.time_of(self.sigma) if self.table is not None else self.sigma
 
     @property
     def end(self) -> int:
@@ -65,37 +78,84 @@ class Arrival(NamedTuple):
 
 
 class Timetable:
-    """The sigmas of one run, read once from whatever the scheduler offers."""
+    """The noise levels of one run, read once from whatever the scheduler offers, and what its updates make of outputs.
 
-    def __init__(self, scheduler: Any) -> None:
-        timesteps = torch.as_tensor(scheduler.timesteps).flatten().tolist()
+    Made before the first step: `updates` asks a copy of the scheduler as it was then.
+    """
+
+    def __init__(self, scheduler: Any, known: dict[object, Updates | Unknown] | None = None) -> None:
+        self.scheduler = on_cpu(scheduler)
+        self._known = {} if known is None else known
+        timesteps = torch.as_tensor(self.scheduler.timesteps).flatten().tolist()
         self.timesteps: list[float] = timesteps
-        sigmas, end = getattr(scheduler, "sigmas", None), 0.0
+        sigmas, end = getattr(self.scheduler, "sigmas", None), 0.0
+        config = scheduler.config
         if sigmas is not None and len(sigmas) >= len(timesteps):
-            known = torch.as_tensor(sigmas).flatten().tolist()
-            self.sigmas: list[float] = known[: len(timesteps)]
-            end = known[len(timesteps)] if len(known) > len(timesteps) else end
-            between = getattr(scheduler, "sigmas_interpol", None)  # KDPM2's second stages are evaluated there
+            # EDM's levels are noise over a signal of this size.
+            signal = config.get("sigma_data") or 1.0
+            known_sigmas = (torch.as_tensor(sigmas).flatten() / signal).tolist()
+            self.sigmas: list[float] = known_sigmas[: len(timesteps)]
+            end = known_sigmas[len(timesteps)] if len(known_sigmas) > len(timesteps) else end
+            between = getattr(self.scheduler, "sigmas_interpol", None)  # KDPM2's second stages are evaluated there
             if between is not None:
                 self.sigmas[1::2] = torch.as_tensor(between).flatten().tolist()[1 : len(timesteps) : 2]
-            if scheduler.config.get("invert_sigmas"):  # Mochi counts from clean to noise
+            if config.get("invert_sigmas"):  # Mochi counts from clean to noise
                 self.sigmas, end = [1.0 - sigma for sigma in self.sigmas], 1.0 - end
-        elif hasattr(scheduler, "alphas_cumprod"):
-            self.sigmas = [_noise_to_signal(scheduler.alphas_cumprod, timestep) for timestep in timesteps]
-            end = 0.0 if scheduler.config.get("set_alpha_to_one") else _noise_to_signal(scheduler.alphas_cumprod, 0)
+        elif hasattr(self.scheduler, "alphas_cumprod"):
+            self.sigmas = [_noise_to_signal(self.scheduler.alphas_cumprod, timestep) for timestep in timesteps]
+            end = 0.0 if config.get("set_alpha_to_one") else _noise_to_signal(self.scheduler.alphas_cumprod, 0)
         else:  # without any table, the time left is the best monotone stand-in
             self.sigmas = [1.0 - index / len(timesteps) for index in range(len(timesteps))]
         self.whole = (*self.sigmas, end)
-        self.training = _training_timesteps(scheduler, self.sigmas)
+        declared = config.get("prediction_type")
+        says_flow = config.get("use_flow_sigmas") or declared in (None, "flow_prediction")
+        # Whether levels are a flow's times, 1..0, and not noise over signal.
+        self.flow = bool(says_flow) and all(sigma <= 1.0 + 1e-3 for sigma in self.whole)
+        self.training = _training_timesteps(self.scheduler, self.sigmas)
+
+    def time_of(self, sigma: float) -> float:
+        """The flow time of a noise level as this timetable counts it."""
+        return sigma if self.flow else sigma / (1.0 + sigma)
+
+    def updates(
+        self,
+        prediction: str | None = None,
+        first: int = 0,
+        arguments: Mapping[str, Any] | None = None,
+        around: Callable[[Timetable], Around | None] | None = None,
+    ) -> Updates:
+        """What the updates make of the outputs or, given what the outputs are, of the clean estimates that they imply.
+
+        around: makes what stands around `step`. Raises Unknown where they are no linear map.
+        """
+        key = (prediction, first, repr(arguments), self.whole, tuple(self.timesteps), repr(self.scheduler.config))
+        if key not in self._known:
+            given = None if prediction is None else self._given_clean(prediction)
+            try:
+                self._known[key] = asked(self.scheduler, first, arguments, given, around(self) if around else None)
+            except Unknown as reason:
+                self._known[key] = reason
+        found = self._known[key]
+        if isinstance(found, Unknown):
+            raise found
+        return found
+
+    def _given_clean(self, prediction: str) -> Given:
+        def given(clean: torch.Tensor, latents: torch.Tensor, position: int) -> torch.Tensor:
+            return output_from_clean(clean, latents, self.sigmas[position], prediction)
+
+        return given
 
     def index_of(self, timestep: Any) -> int:
-        """The entry that a denoiser's timestep argument stands for: some models get t/1000 or 1 - t/1000."""
+        """The first entry that a denoiser's timestep argument may stand for: some models get t/1000 or 1 - t/1000, and
+        with 1000 noise levels down to one thousandth the same number is the first of one scale and the last of another.
+        """
         if timestep is None or not self.timesteps:
             return 0
         value = float(torch.as_tensor(timestep).float().max())
-        for offset, scale in ((0.0, 1.0), (0.0, 0.001), (1.0, -0.001)):
+        for scales in ([(0.0, 1.0), (0.0, 0.001)], [(1.0, -0.001)]):
             for index, known in enumerate(self.timesteps):
-                if math.isclose(offset + scale * known, value, rel_tol=1e-4, abs_tol=1e-6):
+                if any(math.isclose(a + b * known, value, rel_tol=1e-4, abs_tol=1e-6) for a, b in scales):
                     return index
         return 0
 
@@ -105,6 +165,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.run = 0
+        self._known: dict[object, Updates | Unknown] = {}  # what schedulers said about runs like this one
         self.clear()
 
     def clear(self) -> None:
@@ -112,11 +173,11 @@ class Clock:
         self.context: dict[str, str | None] = {}
         self.copies = 0  # steps that the pipeline has made without its scheduler
         self._scheduler: Any = None
-        self._timetable: Timetable | None = None
+        self.timetable: Timetable | None = None
         self._restart()
 
     def _restart(self) -> None:
-        self._step, self._stepped, self._begin, self._first = 0, False, 0, 0
+        self._step, self._stepped, self._begin, self._first = 0, False, 0, -1
         self._until: int | None = None
         self._called: dict[str, list[str]] = {}
         self._streams: dict[str, Streams] = {}
@@ -126,7 +187,7 @@ class Clock:
     def begin_run(self, scheduler: Any) -> None:
         """`scheduler.set_timesteps` has been called."""
         self.run += 1
-        self._scheduler, self._timetable = scheduler, None
+        self._scheduler, self.timetable = scheduler, None
         self._restart()
 
     def step_done(self, scheduler: Any) -> None:
@@ -175,20 +236,30 @@ class Clock:
         return True
 
     def _moment(self, timestep: Any, planned: int | None) -> Moment:
-        if self._timetable is None:
-            self._timetable = Timetable(self._scheduler) if self._scheduler is not None else None
-        table = self._timetable
+        if self.timetable is None:
+            self.timetable = Timetable(self._scheduler, self._known) if self._scheduler is not None else None
+        table = self.timetable
         if table is None:
             return Moment(self.run, self._step, self._step, 0, 0.0)
+        position = min(max(self._position(table, timestep), 0), len(table.timesteps) - 1)
         total = len(table.timesteps)
-        position = min(self._position(table, timestep), total - 1)
-        if self._step == 0:
-            self._first = position
-            self._until = min(position + planned, total) if planned else None
+        if self._first < 0:
+            self._first, self._until = position, min(position + planned, total) if planned else None
         return Moment(
-            self.run, self._step, position, total, table.sigmas[position], table.training[position], table.whole,
+            self.run, self._step, position, total, table.sigmas[position], table.training[position], table,
             self._first, self._until, self._mixed,
         )  # fmt: skip
+
+    def updates(
+        self,
+        prediction: str | None,
+        arguments: Mapping[str, Any] | None = None,
+        around: Callable[[Timetable], Around | None] | None = None,
+    ) -> Updates:
+        """What the updates make of outputs, or of the clean estimates of such outputs: see `Timetable.updates`."""
+        if self.timetable is None:
+            raise Unknown("there is no scheduler to ask")
+        return self.timetable.updates(prediction, max(self._first, 0), arguments, around)
 
     def _position(self, table: Timetable, timestep: Any) -> int:
         index = getattr(self._scheduler, "_step_index", None)

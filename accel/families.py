@@ -198,60 +198,11 @@ TIME_EMBEDDING = (
 )
 TIME_PROJECTION = ("condition_embedder.time_proj",)  # Wan: the six modulation rows of every block
 
-# Schedulers whose step is linear in the output, x + (next sigma - sigma) y in noise level, unless one of these
-# settings is on.
-EULER_STEPS = {
-    "FlowMatchEulerDiscreteScheduler": ("stochastic_sampling",),
-    "EulerDiscreteScheduler": (),
-    "DDIMScheduler": ("clip_sample", "thresholding"),
-    "CogVideoXDDIMScheduler": (),  # has the settings of DDIM and ignores them
-}
-
-# Schedulers whose step is one deterministic update along the flow: how their samples are scaled ("flow", "preserving"
-# unit variance, or "exploding": x0 + sigma noise; with flow sigmas all are flows), and the settings with values under
-# which the step is something else.
-DETERMINISTIC_STEPS: dict[str, tuple[str, dict[str, tuple[object, ...]]]] = {
-    "FlowMatchEulerDiscreteScheduler": ("flow", {"stochastic_sampling": (True,)}),
-    "EulerDiscreteScheduler": ("exploding", {}),
-    "DDIMScheduler": ("preserving", {"clip_sample": (True,), "thresholding": (True,)}),
-    "CogVideoXDDIMScheduler": ("preserving", {}),  # its step never clips, whatever its settings say
-    "UniPCMultistepScheduler": ("preserving", {"thresholding": (True,)}),
-    "DPMSolverMultistepScheduler": (
-        "preserving",
-        {
-            "thresholding": (True,),
-            "algorithm_type": ("sde-dpmsolver", "sde-dpmsolver++"),
-            "variance_type": ("learned", "learned_range"),
-        },
-    ),
-}
-
 # Arguments of `step` that ask for another update: noise added, the estimate clipped, noise levels for each token.
 OTHER_UPDATES = ("eta", "s_churn", "use_clipped_model_output", "variance_noise", "per_token_timesteps")
 
 # Schedulers that can be told the same noise level twice: a step that goes nowhere divides by nothing in them.
 REPEATED_LEVELS = ("FlowMatchEulerDiscreteScheduler",)
-
-# How `set_timesteps` can be told noise levels: sigmas, which are "shifted", sigmas "with end", or training "timesteps";
-# the settings under which it cannot, and those without which it cannot.
-NOISE_LEVELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "FlowMatchEulerDiscreteScheduler": (
-        "shifted",
-        ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
-        (),
-    ),
-    "UniPCMultistepScheduler": (
-        "shifted",
-        ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
-        ("use_flow_sigmas",),
-    ),
-    "EulerDiscreteScheduler": ("with end", (), ()),
-    "DPMSolverMultistepScheduler": (
-        "timesteps",
-        ("use_karras_sigmas", "use_lu_lambdas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas"),
-        (),
-    ),
-}
 
 # Which schedulers of diffusers may stand in for which, for models that predict noise, v or the sample: those that solve
 # the same equation from the same configuration, one evaluation per step. That others run proves nothing: an Euler

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import torch
 
 from accel.calls import Call, Outcome, Proceed
+from accel.clock import Timetable
 from accel.method import Method
 from accel.report import CallRecord, LeverReport
+from accel.update import Around
 
 
 class Lever(Protocol):
@@ -42,6 +44,12 @@ class Lever(Protocol):
     def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         """The scheduler has made the update that it was asked for: its answer, or another in its place."""
         return result
+
+    def rehearsal(self, table: Timetable) -> Around | None:
+        """Does what `stepped` does, for copies of the scheduler of this timetable, so that others learn what updates
+        are made of. None where `stepped` leaves results alone. Raises `accel.update.Unknown` where it cannot be asked.
+        """
+        return None
 
     def jumped(self) -> bool:
         """Asked after `stepped`: whether the answer is the latents of another run, so that all other levers must forget

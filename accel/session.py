@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from inspect import Parameter, signature
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 
 from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
 from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
-from accel.clock import Clock
+from accel.clock import Clock, Timetable
 from accel.exchange import Exchange
 from accel.lever import Lever
 from accel.patch import CallLayer, Layer
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
+from accel.update import Around, Unknown, Updates, handed_on
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
 # of the cache: an answer made from another stream must never enter a cache.
@@ -44,6 +45,7 @@ class Session:
         self._report, self._running, self._inside = Report(recipe.label), 0, False
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step = False
+        self._given: dict[str, Any] = {}
         self._attach(pipe)
         self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
 
@@ -135,7 +137,7 @@ class Session:
 
     def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self.running():
-            given = _named(inner, args, kwargs)
+            self._given = given = _named(inner, args, kwargs)
             changed = {name: value for lever in self._levers for name, value in lever.arguments(given).items()}
             if changed:
                 args, kwargs = _changed(inner, args, kwargs, changed)
@@ -225,7 +227,35 @@ class Session:
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
         guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        return Call(name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided, content=content)
+        return Call(
+            name, stream, leader, moment, args, kwargs, latents, module, bound,
+            guided=guided, content=content, updates=self._updates,
+        )  # fmt: skip
+
+    def _updates(self, space: str) -> Updates:
+        """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
+        anatomy, table = self.anatomy, self._clock.timetable
+        for name, kind in anatomy.schedulers.items():
+            if table is not None and kind == type(table.scheduler).__name__:
+                if ("flow" in anatomy.received[name]) != table.flow:
+                    raise Unknown("the pipeline converts outputs before it hands them on")
+                # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
+                extra = {name: self._given[name] for name in handed_on(table.scheduler) if self._given.get(name)}
+                return self._clock.updates(anatomy.received[name] if space == "x0" else None, extra, self._rehearsal)
+        raise Unknown("there is no scheduler to ask")
+
+    def _rehearsal(self, table: Timetable) -> Around | None:
+        """What the levers make of the updates of copies of the scheduler."""
+        found = [around for lever in self._levers if (around := lever.rehearsal(table)) is not None]
+        if not found:
+            return None
+
+        def around(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+            for lever in found:
+                result = lever(scheduler, arguments, result)
+            return result
+
+        return around
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
@@ -277,6 +307,7 @@ class Session:
         for lever in self._levers:
             lever.reset()
             lever.end()
+        self._given = {}
 
 
 class _Bound:

@@ -1,12 +1,28 @@
-"""Where predictions are smooth: the coordinate of a noise level, and the clean estimate that an output implies."""
+"""What a network's output says: the clean estimate that it implies, and the coordinate in which predictions are smooth.
+
+With a and b the shares of signal and noise in the network's input, x = a x0 + b noise, every parametrisation is a
+combination of the same two: output = p x0 + q noise.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 
-from accel.clock import Moment
+# "flow" is v = noise - x0; "inverted_..." is the negative (Mochi's and Z-Image's flows, the preconditioned outputs of
+# EDM); "unknown" is an output of which nothing is known but itself.
+Prediction = Literal[
+    "flow", "inverted_flow", "epsilon", "v_prediction", "inverted_v_prediction", "sample", "unknown"
+]  # fmt: skip
+
+
+class Conversion(NamedTuple):
+    """x0 = from_input × network input + from_output × output."""
+
+    from_input: float
+    from_output: float
 
 
 def time_of(sigma: float, kind: str) -> float:
@@ -16,44 +32,41 @@ def time_of(sigma: float, kind: str) -> float:
     return sigma if "flow" in kind else sigma / (1.0 + sigma)
 
 
-def step_weight(moment: Moment, kind: str, clean: bool) -> float:
-    """What one unit of the output (or of the clean estimate) adds in this step's Euler update, in coordinates in which
-    the updates of all steps simply add up.
-
-    With x divided by the scale of the signal, an Euler step is x + (next sigma - sigma) y where y is the flow or the
-    noise, and in terms of the clean estimate it is x / sigma + (1 / next sigma - 1 / sigma) x0. Inverted flows have the
-    other sign, which is left out, because only ratios of weights are used. 0 where there are no such coordinates (v)
-    and where nothing of the past remains (x0 at the end, where sigma is 0).
-    """
-    sigma, following = max(moment.sigma, 1e-6), moment.next_sigma
-    if clean or kind == "sample":
-        return 1.0 / following - 1.0 / sigma if following > 0.0 else 0.0
-    return 0.0 if kind == "v_prediction" else following - sigma
+def conversion(sigma: float, kind: str) -> Conversion:
+    """At this noise level (a flow's time, else the noise-to-signal ratio of an input of unit variance)."""
+    sign = -1.0 if kind.startswith("inverted") else 1.0
+    if "flow" in kind:
+        return Conversion(1.0, -sign * sigma)
+    root = math.sqrt(1.0 + sigma * sigma)
+    if kind == "epsilon":
+        return Conversion(root, -sigma)
+    return Conversion(1.0 / root, -sign * sigma / root) if "v_prediction" in kind else Conversion(0.0, 1.0)
 
 
 def clean_from_output(output: torch.Tensor, latents: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
-    """x0 from the network's input and output. flow: x - sigma v; epsilon, v_prediction: with a = 1/sqrt(1 + sigma^2),
-    b = sigma a (the network's input has unit variance): (x - b eps)/a and a x - b v; sample: the output itself.
-    """
-    x, y = latents.float(), output.float()
-    signal = 1.0 / math.sqrt(1.0 + sigma * sigma)
-    noise = sigma * signal
-    if "flow" in kind:
-        return x - sigma * y if kind == "flow" else x + sigma * y
-    if kind == "epsilon":
-        return (x - noise * y) / signal
-    return signal * x - noise * y if kind == "v_prediction" else y
+    """x0 (float32) from the network's input and output."""
+    from_input, from_output = conversion(sigma, kind)
+    return from_input * latents.float() + from_output * output.float()
 
 
 def output_from_clean(clean: torch.Tensor, latents: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
     """The inverse of `clean_from_output`, in the dtype of the latents."""
-    x, sigma = latents.float(), max(sigma, 1e-6)
+    from_input, from_output = conversion(max(sigma, 1e-6), kind)
+    wide = torch.promote_types(latents.dtype, torch.float32)
+    return ((clean.to(wide) - from_input * latents.to(wide)) / from_output).to(latents.dtype)
+
+
+def prediction_in(clean: float, noise: float, sigma: float, flow: bool) -> Prediction:
+    """What an output of `clean` x0 + `noise` noise is called at this noise level, whatever its scale; or "unknown"."""
     signal = 1.0 / math.sqrt(1.0 + sigma * sigma)
-    noise = sigma * signal
-    if "flow" in kind:
-        output = (x - clean) / sigma if kind == "flow" else (clean - x) / sigma
-    elif kind == "epsilon":
-        output = (x - signal * clean) / noise
+    known: dict[Prediction, tuple[float, float]] = {"epsilon": (0.0, 1.0), "sample": (1.0, 0.0)}
+    if flow:
+        known |= {"flow": (-1.0, 1.0), "inverted_flow": (1.0, -1.0)}
     else:
-        output = (signal * x - clean) / noise if kind == "v_prediction" else clean
-    return output.to(latents.dtype)
+        known |= {"v_prediction": (-sigma * signal, signal), "inverted_v_prediction": (sigma * signal, -signal)}
+    size = math.hypot(clean, noise) or 1.0
+    for name, (p, q) in known.items():
+        length = math.hypot(p, q)
+        if math.hypot(clean / size - p / length, noise / size - q / length) < 0.1:
+            return name
+    return "unknown"

@@ -1,33 +1,196 @@
-"""What a scheduler or solver does in one step, as far as other levers must know it."""
+"""What a scheduler makes of the denoiser's outputs in one run: asked of a copy of it, never looked up.
+
+Solvers act on each number of a sample alike, so one walk of the scheduler's own `step` over its timetable, with a
+sample of N + 1 numbers, yields the whole linear map: number 0 starts at one and meets outputs of zero, number j + 1
+starts at zero and meets an output of one in step j alone. What it holds after step k is what that output is worth then.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+# (what is taken for the output, the network's input, the position in the timetable) -> what the scheduler is given.
+Given = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+# What stands around `step`: (scheduler, arguments by name, result) -> result.
+Around = Callable[[Any, Mapping[str, Any], Any], Any]
+
+MOST = 5  # outputs that an update may use; each costs two latents to correct
+
+PLAIN = ("model_output", "timestep", "sample", "generator", "return_dict")
+
+FRESH = "each of its updates starts from fresh noise"
+
+# Schedulers compute in float32: an old output's share is forgotten if it is below this, relative to the whole.
+FORGOTTEN = 2e-6
 
 
-@dataclass(frozen=True)
-class Update:
-    """An update that is linear in the last answers: x' = keep x + sum of the answers, each times its weight.
+class Unknown(Exception):
+    """The updates are no linear map of a few outputs; the message is one clause that says what they are."""
 
-    x is the sample in the common coordinates (1 - t) x0 + t noise, t falls from 1 to 0, and the answers are velocities
-    (noise - x0) or clean estimates. depth: how many answers are used, the newest included. weights: of noise levels of
-    the answers so far (oldest first), the one to go to, and how many updates remain, this one included; answers `keep`
-    and the weights, oldest first, of the last answers.
+
+class Deep(Unknown):
+    """They are linear, but use more outputs than can be kept; `influence` as in `Updates`."""
+
+    def __init__(self, influence: Array) -> None:
+        super().__init__(f"its updates use more than {MOST} outputs")
+        self.influence = influence
+
+
+@dataclass(frozen=True, eq=False)
+class Updates:
+    """The updates of a run: x' = keep x + shares of the last `depth` outputs, from position `first` of the timetable.
+
+    influence: (steps, steps + 1); row k is the sample after step k, as multiples of the sample at the start (column 0)
+    and of each output (column j + 1). Noise that is added besides is not in it.
     """
 
-    space: Literal["velocity", "clean"]
+    first: int
     depth: int
-    weights: Callable[[Sequence[float], float, int], tuple[float, Sequence[float]]]
+    influence: Array
+    random: bool = False  # noise is added besides
+
+    def at(self, position: int) -> tuple[float, list[float]] | None:
+        """keep, and the shares of the last outputs, oldest first; None outside of the run."""
+        step = position - self.first
+        if not 0 <= step < len(self.influence):
+            return None
+        keep, rest, old = _step(self.influence, step, self.depth)
+        return keep, [float(share) for share in rest[old : step + 2]]
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether nothing of the sample outlasts a step, which is noised anew (consistency models)."""
+        kept = [_step(self.influence, step, self.depth)[0] for step in range(len(self.influence))]
+        return self.random and max(map(abs, kept)) < 0.1
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """What one unit of each output has added once no later update uses it, in coordinates in which the samples of
+        all steps simply add up (the sample divided by what is left of the one at the start)."""
+        steps = len(self.influence)
+        kept = np.cumprod([_step(self.influence, step, self.depth)[0] for step in range(steps)])
+        found = []
+        for step in range(steps):
+            settled = min(step + self.depth - 1, steps - 1)
+            while settled > step and not kept[settled]:
+                settled -= 1
+            found.append(float(self.influence[settled, step + 1] / kept[settled]) if kept[settled] else 0.0)
+        return tuple(found)
 
 
-# By a scheduler's class name, what its own update is under its present settings, if it is such a one. The samplers,
-# which know the weights of solvers, fill it in.
-known: dict[str, Callable[[Any], Update | None]] = {}
+def asked(
+    scheduler: Any,
+    first: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    given: Given | None = None,
+    around: Around | None = None,
+) -> Updates:
+    """The updates of this scheduler from position `first` of its present timetable. It is not touched.
+
+    arguments: what else the pipeline hands to `step`, by name. given: what the scheduler is given for an output of
+    which the map shall tell; by default the output itself. The scheduler's tables must be on the CPU (`on_cpu`). 1 to
+    60 ms for up to 50 steps; nothing is drawn from the global random state.
+    Raises Unknown where the updates are not linear, Deep where they use more than MOST outputs.
+    """
+    walk = _Walk(scheduler, first, dict(arguments or {}), given, around)
+    influence, random = walk.influence()
+    for depth in range(1, MOST + 1):
+        if all(_forgets(influence, step, depth) for step in range(len(influence))):
+            return Updates(first, depth, influence, random)
+    raise Deep(influence)
 
 
-def own_update(scheduler: Any) -> Update | None:
-    """The scheduler's own update where it is linear in several answers and known; else None."""
-    find = known.get(type(scheduler).__name__)
-    return None if find is None else find(scheduler)
+def handed_on(scheduler: Any) -> list[str]:
+    """The names of what `step` takes besides an output, a timestep, a sample, and what changes no update."""
+    return [name for name in inspect.signature(scheduler.step).parameters if name not in PLAIN]
+
+
+@dataclass
+class _Walk:
+    """The scheduler's own step over the rest of its timetable."""
+
+    scheduler: Any
+    first: int
+    arguments: dict[str, Any]
+    given: Given | None
+    around: Around | None
+
+    def influence(self) -> tuple[Array, bool]:
+        """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
+        second walk without outputs, which meets the same noise, tells it apart."""
+        count = len(self.scheduler.timesteps) - self.first
+        # Two more numbers, equal throughout, that meet random outputs: they part under noise, and they do not arrive
+        # where the map says where something (clipping, thresholding) is not linear.
+        random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None], random[:, None]], dim=1)
+        noise = self._made_of(torch.zeros_like(outputs))
+        samples = self._made_of(outputs) - noise
+        influence: Array = samples[:, : count + 1].numpy()
+        size = 10.0 * np.linalg.norm(influence, axis=1) + 1e-12
+        if not bool(torch.isfinite(samples).all()):
+            raise Unknown("its updates do not stay finite")
+        if not bool((np.abs(influence @ random.numpy() - samples[:, -1].numpy()) <= 1e-4 * size).all()):
+            raise Unknown("its updates are not linear")
+        return influence, bool(noise.any())
+
+    def _made_of(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The samples after each step of these outputs, the first of which is the sample at the start: (steps, N)."""
+        scheduler, sample, samples = copy.deepcopy(self.scheduler), outputs[0].view(1, -1, 1, 1), []
+        if self.first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self.first)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for step, timestep in enumerate(list(scheduler.timesteps[self.first :])):
+                sample = self._step(scheduler, outputs[step + 1].view_as(sample), timestep, sample, self.first + step)
+                samples.append(sample.flatten())
+        return torch.stack(samples)
+
+    def _step(
+        self, scheduler: Any, output: torch.Tensor, timestep: Any, sample: torch.Tensor, position: int
+    ) -> torch.Tensor:
+        try:
+            scale = getattr(scheduler, "scale_model_input", None)
+            scaled = sample if scale is None else scale(sample, timestep)
+            output = output if self.given is None else self.given(output, scaled, position)
+            result = scheduler.step(output, timestep, sample, return_dict=False, **self.arguments)
+            if self.around is not None:
+                known = {"model_output": output, "timestep": timestep, "sample": sample, **self.arguments}
+                result = self.around(scheduler, known, result)
+            updated: torch.Tensor = result[0].double().view_as(sample)
+        except Exception as error:  # whatever somebody's scheduler raises: it wants what only its own pipeline has
+            raise Unknown("its step does not take an output, a timestep and a sample alone") from error
+        return updated
+
+
+def on_cpu(scheduler: Any) -> Any:
+    """A copy whose tables are on the CPU, where asking costs no launches: one host sync."""
+    copied = copy.deepcopy(scheduler)
+    for name, value in vars(copied).items():
+        if isinstance(value, torch.Tensor):
+            setattr(copied, name, value.cpu())
+    return copied
+
+
+def _forgets(influence: Array, step: int, depth: int) -> bool:
+    _, rest, old = _step(influence, step, depth)
+    return bool(np.linalg.norm(rest[:old]) <= FORGOTTEN * np.linalg.norm(influence[step]))
+
+
+def _step(influence: Array, step: int, depth: int) -> tuple[float, Array, int]:
+    """What a step keeps of the sample before it, what it adds to that, and the first column that is not old: of the
+    last `depth` outputs. The old ones act through the sample alone, so all of them tell what is kept."""
+    before = influence[step - 1] if step else np.eye(1, influence.shape[1])[0]
+    old = max(step - depth + 2, 1)
+    size = before[:old] @ before[:old]
+    keep = float(before[:old] @ influence[step, :old] / size) if size else 0.0
+    return keep, influence[step] - keep * before, old

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of, prediction_of, schedulers_of
+from accel.anatomy import components_of, denoisers_of, schedulers_of
 from accel.app.glimpse import Glimpse
 from accel.app.pair import Cancelled
 from accel.media import Pixels
@@ -130,10 +130,10 @@ class Watch(Guard):
         if output.shape != sample.shape:
             return sample
         sigma, anatomy = calls[-1].sigma, self._session.anatomy
-        name, scheduler = next(iter(schedulers_of(components_of(pipe))))
+        name = next(iter(anatomy.schedulers))
         if anatomy.samples.get(name) == "exploding":
             sample = sample / (1.0 + sigma * sigma) ** 0.5
-        return clean_from_output(output, sample, sigma, prediction_of(scheduler))
+        return clean_from_output(output, sample, sigma, anatomy.received[name])
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]
         pipeline=anatomy.pipeline,
         scheduler=", ".join(anatomy.schedulers.values()),
         prediction=anatomy.prediction,
-        euler_steps=anatomy.euler_steps or anatomy.update is not None,
+        euler_steps=not any(anatomy.uncorrectable.values()),
         guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
         prompts=prompts,
         settings=scheduler_settings(pipe),

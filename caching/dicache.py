@@ -14,7 +14,6 @@ from accel.caching.predictor import Memory, Predictor, at
 from accel.caching.signal import Probe, Signal, sample_means
 from accel.calls import Call
 from accel.method import knob, part
-from accel.spaces import time_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Align(Predictor, lever="predictor"):
         older = history[-2]
         gamma = call.alignment
         if gamma is None:
-            gone = (time_of(call.moment.sigma, kind) - older.time) / ((newer.time - older.time) or 1.0)
+            gone = (call.moment.time - older.time) / ((newer.time - older.time) or 1.0)
             gamma = newer.values[0].new_tensor([gone], dtype=torch.float32)
         gamma = gamma.clamp(1.0, self.limit)
         pairs = enumerate(zip(older.values, newer.values, strict=True))

@@ -7,7 +7,7 @@ predictor-corrector solver on the steps that compute, which reproduces what the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from accel.calls import Call
 from accel.method import knob
 from accel.polynomials import interpolation_weights
 from accel.spaces import clean_from_output, output_from_clean
-from accel.update import Update
+from accel.update import FRESH, Unknown, Updates
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,28 @@ class Extrapolate(Predictor, lever="predictor"):
     def uncorrected(self) -> Extrapolate:
         return replace(self, corrector=0)
 
-    def under(self, anatomy: Anatomy) -> Extrapolate:
-        if anatomy.euler_steps or not self.corrects:
-            return self
-        wanted = None if anatomy.update is None else _space(anatomy.update, anatomy.prediction)
-        if wanted is None or self.space not in ("auto", wanted):
-            return self.uncorrected()
-        return replace(self, space=wanted)
+    def under(self, updates: Callable[[str], Updates], kind: str) -> tuple[Extrapolate, Updates | None, str]:
+        spaces, reason = self._spaces(kind), Unknown()
+        for space in spaces if self.corrects else ():
+            try:
+                found = updates(space)
+            except Unknown as unknown:
+                reason = unknown
+                continue
+            fitting = replace(self, space=space)
+            if found.fresh:
+                return replace(fitting, order=0, corrector=0), None, FRESH
+            return fitting._through_noise() if found.random else fitting, found, ""
+        return replace(self, space=spaces[0], corrector=0), None, str(reason)
+
+    def expected(self, anatomy: Anatomy) -> Extrapolate:
+        if not self.corrects or any(anatomy.uncorrectable.values()):
+            return replace(self.uncorrected(), order=0 if anatomy.random else self.order)
+        return self._through_noise() if anatomy.random else self
+
+    def _through_noise(self) -> Extrapolate:
+        """Through fresh noise a slope leads astray, and a parabola does even between what is known."""
+        return replace(self, order=0, corrector=1)
 
     def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
         values = [output.detach().clone() for output in outputs]
@@ -105,14 +120,15 @@ class Extrapolate(Predictor, lever="predictor"):
         return [_weighted(known, weights) for known in zip(*(node.values for node in nodes), strict=True)]
 
     def clean(self, kind: str) -> bool:
-        return self.space == "x0" or (self.space == "auto" and "flow" not in kind)
+        return self._spaces(kind)[0] == "x0"
 
-
-def _space(update: Update, kind: str) -> str | None:
-    """What must be forecast so that the update is linear in it; None if that is not among what can be."""
-    if update.space == "clean":
-        return "x0"
-    return "output" if "flow" in kind else None
+    def _spaces(self, kind: str) -> tuple[str, ...]:
+        """What may be forecast, the better first: the updates of some solvers are made of one and not of the other."""
+        if self.space != "auto":
+            return (self.space,)
+        if kind == "unknown":
+            return ("output",)
+        return ("output", "x0") if "flow" in kind else ("x0", "output")
 
 
 def distinct(memories: Sequence[Memory]) -> list[Memory]:

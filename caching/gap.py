@@ -14,8 +14,7 @@ import torch
 
 from accel.caching.predictor import Memory, Steps
 from accel.clock import Moment
-from accel.spaces import step_weight, time_of
-from accel.update import Update
+from accel.update import Updates
 
 Tensors = list[torch.Tensor]
 
@@ -46,13 +45,12 @@ class Gap:
     forgotten them, which takes two tensors of latent size for each answer that it remembers besides the newest.
     """
 
-    def __init__(self, update: Update | None, kind: str, clean: bool) -> None:
-        self._update, self._kind, self._clean = update, kind, clean
+    def __init__(self, updates: Updates) -> None:
+        self._updates = updates
         self._position = -1
         self._restart()
 
     def _restart(self) -> None:
-        self._times: list[float] = []
         self._given: list[Given] = []
         self._forecasts: list[Forecast] = []
         self._total: Tensors = []  # sum of the forecasts, each times its influence
@@ -69,7 +67,7 @@ class Gap:
         if moment.position != self._position + 1:  # steps that this lever has not seen
             self._restart()
         self._position = moment.position
-        keep, shares = self._shares(moment)
+        keep, shares = self._updates.at(moment.position) or (1.0, [0.0])
         self._total = [keep * total for total in self._total]
         for forecast in self._forecasts:
             forecast.influence *= keep
@@ -110,22 +108,11 @@ class Gap:
         """Tensors kept for later steps."""
         return [*self._total, *(value for given in self._given for value in [*given.owed, *(given.values or [])])]
 
-    def _shares(self, moment: Moment) -> tuple[float, list[float]]:
-        """What this step makes of the sample and of the last answers, oldest first."""
-        if self._update is None:
-            return 1.0, [step_weight(moment, self._kind, self._clean)]
-        time, following = time_of(moment.sigma, self._kind), time_of(moment.next_sigma, self._kind)
-        if self._times and time >= self._times[-1]:
-            self._restart()
-        self._times = [*self._times, time][-self._update.depth :]
-        keep, shares = self._update.weights(self._times, following, max(moment.total - moment.position, 1))
-        return keep, [float(share) for share in shares]
-
     def _paid(self, due: Tensors) -> Tensors:
         return _times(due, 1.0 / self._weight) if self._weight else []
 
     def _remember(self, given: Given) -> None:
-        depth = 1 if self._update is None else self._update.depth
+        depth = self._updates.depth
         self._given = [*self._given, given][-(depth - 1) :] if depth > 1 else []
 
 

@@ -17,7 +17,7 @@ from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.decider import Decider, Decision, guard
 from accel.caching.gap import Gap
-from accel.caching.predictor import Memory, Steps
+from accel.caching.predictor import Memory, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.signal import Probe, Signal
@@ -44,6 +44,7 @@ class Stream:
     span: range  # the positions of the steps that it will take
     signal: Signal
     decider: Decider
+    predictor: Predictor
     gap: Gap | None  # where forecasts are made up for
     history: list[Memory] = field(default_factory=list)
     seen: int = -1  # the last step that called
@@ -70,7 +71,6 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self.predictor = method.predictor.under(anatomy)
         self._regime = Regime()
         self._peak = 0
         self.reset()
@@ -84,6 +84,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
+        self._uncorrected: set[str] = set()  # why forecasts are not
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
@@ -109,8 +110,9 @@ class CacheGate(Lever):
             notes.add(f"{STATE}, so that calls are computed and never forecast")
         if calls and calls[-1].action == "predicted" and self.method.final:
             notes.add("the run was interrupted after a prediction, which no computed step has corrected")
-        if predicted and self.method.predictor.corrects and not self.predictor.corrects:
-            notes.add(f"forecasts are not corrected under {', '.join(self.anatomy.schedulers.values())}")
+        if predicted:
+            schedulers = ", ".join(self.anatomy.schedulers.values())
+            notes |= {f"forecasts are not corrected under {schedulers}: {why}" for why in self._uncorrected}
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
@@ -127,9 +129,11 @@ class CacheGate(Lever):
         return stream
 
     def _begun(self, call: Call, key: Key) -> Stream:
-        """A stream whose history begins with this call."""
+        """A stream whose history begins with this call. What is still owed to a solver's older answers is forgotten: it
+        is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
+        """
         moment, span = call.moment, self._span(call)
-        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), self._gap())
+        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), *self._forecasting(call))
         stream.decider.begin(moment.sigmas, span, moment.steps)
         return stream
 
@@ -141,16 +145,6 @@ class CacheGate(Lever):
             end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
         return range(moment.position, end)
 
-    def _gap(self) -> Gap | None:
-        """What a new stream makes up for. What is still owed to a solver's older answers is forgotten with the old one:
-        it is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
-        """
-        kind = self.anatomy.prediction
-        if not self.predictor.corrects:
-            return None
-        update = None if self.anatomy.euler_steps else self.anatomy.update
-        return Gap(update, kind, self.predictor.clean(kind))
-
     def _unfit(self, call: Call, stream: Stream) -> str | None:
         """Why no answer of this stream can be forecast."""
         if stream.stateful:
@@ -159,7 +153,7 @@ class CacheGate(Lever):
 
     def _young(self, stream: Stream) -> str | None:
         """Why the next answer cannot be forecast yet."""
-        if len(stream.history) >= self.method.fresh(self.predictor):
+        if len(stream.history) >= self.method.fresh(stream.predictor):
             return None
         return "a new history begins" if stream.history else "no history yet"
 
@@ -213,7 +207,7 @@ class CacheGate(Lever):
         outcome = proceed(call)
         stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
         if stream.stateful:
-            stream.history, stream.gap = [], self._gap()
+            stream.history, (stream.predictor, stream.gap) = [], self._forecasting(call)
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
@@ -224,10 +218,10 @@ class CacheGate(Lever):
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        memory = self.predictor.remember(call, outputs, self.anatomy.prediction)
+        memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
         answer, reason = self._corrected(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
-        stream.history = [*stream.history, memory][-self.predictor.depth :]
+        stream.history = [*stream.history, memory][-stream.predictor.depth :]
         stream.template = structure(outcome.output)
         return Outcome(answer, outcome.action, reason)
 
@@ -235,7 +229,7 @@ class CacheGate(Lever):
         """The computed answer with what the last forecasts owe, and why."""
         if stream.gap is None:
             return answer, reason
-        predictor, history, length = self.predictor, stream.history, stream.gap.length
+        predictor, history, length = stream.predictor, stream.history, stream.gap.length
 
         def between(steps: Steps) -> list[torch.Tensor]:
             return predictor.between(memory, history, steps)
@@ -248,7 +242,7 @@ class CacheGate(Lever):
         return rebuilt(answer, predictor.answer(call, values, self.anatomy.prediction)), reason
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
-        predictor, kind = self.predictor, self.anatomy.prediction
+        predictor, kind = stream.predictor, self.anatomy.prediction
         forecast = predictor.forecast(call, stream.history, kind)
         values = forecast.values
         if stream.gap is not None:
@@ -256,6 +250,12 @@ class CacheGate(Lever):
             values = stream.gap.predicted(forecast)
         self._peak = max(self._peak, self._held_bytes())
         return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
+
+    def _forecasting(self, call: Call) -> tuple[Predictor, Gap | None]:
+        """The predictor as it fits this run's updates, and what makes up for its forecasts where that is possible."""
+        predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
+        self._uncorrected |= {reason} if reason else set()
+        return predictor, None if updates is None else Gap(updates)
 
     def _held_bytes(self) -> int:
         held = [

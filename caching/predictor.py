@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.calls import Call, noise_part
 from accel.method import Method
-from accel.spaces import time_of
+from accel.update import Updates
 
 Steps = Sequence[tuple[float, float]]  # times and weights
 
@@ -19,7 +19,7 @@ Steps = Sequence[tuple[float, float]]  # times and weights
 class Memory(NamedTuple):
     """An answer, computed or forecast, in the predictor's own terms.
 
-    time: see `time_of`; values: one tensor for each output of the denoiser.
+    time: see `Moment.time`; values: one tensor for each output of the denoiser.
     """
 
     time: float
@@ -43,8 +43,14 @@ class Predictor(Method, lever="predictor", abstract=True):
         """The same without making up for errors."""
         return self
 
-    def under(self, anatomy: Anatomy) -> Predictor:
-        """The same for this pipeline's updates, which may not be such that errors can be made up for."""
+    def under(self, updates: Callable[[str], Updates], kind: str) -> tuple[Predictor, Updates | None, str]:
+        """The same for a run, the updates by which it makes up for its errors, if any, and why it does not where it
+        would. updates: asks for them, by what they are made of ("output" or "x0"), see `accel.calls.Call`.
+        """
+        return self, None, ""
+
+    def expected(self, anatomy: Anatomy) -> Predictor:
+        """The same as it will be under the pipeline's schedulers, as far as that is known before a run."""
         return self
 
     def clean(self, kind: str) -> bool:
@@ -109,7 +115,7 @@ class LastResidual(Predictor, lever="predictor"):
 
 def at(call: Call, values: list[torch.Tensor], kind: str) -> Memory:
     """These values at the call's moment."""
-    return Memory(time_of(call.moment.sigma, kind), values)
+    return Memory(call.moment.time, values)
 
 
 def bases(call: Call, outputs: list[torch.Tensor]) -> list[torch.Tensor | None]:

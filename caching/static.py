@@ -32,14 +32,20 @@ class OptimalSchedule(CacheMethod):
     final: int = knob(1, 1, 1000, "last steps that always compute")
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
     fewest: int = knob(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
+    careful: float = knob(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full")
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        rules = rules_for(self.predictor.under(anatomy), self.warmup, self.final, self.max_skips)
-        return NoSignal(), Planned(self.share, "flow" in anatomy.prediction, rules)
+        rules = rules_for(self.predictor.expected(anatomy), self.warmup, self.final, self.max_skips)
+        share = self.share if anatomy.corrects_in_full else self.careful_share
+        return NoSignal(), Planned(share, "flow" in anatomy.prediction, rules)
 
     def share(self, steps: int) -> float:
         """The fraction that computes of a run of so many steps."""
         return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
+
+    def careful_share(self, steps: int) -> float:
+        """The same where forecasts cannot be made up for in full (`Anatomy.corrects_in_full`)."""
+        return 1.0 - self.careful * (1.0 - self.share(steps))
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,12 @@ class Planned(Decider):
     def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         self._first, share = span.start, self._share(steps)
         rest = tuple(sigmas[span.start : span.stop + 1])
-        self._computes = plan(rest, share, flow=self._flow, rules=self._rules) if share < 1 else ()
+        flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
+        self._computes = plan(rest, share, flow=flow, rules=self._rules) if share < 1 else ()
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
-        if index >= len(self._computes):
+        if not 0 <= index < len(self._computes):
             return Decision(False, "beyond the plan" if self._computes else "everything computes")
         return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
 

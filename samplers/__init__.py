@@ -1,6 +1,5 @@
 """Step-reducing samplers, sigma schedules and adaptive guidance."""
 
-import accel.samplers.own  # noqa: F401 (tells the anatomy what schedulers do)
 from accel.samplers.adaptive import AdaptiveGuidance
 from accel.samplers.bank import TrajectoryBank
 from accel.samplers.consistency import LCM, TCD, TDD

@@ -8,12 +8,11 @@ epsilon (useless at pure noise) nor anything in sigma (infinite there, for CogVi
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-# How a scheduler scales its samples: a flow's x, unit variance (DDIM), or x0 + sigma noise (Euler).
-Samples = Literal["flow", "preserving", "exploding"]
+from accel.schedulers import Samples
 
 
 class Point(NamedTuple):
@@ -39,7 +38,7 @@ def scale_of(sigma: float, samples: Samples) -> float:
 def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: Samples, prediction: str) -> Point:
     """The scheduler's sample and the denoiser's answer to it, in the common coordinates.
 
-    prediction: as the scheduler takes it, "flow", "inverted_flow" (x0 - noise), "epsilon", "v_prediction" or "sample".
+    prediction: as the scheduler takes it.
     All tensors are new, because pipelines may go on to change theirs in place.
     """
     x, y = sample.float() * (1.0 / scale_of(sigma, samples)), answer.float()
@@ -51,7 +50,8 @@ def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: 
     unit = x * ((1.0 + sigma) / root)  # of unit variance: a = 1 / root, b = sigma / root
     if prediction == "epsilon":
         clean, noise = (unit - (sigma / root) * y) * root, y
-    elif prediction == "v_prediction":
+    elif "v_prediction" in prediction:
+        y = y if prediction == "v_prediction" else -y
         clean, noise = unit / root - (sigma / root) * y, y / root + (sigma / root) * unit
     else:
         clean, noise = y * 1.0, (unit - y / root) * (root / max(sigma, 1e-6))

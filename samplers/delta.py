@@ -11,7 +11,6 @@ from accel.clock import Moment
 from accel.method import knob
 from accel.polynomials import interpolation_weights, lagrange
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
-from accel.spaces import time_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class GuidanceDelta(GuidanceMethod):
     that change that is believed. Holding is best where the correction is on.
     corrector: where d is measured again, the polynomial of this degree through the last measured ones says what was
     wrong with it in between, and the answer of this step makes up for that, weighted as the scheduler weighted those
-    steps. Costs no evaluation. It needs a scheduler whose step is linear in the output (`Anatomy.euler_steps`) and a
-    guidance scale that stays as it is, and is off for other schedulers; 0: off.
+    steps. Costs no evaluation. It needs a scheduler whose step is linear in the last output alone and a guidance scale
+    that stays as it is, and is off for other schedulers; 0: off.
     low, high: factors on the low and high spatial frequencies of d for each step that it is carried, before and after
     `turn` (a fraction of the run): FasterCache has low=1.1 before and high=1.1 after turn=0.9, which costs fidelity to
     the unaccelerated output. They need latents of the layout (..., height, width); rows of tokens keep d whole.
@@ -58,7 +57,7 @@ class GuidanceDelta(GuidanceMethod):
         return position < self.start * total or since >= self.every or signal >= self.growth * measured
 
     def policy(self, anatomy: Anatomy) -> Policy:
-        return _Delta(self, anatomy.prediction, self.corrector if anatomy.euler_steps else 0)
+        return _Delta(self, self.corrector)
 
 
 @dataclass
@@ -72,7 +71,6 @@ class _Known:
 @dataclass
 class _Delta(Policy):
     method: GuidanceDelta
-    kind: str
     corrector: int
     history: list[_Known] = field(default_factory=list)
     since: int = 0  # steps since the last evaluated one, itself included
@@ -84,12 +82,12 @@ class _Delta(Policy):
         self.since += 1
         if not self.history:
             return Verdict(False, "no difference yet")
-        measured, now = (1.0 - time for time in (self.history[-1].time, time_of(moment.sigma, self.kind)))
+        measured, now = (1.0 - time for time in (self.history[-1].time, moment.time))
         due = self.method.measures(now, measured, self.since, moment.position, moment.total)
         return Verdict(False, "difference measured") if due and computed else Verdict(True, "difference carried over")
 
     def answer(self, now: Conditional) -> Tensors:
-        time, weight = time_of(now.moment.sigma, self.kind), step_weight(now.moment, self.kind)
+        time, weight = now.moment.time, now.weight
         deltas = [self._weighted(now, delta) for delta in self._forecast(time)]
         if self.corrector and weight:
             self.gap.append((time, weight))
@@ -102,10 +100,9 @@ class _Delta(Policy):
             return None
         known = [u.float() - c.float() for c, u in zip(*evaluated, strict=True)]
         depth = max(self.method.order, self.corrector) + 1
-        self.history = [*self.history, _Known(time_of(now.moment.sigma, self.kind), known)][-depth:]
+        self.history = [*self.history, _Known(now.moment.time, known)][-depth:]
         gap, total, self.gap, self.total, self.since = self.gap, self.total, [], [], 0
-        weight = step_weight(now.moment, self.kind)
-        return self._corrected(unconditional, gap, total, weight) if gap and weight else None
+        return self._corrected(unconditional, gap, total, now.weight) if gap and now.weight else None
 
     def held(self) -> Tensors:
         return [*(value for known in self.history for value in known.values), *self.total]
@@ -147,11 +144,6 @@ def split(delta: torch.Tensor, low: float, high: float) -> torch.Tensor:
     factor = torch.where(inside, low, high)
     weighted: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(delta.float()) * factor).real
     return weighted.to(delta.dtype)
-
-
-def step_weight(moment: Moment, kind: str) -> float:
-    """What one unit of output adds in this step's Euler update, up to a common factor; 0 where steps do not add up."""
-    return moment.next_sigma - moment.sigma if "flow" in kind or kind == "epsilon" else 0.0
 
 
 def _distinct(history: list[_Known]) -> list[_Known]:

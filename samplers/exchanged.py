@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from accel import families
-from accel.anatomy import Anatomy, exchangeable, schedulers_of
+from accel.anatomy import Anatomy, schedulers_of
 from accel.lever import Idle, Lever
 from accel.method import knob
 from accel.report import CallRecord, LeverReport
 from accel.samplers.method import Sampler
 from accel.samplers.step import Stepper
+from accel.schedulers import exchangeable, prediction_of
 
 SCHEDULERS = tuple(dict.fromkeys(name for names in families.EXCHANGES.values() for name in names))
 
@@ -46,7 +47,7 @@ class DiffusersScheduler(Sampler):
 
     def exchanged(self, components: Mapping[str, Any]) -> dict[str, Any]:
         schedulers = dict(schedulers_of(components))
-        if not all(self._allowed(exchangeable(own)) for own in schedulers.values()):
+        if not all(self._allowed(exchangeable(own, prediction_of(own))) for own in schedulers.values()):
             return {}
         return {name: self.made_from(own) for name, own in schedulers.items()}
 

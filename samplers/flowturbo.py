@@ -127,7 +127,8 @@ class FlowTurbo(Solved, lever="sampler"):
         """Corrections made afterwards would miss the steps that other levers do not see."""
         anatomy = super().seen(anatomy)
         own = (self.refined or self.heun) and self.obstacle(anatomy) is None
-        return replace(anatomy, euler_steps=False, update=None) if own else anatomy
+        reason = "FlowTurbo makes some of its updates from answers of its own"
+        return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, reason)) if own else anatomy
 
     def to_dict(self) -> dict[str, Any]:
         """Raises ValueError for a refiner that is in memory alone."""

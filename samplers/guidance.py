@@ -45,6 +45,7 @@ class Conditional:
     latents: Tensors
     outputs: Tensors
     listed: bool = False
+    weight: float = 0.0  # see `Call.weight`
 
 
 class Evaluated(NamedTuple):
@@ -213,7 +214,8 @@ class GuidanceGate(Lever):
         self, course: _Course, asked: _Asked, call: Call, proceed: Proceed, verdict: Verdict | None = None
     ) -> Outcome:
         """Answers an unconditional call of its own, after the conditional one."""
-        now = Conditional(call.moment, asked.call.latents, tensors(asked.outcome.output), halves.listed(call))
+        outputs = tensors(asked.outcome.output)
+        now = Conditional(call.moment, asked.call.latents, outputs, halves.listed(call), call.weight)
         computed, policy = asked.outcome.action == "computed", course.policy
         verdict = policy.judge(call.moment, computed) if verdict is None else verdict
         self._seen += 1
@@ -244,7 +246,7 @@ class GuidanceGate(Lever):
         if call.evaluated is not None:
             sides = (halves.half_output(call, call.evaluated, side) for side in (self._last, not self._last))
             both = Evaluated(*map(tensors, sides))
-        now = Conditional(call.moment, latents, tensors(conditional), halves.listed(call))
+        now = Conditional(call.moment, latents, tensors(conditional), halves.listed(call), call.weight)
         policy = self._course(call, latents).policy
         self._seen += 1
         changed = policy.settle(now, tensors(unconditional), both)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from accel.anatomy import prediction_of
 from accel.clock import Timetable
-from accel.samplers.coordinates import Samples
 from accel.samplers.sigmas import Grid, Sigmas, unshifted
-
-# How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of
-# the run, "timesteps" takes training timesteps.
-Told = Literal["shifted", "with end", "timesteps"]
+from accel.schedulers import Samples, Told
 
 
 def choose(
@@ -54,7 +49,8 @@ def shift_of(scheduler: Any, mu: float | None) -> float:
     """By how much the scheduler shifts the sigmas that it is given."""
     if scheduler.config.get("use_dynamic_shifting") and mu is not None:
         return math.exp(mu) if scheduler.config.get("time_shift_type") == "exponential" else float(mu)
-    return float(scheduler.shift if hasattr(scheduler, "shift") else scheduler.config.get("flow_shift", 1.0))
+    config = scheduler.config
+    return float(scheduler.shift if hasattr(scheduler, "shift") else config.get("flow_shift", config.get("shift", 1.0)))
 
 
 def _given(scheduler: Any, told: Told, levels: Sequence[float], end: float, shift: float) -> dict[str, Any] | None:
@@ -77,7 +73,8 @@ def training_timesteps(scheduler: Any, levels: Sequence[float]) -> list[int]:
 def training_sigmas(scheduler: Any) -> list[float]:
     """Noise over signal at every training timestep, rising; none for flows, which have no such table."""
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or "flow" in prediction_of(scheduler):
+    config = scheduler.config
+    if alphas is None or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
         return []
     alphas = alphas.double().clamp_min(1e-12)
     sigmas: list[float] = ((1.0 - alphas) / alphas).sqrt().tolist()

@@ -12,7 +12,6 @@ from accel.anatomy import Anatomy
 from accel.lever import Idle, Lever
 from accel.method import Method, knob, part
 from accel.samplers.sigmas import Sigmas
-from accel.update import Update
 
 Space = Literal["velocity", "clean"]
 
@@ -99,11 +98,11 @@ class Sampler(Method, lever="sampler", abstract=True):
     def obstacle(self, anatomy: Anatomy) -> str | None:
         """Why this sampler cannot act on the pipeline, and what to do; None if it can."""
         for name, scheduler in anatomy.schedulers.items():
-            if self.depth and anatomy.samples[name] is None:
+            if self.depth and (reason := anatomy.irreplaceable[name]):
+                plain = "FlowMatchEulerDiscreteScheduler" if "flow" in anatomy.prediction else "EulerDiscreteScheduler"
                 return (
-                    f"The update of {scheduler} with its present settings is not one deterministic step, so no solver "
-                    f"can stand in for it: exchange it first for a plain one, as in pipe.scheduler = "
-                    f"EulerDiscreteScheduler.from_config(pipe.scheduler.config), if the model allows that."
+                    f"No solver can stand in for the update of {scheduler} with its present settings, because {reason}:"
+                    f" exchange it first for a plain one, such as {plain}, if the model allows that."
                 )
             reason = None if self.sigmas is None else self.sigmas.obstacle(anatomy, name)
             if reason is not None:
@@ -111,14 +110,7 @@ class Sampler(Method, lever="sampler", abstract=True):
         return None
 
     def seen(self, anatomy: Anatomy) -> Anatomy:
-        """The pipeline as other levers must see it: whether its updates are Euler steps is for the solver to say."""
+        """The pipeline as other levers must see it: whether forecasts can be corrected is for the solver to say."""
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
-        if self.adds_noise:
-            return replace(anatomy, euler_steps=False, update=None)
-        return replace(anatomy, euler_steps=self.depth == 1, update=update_of(self) if self.depth > 1 else None)
-
-
-def update_of(sampler: Sampler) -> Update:
-    """What other levers must know of a sampler's update."""
-    return Update(sampler.space, sampler.depth, lambda *known: sampler.weights(*known)[:2])
+        return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, ""), random=self.adds_noise)

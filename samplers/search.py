@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from accel.anatomy import Anatomy, inspect, prediction_of
+from accel.anatomy import Anatomy, inspect
 from accel.lever import Lever
 from accel.recipe import Recipe
 from accel.samplers.coordinates import point_of, scale_of, time_of
@@ -194,7 +194,7 @@ class Recorder(Stepper):
         result, trace = super().stepped(scheduler, arguments, result), self._trace
         samples, _ = self._facts(type(scheduler).__name__)
         sigma, following, _ = self._place(scheduler, arguments["timestep"])
-        point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, prediction_of(scheduler))
+        point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, self._received(scheduler))
         trace.sigmas.append(sigma)
         trace.times[-1:] = [time_of(sigma, samples), time_of(following, samples)]
         trace.velocities.append(point.velocity.cpu())

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from accel import families
-from accel.anatomy import DenoiserAnatomy, Prediction, anatomy_of, prediction_of
+from accel.anatomy import DenoiserAnatomy, anatomy_of, denoised
 from accel.loading import POCKET
+from accel.schedulers import prediction_of
+from accel.spaces import Prediction
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _prediction(folder: str, index: Mapping[str, Any] | None) -> Prediction | No
     kind = getattr(diffusers, str(named[1]), None)
     if index is None or kind is None:
         return None
-    return prediction_of(kind.from_pretrained(folder, subfolder="scheduler"), str(index.get("_class_name")))
+    return denoised(prediction_of(kind.from_pretrained(folder, subfolder="scheduler")), str(index.get("_class_name")))
 
 
 def _pocket_folder(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from accel import families
-from accel.anatomy import Anatomy, prediction_of
+from accel.anatomy import Anatomy
 from accel.calls import Call, Outcome, Proceed
 from accel.clock import Timetable
 from accel.lever import Lever
@@ -17,6 +17,8 @@ from accel.report import CallRecord, LeverReport
 from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.levels import choose, training_sigmas
 from accel.samplers.method import Place, Sampler
+from accel.schedulers import reached
+from accel.update import Around, Unknown
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Stepper(Lever):
     def reset(self) -> None:
         self._history.clear()
         self._timetable: Timetable | None = None
+        self._reached: Sequence[float] = ()
         self._ladder: list[float] = []
 
     def end(self) -> None:
@@ -85,10 +88,18 @@ class Stepper(Lever):
             self._refused = choose(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        self._timetable = self._timetable or call.moment.table
         if call.denoiser != self._denoiser:  # another expert answers from here on
             self._denoiser = call.denoiser
             self._history.clear()
         return proceed(call)
+
+    def rehearsal(self, table: Timetable) -> Around | None:
+        if not self.method.depth:
+            return None
+        copied = Stepper(self.method, self.anatomy)
+        copied._timetable = table
+        return copied.stepped
 
     def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._updates += 1
@@ -101,7 +112,7 @@ class Stepper(Lever):
             return result
         sigma, following, place = self._place(scheduler, arguments["timestep"])
         sample = arguments["sample"]
-        point = point_of(sample, arguments["model_output"], sigma, samples, prediction_of(scheduler))
+        point = point_of(sample, arguments["model_output"], sigma, samples, self._received(scheduler))
         history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
         key = (type(scheduler), sample.shape, sample.device)
         if key != history.key or (history.times and now >= history.times[-1]):
@@ -133,7 +144,12 @@ class Stepper(Lever):
     def _facts(self, scheduler: str) -> tuple[Any, Any]:
         """How that scheduler scales its samples and is told noise levels, as the anatomy found it."""
         name = next((name for name, kind in self.anatomy.schedulers.items() if kind == scheduler), "")
-        return self.anatomy.samples.get(name), self.anatomy.levels.get(name)
+        samples = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
+        return samples, self.anatomy.levels.get(name)
+
+    def _received(self, scheduler: Any) -> str:
+        kind = type(scheduler).__name__
+        return next(self.anatomy.received[name] for name, known in self.anatomy.schedulers.items() if known == kind)
 
     def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
         """Noise levels before and after the update that the scheduler has just made, and where in the run that is."""
@@ -141,10 +157,22 @@ class Stepper(Lever):
             self._timetable = Timetable(scheduler)
             self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
         table = self._timetable
+        if not self._reached:
+            self._reached = self._levels_reached(table, scheduler)
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
         position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
         place = Place(position, len(table.timesteps) - position, self._ladder)
-        return table.whole[position], table.whole[position + 1], place
+        return table.whole[position], self._reached[position], place
+
+    def _levels_reached(self, table: Timetable, scheduler: Any) -> Sequence[float]:
+        """Where the scheduler's own updates lead, which is not always the next level of its timetable (DDIM)."""
+        samples, prediction = self._facts(type(scheduler).__name__)[0], self._received(scheduler)
+        for of in (None, prediction):
+            try:
+                return reached(table, table.updates(of), prediction, samples)
+            except Unknown:
+                continue
+        return table.whole[1:]
 
     def _own_levels(self) -> bool:
         return any(self._given.get(name) is not None for name in ("sigmas", "timesteps"))

@@ -150,7 +150,7 @@ class Foresight:
         if cache is None or self.calibration.steps < getattr(cache, "min_steps", 0):
             return [(True,) * table.steps]
         if isinstance(cache, OptimalSchedule):
-            rules = rules_for(cache.predictor.under(self.anatomy), cache.warmup, cache.final, cache.max_skips)
+            rules = rules_for(cache.predictor.expected(self.anatomy), cache.warmup, cache.final, cache.max_skips)
             return [plan(table.section, cache.share(self.calibration.steps), flow=self.flow, rules=rules)]
         if not isinstance(cache, CacheMethod):
             raise ValueError(f"{type(cache).__name__} cannot be simulated; accel.compare measures it.")
@@ -159,13 +159,13 @@ class Foresight:
     def _gaps(self, table: Table, mask: Sequence[bool], cache: Method | None) -> float:
         if all(mask) or not isinstance(cache, CacheMethod):
             return 0.0
-        rules = rules_for(cache.predictor.under(self.anatomy), 1, 1, LONGEST - 1)
+        rules = rules_for(cache.predictor.expected(self.anatomy), 1, 1, LONGEST - 1)
         return _sum_of_gaps(self._table_of_errors(table, rules, "answers"), np.flatnonzero(mask))
 
     def _carried(self, table: Table, passes: Passes, both: Array, mask: Sequence[bool]) -> float:
         if np.array_equal(both, mask):
             return 0.0
-        order = Rules(1, 1, LONGEST - 1, order=0, corrector=1 if self.anatomy.euler_steps else 0)
+        order = Rules(1, 1, LONGEST - 1, order=0, corrector=0 if any(self.anatomy.uncorrectable.values()) else 1)
         return _sum_of_gaps(self._table_of_errors(table, order, "difference"), np.flatnonzero(both))
 
     def _table_of_errors(self, table: Table, rules: Rules, of: str) -> Array:

@@ -147,6 +147,16 @@ def test_the_timetable_finds_a_timestep_in_every_convention() -> None:
     assert table.index_of(1 - 0.999) == 0  # counted from clean to noise
 
 
+def test_a_timestep_that_may_be_the_first_or_the_last_is_the_first() -> None:
+    """PRX gives its model t/1000 and tells the scheduler no place, and a shift of 1 ends at timestep 1."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(24)
+    table = Timetable(scheduler)
+    assert table.timesteps[-1] == pytest.approx(1.0)
+    assert table.index_of(1.0) == 0
+    assert table.index_of(table.timesteps[5] / 1000) == 5
+
+
 def test_streams_are_named_by_the_pipeline_where_it_does() -> None:
     clock = Clock()
     clock.begin_run(scheduler())

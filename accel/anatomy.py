@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from accel import families
+from accel.rounding import COARSE, rounding
 from accel.schedulers import Samples, Told, scheduler_anatomy
 from accel.spaces import Prediction
 from accel.unet import UNetLayers, unet_layers
@@ -34,6 +35,7 @@ class DenoiserAnatomy:
     # temporal_attention, cross_attention, feed_forward.
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unet: UNetLayers | None = None  # the layers of a U-Net of a known kind
+    rounding: float = 0.0  # how far its linear layers are from being linear: `accel.rounding`
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Anatomy:
         where updates use many outputs, errors have come far by then (PNDM)."""
         return not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
 
+    @property
+    def caveats(self) -> list[str]:
+        """What must be known before a run."""
+        return [
+            f"{name} rounds its activations to few bits (by {denoiser.rounding:.1%}), so that runs whose latents differ"
+            f" in the last bit end as far apart as an accelerated run does: no promise of fidelity is kept above that."
+            for name, denoiser in self.denoisers.items()
+            if denoiser.rounding > COARSE
+        ]
+
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
         for name, denoiser in self.denoisers.items():
@@ -80,6 +92,7 @@ class Anatomy:
             lines.append(f"    modules: {', '.join(counts) or 'none found'}")
         lines.append(f"  scheduler: {', '.join(self.schedulers.values())}; prediction: {self.prediction}")
         lines.append(f"  classifier-free guidance: {self.guidance}")
+        lines += [f"  note: {caveat}" for caveat in self.caveats]
         return "\n".join(lines)
 
 
@@ -177,6 +190,7 @@ def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
         time_projection=next((path for path in families.TIME_PROJECTION if submodule(original, path)), None),
         modules=_modules(original),
         unet=unet_layers(original),
+        rounding=rounding(original),
     )
 
 

@@ -47,6 +47,7 @@ class Session:
         self._at_last_step = False
         self._given: dict[str, Any] = {}
         self._attach(pipe)
+        self._report.notes += self.anatomy.caveats
         self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
 
     @property
@@ -275,7 +276,7 @@ class Session:
             lever.begin(denoisers)
             denoisers |= lever.stand_ins()
             lever.reset()
-        self._report = Report(self.recipe.label)
+        self._report = Report(self.recipe.label, notes=self.anatomy.caveats)
         self._started, self._first_call, self._last_step = time.perf_counter(), 0.0, 0.0
         self._at_last_step = False
 

@@ -224,7 +224,8 @@ class Session:
             name,
             conditioning[0] if conditioning else None,
             Arguments.pick(bound, TIMESTEP),
-            getattr(self.pipe, "_num_timesteps", None),
+            # Of a loop of the user's own it would be the number of the last call of the pipeline.
+            getattr(self.pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
         guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))

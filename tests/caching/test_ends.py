@@ -11,6 +11,7 @@ import accel
 from accel import EasyCache, FirstBlockCache, FixedInterval, OptimalSchedule, SeaCache
 from accel.presets import PRESETS
 from accel.report import Report
+from tests.caching.toy import ToyPipeline
 from tests.tiny import TINY, picture, run
 
 CACHES = [FixedInterval(3), FixedInterval(4), FixedInterval(5), OptimalSchedule(0.4), EasyCache(0.3), SeaCache(0.3)]
@@ -97,3 +98,11 @@ def test_presets_count_the_fewest_steps_per_run_and_not_per_expert(preset: str, 
         run(pipe, TINY["wan_two_experts"], steps=steps)
     cache: Any = PRESETS[preset].recipe.cache
     assert session.report().computed / 2 == pytest.approx(cache.share(steps) * steps, abs=1)
+
+
+def test_a_loop_of_the_users_own_does_not_end_where_the_last_call_of_the_pipeline_did() -> None:
+    pipe: Any = ToyPipeline(lambda latents, sigma: latents)
+    pipe._num_timesteps = 4
+    with accel.accelerate(pipe, cache=FixedInterval(3)) as session, session.running():
+        type(pipe).__mro__[1].__call__(pipe, num_inference_steps=12)
+    assert line(session.report()) == "███··█··█··█"

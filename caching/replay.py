@@ -182,9 +182,7 @@ def _reused(method: ReuseMethod, table: Table, first: int) -> list[float]:
         raise ValueError(f"{type(method).__name__} cannot be simulated; SmoothCache and FORA can.")
     total = len(table.timetable) - 1
     positions = range(table.start, table.start + table.steps)
-    moments = [
-        Moment(0, place - first, place, total, table.timetable[place], sigmas=table.timetable) for place in positions
-    ]
+    moments = [Moment(0, place - first, place, total, table.timetable[place], first=first) for place in positions]
     return [len(reused) / max(len(kinds), 1) for reused in method.simulate(policy, moments)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def accelerate(
     attached = session_of(pipe)
     if attached is not None:
         attached.restore()
-    return Session(pipe, chosen)
+    session = Session(pipe, chosen)
+    caution = presets.caution(chosen, session.anatomy)
+    if caution:
+        warnings.warn(caution, stacklevel=2)
+    return session
 
 
 def restore(pipe: Any) -> None:

@@ -122,21 +122,39 @@ def _noised(noised: Any, clean: torch.Tensor, timestep: torch.Tensor, noise: tor
     return noised(**{name: value for name, value in names.items() if name in inspect.signature(noised).parameters})
 
 
-def reached(table: Timetable, updates: Updates, prediction: str, samples: Samples) -> list[float]:
+def reached(table: Timetable, prediction: Prediction, samples: Samples) -> list[float]:
     """The noise level that each step leads to, as the updates make it of a picture and a noise that never change.
 
     It may be another than the next entry of the timetable: DDIM goes to `t - 1000 // n`.
     """
-    levels, outputs = [], [_output(sigma, prediction) for sigma in table.sigmas]
-    for position in range(updates.first, len(table.sigmas)):
-        keep, shares = updates.at(position) or (1.0, [])
-        known = outputs[position + 1 - len(shares) : position + 1]
-        signal, noise = (
-            keep * start + sum(share * output[part] for share, output in zip(shares, known, strict=True))
-            for part, start in enumerate(_shares(table.sigmas[position], samples))
-        )
-        levels.append(noise if samples == "flow" else noise / signal if signal else math.inf)
-    return levels
+    clean: list[tuple[float, float]] = [(1.0, 0.0)] * len(table.sigmas)
+    for of, outputs in ((None, [_output(sigma, prediction) for sigma in table.sigmas]), (prediction, clean)):
+        try:
+            updates = table.updates(of)
+        except Unknown:
+            continue
+        levels = []
+        for position, (sigma, following) in enumerate(pairwise(table.whole)):
+            step, start = updates.at(position) or (1.0, []), _shares(sigma, samples)
+            level = _led_to(*step, start, outputs[: position + 1], samples)
+            levels.append(following if math.isclose(level, following, rel_tol=1e-4, abs_tol=1e-5) else level)
+        return levels
+    return list(table.whole[1:])
+
+
+def _led_to(
+    keep: float,
+    shares: Sequence[float],
+    start: tuple[float, float],
+    outputs: Sequence[tuple[float, float]],
+    samples: Samples,
+) -> float:
+    known = outputs[-len(shares) :] if shares else []
+    signal, noise = (
+        keep * start[part] + sum(share * output[part] for share, output in zip(shares, known, strict=True))
+        for part in (0, 1)
+    )
+    return noise if samples == "flow" else noise / signal if signal else math.inf
 
 
 def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:

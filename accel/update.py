@@ -73,19 +73,10 @@ class Updates:
         kept = [_step(self.influence, step, self.depth)[0] for step in range(len(self.influence))]
         return self.random and max(map(abs, kept)) < 0.1
 
-    @cached_property
+    @property
     def weights(self) -> tuple[float, ...]:
-        """What one unit of each output has added once no later update uses it, in coordinates in which the samples of
-        all steps simply add up (the sample divided by what is left of the one at the start)."""
-        steps = len(self.influence)
-        kept = np.cumprod([_step(self.influence, step, self.depth)[0] for step in range(steps)])
-        found = []
-        for step in range(steps):
-            settled = min(step + self.depth - 1, steps - 1)
-            while settled > step and not kept[settled]:
-                settled -= 1
-            found.append(float(self.influence[settled, step + 1] / kept[settled]) if kept[settled] else 0.0)
-        return tuple(found)
+        """What one unit of each output is worth before the last step, where the last output is worth nothing yet."""
+        return tuple(self.influence[-2, 1:].tolist() if len(self.influence) > 1 else [0.0])
 
 
 def asked(

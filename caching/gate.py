@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.report import CallRecord, LeverReport
+from accel.update import Updates
 
 if TYPE_CHECKING:
     from accel.caching.method import CacheMethod
@@ -133,8 +135,11 @@ class CacheGate(Lever):
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
         moment, span = call.moment, self._span(call)
-        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), *self._forecasting(call))
-        stream.decider.begin(moment.sigmas, span, moment.steps)
+        predictor, updates = self._forecasting(call)
+        gap = None if updates is None else Gap(updates)
+        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), predictor, gap)
+        weights = self._weights(call, predictor, updates)[: len(span)]
+        stream.decider.begin(moment.sigmas, span, moment.steps, weights)
         return stream
 
     def _span(self, call: Call) -> range:
@@ -207,7 +212,7 @@ class CacheGate(Lever):
         outcome = proceed(call)
         stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
         if stream.stateful:
-            stream.history, (stream.predictor, stream.gap) = [], self._forecasting(call)
+            stream.history, stream.gap = [], None
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
@@ -251,11 +256,25 @@ class CacheGate(Lever):
         self._peak = max(self._peak, self._held_bytes())
         return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
 
-    def _forecasting(self, call: Call) -> tuple[Predictor, Gap | None]:
-        """The predictor as it fits this run's updates, and what makes up for its forecasts where that is possible."""
+    def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None]:
+        """The predictor as it fits this run's updates, and these where they can make up for its forecasts."""
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
         self._uncorrected |= {reason} if reason else set()
-        return predictor, None if updates is None else Gap(updates)
+        return predictor, updates
+
+    def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:
+        """What plans are to weigh errors with where Euler's weights are wrong: a solver evaluates levels twice (Heun).
+
+        Under others plans are better with Euler's: the weights of multistep solvers alternate in sign, and plans would
+        count on errors that cancel (6 dB worse under UniPC); those of random ones say that early errors are forgotten,
+        and the layout that they have changed is not (8 dB under DDPM).
+        """
+        kind, levels = self.anatomy.prediction, call.moment.sigmas
+        twice = any(later == sooner for sooner, later in pairwise(levels[call.moment.position : -1]))
+        # Plans think of outputs for flows and of clean estimates otherwise.
+        if updates is None or updates.random or not twice or predictor.clean(kind) == ("flow" in kind):
+            return ()
+        return updates.weights[call.moment.position - updates.first :]
 
     def _held_bytes(self) -> int:
         held = [

@@ -36,32 +36,43 @@ class Rules:
 
 
 def plan(
-    sigmas: Sequence[float], compute: float, *, flow: bool, features: Array | None = None, rules: Rules | None = None
+    sigmas: Sequence[float],
+    compute: float,
+    *,
+    flow: bool,
+    features: Array | None = None,
+    rules: Rules | None = None,
+    weights: Sequence[float] = (),
 ) -> tuple[bool, ...]:
     """For each step of a run whether to compute it: the plan of least predicted error.
 
     sigmas: noise level of each step and, last, of the end, (steps + 1). compute: fraction of the steps that compute, or
     as near to it as the rules allow. features: (steps, K), with the inner products of the denoiser's answers (of its
-    clean estimates, for epsilon and v models); left out, `prior`. Takes 0.04 s for 50 steps and a second for 1000; the
-    same question without features is answered from memory.
+    clean estimates, for epsilon and v models); left out, `prior`. weights: what one unit of each adds to the latents
+    (`accel.update.Updates.weights`), (steps,); left out, that of Euler steps. Takes 0.04 s for 50 steps and a second
+    for 1000; the same question without features is answered from memory.
     """
     rules = rules or Rules()
     if features is None:
-        return _planned(tuple(sigmas), compute, flow, rules)
-    return _plan(np.asarray(sigmas, dtype=np.float64), compute, flow, features, rules)
+        return _planned(tuple(sigmas), compute, flow, rules, tuple(weights))
+    return _plan(np.asarray(sigmas, dtype=np.float64), compute, flow, features, rules, tuple(weights))
 
 
 @lru_cache(maxsize=64)
-def _planned(sigmas: tuple[float, ...], compute: float, flow: bool, rules: Rules) -> tuple[bool, ...]:
+def _planned(
+    sigmas: tuple[float, ...], compute: float, flow: bool, rules: Rules, weights: tuple[float, ...]
+) -> tuple[bool, ...]:
     levels = np.asarray(sigmas)
-    return _plan(levels, compute, flow, prior(levels[:-1], flow), rules)
+    return _plan(levels, compute, flow, prior(levels[:-1], flow), rules, weights)
 
 
-def _plan(sigmas: Array, compute: float, flow: bool, features: Array, rules: Rules) -> tuple[bool, ...]:
+def _plan(
+    sigmas: Array, compute: float, flow: bool, features: Array, rules: Rules, weights: tuple[float, ...] = ()
+) -> tuple[bool, ...]:
     total = len(sigmas) - 1
     if total <= rules.warmup + rules.final:
         return (True,) * total
-    errors = gap_errors(sigmas, flow, features, rules)
+    errors = gap_errors(sigmas, flow, features, rules, np.asarray(weights) if weights else None)
     chosen = cheapest(errors, total, max(round(compute * total), 1), rules)
     return tuple(step in chosen for step in range(total))
 
@@ -79,13 +90,13 @@ def prior(sigmas: Array, flow: bool) -> Array:
     return np.asarray(answers * np.exp(-decided / 2.0))
 
 
-def gap_errors(sigmas: Array, flow: bool, features: Array, rules: Rules) -> Array:
+def gap_errors(sigmas: Array, flow: bool, features: Array, rules: Rules, weights: Array | None = None) -> Array:
     """[before, step, gap]: squared error that is left in the result if, `before` steps after the last but one computed
     step, `step` computes, and then only `gap` steps later the next. Infinite where the run has no such steps.
     """
     total, most = len(sigmas) - 1, rules.max_skips + 1
     times = _times(sigmas[:-1], flow)
-    weights = _weights(sigmas, flow)
+    weights = _weights(sigmas, flow) if weights is None else weights
     found = np.full((most + 1, total, most + 1), np.inf)
     found[:, :, 1] = 0.0
     for before in range(1, most + 1):
@@ -155,12 +166,13 @@ def _ratios(sigmas: Array, flow: bool) -> Array:
 
 
 def _times(sigmas: Array, flow: bool) -> Array:
-    """Where answers are polynomials (`spaces.time_of`). Solvers that evaluate twice at one level get distinct times."""
+    """Where answers are polynomials (`Moment.time`). Solvers that evaluate twice at one level get distinct times."""
     return np.asarray((sigmas if flow else sigmas / (1.0 + sigmas)) - 1e-6 * np.arange(len(sigmas)))
 
 
 def _weights(sigmas: Array, flow: bool) -> Array:
-    """What one unit of the answer (or of the clean estimate) adds to the latents in each step (`step_weight`)."""
+    """What one unit of the answer (or of the clean estimate) adds to the latents in each Euler step, in coordinates in
+    which the updates of all steps add up: the latents divided by the scale of the signal, or by that of the noise."""
     levels = np.maximum(sigmas, 1e-4)
     return np.asarray(np.diff(sigmas) if flow else np.diff(1.0 / levels))
 
@@ -168,5 +180,5 @@ def _weights(sigmas: Array, flow: bool) -> Array:
 def _growth(sigmas: Array, flow: bool) -> Array:
     ratios = _ratios(sigmas, flow)
     growth = 1.0 + ratios**GROWTH
-    # Of epsilon and v models the errors are of latents divided by the noise level, see `step_weight`.
+    # Of epsilon and v models the errors are of latents divided by the noise level, see `_weights`.
     return np.asarray(growth if flow else growth * ratios / (1.0 + ratios))

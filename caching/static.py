@@ -99,11 +99,12 @@ class Planned(Decider):
         self._computes: tuple[bool, ...] = ()
         self._first = 0
 
-    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
         self._first, share = span.start, self._share(steps)
         rest = tuple(sigmas[span.start : span.stop + 1])
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
-        self._computes = plan(rest, share, flow=flow, rules=self._rules) if share < 1 else ()
+        if share < 1:
+            self._computes = plan(rest, share, flow=flow, rules=self._rules, weights=weights)
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
@@ -119,7 +120,7 @@ class Listed(Decider):
         self._listed = sorted(sigmas, reverse=True)
         self._computes: set[int] = set()
 
-    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
         self._computes = nearest_steps(self._listed, list(sigmas[:-1]))
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:

@@ -113,4 +113,4 @@ class Sampler(Method, lever="sampler", abstract=True):
         """The pipeline as other levers must see it: whether forecasts can be corrected is for the solver to say."""
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
-        return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, ""), random=self.adds_noise)
+        return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, ""), random=self.adds_noise, depth=1)

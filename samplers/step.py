@@ -18,7 +18,8 @@ from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.levels import choose, training_sigmas
 from accel.samplers.method import Place, Sampler
 from accel.schedulers import reached
-from accel.update import Around, Unknown
+from accel.spaces import Prediction
+from accel.update import Around
 
 
 @dataclass
@@ -147,32 +148,23 @@ class Stepper(Lever):
         samples = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
         return samples, self.anatomy.levels.get(name)
 
-    def _received(self, scheduler: Any) -> str:
+    def _received(self, scheduler: Any) -> Prediction:
         kind = type(scheduler).__name__
         return next(self.anatomy.received[name] for name, known in self.anatomy.schedulers.items() if known == kind)
 
     def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
         """Noise levels before and after the update that the scheduler has just made, and where in the run that is."""
-        if self._timetable is None:
-            self._timetable = Timetable(scheduler)
-            self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
-        table = self._timetable
         if not self._reached:
-            self._reached = self._levels_reached(table, scheduler)
+            self._timetable = self._timetable or Timetable(scheduler)
+            self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
+            samples, _ = self._facts(type(scheduler).__name__)
+            # Where the scheduler's own updates lead is not always the next level of its timetable (DDIM).
+            self._reached = reached(self._timetable, self._received(scheduler), samples)
+        table = self._timetable
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
         position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
         place = Place(position, len(table.timesteps) - position, self._ladder)
         return table.whole[position], self._reached[position], place
-
-    def _levels_reached(self, table: Timetable, scheduler: Any) -> Sequence[float]:
-        """Where the scheduler's own updates lead, which is not always the next level of its timetable (DDIM)."""
-        samples, prediction = self._facts(type(scheduler).__name__)[0], self._received(scheduler)
-        for of in (None, prediction):
-            try:
-                return reached(table, table.updates(of), prediction, samples)
-            except Unknown:
-                continue
-        return table.whole[1:]
 
     def _own_levels(self) -> bool:
         return any(self._given.get(name) is not None for name in ("sigmas", "timesteps"))

@@ -338,9 +338,9 @@ def test_other_levers_see_the_scheduler_that_is_there() -> None:
     pipe = pipeline("sdxl")
     with accel.accelerate(pipe, accel.Recipe(sampler=DiffusersScheduler())) as session:
         assert session.anatomy.schedulers == {"scheduler": "DPMSolverMultistepScheduler"}
-        assert not session.anatomy.euler_steps
+        assert session.anatomy.depth == 2
     with accel.accelerate(pipe, accel.Recipe(sampler=DiffusersScheduler("EulerDiscreteScheduler"))) as session:
-        assert session.anatomy.euler_steps
+        assert session.anatomy.depth == 1
 
 
 def test_our_noise_levels_and_fewer_steps_go_with_it() -> None:

@@ -173,6 +173,7 @@ class Clock:
         self.context: dict[str, str | None] = {}
         self.copies = 0  # steps that the pipeline has made without its scheduler
         self._scheduler: Any = None
+        self.scheduler = ""  # its name in the pipeline
         self.timetable: Timetable | None = None
         self._restart()
 
@@ -184,10 +185,10 @@ class Clock:
         self._told: dict[str, torch.Tensor] = {}  # by denoiser, the timestep argument of this step's first call
         self._heard, self._mixed = False, False  # whether the scheduler has been heard to step in this run
 
-    def begin_run(self, scheduler: Any) -> None:
-        """`scheduler.set_timesteps` has been called."""
+    def begin_run(self, scheduler: Any, name: str = "scheduler") -> None:
+        """`set_timesteps` of the scheduler with that name in the pipeline has been called."""
         self.run += 1
-        self._scheduler, self.timetable = scheduler, None
+        self._scheduler, self.scheduler, self.timetable = scheduler, name, None
         self._restart()
 
     def step_done(self, scheduler: Any) -> None:

@@ -8,11 +8,14 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from accel.media import Pixels, to_pixels
+import numpy as np
+
+from accel.clips import Clips
+from accel.media import to_pixels
 from accel.metrics import (
     SSIM_WINDOW,
     Clip,
@@ -22,6 +25,7 @@ from accel.metrics import (
     temporal_flicker_difference,
     to_frames,
 )
+from accel.patch import undone
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
 Verifier = Callable[[Clip, str], Any]
@@ -94,7 +98,7 @@ class Ledger:
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     recipes: dict[str, Any] = field(default_factory=dict)
-    clips: dict[tuple[str, int], Pixels] = field(default_factory=dict)
+    clips: Clips = field(default_factory=Clips)
     digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
 
     @property
@@ -107,8 +111,8 @@ class Ledger:
 class Contest:
     """Measures contestants on one pipeline and records the results in a ledger.
 
-    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call restores the
-    pipeline.
+    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call gives the pipeline back as it
+    was, accelerated or not.
     """
 
     def __init__(
@@ -154,13 +158,14 @@ class Contest:
                 for repeat in range(repeats):
                     order = [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]
                     turn += 1
-                    found: list[tuple[Sample, Clip]] = []
+                    samples, clips = list[Sample](), Clips()
                     for contestant in order:
                         tick(f"{contestant.label}, prompt {prompt + 1} of {len(self.prompts)}, seed {seed}")
-                        found.append(self._sample(contestant, batch, prompt, seed, repeat))
+                        sample, clips[contestant.label, prompt] = self._sample(contestant, batch, prompt, seed, repeat)
+                        samples.append(sample)
                     if reference is None:
-                        reference = next(clip for sample, clip in found if sample.label == BASELINE)
-                    self._record(found, reference)
+                        reference = np.array(clips[BASELINE, prompt])
+                    self._record(samples, clips, reference)
 
     def _sample(self, contestant: Contestant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
         with attached(self.pipe, contestant.recipe) as session:
@@ -208,8 +213,10 @@ class Contest:
         self.ledger.levers[label] = list(data["levers"])
         self.ledger.recipes[label] = session.recipe.to_dict()
 
-    def _record(self, found: Sequence[tuple[Sample, Clip]], reference: Clip) -> None:
-        for sample, clip in found:
+    def _record(self, samples: Sequence[Sample], clips: Clips, reference: Clip) -> None:
+        """Judges the clips of a round, one after the other, when all have run: judging takes time from nobody's run."""
+        for sample in samples:
+            clip = clips.pop((sample.label, sample.prompt))
             if sample.label == BASELINE:
                 digest = hashlib.sha256(clip.tobytes()).hexdigest()
                 self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(digest)
@@ -217,7 +224,7 @@ class Contest:
             quality = self._judge(sample, clip, reference) if is_first else None
             if is_first and sample.seed == self.seeds[0]:
                 self.ledger.clips[sample.label, sample.prompt] = to_pixels(clip)
-            self.ledger.samples.append(Sample(**{**vars(sample), "quality": quality}))
+            self.ledger.samples.append(replace(sample, quality=quality))
 
     def _judge(self, sample: Sample, clip: Clip, reference: Clip) -> Quality:
         verdict = self.verify(clip, self.prompts[sample.prompt]) if self.verify else None
@@ -239,37 +246,23 @@ class Contest:
 @contextmanager
 def attached(pipe: Any, recipe: Any) -> Iterator[Any]:
     """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
-    attached.
+    attached. A session that was attached before is suspended meanwhile.
     """
     import accel
+    from accel.session import bare
 
-    if not callable(recipe):
-        with accel.accelerate(pipe, recipe) as session:
-            yield session
-        return
-    undo = recipe(pipe)
-    try:
-        with accel.accelerate(pipe, accel.Recipe()) as session:
-            yield session
-    finally:
-        undo()
+    with bare(pipe), ExitStack() as undo:
+        if callable(recipe):
+            undo.callback(recipe(pipe))
+            recipe = accel.Recipe()
+        yield undo.enter_context(accel.accelerate(pipe, recipe))
 
 
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
+def quiet(pipe: Any) -> AbstractContextManager[None]:
     """Turns the pipeline's own progress bar off, and leaves its attributes as they were."""
-    missing = object()
-    before = vars(pipe).get("_progress_bar_config", missing)
-    if hasattr(pipe, "set_progress_bar_config"):
-        pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        if before is not missing:
-            pipe._progress_bar_config = before
-        else:
-            with suppress(AttributeError):
-                del pipe._progress_bar_config
+    if not hasattr(pipe, "set_progress_bar_config"):
+        return nullcontext()
+    return undone(pipe, lambda: pipe.set_progress_bar_config(disable=True))
 
 
 def call_default(pipe: Any, name: str) -> Any:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from accel.anatomy import components_of
 from accel.method import Method
+from accel.patch import replaced
 
 
 class Exchange:
     """The parts that the methods of a recipe exchange (`Method.exchanged`). They are made once, so that the layers over
-    them stay, and stand in the pipeline only while it runs: between calls it has the very objects that it had before.
-
-    Parts are put straight into the pipeline's `__dict__`, because diffusers' pipelines rewrite their configuration
-    when an attribute is set, and that would stay.
+    them stay, and stand in the pipeline only while it runs: between calls it has the very objects that it had before,
+    or one that somebody has set within the call.
     """
 
     def __init__(self, pipe: Any, methods: Iterable[Method]) -> None:
@@ -33,19 +32,16 @@ class Exchange:
 
     @contextmanager
     def made(self, pipe: Any) -> Iterator[None]:
-        own = {name: getattr(pipe, name) for name in self._others}
-        try:
+        with ExitStack() as put_back:
             for name, other in self._others.items():
-                _put(pipe, name, other)
+                put_back.enter_context(replaced(pipe, name, other))
             yield
-        finally:
-            for name, part in own.items():
-                if getattr(pipe, name) is self._others[name]:  # and not one that somebody has set within the call
-                    _put(pipe, name, part)
 
-
-def _put(pipe: Any, name: str, part: Any) -> None:
-    if name in vars(pipe):
-        vars(pipe)[name] = part
-    else:
-        setattr(pipe, name, part)
+    @contextmanager
+    def unmade(self, pipe: Any) -> Iterator[None]:
+        """The pipeline's own parts for the duration of the block, also in the middle of a call."""
+        with ExitStack() as put_back:
+            for name, own in self._own.items():
+                if getattr(pipe, name, None) is self._others[name]:
+                    put_back.enter_context(replaced(pipe, name, own()))
+            yield

@@ -13,7 +13,7 @@ from accel.anatomy import components_of
 from accel.method import Method
 from accel.patch import session_of
 from accel.recipe import LEVERS, Recipe
-from accel.session import Session
+from accel.session import Session, bare
 
 
 class _Keep:
@@ -41,7 +41,8 @@ def accelerate(
     recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
     The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
     new recipe. `cache` may also be one of diffusers' own configurations, such as FirstBlockCacheConfig(threshold=0.1).
-    Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`.
+    Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
+    with `session.suspended()`.
 
     Raises TypeError or ValueError, in one sentence, for an object that is not a pipeline, an unknown preset, a
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
@@ -53,9 +54,10 @@ def accelerate(
     if changed:
         chosen = replace(chosen, **changed, name="", evidence={})
     attached = session_of(pipe)
-    if attached is not None:
-        attached.restore()
-    session = Session(pipe, chosen)
+    with bare(pipe):  # where the new session fails, the old one is on again
+        session = Session(pipe, chosen)
+        if attached is not None:
+            attached.restore()
     caution = presets.caution(chosen, session.anatomy)
     if caution:
         warnings.warn(caution, stacklevel=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -35,19 +36,21 @@ class Lever(Protocol):
         """
         return {}
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        """The scheduler has chosen the noise levels of a run, asked with these arguments; the lever may call its
-        `set_timesteps` again with others.
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
+        """The pipeline's scheduler of this name has chosen the noise levels of a run, asked with these arguments; the
+        lever may call its `set_timesteps` again with others.
         """
         return None
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        """The scheduler has made the update that it was asked for: its answer, or another in its place."""
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        """The scheduler of this name has made the update that it was asked for: its answer, or another in its place."""
         return result
 
-    def rehearsal(self, table: Timetable) -> Around | None:
-        """Does what `stepped` does, for copies of the scheduler of this timetable, so that others learn what updates
-        are made of. None where `stepped` leaves results alone. Raises `accel.update.Unknown` where it cannot be asked.
+    def rehearsal(self, name: str, table: Timetable) -> Around | None:
+        """Does what `stepped` does, for copies of the scheduler `name` with this timetable, so that others learn what
+        updates are made of. None where `stepped` leaves results alone.
         """
         return None
 
@@ -69,6 +72,79 @@ class Lever(Protocol):
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
+
+
+def rehearsal(levers: Sequence[Lever], name: str, table: Timetable) -> Around | None:
+    """What several levers make of the updates of copies of a scheduler, one after the other."""
+    found = [around for lever in levers if (around := lever.rehearsal(name, table)) is not None]
+
+    def around(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        for each in found:
+            result = each(scheduler, arguments, result)
+        return result
+
+    return around if found else None
+
+
+class Composite(Lever):
+    """Several levers of one method as one, the first outermost; whatever a session tells a lever, it tells all of them.
+
+    Their reports become one, sentence after sentence.
+    """
+
+    def __init__(self, method: Method, parts: Sequence[Lever]) -> None:
+        self.method, self.parts = method, tuple(parts)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for part in self.parts for name, value in part.arguments(given).items()}
+
+    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+        for part in self.parts:
+            part.begin(denoisers)
+            denoisers = {**denoisers, **part.stand_ins()}
+
+    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
+        return {name: module for part in self.parts for name, module in part.stand_ins().items()}
+
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
+        for part in self.parts:
+            part.scheduled(name, scheduler, set_timesteps, arguments)
+
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        for part in self.parts:
+            result = part.stepped(name, scheduler, arguments, result)
+        return result
+
+    def rehearsal(self, name: str, table: Timetable) -> Around | None:
+        return rehearsal(self.parts, name, table)
+
+    def jumped(self) -> bool:
+        jumped = [part for part in self.parts if part.jumped()]
+        for part in self.parts if jumped else ():
+            if any(other is not part for other in jumped):
+                part.reset()
+        return bool(jumped)
+
+    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        for part in reversed(self.parts):
+            proceed = partial(part.handle, proceed=proceed)
+        return proceed(call)
+
+    def reset(self) -> None:
+        for part in self.parts:
+            part.reset()
+
+    def end(self) -> None:
+        for part in reversed(self.parts):
+            part.end()
+
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        reports = [part.report(calls) for part in self.parts]
+        reason = "; ".join(report.reason for report in reports if report.reason)
+        held = sum(report.extra_bytes for report in reports)
+        return LeverReport(self.method.lever, str(self.method), any(one.engaged for one in reports), reason, held)
 
 
 class Idle(Lever):

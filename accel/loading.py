@@ -38,7 +38,9 @@ def _diffusers(model: str, dtype: Any) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(model, **({"torch_dtype": dtype} if dtype else {}))
+        return DiffusionPipeline.from_pretrained(
+            model, use_safetensors=True, **({"torch_dtype": dtype} if dtype else {})
+        )
     except Exception as error:  # hub, network, file and configuration errors have no common base
         raise ValueError(
             f"{model!r} cannot be loaded ({_first_sentence(error)}); "

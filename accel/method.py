@@ -57,8 +57,16 @@ class Method:
         super().__init_subclass__(**kwargs)
         if lever is not None:
             cls.lever = lever
-        if not abstract:
-            Method.registry.setdefault(cls.lever, {})[cls.__name__] = cls
+        if abstract:
+            return
+        known = Method.registry.setdefault(cls.lever, {}).setdefault(cls.__name__, cls)
+        # The same class anew (a notebook's cell run twice, a reloaded module) takes its own place.
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"There is a {cls.lever} called {cls.__name__} already, in {known.__module__}: recipes go by names, so "
+                f"give yours another."
+            )
+        Method.registry[cls.lever][cls.__name__] = cls
 
     def __post_init__(self) -> None:
         for parameter in dataclasses.fields(self):
@@ -147,7 +155,7 @@ def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
     inside = (
         right_type
         # Infinity is a legal threshold ("skip whenever the guards allow"); NaN never compares and so is never inside.
-        and not math.isnan(value)
+        and value == value
         and (limits.low is None or value >= limits.low)
         and (limits.high is None or value <= limits.high)
     )

@@ -1,4 +1,5 @@
-"""The only code that changes somebody else's object: reversible layers over methods of single instances.
+"""The only code that changes somebody else's object: reversible layers over methods of single instances, and attributes
+that are put back exactly.
 
 No class, module or global is ever modified. A layer sits in the instance's `__dict__`, keeps the signature of what it
 covers, holds its owner weakly (so that deleting a pipeline frees its weights at once), survives `copy.deepcopy` of its
@@ -10,8 +11,9 @@ from __future__ import annotations
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from inspect import getattr_static, isdatadescriptor
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from accel import families
 from accel.calls import Arguments
 
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
+MISSING: Any = object()
 
 
 class Layer:
@@ -127,6 +130,17 @@ class Layer:
                 yield vars(reference), "original_forward"
 
 
+def layered(plan: Iterable[tuple[Any, str, Around]]) -> list[Layer]:
+    """A layer over each of these methods (owner, name, what stands around it): over all or, where one fails, none."""
+    with ExitStack() as undo:
+        layers = []
+        for owner, name, around in plan:
+            layers.append(Layer(owner, name, around))
+            undo.callback(layers[-1].detach)
+        undo.pop_all()
+        return layers
+
+
 def _itself(method: Any) -> Any:
     return method
 
@@ -180,6 +194,79 @@ class CallLayer:
         self._subclass._accel_session = None  # type: ignore[attr-defined]
         if pipe is not None and type(pipe) is self._subclass:
             pipe.__class__ = self._base
+
+
+class Kept:
+    """What an attribute of one object is now, or that it has none, so that it can be put back exactly.
+
+    It is written straight to the object's `__dict__`, because diffusers' pipelines rewrite their configuration when an
+    attribute is set, and that would stay. Properties, and what else is kept elsewhere, are set.
+    """
+
+    __slots__ = ("_before", "_elsewhere", "name", "owner")
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+        known = getattr_static(type(owner), name, MISSING)
+        found = isdatadescriptor(known) or (known is MISSING and hasattr(owner, name))
+        self._elsewhere = found and name not in vars(owner)
+        self._before = self.now
+
+    @property
+    def now(self) -> Any:
+        """The object's own attribute, or `MISSING`."""
+        return getattr(self.owner, self.name) if self._elsewhere else vars(self.owner).get(self.name, MISSING)
+
+    def put(self, value: Any) -> None:
+        if self._elsewhere:
+            setattr(self.owner, self.name, value)
+        elif value is MISSING:
+            vars(self.owner).pop(self.name, None)
+        else:
+            vars(self.owner)[self.name] = value
+
+    def put_back(self) -> None:
+        self.put(self._before)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value of an attribute of this one object for the duration of the block. What somebody has set in the
+    block stays.
+    """
+    kept = Kept(owner, name)
+    kept.put(value)
+    try:
+        yield
+    finally:
+        if kept.now is value:
+            kept.put_back()
+
+
+@contextmanager
+def undone(owner: Any, act: Callable[[], object]) -> Iterator[None]:
+    """Does `act()`, and takes back at the end of the block what it has changed among the attributes of `owner`. What
+    somebody has set in the block stays.
+    """
+    before = dict(vars(owner))
+    try:
+        act()
+    except BaseException:
+        _take_back(owner, before, vars(owner))
+        raise
+    after = dict(vars(owner))
+    try:
+        yield
+    finally:
+        _take_back(owner, before, after)
+
+
+def _take_back(owner: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
+    for name in before.keys() | after.keys():
+        earlier, later = before.get(name, MISSING), after.get(name, MISSING)
+        kept = Kept(owner, name)
+        if earlier is not later and kept.now is later:
+            kept.put(earlier)
 
 
 def session_of(pipe: Any) -> Any:

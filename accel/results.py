@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from accel.clips import Clips
 from accel.contest import BASELINE, Kind, Ledger, Sample
 from accel.media import Pixels, save_clip, side_by_side
 from accel.metrics import MAX_PSNR
@@ -74,7 +75,7 @@ class Comparison:
     levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     recipes: dict[str, Any] = field(default_factory=dict, repr=False)
     samples: list[Sample] = field(default_factory=list, repr=False)
-    clips: dict[tuple[str, int], Pixels] = field(default_factory=dict, repr=False)
+    clips: MutableMapping[tuple[str, int], Pixels] = field(default_factory=Clips, repr=False)
 
     def row(self, label: str) -> Row:
         """The row called `label`. Raises ValueError, with the labels there are, for any other."""

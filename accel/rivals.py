@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from accel.session import bare
+
 Attach = Callable[[Any], Callable[[], None]]
 
 
@@ -118,7 +120,8 @@ def _deepcache(pipe: Any, *, interval: int) -> Callable[[], None]:
 def _accepts(pipe: Any, attach: Attach) -> bool:
     """Whether the rival attaches to this pipeline at all."""
     try:
-        attach(pipe)()
+        with bare(pipe):
+            attach(pipe)()
     except Exception:  # each refuses in a way of its own
         return False
     return True

@@ -122,7 +122,7 @@ def _noised(noised: Any, clean: torch.Tensor, timestep: torch.Tensor, noise: tor
     return noised(**{name: value for name, value in names.items() if name in inspect.signature(noised).parameters})
 
 
-def reached(table: Timetable, prediction: Prediction, samples: Samples) -> list[float]:
+def levels_reached(table: Timetable, prediction: Prediction, samples: Samples) -> list[float]:
     """The noise level that each step leads to, as the updates make it of a picture and a noise that never change.
 
     It may be another than the next entry of the timetable: DDIM goes to `t - 1000 // n`.

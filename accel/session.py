@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 
 from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
 from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
-from accel.clock import Clock, Timetable
+from accel.clock import Clock
 from accel.exchange import Exchange
-from accel.lever import Lever
-from accel.patch import CallLayer, Layer
+from accel.lever import Lever, rehearsal
+from accel.patch import CallLayer, Layer, layered, replaced, session_of
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
-from accel.update import Around, Unknown, Updates, handed_on
+from accel.update import Unknown, Updates, handed_on
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
 # of the cache: an answer made from another stream must never enter a cache.
@@ -30,10 +31,17 @@ class Session:
     """A recipe attached to one pipeline. Use `accel.accelerate` to make one.
 
     The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
-    pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back.
+    pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back, for good, and
+    `suspended()` for a while. Raises what a method raises that does not fit, and ValueError for a pipeline that has a
+    session already; the pipeline is then as it was.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
+        if session_of(pipe) is not None:
+            raise ValueError(
+                "The pipeline is accelerated already, and a second session would measure the first: "
+                "use accel.accelerate, which replaces it, or accel.session.bare, which suspends it."
+            )
         self.recipe = recipe
         self._layers: list[Layer] = []
         self._levers: list[Lever] = []
@@ -44,11 +52,16 @@ class Session:
         self._clock = Clock()
         self._report, self._running, self._inside = Report(recipe.label), 0, False
         self._started = self._first_call = self._last_step = 0.0
-        self._at_last_step = False
+        self._at_last_step = self._suspended = False
         self._given: dict[str, Any] = {}
-        self._attach(pipe)
-        self._report.notes += self.anatomy.caveats
-        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+        self._call_layer: CallLayer | None = None
+        try:
+            self._attach(pipe)
+            self._report.notes += self.anatomy.caveats
+            self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+        except BaseException:
+            self.restore()
+            raise
 
     @property
     def pipe(self) -> Any:
@@ -62,13 +75,37 @@ class Session:
     def restore(self) -> Any:
         """Gives the pipeline back as it was, bit for bit; returns it. A second call does nothing."""
         pipe, self._pipe = self.pipe, None
-        for layer in reversed(self._layers):
-            layer.detach()
+        self._detach()
         self._layers.clear()
-        self._call_layer.detach()
         self._end()
         self._levers.clear()
         return pipe
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The pipeline without acceleration for the duration of the block: every layer is off, not only idle.
+        Afterwards, also after an exception, this very session is on again, with its report and all that it knows.
+
+        Whatever else is accelerated in the block and left on is restored at its end. A session that is restored in the
+        block stays so. In a block inside of the block nothing is left to do. In the middle of a call, what a lever has
+        put on modules within the denoiser stays on them until the call ends.
+        """
+        pipe = self.pipe
+        if pipe is None or self._suspended:
+            yield
+            return
+        self._detach()
+        self._suspended = True
+        try:
+            with self._exchange.unmade(pipe):
+                yield
+        finally:
+            self._suspended = False
+            if self.pipe is not None:
+                other = session_of(pipe)
+                if other is not None:
+                    other.restore()
+                self._resume(pipe)
 
     def __enter__(self) -> Session:
         return self
@@ -83,13 +120,15 @@ class Session:
         Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
         denoiser or scheduler that is shared with another pipeline is not accelerated there.
         """
-        pipe, outermost = self.pipe, not self._running
+        pipe, outermost = None if self._suspended else self.pipe, not self._running
         self._running += 1
-        with ExitStack() as exchanged:
+        with ExitStack() as put_back:
             try:
                 if pipe is not None and outermost:
                     self._follow(pipe)
-                    exchanged.enter_context(self._exchange.made(pipe))
+                    put_back.enter_context(self._exchange.made(pipe))
+                    for guider in guiders_of(components_of(pipe)):
+                        put_back.enter_context(_unused(guider))
                     self._begin(pipe)
                 yield
             finally:
@@ -107,13 +146,34 @@ class Session:
             self.anatomy = method.seen(self.anatomy)
         self._levers[:] = [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
         self._arguments = {name: Arguments(module.forward) for name, module in denoisers_of(components)}
-        self._layers[:] = [Layer(owner, method, around) for owner, method, around in self._plan(components)]
+        self._layers[:] = layered(self._plan(components))
+
+    def _detach(self) -> None:
+        for layer in reversed(self._layers):
+            layer.detach()
+        if self._call_layer is not None:
+            self._call_layer.detach()
+
+    def _resume(self, pipe: Any) -> None:
+        """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
+        plan = self._planned(pipe)
+        self._layers[:] = layered(plan) if self._covered(plan) else []
+        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+
+    def _planned(self, pipe: Any) -> list[tuple[Any, str, _Bound]]:
+        return list(self._plan(self._exchange.parts(components_of(pipe))))
+
+    def _covered(self, plan: list[tuple[Any, str, _Bound]]) -> bool:
+        """Whether the layers are, or were, over just these methods."""
+        return len(plan) == len(self._layers) and all(
+            layer.covers(owner, method) for layer, (owner, method, _) in zip(self._layers, plan, strict=True)
+        )
 
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
-        for _, scheduler in schedulers_of(components):
-            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", weakref.ref(scheduler))
-            yield scheduler, "step", _Bound(self, "_step", weakref.ref(scheduler))
+        for name, scheduler in schedulers_of(components):
+            yield scheduler, "set_timesteps", _Bound(self, "_set_timesteps", (name, weakref.ref(scheduler)))
+            yield scheduler, "step", _Bound(self, "_step", (name, weakref.ref(scheduler)))
         for name, module in denoisers_of(components):
             # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
             compiled = getattr(module, "_compiled_call_impl", None) is not None
@@ -126,14 +186,12 @@ class Session:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
         exchanged a part (`pipe.scheduler = ...`, `torch.compile`).
         """
-        plan = [(owner, method) for owner, method, _ in self._plan(self._exchange.parts(components_of(pipe)))]
-        if len(plan) == len(self._layers) and all(
-            layer.covers(owner, method) for layer, (owner, method) in zip(self._layers, plan, strict=True)
-        ):
+        if self._covered(self._planned(pipe)):
             self._layers[:] = [layer.renewed() for layer in self._layers]
             return
         for layer in reversed(self._layers):
             layer.detach()
+        self._layers.clear()
         self._attach(pipe)
 
     def _call(self, _: None, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -144,27 +202,31 @@ class Session:
                 args, kwargs = _changed(inner, args, kwargs, changed)
             return inner(*args, **kwargs)
 
-    def _set_timesteps(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _set_timesteps(
+        self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            name, scheduler = named[0], named[1]()
             arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                lever.scheduled(scheduler(), inner, arguments)
-            self._clock.begin_run(scheduler())
+                lever.scheduled(name, scheduler, inner, arguments)
+            self._clock.begin_run(scheduler, name)
             for lever in self._levers:
                 lever.reset()
         return result
 
-    def _step(self, scheduler: weakref.ref[Any], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _step(self, named: tuple[str, weakref.ref[Any]], inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self._running:
+            name, scheduler = named[0], named[1]()
             arguments = _named(inner, args, kwargs) if self._levers else {}
             for lever in self._levers:
-                result = lever.stepped(scheduler(), arguments, result)
+                result = lever.stepped(name, scheduler, arguments, result)
             for lever in self._levers:
                 if lever.jumped():
                     self._forget_run(lever)
-            self._clock.step_done(scheduler())
+            self._clock.step_done(scheduler)
             if self._at_last_step:
                 _finish_device_work()
             self._last_step = time.perf_counter()
@@ -236,28 +298,16 @@ class Session:
 
     def _updates(self, space: str) -> Updates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
-        anatomy, table = self.anatomy, self._clock.timetable
-        for name, kind in anatomy.schedulers.items():
-            if table is not None and kind == type(table.scheduler).__name__:
-                if ("flow" in anatomy.received[name]) != table.flow:
-                    raise Unknown("the pipeline converts outputs before it hands them on")
-                # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
-                extra = {name: self._given[name] for name in handed_on(table.scheduler) if self._given.get(name)}
-                return self._clock.updates(anatomy.received[name] if space == "x0" else None, extra, self._rehearsal)
-        raise Unknown("there is no scheduler to ask")
-
-    def _rehearsal(self, table: Timetable) -> Around | None:
-        """What the levers make of the updates of copies of the scheduler."""
-        found = [around for lever in self._levers if (around := lever.rehearsal(table)) is not None]
-        if not found:
-            return None
-
-        def around(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-            for lever in found:
-                result = lever(scheduler, arguments, result)
-            return result
-
-        return around
+        name, table = self._clock.scheduler, self._clock.timetable
+        received, reason = self.anatomy.received.get(name, "unknown"), self.anatomy.uncorrectable.get(name)
+        if reason or table is None:
+            raise Unknown(reason or "there is no scheduler to ask")
+        if ("flow" in received) != table.flow:
+            raise Unknown("the pipeline converts outputs before it hands them on")
+        # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
+        extra = {known: self._given[known] for known in handed_on(table.scheduler) if self._given.get(known)}
+        around = partial(rehearsal, self._levers, name)
+        return self._clock.updates(received if space == "x0" else None, extra, around)
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
@@ -267,12 +317,7 @@ class Session:
 
     def _begin(self, pipe: Any) -> None:
         self._clock.clear()
-        components = components_of(pipe)
-        for guider in guiders_of(components):
-            # diffusers leaves the end of the last run there, and a guider that had stopped by then asks the next call
-            # for no negative prompt, which it needs again at the first step.
-            guider._step = guider._num_inference_steps = None
-        denoisers = dict(denoisers_of(components))
+        denoisers = dict(denoisers_of(components_of(pipe)))
         for lever in self._levers:
             lever.begin(denoisers)
             denoisers |= lever.stand_ins()
@@ -312,6 +357,15 @@ class Session:
         self._given = {}
 
 
+def bare(pipe: Any) -> AbstractContextManager[None]:
+    """The pipeline without acceleration for the duration of the block (`Session.suspended`), whether it has any or not.
+
+    For all that must see the pipeline itself: calibrating, searching, measuring.
+    """
+    session = session_of(pipe)
+    return nullcontext() if session is None else session.suspended()
+
+
 class _Bound:
     """A session's method with a first argument, holding the session weakly (layers must not keep it alive)."""
 
@@ -325,6 +379,15 @@ class _Bound:
         if session is None:
             return inner(*args, **kwargs)
         return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
+
+
+@contextmanager
+def _unused(guider: Any) -> Iterator[None]:
+    """diffusers leaves the end of the last run in a guider, and one that had stopped by then asks the next call for no
+    negative prompt, which it needs again at the first step.
+    """
+    with replaced(guider, "_step", None), replaced(guider, "_num_inference_steps", None):
+        yield
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from accel.samplers import (
     calibrate_linear,
     search_sigmas,
 )
-from accel.session import Session
+from accel.session import Session, bare
 
 TRUTH = 1000  # steps of the run that counts as converged
 
@@ -181,7 +181,7 @@ def converged(
     def clips(sampler: Sampler, count: int) -> tuple[Any, float]:
         generators = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
         start = time.perf_counter()
-        with Session(pipe, Recipe(sampler=sampler)):
+        with bare(pipe), Session(pipe, Recipe(sampler=sampler)):
             frames = pipe(list(prompts), num_inference_steps=count, generator=generators, **arguments).frames
         return frames, time.perf_counter() - start
 

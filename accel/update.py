@@ -65,7 +65,11 @@ class Updates:
         if not 0 <= step < len(self.influence):
             return None
         keep, rest, old = _step(self.influence, step, self.depth)
-        return keep, [float(share) for share in rest[old : step + 2]]
+        # What is left of a float32 scheduler's rounding must not look like a debt.
+        least = FORGOTTEN * float(np.linalg.norm(self.influence[step]))
+        before = np.linalg.norm(self.influence[step - 1]) if step else 1.0
+        kept = keep if abs(keep) * before > least else 0.0
+        return kept, [float(share) if abs(share) > least else 0.0 for share in rest[old : step + 2]]
 
     @cached_property
     def fresh(self) -> bool:

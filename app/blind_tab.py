@@ -14,9 +14,9 @@ from accel.app.compare_tab import QUIET
 from accel.app.figures import decibels
 from accel.app.pair import Pair, StudioError, Vote, Winner
 from accel.app.progress import note_html, problem_html
-from accel.app.running import visitor
 from accel.app.studio import Studio
 from accel.app.viewer import blind_value, name_of, viewer
+from accel.app.visitors import visitor
 
 _LEAD = (
     '<p class="lead">One of the two was accelerated, the other was not. Say which is better; '
@@ -52,11 +52,12 @@ class BlindTab:
 
     def _ask(self, before: Question | None, request: gr.Request) -> list[Any]:
         try:
-            runs = self._studio.history(visitor(request))
+            user = visitor(request).key
+            runs = self._studio.history(user)
             others = [run for run in runs if before is None or run.key != before[0]] or runs
             if not others:
                 return [problem_html(_EMPTY), gr.skip(), None, *_enabled(False)]
-            pair = self._studio.pair(self._order.choice(others).key)
+            pair = self._studio.pair(self._order.choice(others).key, user)
         except StudioError as error:
             return [problem_html(str(error)), gr.skip(), None, *_enabled(False)]
         value, swapped = blind_value(pair, self._order)
@@ -67,8 +68,10 @@ class BlindTab:
         key, swapped = question
         winner: Winner = "same" if answer == "same" else ("accelerated" if (answer == "A") == swapped else "baseline")
         try:
-            self._studio.vote(key, winner, visitor(request))
-            told = reveal_html(self._studio.pair(key), swapped, winner)
+            user = visitor(request).key
+            pair = self._studio.pair(key, user)
+            self._studio.vote(key, winner, user)
+            told = reveal_html(pair, swapped, winner)
         except StudioError as error:
             told = problem_html(str(error))
         return [told, tally_html(self._studio.votes()), question, *_enabled(False)]

@@ -8,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+from accel.app import uploads
 from accel.app.controls import build_controls, build_prompt, next_seed, settings_of, values_of
+from accel.app.costs import BOUNDED
 from accel.app.figures import cost_html
 from accel.app.pair import StudioError
 from accel.app.progress import note_html, problem_html
 from accel.app.running import Running
-from accel.app.settings import MEDIA, embedded
+from accel.app.settings import MEDIA
 from accel.app.stage import build_stage, stage_values
 from accel.app.studio import Studio
 
@@ -78,11 +80,12 @@ class CompareTab:
         self._generate.click(None, js=_TO_THE_STAGE, api_visibility="private")
         seeded = self._generate.click(next_seed, [seed, self.controls.locked], seed, **QUIET)
         generated = seeded.then(self._run, settings, [self._progress, self._cancel, *self.stage.outputs], **QUIET)
-        generated.then(self._tell, settings, self._told, **QUIET)
+        generated.then(self._tell, settings, self._told, **QUIET | BOUNDED)
         self._cancel.click(self._running.stop_quietly, **QUIET)
         changes = [component.change for component in settings]
-        gr.on(changes, self._tell, settings, self._told, trigger_mode="always_last", **QUIET)
-        self._dropped.upload(self._restore, self._dropped, [*settings, self._progress], **QUIET)
+        gr.on(changes, self._tell, settings, self._told, trigger_mode="always_last", **QUIET | BOUNDED)
+        restored = [*settings, self._progress]
+        self._dropped.upload(self._restore, self._dropped, restored, **QUIET | uploads.BOUNDED)
 
     def _prepare(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         settings = settings_of(values)
@@ -106,7 +109,7 @@ class CompareTab:
 
     def _restore(self, path: str) -> list[Any]:
         try:
-            settings = embedded(path)
+            settings = uploads.restored(path, self._studio.files, self._studio.limits)
         except ValueError as error:
             gr.Warning(escape(str(error)))
             return [gr.skip()] * len(self.controls.settings) + [problem_html(str(error))]

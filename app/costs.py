@@ -14,6 +14,8 @@ from accel.app.settings import Settings
 from accel.recipe import Recipe
 
 _REMEMBERED = 4096
+BOUNDED = {"concurrency_limit": 2, "concurrency_id": "cost"}
+"""Of every event that predicts: a rehearsal computes, and is for all visitors together."""
 
 
 class Call(NamedTuple):

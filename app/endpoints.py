@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -14,11 +13,12 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from accel.app import knobs
+from accel.app import costs, knobs, uploads
 from accel.app.pair import Pair, StudioError, Summary, Update, Vote, Winner
-from accel.app.running import Running, Start, visitor
-from accel.app.settings import Settings, embedded
+from accel.app.running import Running, Start
+from accel.app.settings import Settings
 from accel.app.studio import Studio
+from accel.app.visitors import visitor
 from accel.presets import PRESETS
 
 
@@ -26,10 +26,12 @@ def build_endpoints(studio: Studio, running: Running) -> None:
     """Adds the endpoints to the present page."""
     endpoints = Endpoints(studio, running)
     plain = ["cancel", "cost", "vote", "votes", "history", "pair", "restore", "manifest", "code", "models", "presets"]
+    bounded: dict[str, dict[str, Any]] = {"cost": costs.BOUNDED, "restore": uploads.BOUNDED}
     for name in ("run", "sweep", "tune"):
         api(_streamed(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
     for name in (*plain, "methods"):
-        api(_answered(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
+        limits = bounded.get(name, {"concurrency_limit": None})
+        api(_answered(getattr(endpoints, name)), api_name=name, **limits)
 
 
 class Endpoints:
@@ -82,30 +84,28 @@ class Endpoints:
 
     def vote(self, pair: str, winner: Winner, request: gr.Request) -> dict[str, Any]:
         """Notes which side of a pair is better: baseline, accelerated or same."""
-        return _vote(self._studio.vote(pair, winner, visitor(request)))
+        return _vote(self._studio.vote(pair, winner, visitor(request).key))
 
-    def votes(self) -> list[dict[str, Any]]:
-        """All votes, with the settings of their pairs."""
-        return [_vote(each) for each in self._studio.votes()]
+    def votes(self, request: gr.Request) -> list[dict[str, Any]]:
+        """The votes of this client, with the settings of their pairs."""
+        user = visitor(request).key
+        return [_vote(each) for each in self._studio.votes() if each.user == user]
 
     def history(self, request: gr.Request) -> list[dict[str, Any]]:
         """The pairs that this client has made, newest first."""
-        return [_summary(each) for each in self._studio.history(visitor(request))]
+        return [_summary(each) for each in self._studio.history(visitor(request).key)]
 
-    def pair(self, key: str) -> dict[str, Any]:
-        """A pair of an earlier run, with its files."""
-        return described(self._studio.pair(key))
+    def pair(self, key: str, request: gr.Request) -> dict[str, Any]:
+        """A pair that this client has made, with its files."""
+        return described(self._studio.pair(key, visitor(request).key))
 
     def restore(self, file: gr.FileData) -> dict[str, Any]:
         """The settings inside a clip, picture or .json that accel has made."""
-        uploaded: Any = file  # gradio gives the plain data of its class, once it has checked that it is an upload
-        return _settings(embedded(uploaded["path"]))
+        return _settings(uploads.restored(file, self._studio.files, self._studio.limits))
 
     def manifest(self, settings: dict[str, Any], axes: dict[str, list[Any]]) -> dict[str, Any]:
         """The accelerated sides as a manifest for `accel render`, as a file. No axes: the settings themselves."""
-        path = Path(tempfile.mkdtemp(dir=self._studio.folder)) / "manifest.jsonl"
-        path.write_text(self._studio.manifest(Settings.from_dict(settings), axes), encoding="utf-8")
-        return _file(path)
+        return _file(self._studio.manifest_file(Settings.from_dict(settings), axes))
 
     def code(self, settings: dict[str, Any]) -> dict[str, str]:
         """The settings as a Python program and as a command line."""
@@ -128,7 +128,7 @@ class Endpoints:
         }
 
     def _told(self, request: gr.Request, start: Start) -> Iterator[dict[str, Any]]:
-        with closing(self._running.follow(visitor(request), start)) as updates:
+        with closing(self._running.follow(request, start)) as updates:
             yield from map(told, updates)
 
 

@@ -11,9 +11,9 @@ from accel.app.compare_tab import QUIET, CompareTab
 from accel.app.controls import values_of
 from accel.app.listing import clickable, history_html
 from accel.app.pair import StudioError
-from accel.app.running import visitor
 from accel.app.stage import stage_values
 from accel.app.studio import Studio
+from accel.app.visitors import visitor
 
 
 class HistoryTab:
@@ -27,12 +27,12 @@ class HistoryTab:
         table.select(self._load, keys, [tabs, *compare.stage.outputs, *compare.controls.settings], **QUIET)
 
     def _refresh(self, request: gr.Request) -> list[Any]:
-        runs = self._studio.history(visitor(request))
+        runs = self._studio.history(visitor(request).key)
         return [history_html(runs), [run.key for run in runs]]
 
-    def _load(self, keys: list[str], event: gr.EventData) -> list[Any]:
+    def _load(self, keys: list[str], event: gr.EventData, request: gr.Request) -> list[Any]:
         try:
-            pair = self._studio.pair(keys[event.index])
+            pair = self._studio.pair(keys[event.index], visitor(request).key)
         except StudioError as error:
             gr.Warning(escape(str(error)))
             return [gr.skip(), *stage_values(None), *[gr.skip()] * self._fields]

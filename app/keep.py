@@ -18,7 +18,7 @@ class Keep(Generic[T]):
 
     def __init__(self, most: int, size: Callable[[T], int]) -> None:
         self._most, self._size = most, size
-        self._values: OrderedDict[str, T] = OrderedDict()
+        self._values: OrderedDict[str, tuple[T, int]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -27,17 +27,18 @@ class Keep(Generic[T]):
             if key not in self._values:
                 return None
             self._values.move_to_end(key)
-            return self._values[key]
+            return self._values[key][0]
 
     def put(self, key: str, value: T) -> None:
         with self._lock:
             if key in self._values:
-                self._bytes -= self._size(self._values.pop(key))
-            self._values[key] = value
-            self._bytes += self._size(value)
+                self._bytes -= self._values.pop(key)[1]
+            size = self._size(value)
+            self._values[key] = value, size
+            self._bytes += size
             while self._bytes > self._most and len(self._values) > 1:
-                _, oldest = self._values.popitem(last=False)
-                self._bytes -= self._size(oldest)
+                _, (_, oldest) = self._values.popitem(last=False)
+                self._bytes -= oldest
 
     def __contains__(self, key: str) -> bool:
         with self._lock:

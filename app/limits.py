@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 from accel.loading import POCKET
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATIENCE = 10.0  # seconds for the hub to answer
+_LITERAL = re.compile(r"[\w./: -]{0,200}")  # what no library takes for more than a name, such as a pattern
 
 
 @dataclass(frozen=True)
@@ -17,24 +18,34 @@ class Limits:
     """Safe for a laptop; a server with a large device raises them.
 
     Sizes are in pixels, memory in bytes. `roots` are the folders below which models and other files may lie; there are
-    none by default. `hub` allows model ids of the Hugging Face hub, whose code is never run.
+    none by default. `hub` allows model ids of the Hugging Face hub, whose code is never run; `hub_models` only these.
     """
 
-    steps: int = 1000
+    steps: int = 200
     least_size: int = 8
     size: int = 2048
     frames: int = 257
-    voxels: int = 2048 * 2048 * 33  # width x height x frames of one film
+    voxels: int = 2**26  # width x height x frames of one film
+    unknown_size: int = 1024  # pixels along a side that nobody has given, where the model does not tell either
+    seconds: float = 900.0  # that a run may be predicted to take, and may take; a model's loading apart
+    unheard_seconds: float = 30.0  # after which a run to whose answers nobody listens is dropped
     prompt: int = 4000
+    recipe: int = 2**18  # characters of a recipe as JSON, with its tables and its evidence
     guidance: float = 100.0
     queue: int = 16
     queue_of_one: int = 4
+    queue_of_address: int = 8
     sweep: int = 36
     baseline_bytes: int = 2**30
     history_bytes: int = 2**30
+    upload_bytes: int = 64 * 2**20
+    uploads_bytes: int = 2**29  # of all uploads together
+    votes_bytes: int = 16 * 2**20
     models: int = 1
-    minutes: float = 60.0
+    minutes: float = 15.0
     hub: bool = True
+    hub_models: tuple[str, ...] = ()
+    hub_bytes: int = 64 * 10**9  # of one model
     roots: tuple[Path, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -56,8 +67,24 @@ class Limits:
                 raise ValueError(f"the folder {model!r} holds no diffusers pipeline (no model_index.json).")
         elif not _HUB_ID.fullmatch(model):
             raise ValueError(f"{model!r} is no model; give pocket:video, a folder, or an id such as Wan-AI/Wan2.1.")
-        elif not self.hub:
-            raise ValueError(f"this server loads no models of the hub; put {model!r} into a folder that it may read.")
+        else:
+            self._check_hub(model)
+
+    def check_download(self, model: str) -> None:
+        """Raises ValueError for a model of the hub that is larger than this server downloads. Asks the hub."""
+        if model.startswith(POCKET) or self.is_file(model):
+            return
+        from huggingface_hub import HfApi
+
+        try:
+            files = HfApi().model_info(model, files_metadata=True, timeout=_PATIENCE).siblings or []
+        except Exception:  # without the hub nothing can be downloaded, and what is here already has been once
+            return
+        size = sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))
+        if size > self.hub_bytes:
+            raise ValueError(
+                f"{model!r} has {size / 1e9:.0f} GB; this server loads at most {self.hub_bytes / 1e9:.0f}."
+            )
 
     def check_file(self, path: str) -> None:
         """Raises ValueError for a path that lies outside of the allowed folders, whether it exists or not."""
@@ -69,11 +96,37 @@ class Limits:
             raise ValueError(f"this server may not read {path!r}; the folders that it may read are: {allowed}.")
 
     def check_name(self, name: str) -> None:
-        """Raises ValueError for the name of a model or folder, in a method's parameter, that may not be read here."""
+        """Raises ValueError for the name of a model or folder, in a method's parameter, that may not be read here.
+
+        Any name may mean a model of the hub: the oldest ones have no owner and no slash.
+        """
         if self.is_file(name):
             self.check_file(name)
-        elif "/" in name and not self.hub:
-            raise ValueError(f"this server loads nothing of the hub, such as {name!r}.")
+            return
+        self.check_literal(name)
+        if name and not name.startswith(POCKET):
+            self._check_hub(name)
+
+    @staticmethod
+    def check_literal(text: str) -> None:
+        """Raises ValueError for text that a library could take for more than a name, such as a regular expression."""
+        if not _LITERAL.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is no name: letters, digits and . _ - : / alone, and at most 200 of them.")
+
+    def check_voxels(self, width: int | None, height: int | None, frames: int | None) -> None:
+        """Raises ValueError for a film of more pixels than this server makes. None: as large as can be expected."""
+        asked = (width or self.unknown_size) * (height or self.unknown_size) * (frames or 1)
+        if asked > self.voxels:
+            raise ValueError(
+                f"width x height x frames is {asked}, more than this server allows ({self.voxels}): make one of them "
+                f"smaller, or raise it with --max-voxels."
+            )
+
+    def _check_hub(self, model: str) -> None:
+        if self.hub_models and model not in self.hub_models:
+            raise ValueError(f"this server loads {', '.join(self.hub_models)} of the hub, and not {model!r}.")
+        if not self.hub:
+            raise ValueError(f"this server loads no models of the hub; put {model!r} into a folder that it may read.")
 
     @staticmethod
     def is_file(text: str) -> bool:
@@ -89,6 +142,6 @@ class Limits:
 
     def check_number(self, name: str, value: object, least: float, most: float) -> None:
         """Raises ValueError for anything but a finite number in a range (inclusive)."""
-        right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not right or not least <= value <= most:  # type: ignore[operator]
             raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}.")

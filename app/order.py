@@ -58,6 +58,10 @@ def _guarded(work: Callable[[Ticket], None], ticket: Ticket) -> None:
     try:
         work(ticket)
         return
+    except Cancelled:
+        if not ticket.late:
+            raise
+        told = "The run took longer than this server allows, and was stopped; make it smaller."
     except StudioError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from accel.app.history_tab import HistoryTab
 from accel.app.running import Running
 from accel.app.studio import Studio
 from accel.app.sweep_tab import SweepTab
+from accel.app.visitors import Listeners
 
 _HEADER = (
     '<header class="masthead"><h1>accel</h1><p>The same clip twice: by the untouched pipeline, and accelerated. '
@@ -18,9 +19,11 @@ _HEADER = (
 )
 
 
-def build(studio: Studio, model: str = "pocket:video") -> gr.Blocks:
-    """The page over this studio, not yet served: `accel.app.serve.serve` does that. `model` is chosen at first."""
-    running = Running()
+def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | None = None) -> gr.Blocks:
+    """The page over this studio, not yet served: `accel.app.serve.serve` does that. `model` is chosen at first.
+    listeners: who listens for answers, as the server tells.
+    """
+    running = Running(studio.limits, listeners or Listeners())
     blocks = gr.Blocks(title="accel", analytics_enabled=False, fill_width=False)
     with blocks:
         gr.HTML(_HEADER, apply_default_css=False)

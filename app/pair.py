@@ -42,6 +42,11 @@ class Side:
     peak_bytes: int | None = None
 
     @property
+    def nbytes(self) -> int:
+        """What it takes in memory, about: its frames, and all that is told of its calls."""
+        return self.frames.nbytes + len(repr((self.calls, self.levers, self.timeline, self.report)))
+
+    @property
     def computed(self) -> int:
         """Denoiser calls that were computed."""
         return sum(1 for call in self.calls if call["action"] == "computed")
@@ -70,6 +75,13 @@ class Pair:
     when: float  # seconds since 1970
     label: str = ""  # in a sweep: the values of this point
     notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, about. A baseline that is shared counts in each of its pairs."""
+        return (
+            self.baseline.nbytes + self.accelerated.nbytes + len(repr(self.settings)) + len(repr(self.psnr_per_frame))
+        )
 
     def summary(self) -> Summary:
         """The pair without its clips, for lists."""

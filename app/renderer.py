@@ -46,8 +46,7 @@ class Renderer:
 
     def __init__(self, limits: Limits, shelf: Shelf, costs: Costs, folder: Path, fps: float) -> None:
         self._shelf, self._costs, self._folder, self._fps = shelf, costs, folder, fps
-        # Floats and the same in 8 bits.
-        self._baselines: Keep[Take] = Keep(limits.baseline_bytes, lambda kept: kept.clip.nbytes * 5 // 4)
+        self._baselines: Keep[Take] = Keep(limits.baseline_bytes, lambda kept: kept.clip.nbytes + kept.side.nbytes)
 
     def is_cached(self, settings: Settings) -> bool:
         """Whether the baseline of these settings is at hand."""
@@ -65,6 +64,7 @@ class Renderer:
     def prepare(self, settings: Settings, say: Say, cancelled: Callable[[], bool]) -> None:
         """Loads the model and times a few steps of it."""
         held = self.held(settings.model, say)
+        self._shelf.admitted(settings)
         few = replace(settings.unaccelerated, steps=min(_PREPARED_STEPS, settings.steps))
         self._costs.learn_baseline(settings, self._take(held, few, "baseline", say, cancelled, 0.0).side)
 
@@ -111,6 +111,7 @@ class Renderer:
         from accel.tuning import NotMet, tune
 
         held, job, begun = self.held(settings.model, say), settings.job(), time.monotonic()
+        self._shelf.admitted(settings)
         given = {name: value for name, value in arguments_of(job).items() if name not in _TUNED_BY}
 
         def tell(line: str) -> None:
@@ -140,6 +141,8 @@ class Renderer:
     def pair(self, base: Settings, point: Point, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""
         held = self.held(point.settings.model, say)
+        for settings in (base, point.settings):
+            self._shelf.admitted(settings)
         baseline = self._baselines.get(base.baseline_key())
         reused = baseline is not None
         if baseline is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
+from starlette.types import ASGIApp
 
 from accel.app.assets import read
+from accel.app.gatekeeper import LOOPBACK, Gatekeeper, GuardedApp, Names
 from accel.app.limits import Limits
 from accel.app.page import build
 from accel.app.studio import Studio
+from accel.app.visitors import Listeners
+from accel.loading import POCKET
 
 if TYPE_CHECKING:
     from gradio.themes.base import Base
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
 _STYLES = ("style.css", "viewer.css", "recipe_editor.css")
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-_LARGEST_UPLOAD = "200mb"
 
 
 def launch(
@@ -31,36 +37,54 @@ def launch(
     *,
     model: str = "pocket:video",
     host: str = "127.0.0.1",
+    names: Sequence[str] = (),
     port: int | None = None,
     share: bool = False,
+    mcp: bool = False,
     block: bool = True,
     quiet: bool = False,
     open_browser: bool = False,
 ) -> tuple[gr.Blocks, str]:
     """Serves the page over this studio; returns it and its address.
 
-    The page reads no files but those of the studio's own folder and what a visitor uploads. host: "0.0.0.0" opens it to
-    the network, and share to the internet through gradio's relay: both to everybody who finds it. port: None takes the
-    first free one from 7860. block: stays until Ctrl-C.
+    The page reads no files but those of the studio's own folder and what a visitor uploads; which models may be loaded
+    is up to the studio's limits, which `serve` makes strict where strangers come in. host: "0.0.0.0" opens it to
+    the network, and share to the internet through gradio's relay: both to everybody who finds it. names: further ones
+    that it is reached by. port: None takes the first free one from 7860. mcp: the endpoints as tools for agents too.
+    block: stays until Ctrl-C. docs/security.md tells what holds in each case. Raises ValueError for mcp where its
+    package is missing.
     """
-    blocks = build(studio, model)
-    blocks.queue(max_size=4 * studio.limits.queue, default_concurrency_limit=4)
+    if mcp and not _has_mcp():
+        raise ValueError('serving agents needs another package: pip install "gradio[mcp]".')
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.files)  # read as the page is built, and with every upload
+    listeners, known = Listeners(), Names(host, names)
+    blocks = build(studio, model, listeners)
+    blocks.queue(max_size=4 * studio.limits.queue, default_concurrency_limit=4, api_open=False)
+
+    def guard(app: ASGIApp) -> Gatekeeper:
+        return Gatekeeper(app, known, listeners, studio.limits.upload_bytes, studio.make_room)
+
     _, local, shared = blocks.launch(
+        _app=GuardedApp(guard),
         server_name=host,
         server_port=port,
         share=share,
         inbrowser=open_browser,
         prevent_thread_lock=True,
         quiet=quiet,
-        allowed_paths=[str(studio.folder)],
-        max_file_size=_LARGEST_UPLOAD,
+        allowed_paths=[str(studio.clips)],
+        max_file_size=studio.limits.upload_bytes,
         theme=theme(),
         css="\n".join(map(read, _STYLES)),
         footer_links=["api"],
         run_history=False,
-        mcp_server=_has_mcp(),
+        mcp_server=mcp,
         enable_monitoring=False,
+        ssr_mode=False,  # which would put another server in front of the gatekeeper,
+        num_workers=0,  # and these some beside it
     )
+    if shared:
+        known.add(shared)
     if block:
         blocks.block_thread()
     return blocks, shared or local
@@ -73,20 +97,52 @@ def serve(
     out: Path | None = None,
     folders: Sequence[Path] = (),
     hub: bool = True,
+    hub_models: Sequence[str] = (),
+    seconds: float | None = None,
+    voxels: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
     **arguments: Any,
 ) -> None:
-    """Opens a studio and serves it until Ctrl-C. Further arguments as of `launch`.
+    """Opens a studio and serves it until Ctrl-C or SIGTERM. Further arguments as of `launch`.
 
     out: folder for votes and tunings. folders: where models may be loaded from, besides `model` itself; hub: whether
-    from the Hugging Face hub too, without its code. device, dtype: as in `accel.loading.load_pipeline`.
+    from the Hugging Face hub too, without its code: any model where this machine alone is served, else only
+    `hub_models`. seconds: most time of a run; voxels: width x height x frames of the largest film. device, dtype: as in
+    `accel.loading.load_pipeline`.
     """
     roots = (*folders, Path(model)) if Path(model).is_dir() else tuple(folders)
-    limits = Limits(roots=roots, hub=hub)
+    given: dict[str, Any] = {"seconds": seconds, "voxels": voxels}
+    if seconds is not None:
+        given["minutes"] = max(Limits.minutes, seconds / 60.0)
+    alone = arguments.get("host", LOOPBACK[0]) in LOOPBACK and not arguments.get("share")
+    own = (model,) if not roots and not model.startswith(POCKET) else ()
+    limits = Limits(
+        roots=roots,
+        hub=hub and (alone or bool(hub_models or own)),
+        hub_models=() if alone and not hub_models else (*hub_models, *own),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     limits.check_model(model)
-    with Studio(limits, out=out, device=device, dtype=dtype) as studio:
+    with ending_on_sigterm(), Studio(limits, out=out, device=device, dtype=dtype) as studio:
         launch(studio, model=model, port=port, **arguments)
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """In the block SIGTERM ends the program as Ctrl-C does, so that it can clean up."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def theme() -> Base:

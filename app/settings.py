@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from accel import presets
 from accel.app.limits import Limits
+from accel.caching import published
+from accel.caching.diffusers_native import APPLY
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.rendering.jobs import DIGITS, Job, digest
@@ -23,6 +26,7 @@ _MOST_SEED = 2**63 - 1
 _OPTIONAL = ("width", "height", "frames", "guidance")
 _OF_FILES = ("format", "fps", "output")  # fields of a manifest's line that say what its file is like
 _LARGEST_JSON = 2**20
+_LONGEST_NAME = 200
 
 
 def _default_recipe() -> Recipe:
@@ -50,10 +54,7 @@ class Settings:
 
     def checked(self, limits: Limits) -> Settings:
         """These settings, if they are within the limits. Raises ValueError, in one sentence, otherwise."""
-        for name in ("model", "prompt", "negative"):
-            _check_text(name, getattr(self, name), limits.prompt)
-        if not isinstance(self.recipe, Recipe):
-            raise ValueError(f"recipe must be a Recipe, not {type(self.recipe).__name__}.")
+        self.sized(limits)
         limits.check_model(self.model)
         limits.check_whole("seed", self.seed, 0, _MOST_SEED)
         limits.check_whole("steps", self.steps, 1, limits.steps)
@@ -64,11 +65,31 @@ class Settings:
             limits.check_whole("frames", self.frames, 1, limits.frames)
         if self.guidance is not None:
             limits.check_number("guidance", self.guidance, 0.0, limits.guidance)
-        if (self.width or 1) * (self.height or 1) * (self.frames or 1) > limits.voxels:
-            raise ValueError("width x height x frames is more than this server allows; make one of them smaller.")
-        for method in self.recipe.methods().values():
-            _check_names(method, limits)
+        limits.check_voxels(self.width or 1, self.height or 1, self.frames)  # once the model is known, its own sizes
+        for text, loaded in self._texts():
+            (limits.check_name if loaded else limits.check_literal)(text)
         return self
+
+    def sized(self, limits: Limits) -> Settings:
+        """These settings, if nothing in them is too long, whatever it means. Raises ValueError otherwise."""
+        for name in ("model", "prompt", "negative"):
+            _check_text(name, getattr(self, name), limits.prompt)
+        if not isinstance(self.recipe, Recipe):
+            raise ValueError(f"recipe must be a Recipe, not {type(self.recipe).__name__}.")
+        if len(self.recipe.to_json()) > limits.recipe:
+            raise ValueError(f"the recipe is larger than the {limits.recipe} characters that this server takes.")
+        _check_text("the recipe's name", self.recipe.name, _LONGEST_NAME)
+        return self
+
+    @property
+    def loaded(self) -> list[str]:
+        """What is read to run this: the model, and what the recipe's methods name."""
+        return [self.model, *(text for text, loaded in self._texts() if loaded and text)]
+
+    def _texts(self) -> Iterator[tuple[str, bool]]:
+        """All text in the recipe that is not one of our own words, and whether it may name something to load."""
+        for method in self.recipe.methods().values():
+            yield from _texts_of(method)
 
     @property
     def unaccelerated(self) -> Settings:
@@ -117,8 +138,11 @@ class Settings:
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a field of settings; they are {', '.join(sorted(known))}.")
         given = dict(data)
-        if "recipe" in given:
-            given["recipe"] = _recipe(given["recipe"])
+        try:
+            if "recipe" in given:
+                given["recipe"] = _recipe(given["recipe"])
+        except RecursionError:
+            raise ValueError("the recipe is nested too deeply.") from None
         return cls(**given)
 
     def as_python(self) -> str:
@@ -200,14 +224,36 @@ def _check_text(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} holds a character that is none (NUL or half of a pair).")
 
 
-def _check_names(method: Method, limits: Limits) -> None:
-    """Some methods read a folder that their parameter names (a refiner, a second model): it must be an allowed one."""
+def _texts_of(method: Method) -> Iterator[tuple[str, bool]]:
+    """Some methods read a folder or a model that their parameter names (a refiner, a second denoiser). Others hand
+    names on to diffusers, inside of larger settings, and it searches with them.
+    """
     for parameter in dataclasses.fields(method):
         value = getattr(method, parameter.name)
         if isinstance(value, Method):
-            _check_names(value, limits)
-        elif isinstance(value, str) and not _choices(parameter):
-            limits.check_name(value)
+            yield from _texts_of(value)
+        elif isinstance(value, str):
+            if value not in _own_words() and not _choices(parameter):
+                yield value, True
+        else:
+            yield from ((text, False) for text in _texts(value))
+
+
+@cache
+def _own_words() -> frozenset[str]:
+    """Names that methods look up in tables of ours, and never load."""
+    return frozenset({*APPLY, *published.names()})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in plain data, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(tuple(value.items()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def _choices(parameter: dataclasses.Field[Any]) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from accel.media import Pixels
 _MOST = 4096  # pixels along one side of a sheet, which every browser and graphics card can draw
 _EXACT = 24_000_000  # pixels of a clip; larger ones would take seconds and tens of megabytes as PNG
 _QUALITY = 92  # of WebP, for those
-_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,18 @@ class Sheets:
     exact: bool
 
 
-_WRITTEN: dict[int, Sheets] = {}
+class _Writing:
+    """The sheets of one clip, while they are written and after. Each clip has a lock of its own, because compressing
+    takes seconds in which the others need not wait.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sheets: Sheets | None = None
+
+
+_WRITTEN: dict[int, _Writing] = {}
+_LOCK = threading.Lock()
 
 
 def tiling(frames: int, height: int, width: int) -> tuple[int, int]:
@@ -43,11 +53,14 @@ def tiling(frames: int, height: int, width: int) -> tuple[int, int]:
 def sheets_of(side: Side) -> Sheets:
     """Writes the sheets of this clip beside its file. They go when the clip goes, and are written once."""
     with _LOCK:
-        known = _WRITTEN.get(id(side))
-        if known is None:
-            known = _WRITTEN[id(side)] = _write(side.frames, side.path.parent)
-            weakref.finalize(side, _forget, id(side), known)
-        return known
+        if id(side) not in _WRITTEN:
+            _WRITTEN[id(side)] = _Writing()
+            weakref.finalize(side, _forget, id(side))
+        writing = _WRITTEN[id(side)]
+    with writing.lock:
+        if writing.sheets is None:
+            writing.sheets = _write(side.frames, side.path.parent)
+        return writing.sheets
 
 
 def _write(frames: Pixels, folder: Path) -> Sheets:
@@ -80,7 +93,7 @@ def _tiled(frames: Pixels, columns: int, rows: int) -> Iterator[Pixels]:
         yield np.ascontiguousarray(tiles.reshape(used * height, columns * width, 3))
 
 
-def _forget(key: int, sheets: Sheets) -> None:
-    _WRITTEN.pop(key, None)
-    for path in sheets.files:
+def _forget(key: int) -> None:
+    writing = _WRITTEN.pop(key)
+    for path in writing.sheets.files if writing.sheets else ():
         path.unlink(missing_ok=True)

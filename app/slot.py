@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,11 +21,21 @@ class Ticket:
         self.error: BaseException | None = None
         self.done = threading.Event()
         self._cancels = (threading.Event(), cancel)
+        self._due: float | None = None
         self._said: SimpleQueue[Any] = SimpleQueue()
 
     @property
     def cancelled(self) -> bool:
-        return any(event is not None and event.is_set() for event in self._cancels)
+        return self.late or any(event is not None and event.is_set() for event in self._cancels)
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is over."""
+        return self._due is not None and time.monotonic() > self._due
+
+    def limit(self, seconds: float) -> None:
+        """From now on the job has so much time; then it is cancelled."""
+        self._due = time.monotonic() + seconds
 
     def cancel(self) -> None:
         """Asks the job to stop, or not to begin. Whoever gave an event of his own keeps it as it is."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, get_args
@@ -17,6 +18,7 @@ from accel.app.limits import Limits
 from accel.app.order import Updates, ordered, sentence
 from accel.app.pair import Cost, Pair, StudioError, Summary, Update, Vote, Winner
 from accel.app.renderer import Goal, Renderer
+from accel.app.scratch import Scratch
 from accel.app.settings import Settings
 from accel.app.shelf import Loader, Shelf
 from accel.app.slot import Slot, Ticket
@@ -49,15 +51,16 @@ class Studio:
         load: Loader = load_pipeline,
     ) -> None:
         self.limits, self.fps = limits or Limits(), fps
-        self._temporary = tempfile.TemporaryDirectory(prefix="accel-app-", ignore_cleanup_errors=True)
-        self.folder = Path(self._temporary.name).resolve()
+        self._scratch = Scratch(self.limits.uploads_bytes)
+        self.folder, self.files, self.clips = self._scratch.folder, self._scratch.files, self._scratch.clips
+        self.make_room = self._scratch.make_room
         self._shelf = Shelf(self.limits, dtype=dtype, device=device, load=load)
         self._costs = Costs()
-        self._renderer = Renderer(self.limits, self._shelf, self._costs, self.folder, fps)
+        self._renderer = Renderer(self.limits, self._shelf, self._costs, self.clips, fps)
         self._slot = Slot(self.limits.queue, self.limits.queue_of_one)
         self._kept = Path(out) if out else self.folder
-        self._votes = Votes(self._kept / "votes.jsonl")
-        self._pairs: Keep[Pair] = Keep(self.limits.history_bytes, _bytes_of)
+        self._votes = Votes(self._kept / "votes.jsonl", self.limits.votes_bytes)
+        self._pairs: Keep[Pair] = Keep(self.limits.history_bytes, attrgetter("nbytes"))
         self._histories: OrderedDict[str, list[str]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,7 +74,7 @@ class Studio:
         """Cancels all jobs, lets go of the models and deletes the clips."""
         self._slot.close()
         self._shelf.clear()
-        self._temporary.cleanup()
+        self._scratch.close()
 
     def models(self) -> list[str]:
         """Models to choose from."""
@@ -82,6 +85,8 @@ class Studio:
         wanted = self._checked(settings)
 
         def work(ticket: Ticket) -> None:
+            self._renderer.held(wanted.model, ticket.say)
+            ticket.limit(self.limits.seconds)
             self._renderer.prepare(wanted, ticket.say, lambda: ticket.cancelled)
             ticket.say(Update("done"))
 
@@ -135,8 +140,11 @@ class Studio:
         if (min_psnr is None) == (target_speedup is None):
             raise StudioError("Give either the PSNR that is needed or the speed-up that is wanted, one of the two.")
         goal = Goal(min_psnr, target_speedup, minutes)
+        self._check_time(wanted, [Point("", wanted)])
 
         def work(ticket: Ticket) -> None:
+            self._renderer.held(wanted.model, ticket.say)
+            ticket.limit(60.0 * minutes + self.limits.seconds)
             known = self._kept / "tunings.jsonl"
             found, note = self._renderer.tuned(wanted, goal, known, ticket.say, lambda: ticket.cancelled)
             pair = self._renderer.pair(found, Point("", found), ticket.say, lambda: ticket.cancelled)
@@ -154,11 +162,21 @@ class Studio:
         """The accelerated sides as a manifest (JSONL) for `accel render`. grid: values by "lever.knob"."""
         return self._asked(lambda: manifest(settings, grid or {}, self.limits))
 
+    def manifest_file(self, settings: Settings, grid: Axes | None = None) -> Path:
+        """The same as a file to download. Equal manifests are one file; it counts and goes as an upload does."""
+        data = self.manifest(settings, grid).encode()
+        path = self.files / hashlib.sha256(data).hexdigest() / "manifest.jsonl"
+        if not self.make_room(len(data)):
+            raise StudioError("This server has no room for another file; try again later.")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
     def vote(self, pair_key: str, winner: Winner, user: str = "") -> Vote:
-        """Notes which side of a pair somebody liked better."""
+        """Notes which side of a pair of theirs somebody liked better, once."""
         if winner not in get_args(Winner):
             raise StudioError(f"A vote is one of {', '.join(get_args(Winner))}, not {winner!r}.")
-        pair = self.pair(pair_key)
+        pair = self.pair(pair_key, user)
         vote = Vote(pair_key, winner, user, pair.settings, dict(pair.metrics), time.time())
         self._votes.add(vote)
         return vote
@@ -174,15 +192,17 @@ class Studio:
         pairs = (self._pairs.get(key) for key in keys)
         return [pair.summary() for pair in pairs if pair is not None]
 
-    def pair(self, key: str) -> Pair:
-        """A pair of an earlier run."""
+    def pair(self, key: str, user: str | None = None) -> Pair:
+        """A pair of an earlier run; of this user's, if one is given."""
         found = self._pairs.get(key)
-        if found is None:
+        with self._lock:
+            theirs = user is None or key in self._histories.get(user, ())
+        if found is None or not theirs:
             raise StudioError("This pair is no longer in memory; run its settings again.")
         return found
 
     def _checked(self, settings: Settings) -> Settings:
-        return self._asked(lambda: settings.checked(self.limits))
+        return self._asked(lambda: self._shelf.fitting(settings.checked(self.limits)))
 
     def _asked(self, make: Callable[[], T]) -> T:
         """What is made of a user's input, its errors as StudioError."""
@@ -192,10 +212,25 @@ class Studio:
             raise StudioError(sentence(error)) from None
 
     def _ordered(self, base: Settings, wanted: Sequence[Point], user: str, cancel: threading.Event | None) -> Updates:
+        self._check_time(base, wanted)
         return ordered(self._slot, lambda ticket: self._work(base, wanted, ticket), user, cancel)
+
+    def _check_time(self, base: Settings, wanted: Sequence[Point]) -> None:
+        """Raises StudioError for what is predicted to take longer than the limit; the unknown has it as its end."""
+        baseline = 0.0 if self._renderer.is_cached(base) else self._costs.predict(base).seconds_baseline or 0.0
+        costs = [self._costs.predict(point.settings) for point in wanted]
+        seconds = baseline + sum(cost.seconds_accelerated or cost.seconds_baseline or 0.0 for cost in costs)
+        if seconds > self.limits.seconds:
+            raise StudioError(
+                f"This would take about {seconds / 60.0:.0f} minutes here, and the server allows "
+                f"{self.limits.seconds / 60.0:.0f}; make the steps, the size or the number of frames smaller, "
+                f"or raise it with --max-seconds."
+            )
 
     def _work(self, base: Settings, wanted: Sequence[Point], ticket: Ticket) -> None:
         """In the slot's thread."""
+        self._renderer.held(base.model, ticket.say)
+        ticket.limit(self.limits.seconds)
         pairs, failures = self._renderer.sweep(
             base, wanted, ticket.say, lambda: ticket.cancelled, lambda pair: self._remember(pair, ticket.user)
         )
@@ -209,10 +244,6 @@ class Studio:
             self._histories[user] = [pair.key, *(key for key in keys if key != pair.key)][:_PAIRS_OF_USER]
             while len(self._histories) > _USERS:
                 self._histories.popitem(last=False)
-
-
-def _bytes_of(pair: Pair) -> int:
-    return pair.accelerated.frames.nbytes + pair.baseline.frames.nbytes
 
 
 def _axes(lever: str, knob: str | Mapping[str, Sequence[Any]], values: Sequence[Any] | None) -> Axes:

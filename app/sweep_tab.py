@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,6 +19,7 @@ from accel.app.running import Running
 from accel.app.stage import build_stage, stage_values
 from accel.app.studio import Studio
 from accel.app.sweeping import PRESET
+from accel.app.visitors import visitor
 from accel.presets import PRESETS
 
 _LEAD = (
@@ -117,21 +116,18 @@ class SweepTab:
             recipe = editor_value(moment.pair.settings.recipe)
             yield [*state, plot_html(plotted), plotted, recipe, *stage_values(moment.pair)]
 
-    def _select(self, plotted: Plotted, event: gr.EventData) -> list[Any]:
+    def _select(self, plotted: Plotted, event: gr.EventData, request: gr.Request) -> list[Any]:
         try:
-            return stage_values(self._studio.pair(plotted[event.index][0]))
+            return stage_values(self._studio.pair(plotted[event.index][0], visitor(request).key))
         except StudioError as error:
             gr.Warning(escape(str(error)))
             return stage_values(None)
 
     def _manifest(self, axis: str, values: str, other: str, others: str, *rest: Any) -> str:
         try:
-            text = self._studio.manifest(settings_of(rest), _axes(axis, values, other, others))
+            return str(self._studio.manifest_file(settings_of(rest), _axes(axis, values, other, others)))
         except (StudioError, ValueError) as error:
             raise gr.Error(escape(str(error)), print_exception=False) from None
-        path = Path(tempfile.mkdtemp(dir=self._studio.folder)) / "manifest.jsonl"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
 
 
 def _axes(axis: str, values: str, other: str, others: str) -> dict[str, list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def _side(clip: Clip, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
     """Writes the clip to a file, which is deleted with the object that is returned."""
     frames = to_pixels(clip)
     data, suffix = encode(job, frames)
-    path = folder / f"{job.id}-{hashlib.sha256(data).hexdigest()[:8]}-{time.time_ns():x}{suffix}"
+    path = folder / f"{job.id}-{secrets.token_hex(16)}{suffix}"  # the server gives a clip to whoever knows its name
     path.write_bytes(data)
     side = Side(frames=frames, path=path, **fields)
     weakref.finalize(side, path.unlink, missing_ok=True).atexit = False

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-
-import torch
 
 from accel.anatomy import Anatomy
 from accel.attention.high_resolution import GAINS_FROM, known_unets, unknown
@@ -13,10 +10,8 @@ from accel.attention.lever import AttentionLever
 from accel.attention.method import Planner, SparseAttention
 from accel.attention.rau_net import RauNet
 from accel.attention.window_attention import WindowPlanner
-from accel.calls import Call, Outcome, Proceed
-from accel.lever import Idle, Lever
-from accel.method import Method, knob
-from accel.report import CallRecord, LeverReport
+from accel.lever import Composite, Idle, Lever
+from accel.method import knob
 
 
 @dataclass(frozen=True)
@@ -62,38 +57,4 @@ class HiDiffusion(SparseAttention):
         parts: list[Lever] = [RauNet(str(self), unets, self.t1, self.t2)] if self.rau else []
         if self.windows:
             parts.append(AttentionLever(self, anatomy))
-        return Parts(self, parts) if parts else Idle(self, "windows and rau are both off: switch one of them on")
-
-
-class Parts(Lever):
-    """Several levers as one, the first outermost."""
-
-    def __init__(self, method: Method, parts: Sequence[Lever]) -> None:
-        self.method, self.parts = method, parts
-
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
-        for part in self.parts:
-            part.begin(denoisers)
-
-    def reset(self) -> None:
-        for part in self.parts:
-            part.reset()
-
-    def end(self) -> None:
-        for part in reversed(self.parts):
-            part.end()
-
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        for part in reversed(self.parts):
-            proceed = _through(part, proceed)
-        return proceed(call)
-
-    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
-        reports = [part.report(calls) for part in self.parts]
-        reason = "; ".join(report.reason for report in reports if report.reason)
-        held = sum(report.extra_bytes for report in reports)
-        return LeverReport(self.method.lever, str(self.method), any(one.engaged for one in reports), reason, held)
-
-
-def _through(part: Lever, proceed: Proceed) -> Proceed:
-    return lambda call: part.handle(call, proceed)
+        return Composite(self, parts) if parts else Idle(self, "windows and rau are both off: switch one of them on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -23,6 +24,8 @@ class Kernel(Protocol):
     @property
     def name(self) -> str: ...
 
+    def __hash__(self) -> int: ...
+
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
@@ -41,21 +44,22 @@ class Chosen:
     """The first of several kernels that is right on this device, data type and head width.
 
     Each is tested when it is first needed: on random activations, and on a few rows of the first real ones. What fails
-    is not used again in this process, and `kernel_notes` says why.
+    is not used again, and the notes say why. The verdicts are those of one session: what fails on the activations of
+    one model may be right on another's.
+    kernels: None takes those of the device, in the order of preference.
     """
 
-    name = "auto"
-
-    def __init__(self, kernels: Sequence[Kernel]) -> None:
-        self.kernels = tuple(kernels)
+    def __init__(self, kernels: Sequence[Kernel] | None = None) -> None:
+        self.kernels = kernels
+        self.name = "auto"  # of the kernel that has answered last
         self.notes: list[str] = []
         self._verdicts: dict[tuple[object, ...], bool] = {}
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
-        for kernel in self.kernels:
-            key = (kernel.name, q.dtype, q.shape[-1], plan.order.dim(), plan.key_blocks.dim())
+        for kernel in preferred(q.device) if self.kernels is None else self.kernels:
+            key = (kernel.name, q.device, q.dtype, q.shape[-1], plan.order.dim(), plan.key_blocks.dim())
             if key not in self._verdicts:
                 output = self._tested(kernel, q, k, v, plan, scale, text)
                 self._verdicts[key] = output is not None
@@ -91,10 +95,10 @@ class Chosen:
 def attend(question: Question, plans: Sequence[HeadPlan], kernel: Kernel | None = None) -> torch.Tensor:
     """The attention output (B, H, L, D): video rows by the plans, text rows dense, padded text never attended.
 
-    kernel: None takes the fastest of those that pass their tests on this device. If none does, the model's own
-    attention answers.
+    kernel: None takes the fastest of those that pass their tests on this device, and tests them anew in each call. If
+    none does, the model's own attention answers.
     """
-    run = kernel or chosen(question.q.device)
+    run = kernel or Chosen()
     samples = list(_samples(question))
     try:
         if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
@@ -109,33 +113,21 @@ def attend(question: Question, plans: Sequence[HeadPlan], kernel: Kernel | None 
         return question.dense()
 
 
-def chosen(device: torch.device) -> Chosen:
-    """The kernels of a device in the order of preference, tested."""
-    key = (device.type, device.index)
-    if key not in _chosen:
-        _chosen[key] = Chosen(_preferred(device))
-    return _chosen[key]
-
-
-def kernel_notes() -> list[str]:
-    """Which kernels are not used in this process, and why."""
-    return [note for some in _chosen.values() for note in some.notes]
-
-
 def installed(device: torch.device) -> list[Kernel]:
     """All kernels that can be tried on a device: for measurements."""
     flex = [Flex()] if device.type == "cuda" else []
     return [Gather(), *flex, *([XFormers()] if _has_xformers(device) else [])]
 
 
-_chosen: dict[tuple[str, int | None], Chosen] = {}
+@functools.cache
+def preferred(device: torch.device) -> tuple[Kernel, ...]:
+    """FlexAttention where its compiler has the tensor cores that it needs, xFormers on older GPUs, else gathering.
 
-
-def _preferred(device: torch.device) -> list[Kernel]:
-    """FlexAttention where its compiler has the tensor cores that it needs, xFormers on older GPUs, else gathering."""
+    One set for all sessions: what they have compiled, and how they did on random activations, is the process's.
+    """
     if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 0):
-        return [Flex(), Gather()]
-    return [XFormers(), Gather()] if _has_xformers(device) else [Gather()]
+        return Flex(), Gather()
+    return (XFormers(), Gather()) if _has_xformers(device) else (Gather(),)
 
 
 def _has_xformers(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from accel.anatomy import Anatomy
 from accel.attention.account import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, Account
 from accel.attention.arithmetic import Arithmetic, Trusted
 from accel.attention.interception import Attention, KeyMasks, Watch
-from accel.attention.kernels import attend, chosen, kernel_notes
+from accel.attention.kernels import Chosen, attend
 from accel.attention.method import Answer, HeadPlan, Planner, Question, Site, SparseAttention
 from accel.attention.tokens import Tokens
 from accel.attention.worth import pays_from, pays_up_to
@@ -74,6 +74,7 @@ class AttentionLever(Lever):
         self.method, self.anatomy = method, anatomy
         self._sparse = method if isinstance(method, SparseAttention) else method.sparse
         self._arithmetic = Trusted(method) if isinstance(method, Arithmetic) else None
+        self._chosen = Chosen()
         self._places = places(anatomy)
         self._layers: list[Layer] = []
         self._account = self._blank()
@@ -111,7 +112,7 @@ class AttentionLever(Lever):
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         account = self._account
         transformer = not any("block_out_channels" in part.config for part in self.anatomy.denoisers.values())
-        notes = [*(kernel_notes() if self._sparse else []), *(self._arithmetic.notes if self._arithmetic else [])]
+        notes = [*self._chosen.notes, *(self._arithmetic.notes if self._arithmetic else [])]
         reason = "; ".join([account.words(transformer), *notes])
         return LeverReport("attention", str(self.method), account.answered > 0, reason, account.peak)
 
@@ -186,9 +187,9 @@ class AttentionLever(Lever):
         density, most = density_of(plans, question.q.shape[1]), _most(method, question)
         if density > most:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
-        kernel = None if self._arithmetic is None else self._arithmetic.for_plans(site, attention)
+        kernel = (self._arithmetic and self._arithmetic.for_plans(site, attention)) or self._chosen
         output = planner.finish(question, attend(question, plans, kernel))
-        self._account.planned(1.0 if refreshed else density, (kernel or chosen(output.device)).name)
+        self._account.planned(1.0 if refreshed else density, kernel.name)
         return output
 
     def _question(

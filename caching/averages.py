@@ -17,9 +17,8 @@ from accel.caching.layer_errors import Errors
 from accel.caching.recorder import Course, Record
 from accel.caching.smoothcache import Rows
 from accel.caching.table import CHANGES, DEPTHS, Table, Trace, rounded, rounded_row
-from accel.patch import session_of
 from accel.recipe import Recipe
-from accel.session import Session
+from accel.session import Session, bare
 
 
 class Recording(NamedTuple):
@@ -50,7 +49,7 @@ def calibrate(
     layer_lags: how many steps in a row SmoothCache may reuse. It costs `layer_lags` outputs of every attention and
     feed-forward module and stream in memory; 0 saves that, and SmoothCache is left out. Apart from that, the tokens
     behind the first blocks of two steps, and 16 latents.
-    An attached session is put back afterwards, also after an exception; nothing stays on the pipeline.
+    An attached session is suspended meanwhile; nothing stays on the pipeline.
     Raises ValueError where there is no list of prompts, or no run of two steps.
     """
     return record(pipe, prompts, generate=generate, layer_lags=layer_lags, progress=progress, **arguments).calibration
@@ -71,7 +70,7 @@ def record(
     if type(layer_lags) is not int or layer_lags < 0:
         raise ValueError(f"layer_lags must be a whole number from 0, not {layer_lags!r}.")
     method = Record(layer_lags)
-    with _detached(pipe), Session(pipe, Recipe(cache=method, name="recording")) as session, _telling(progress) as tell:
+    with bare(pipe), Session(pipe, Recipe(cache=method, name="recording")) as session, _telling(progress) as tell:
         anatomy = session.anatomy
         for index, prompt in enumerate(prompts):
             tell(f"recording prompt {index + 1} of {len(prompts)}")
@@ -83,19 +82,6 @@ def record(
     tables, notes = _tables(method.courses, anatomy, guidance)
     calibration = Calibration(_key(pipe, anatomy, len(prompts), arguments), tables, notes)
     return Recording(method.courses, anatomy, guidance, calibration)
-
-
-@contextmanager
-def _detached(pipe: Any) -> Iterator[None]:
-    """Takes an attached session off, and puts its recipe back afterwards."""
-    attached = session_of(pipe)
-    if attached is not None:
-        attached.restore()
-    try:
-        yield
-    finally:
-        if attached is not None:
-            Session(pipe, attached.recipe)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ class HookedCache(Lever):
                 )
                 continue
             if hasattr(config, CLOCK):
-                setattr(config, CLOCK, lambda: self._timestep)
+                config = dataclasses.replace(config, **{CLOCK: lambda: self._timestep})
             try:
                 self._hooked[name] = Hooked(denoiser, APPLY[self.method.config], config)
             except Exception as error:

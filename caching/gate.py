@@ -56,7 +56,9 @@ class Stream:
     stateful: bool = False  # its outputs hold more than predictions
 
 
-class Leave(Exception):
+# Not an Exception: it passes through the model's own code, where an `except Exception` would swallow it and the rest of
+# the denoiser would run, for nothing.
+class Leave(BaseException):
     """Raised inside the denoiser, after its probe, when the rest of it is not needed."""
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from accel.calls import Call, Outcome, Proceed, tensors
+from accel.patch import Kept
 
-MISSING = object()
 TRACES = ("forward", "_diffusers_hook", "_cache_config")  # what hooks and caches write into a module's attributes
 
 
@@ -46,8 +46,8 @@ class Hooked:
             raise
         for before in self._before:
             before.applied()
-        self._root._cache_config = config
-        self._before[0].put_back("forward")
+        self._before[0].traces["_cache_config"].put(config)
+        self._before[0].traces["forward"].put_back()
         self._forget_registries()
         values = [value for _, hook in self._hooks for value in vars(hook).values()]
         self._managers = [value for value in values if isinstance(value, StateManager)]
@@ -134,7 +134,7 @@ class _Before:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
-        self._traces = {name: module.__dict__.get(name, MISSING) for name in TRACES}
+        self.traces = {name: Kept(module, name) for name in TRACES}
         self._known = set(_hooks(module))
         self._forward: Any = None
         self._ours: set[str] | None = None
@@ -151,13 +151,7 @@ class _Before:
     def applied(self) -> None:
         """All hooks are on: remembers which, and what they made of the module's forward."""
         self._ours = set(self.new_hooks())
-        self._forward = self.module.__dict__.get("forward", MISSING)
-
-    def put_back(self, name: str) -> None:
-        if self._traces[name] is MISSING:
-            self.module.__dict__.pop(name, None)
-        else:
-            self.module.__dict__[name] = self._traces[name]
+        self._forward = self.traces["forward"].now
 
     def restore(self, root: bool) -> None:
         hooks = self.new_hooks()
@@ -166,21 +160,21 @@ class _Before:
                 _strike(self.module, name, hook)
         else:
             self._unhook(hooks)
-        self.put_back("_cache_config")
+        self.traces["_cache_config"].put_back()
         if not _hooks(self.module):
-            self.put_back("_diffusers_hook")
+            self.traces["_diffusers_hook"].put_back()
 
     def _unhook(self, hooks: dict[str, Any]) -> None:
-        forward = self.module.__dict__.get("forward", MISSING)
+        forward = self.traces["forward"].now
         for name, hook in hooks.items():
             below = hook.fn_ref.original_forward
             hook.fn_ref.original_forward = getattr(below, "counted", below)
             registry: Any = self.module._diffusers_hook
             registry.remove_hook(name, recurse=False)
         if self._ours is None or forward is self._forward:  # the first if diffusers has refused half-way
-            self.put_back("forward")
+            self.traces["forward"].put_back()
         elif hooks:  # somebody has put something on top, which stays and leads through the hooks
-            self.module.__dict__["forward"] = forward
+            self.traces["forward"].put(forward)
             for hook in hooks.values():
                 _pass_through(hook.fn_ref)
 

@@ -52,6 +52,11 @@ def check(method: str, model: str | None) -> None:
         raise ValueError(f"There is no published set for model={model!r}; there are {', '.join(names)}.")
 
 
+def names() -> list[str]:
+    """All models with a published set."""
+    return [row["model"] for method in ("teacache", "magcache") for row in _table(method)]
+
+
 @cache
 def _table(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(files("accel.caching").joinpath(f"{name}.json").read_text("utf-8"))

@@ -14,7 +14,7 @@ from accel.anatomy import Anatomy, DenoiserAnatomy, submodule
 from accel.caching.diffusers_native import adopted
 from accel.caching.memo import Memo, Memory, held_bytes
 from accel.calls import Call, Outcome, Proceed
-from accel.lever import Idle, Lever
+from accel.lever import Composite, Idle, Lever
 from accel.method import Method, part
 from accel.patch import Layer, is_compiled
 from accel.report import CallRecord, LeverReport
@@ -55,7 +55,8 @@ class TextKeyValueCache(Method, lever="cache"):
         then = self.then.build(anatomy) if self.then is not None else None
         if then is None and not any(paths.values()):
             return Idle(self, f"{JOINT}; take another cache.")
-        return TextMemory(self, paths, then)
+        memory = TextMemory(self, paths)
+        return memory if then is None else Composite(self, [memory, then])
 
 
 def cross_attentions(denoiser: DenoiserAnatomy) -> tuple[str, ...]:
@@ -67,8 +68,8 @@ def cross_attentions(denoiser: DenoiserAnatomy) -> tuple[str, ...]:
 class TextMemory(Lever):
     """Puts a layer over every module that sees nothing but the prompt, for the duration of a pipeline call."""
 
-    def __init__(self, method: TextKeyValueCache, paths: Mapping[str, tuple[str, ...]], then: Lever | None) -> None:
-        self.method, self.paths, self.then = method, paths, then
+    def __init__(self, method: TextKeyValueCache, paths: Mapping[str, tuple[str, ...]]) -> None:
+        self.method, self.paths = method, paths
         self._layers: list[Layer] = []
         self._left_alone = self._reused = self._computed = self._peak = 0
         self.reset()
@@ -82,38 +83,24 @@ class TextMemory(Lever):
                     continue
                 around = functools.partial(self._around, f"{name}.{path}", module)
                 self._layers.append(Layer(module, "forward", around))
-        if self.then is not None:
-            self.then.begin(denoisers)
-
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return {} if self.then is None else self.then.arguments(given)
 
     def reset(self) -> None:
         self._memory, self._memos = Memory(), dict[str, Memo]()
-        if self.then is not None:
-            self.then.reset()
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         self._memory.next_call()
-        outcome = proceed(call) if self.then is None else self.then.handle(call, proceed)
+        outcome = proceed(call)
         self._peak = max(self._peak, held_bytes(list(self._memos.values())))
         return outcome
 
     def end(self) -> None:
-        if self.then is not None:
-            self.then.end()
         for layer in reversed(self._layers):
             layer.detach()
         self._layers.clear()
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         peak, self._peak = self._peak, 0
-        reason, engaged = self._own_reason(), self._reused > 0
-        if self.then is not None:
-            other = self.then.report(calls)
-            reason, engaged = f"{reason}; then {other.reason}", engaged or other.engaged
-            peak += other.extra_bytes
-        return LeverReport("cache", str(self.method), engaged, reason, peak)
+        return LeverReport("cache", str(self.method), self._reused > 0, self._own_reason(), peak)
 
     def _own_reason(self) -> str:
         if not any(self.paths.values()):

@@ -10,11 +10,10 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.clock import Moment
-from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
 from accel.samplers.linear import FEATURES, LinearAG, Past, added, combined, differences
-from accel.session import Session
+from accel.session import Session, bare
 
 # Relative to the mean square of the regressors, two of which are nearly parallel.
 RIDGE = 1e-6
@@ -36,26 +35,20 @@ def calibrate_linear(
     stop: at none after this fraction. prompts: every element of every latent is an equation, so a handful is enough.
     arguments: go to the pipeline call (steps, size, guidance: those of production). generate(pipe, prompts) replaces
     the call altogether. All prompts go as one batch because each step is fitted with the estimates of the steps before
-    it in place, for all of them. An attached session is put back afterwards; nothing stays on the pipeline.
+    it in place, for all of them. An attached session is suspended meanwhile; nothing stays on the pipeline.
     Raises ValueError where there is no list of prompts, a number is out of range, or no guidance to fit.
     """
     if isinstance(prompts, str) or not prompts:
         raise ValueError('calibrate_linear wants a list of at least one prompt, such as ["a corgi surfing"].')
     if every < 2 or not 0.0 <= start <= 1.0 or not 0.0 <= stop <= 1.0:
         raise ValueError("calibrate_linear wants every of at least 2, and start and stop from 0 to 1.")
-    attached, method = session_of(pipe), _Fit(every, start, stop)
-    if attached is not None:
-        attached.restore()
-    try:
-        with Session(pipe, Recipe(guidance=method, name="fitting")):
-            if generate is not None:
-                generate(pipe, prompts)
-            else:
-                seeds = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-                pipe(list(prompts), **{"generator": seeds, **arguments})
-    finally:
-        if attached is not None:
-            Session(pipe, attached.recipe)
+    method = _Fit(every, start, stop)
+    with bare(pipe), Session(pipe, Recipe(guidance=method, name="fitting")):
+        if generate is not None:
+            generate(pipe, prompts)
+        else:
+            seeds = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+            pipe(list(prompts), **{"generator": seeds, **arguments})
     if not any(method.rows.values()):
         raise ValueError(
             "There was nothing to fit LinearAG to: the run had too few steps or no unconditional passes (guidance is "

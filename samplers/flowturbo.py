@@ -215,15 +215,17 @@ class Turbo(Stepper):
         super().reset()
         self._last.clear()
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
         if self.method.heun and type(scheduler).__name__ in families.REPEATED_LEVELS:
-            super().scheduled(scheduler, set_timesteps, arguments)
+            super().scheduled(name, scheduler, set_timesteps, arguments)
             if self._refused is None:
                 return
         if self.method.heun:
             self._unpaired = self._refused or f"{type(scheduler).__name__} cannot step to the level that it is at"
             self._refused, self.method = None, replace(self.method, heun=0.0)
-        super().scheduled(scheduler, set_timesteps, arguments)
+        super().scheduled(name, scheduler, set_timesteps, arguments)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         return super().handle(call, lambda passed: self._answered(passed, proceed))

@@ -10,13 +10,12 @@ import torch
 
 from accel.anatomy import Anatomy, inspect
 from accel.lever import Lever
-from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.samplers.asked import compared, same_noise
 from accel.samplers.bank import Facts
 from accel.samplers.method import Sampler
 from accel.samplers.step import Stepper, sample_of
-from accel.session import Session
+from accel.session import Session, bare
 
 
 @dataclass
@@ -37,14 +36,12 @@ def record(
     `wanted` updates (samples, ...), on the host.
     """
     reason = solver.obstacle(inspect(pipe))
-    if session_of(pipe) is not None:
-        reason = "The pipeline is accelerated: accel.restore(pipe) first."
-    elif not solver.depth:
+    if not solver.depth:
         reason = "The scheduler's own multistep updates cannot be continued elsewhere: give a solver such as Euler()."
     if reason is not None:
         raise ValueError(f"Trajectories cannot be recorded: {reason}")
     tape = Tape(wanted, seed)
-    with Session(pipe, Recipe(sampler=Recording(solver, tape))):
+    with bare(pipe), Session(pipe, Recipe(sampler=Recording(solver, tape))):
         for call in calls:
             pipe(**call, output_type="latent")
     facts, noise = tape.facts, torch.cat(tape.noise)
@@ -84,19 +81,19 @@ class Recorder(Stepper):
         super().reset()
         self._made = 0
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        result, tape = super().stepped(scheduler, arguments, result), self._tape
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        result, tape = super().stepped(name, scheduler, arguments, result), self._tape
         if not self._made:
             tape.noise.append(arguments["sample"].detach().cpu().clone())
         self._made += 1
-        if tape.facts is None and self._timetable is not None:
-            name = type(scheduler).__name__
+        if tape.facts is None and name in self._levels:
+            samples: Any = self.anatomy.samples[name]
             tape.facts = Facts(
                 self.anatomy.pipeline,
-                name,
-                self._facts(name)[0],
+                type(scheduler).__name__,
+                samples,
                 self.method.to_dict(),
-                self._timetable.whole,
+                self._levels[name].table.whole,
                 tuple(arguments["sample"].shape[1:]),
                 tape.seed,
                 self._compared,

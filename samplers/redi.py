@@ -157,10 +157,10 @@ class Jump(Stepper):
             self._answers[shape] = outcome.output
         return outcome
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._made += 1
         if self._target is None:
-            result = super().stepped(scheduler, arguments, result)
+            result = super().stepped(name, scheduler, arguments, result)
             if self._reason is None:
                 self._look(scheduler, arguments, sample_of(result))
             return result

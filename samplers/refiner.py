@@ -114,7 +114,7 @@ class Refiner:
         if kind is None:
             raise ValueError(f"{folder} refines a {facts.denoiser}, which this version of diffusers does not know.")
         try:
-            model = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+            model = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True)
         except Exception as error:  # file and configuration errors of two libraries have no common base
             raise ValueError(f"The refiner in {folder} cannot be read: {str(error).partition(chr(10))[0]}") from None
         return cls(model.eval().requires_grad_(False), facts, os.fspath(folder))

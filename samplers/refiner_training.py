@@ -21,7 +21,7 @@ from accel.recipe import Recipe
 from accel.report import CallRecord, LeverReport
 from accel.samplers.refiner import Refiner, channel_axis, last_layer, untrained
 from accel.samplers.solvers import PseudoCorrector
-from accel.session import Session
+from accel.session import Session, bare
 
 MINUTES = 10.0
 STEP_COUNTS = (12, 18, 27)
@@ -71,8 +71,8 @@ def train_refiner(
     line is 0.78: more prompts are needed before more updates are.
 
     Memory: two latents per call of all recorded runs, on the host. Training on the host takes minutes for a model of
-    a million parameters. Raises ValueError for fewer than two prompts, other counts than these, or a pipeline whose
-    denoiser has no refiner.
+    a million parameters. An attached session is suspended while runs are recorded. Raises ValueError for fewer than two
+    prompts, other counts than these, or a pipeline whose denoiser has no refiner.
     """
     if len(prompts) < 2:
         raise ValueError("train_refiner needs at least two prompts: one to learn from and one to measure the error on.")
@@ -207,7 +207,7 @@ def recorded(
         settings = {"output_type": "latent"} | dict(options)
         settings["num_inference_steps"] = step_counts[number % len(step_counts)]
         settings["generator"] = torch.Generator().manual_seed(seed + number)
-        with Session(pipe, Recipe(sampler=PseudoCorrector(), cache=listening)):
+        with bare(pipe), Session(pipe, Recipe(sampler=PseudoCorrector(), cache=listening)):
             pipe(list(group), **settings)
         yield number * batch < learnt, listening.run
 

@@ -24,7 +24,7 @@ from accel.samplers.method import Sampler
 from accel.samplers.sigmas import SigmaTable
 from accel.samplers.solvers import Euler, PseudoCorrector
 from accel.samplers.step import Stepper, sample_of
-from accel.session import Session
+from accel.session import Session, bare
 
 Array = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def search_sigmas(
     prompts: two or more; one half is searched on and the other decides between what was found and the scheduler's own
     levels, which stay if nothing is better. fine: steps of the reference runs. options: go to every pipeline call, and
     should be those of later use: guidance scale and size change the answer. Costs len(prompts) x (fine + 3 steps) steps
-    or so, and memory for `fine` latents on the host.
+    or so, and memory for `fine` latents on the host. An attached session is suspended meanwhile.
 
     Raises ValueError for fewer than two prompts, more steps than `fine`, or a scheduler that cannot be told.
     """
@@ -76,7 +76,7 @@ def search_sigmas(
     def final(prompt: int, method: Sampler, steps: int) -> Trace:
         generator = torch.Generator().manual_seed(seed + prompt)
         recording = Recording(method)
-        with Session(pipe, Recipe(sampler=recording)):
+        with bare(pipe), Session(pipe, Recipe(sampler=recording)):
             pipe(prompts[prompt], num_inference_steps=steps, generator=generator, output_type="latent", **options)
         return recording.trace
 
@@ -190,11 +190,11 @@ class Recorder(Stepper):
         super().__init__(method, anatomy)
         self._trace = trace
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        result, trace = super().stepped(scheduler, arguments, result), self._trace
-        samples, _ = self._facts(type(scheduler).__name__)
-        sigma, following, _ = self._place(scheduler, arguments["timestep"])
-        point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, self._received(scheduler))
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        result, trace = super().stepped(name, scheduler, arguments, result), self._trace
+        samples: Any = self.anatomy.samples[name]
+        sigma, following, _ = self._place(name, scheduler, arguments["timestep"])
+        point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, self.anatomy.received[name])
         trace.sigmas.append(sigma)
         trace.times[-1:] = [time_of(sigma, samples), time_of(following, samples)]
         trace.velocities.append(point.velocity.cpu())

@@ -39,7 +39,9 @@ class Kept:
     def load(self, dtype: torch.dtype) -> torch.nn.Module:
         """The denoiser on the CPU, ready to answer."""
         try:
-            module: torch.nn.Module = self.kind.from_pretrained(self.folder, subfolder=self.part, torch_dtype=dtype)
+            module: torch.nn.Module = self.kind.from_pretrained(
+                self.folder, subfolder=self.part, torch_dtype=dtype, use_safetensors=True
+            )
         except Exception as error:  # hub, network, file and configuration errors have no common base
             raise ValueError(f"{self.model!r} cannot be loaded: {_first_line(error)}.") from None
         return module.eval()

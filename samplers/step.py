@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,8 +18,7 @@ from accel.report import CallRecord, LeverReport
 from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.levels import choose, training_sigmas
 from accel.samplers.method import Place, Sampler
-from accel.schedulers import reached
-from accel.spaces import Prediction
+from accel.schedulers import levels_reached
 from accel.update import Around
 
 
@@ -33,6 +33,14 @@ class History:
     def clear(self) -> None:
         self.times.clear()
         self.answers.clear()
+
+
+class RunLevels(NamedTuple):
+    """The noise levels of a run under one scheduler."""
+
+    table: Timetable
+    ladder: list[float]  # of every training timestep, as flow times; none for flows
+    reached: list[float]  # where its own updates lead, which is not always the next level of its timetable (DDIM)
 
 
 class Stepper(Lever):
@@ -68,54 +76,53 @@ class Stepper(Lever):
 
     def reset(self) -> None:
         self._history.clear()
-        self._timetable: Timetable | None = None
-        self._reached: Sequence[float] = ()
-        self._ladder: list[float] = []
 
     def end(self) -> None:
         self._given = {}
 
-    def scheduled(self, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        name = type(scheduler).__name__
-        samples, told = self._facts(name)
+    def scheduled(
+        self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> None:
+        samples: Any = self.anatomy.samples.get(name)
+        told: Any = self.anatomy.levels.get(name)
+        self._levels.pop(name, None)
         wanted = self.method.grid
         if wanted is None or samples is None:
             return
         if self._own_levels():
             self._refused = "the call gives its own"
         elif told is None:
-            self._refused = f"{name} chooses them itself"
+            self._refused = f"{type(scheduler).__name__} chooses them itself"
         else:
             self._refused = choose(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        self._timetable = self._timetable or call.moment.table
         if call.denoiser != self._denoiser:  # another expert answers from here on
             self._denoiser = call.denoiser
             self._history.clear()
         return proceed(call)
 
-    def rehearsal(self, table: Timetable) -> Around | None:
+    def rehearsal(self, name: str, table: Timetable) -> Around | None:
         if not self.method.depth:
             return None
         copied = Stepper(self.method, self.anatomy)
-        copied._timetable = table
-        return copied.stepped
+        copied._levels[name] = self._levels_of(name, table)
+        return partial(copied.stepped, name)
 
-    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         self._updates += 1
-        samples, _ = self._facts(type(scheduler).__name__)
+        samples: Any = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
         if not self.method.depth:
             return result
-        known = all(name in arguments for name in ("model_output", "timestep", "sample"))
-        if samples is None or not known or any(_is_on(arguments.get(name)) for name in families.OTHER_UPDATES):
+        known = all(given in arguments for given in ("model_output", "timestep", "sample"))
+        if samples is None or not known or any(_is_on(arguments.get(given)) for given in families.OTHER_UPDATES):
             self._history.clear()
             return result
-        sigma, following, place = self._place(scheduler, arguments["timestep"])
+        sigma, following, place = self._place(name, scheduler, arguments["timestep"])
         sample = arguments["sample"]
-        point = point_of(sample, arguments["model_output"], sigma, samples, self._received(scheduler))
+        point = point_of(sample, arguments["model_output"], sigma, samples, self.anatomy.received[name])
         history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
-        key = (type(scheduler), sample.shape, sample.device)
+        key = (name, sample.shape, sample.device)
         if key != history.key or (history.times and now >= history.times[-1]):
             history.clear()
         history.key = key
@@ -140,31 +147,23 @@ class Stepper(Lever):
     def _began(self) -> None:
         self._updates = self._replaced = self._peak = 0
         self._refused, self._denoiser, self._shortened = None, "", ""
+        self._levels: dict[str, RunLevels] = {}
         self.reset()
 
-    def _facts(self, scheduler: str) -> tuple[Any, Any]:
-        """How that scheduler scales its samples and is told noise levels, as the anatomy found it."""
-        name = next((name for name, kind in self.anatomy.schedulers.items() if kind == scheduler), "")
-        samples = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
-        return samples, self.anatomy.levels.get(name)
-
-    def _received(self, scheduler: Any) -> Prediction:
-        kind = type(scheduler).__name__
-        return next(self.anatomy.received[name] for name, known in self.anatomy.schedulers.items() if known == kind)
-
-    def _place(self, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
+    def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, Place]:
         """Noise levels before and after the update that the scheduler has just made, and where in the run that is."""
-        if not self._reached:
-            self._timetable = self._timetable or Timetable(scheduler)
-            self._ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(scheduler)]
-            samples, _ = self._facts(type(scheduler).__name__)
-            # Where the scheduler's own updates lead is not always the next level of its timetable (DDIM).
-            self._reached = reached(self._timetable, self._received(scheduler), samples)
-        table = self._timetable
+        if name not in self._levels:
+            self._levels[name] = self._levels_of(name, Timetable(scheduler))
+        table, ladder, reached = self._levels[name]
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
         position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
-        place = Place(position, len(table.timesteps) - position, self._ladder)
-        return table.whole[position], self._reached[position], place
+        place = Place(position, len(table.timesteps) - position, ladder)
+        return table.whole[position], reached[position], place
+
+    def _levels_of(self, name: str, table: Timetable) -> RunLevels:
+        ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(table.scheduler)]
+        samples: Any = self.anatomy.samples[name]
+        return RunLevels(table, ladder, levels_reached(table, self.anatomy.received[name], samples))
 
     def _own_levels(self) -> bool:
         return any(self._given.get(name) is not None for name in ("sigmas", "timesteps"))

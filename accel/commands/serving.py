@@ -21,6 +21,15 @@ def add_app(commands: Any) -> None:
         "--allow", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders that models may be loaded from"
     )
     command.add_argument("--no-hub", action="store_true", help="load no models of the Hugging Face hub")
+    command.add_argument(
+        "--allow-hub", nargs="+", default=[], metavar="ID", help="load these models of the hub, and no others"
+    )
+    command.add_argument(
+        "--allow-host", nargs="+", default=[], metavar="NAME", help="further names that this server is reached by"
+    )
+    command.add_argument("--mcp", action="store_true", help="serve the endpoints to agents too (needs gradio[mcp])")
+    command.add_argument("--max-seconds", type=float, help="refuse and stop runs that take longer (900)")
+    command.add_argument("--max-voxels", type=int, help="width x height x frames of the largest film (67108864)")
     add_machine(command)
     command.set_defaults(command=serve_app)
 
@@ -37,11 +46,16 @@ def serve_app(options: argparse.Namespace) -> None:
         options.port,
         model=options.model,
         host=options.host,
+        names=options.allow_host,
+        mcp=options.mcp,
         share=options.share,
         open_browser=options.open,
         out=options.out,
         folders=options.allow,
         hub=not options.no_hub,
+        hub_models=options.allow_hub,
+        seconds=options.max_seconds,
+        voxels=options.max_voxels,
         device=options.device,
         dtype=options.dtype,
     )

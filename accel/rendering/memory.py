@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from accel.patch import undone
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
@@ -33,14 +34,9 @@ def can_tile(pipe: Any) -> bool:
     return tiles and not getattr(vae, "use_tiling", False)
 
 
-@contextmanager
-def tiled(pipe: Any) -> Iterator[None]:
+def tiled(pipe: Any) -> AbstractContextManager[None]:
     """Decodes in tiles for the duration of the block. The result differs slightly at the seams."""
-    pipe.vae.enable_tiling()
-    try:
-        yield
-    finally:
-        pipe.vae.disable_tiling()
+    return undone(pipe.vae, pipe.vae.enable_tiling)
 
 
 def device_of(pipe: Any) -> torch.device:

@@ -22,7 +22,6 @@ from accel.contest import attached, quiet
 from accel.front import accelerate
 from accel.media import to_pixels
 from accel.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
-from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.rendering.calls import arguments_of, parameters_of, plain_class, wrong_arguments
 from accel.rendering.failures import DeviceError, ModelError, writing
@@ -42,6 +41,7 @@ from accel.rendering.memory import (
 from accel.rendering.outcome import Outcome, Settings, installed, report_summary
 from accel.rendering.outputs import encode
 from accel.rendering.writer import Writer
+from accel.session import bare
 
 Loader = Callable[..., Any]
 """Called as `load(model, dtype=..., device=...)`, returns a pipeline."""
@@ -63,8 +63,8 @@ class _Run:
 class Worker:
     """Renders groups of jobs and calls `emit` with an Outcome for each open job, from a thread of its own.
 
-    pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was, but for a session
-        that was attached to it: where jobs had other recipes, a new session with its recipe is attached.
+    pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was: a session that
+        is attached to it is suspended meanwhile.
     load: called as `load(model, dtype=..., device=...)` for the pipeline of a name; None is accel's own way.
     say: is told in a few words what happens now.
 
@@ -83,13 +83,12 @@ class Worker:
     ) -> None:
         self._settings, self._emit, self._say = settings, emit, say
         self._given, self._loader = pipe, load
-        self._given_session = session_of(pipe) if pipe is not None else None
         self._pipe: Any = None
         self._session: Any = None
         self._loaded: tuple[str, str | None] | None = None
         self._recipe: str | None = None
         self._memo: TextMemo | None = None
-        self._quiet = ExitStack()
+        self._undo = ExitStack()
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
         self._parts = 0
@@ -130,11 +129,12 @@ class Worker:
             self._pipe = self._given if self._given is not None else self._load(job)
             self._load_seconds = time.perf_counter() - start
             self._loaded = job.model, job.dtype
-            self._quiet.enter_context(quiet(self._pipe))
+            self._undo.enter_context(bare(self._pipe))
+            self._undo.enter_context(quiet(self._pipe))
             self._memo = TextMemo(self._pipe)
             self._device = device_of(self._pipe)
         if self._recipe != digest(job.recipe):
-            self._attach(job)
+            self._session = accelerate(self._pipe, Recipe.from_dict(job.recipe))
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)
@@ -148,29 +148,18 @@ class Worker:
         except Exception as error:  # memory, drivers, missing files: whatever it is, it is not the jobs' fault
             raise ModelError(f"the model {job.model!r} cannot be loaded: {error}") from error
 
-    def _attach(self, job: Job) -> None:
-        """A session with the job's recipe: the one that the given pipeline has, if it is that."""
-        recipe, attached_now = Recipe.from_dict(job.recipe), session_of(self._pipe)
-        fits = attached_now is not None and attached_now.recipe == recipe
-        self._session = attached_now if fits else accelerate(self._pipe, recipe)
-
     def _leave(self) -> None:
         """Lets go of the pipeline, after undoing everything."""
         pipe, self._pipe, self._loaded, self._recipe = self._pipe, None, None, None
-        self._session = None
+        session, self._session = self._session, None
         if self._memo is not None:
             self._memo.detach()
             self._memo = None
-        self._quiet.close()
-        if pipe is None:
-            return
-        attached_now = session_of(pipe)
-        if attached_now is not None and attached_now is not self._given_session:
-            attached_now.restore()
-            if self._given_session is not None:
-                accelerate(pipe, self._given_session.recipe)
-        if self._given is None:
-            del pipe, attached_now
+        if session is not None:
+            session.restore()
+        self._undo.close()
+        if pipe is not None and self._given is None:
+            del pipe, session
             free_memory()
 
     def _render(self, group: Group) -> None:
@@ -222,9 +211,7 @@ class Worker:
 
     def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
         with attached(self._pipe, Recipe()):
-            output = self._call(jobs)
-        self._attach(jobs[0])
-        return output
+            return self._call(jobs)
 
     def _call(self, jobs: Sequence[Job]) -> Any:
         """Calls the pipeline. Noise is drawn on the CPU, so that a seed is the same picture on every device.

@@ -65,7 +65,7 @@ def tune(
     It records the pipeline unaccelerated on two prompts, simulates every candidate of the four levers on the recording
     (no model runs), runs the promising ones for real while a surrogate learns from each run, and verifies the winner
     against the unaccelerated pipeline on prompts or seeds that the search has not seen. What is returned is verified;
-    its `evidence` says how. The pipeline comes back unaccelerated.
+    its `evidence` says how. A session on the pipeline is suspended meanwhile.
 
     Args:
         prompts: the more, the surer; of six and more a third is searched with and the others are held out, of fewer all

@@ -44,7 +44,8 @@ def raising_in_call(number: int) -> Callable[..., None]:
 
 
 def _contents(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: _Same(value) for name, value in attributes.items() if name != "__weakref__"}
+    # Python itself keeps `__slotnames__` on every class of which an instance has been copied.
+    return {name: _Same(value) for name, value in attributes.items() if name not in ("__weakref__", "__slotnames__")}
 
 
 class _Same:

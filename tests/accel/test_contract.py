@@ -203,10 +203,10 @@ def test_a_session_starts_anew_with_every_call(name: str) -> None:
 def check_formula(name: str, method: accel.caching.CacheMethod, **options: Any) -> None:
     """Every computed answer is the twin's, every predicted one is the formula over its own stream's past.
 
-    How solvers that use several answers are made up for is checked in tests/caching/test_corrector.py.
+    How other updates than Euler steps are made up for is checked in tests/accel/test_schedulers.py.
     """
     pipe = pipeline(name)
-    if not takes_euler_steps(name) and isinstance(method.predictor, Extrapolate):
+    if isinstance(method.predictor, Extrapolate) and not takes_euler_steps(name, method.predictor):
         method = replace(method, predictor=replace(method.predictor, corrector=0))
     with accel.accelerate(pipe, accel.Recipe(cache=method)) as session, witness(pipe) as seen:
         run(pipe, TINY[name], **options)
@@ -268,12 +268,14 @@ def formula(
 def corrects(name: str, method: Any, now: Exchange) -> bool:
     """Whether the scheduler's step is an Euler step in coordinates that the predictor's values add up in."""
     predictor = method.predictor
-    if getattr(predictor, "corrector", 0) == 0 or not takes_euler_steps(name):
+    if getattr(predictor, "corrector", 0) == 0 or not takes_euler_steps(name, predictor):
         return False
-    return now.next_sigma > 0 if space_of(name, predictor) == "x0" else name not in VELOCITY
+    return now.next_sigma > 0 if space_of(name, predictor) == "x0" else True
 
 
-def takes_euler_steps(name: str) -> bool:
+def takes_euler_steps(name: str, predictor: Extrapolate) -> bool:
+    if name in VELOCITY and space_of(name, predictor) == "output":
+        return False  # their weights are not the differences of noise levels
     scheduler = pipeline(name).scheduler
     clips = scheduler.config.get("clip_sample") and name != "cogvideox"  # whose scheduler ignores the setting
     return type(scheduler).__name__ in EULER and not clips
@@ -329,7 +331,7 @@ def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values:
     if predictor.order == 0:
         return values[-1]
     line = polynomial(times[-3:-1], values[-2:], times[-1])
-    if predictor.corrector and takes_euler_steps(name):
+    if predictor.corrector and takes_euler_steps(name, predictor):
         assert predictor.order == 1
         return values[-1] + predictor.damping * (line - values[-1])
     if predictor.order == 1 or len(values) < 3:

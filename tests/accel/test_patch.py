@@ -9,6 +9,7 @@ import json
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ import accel
 from accel import FixedInterval, LastOutput, LastResidual, TeaCache
 from accel.caching.predictor import Memory
 from accel.calls import Call
+from accel.session import bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import denoisers, plain
 from tests.tiny import TINY, run
@@ -336,13 +338,15 @@ class Patched:
             self.pipe.transformer._diffusers_hook.remove_hook("counting")
 
     def check(self) -> None:
-        """The output is right, and so is how often the hook is called."""
-        for _ in range(2):
+        """The output is right, and so is how often the hook is called; also while the session is suspended."""
+        for suspended in (False, True, False):
             self.hook.calls = 0
-            output = run(self.pipe, TINY["wan"])
-            assert torch.equal(output, fast("wan") if "accel" in self.on else plain("wan"))
+            accelerated = "accel" in self.on and not suspended
+            with bare(self.pipe) if suspended else nullcontext():
+                output = run(self.pipe, TINY["wan"])
+            assert torch.equal(output, fast("wan") if accelerated else plain("wan"))
             assert (self.hook.calls in (8, 16)) if "hook" in self.on else self.hook.calls == 0
-            if "accel" not in self.on and "hook" in self.on:
+            if not accelerated and "hook" in self.on:
                 assert self.hook.calls == 16
 
 

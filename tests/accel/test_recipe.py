@@ -103,6 +103,21 @@ def test_every_schedule_of_noise_levels_survives_a_file(name: str, tmp_path: Pat
     survives(accel.Recipe(sampler=sampler(sigmas=SIGMAS[name](**NEEDS.get(name, {})))), tmp_path)
 
 
+def test_a_second_class_of_a_name_is_refused_and_a_class_made_anew_is_not() -> None:
+    known = Method.registry["cache"]["FixedInterval"]
+    with pytest.raises(
+        TypeError, match=r"There is a cache called FixedInterval already, in accel\.caching\.interval: "
+    ) as no:
+        type("FixedInterval", (Method,), {"__module__": __name__}, lever="cache")
+    assert str(no.value).endswith(".") and "\n" not in str(no.value)
+    assert Method.registry["cache"]["FixedInterval"] is known
+    try:
+        first, second = (type("Twice", (Method,), {"__module__": "__main__"}, lever="cache") for _ in range(2))
+        assert first is not second and Method.registry["cache"]["Twice"] is second  # a notebook's cell run twice
+    finally:
+        del Method.registry["cache"]["Twice"]
+
+
 def survives(recipe: accel.Recipe, folder: Path) -> None:
     recipe.save(folder / "recipe.json")
     assert accel.Recipe.load(folder / "recipe.json") == recipe

@@ -10,7 +10,7 @@ import torch
 import accel
 from accel import Extrapolate, FixedInterval
 from accel.clock import Timetable
-from accel.schedulers import SchedulerAnatomy, reached, scheduler_anatomy
+from accel.schedulers import SchedulerAnatomy, levels_reached, scheduler_anatomy
 from accel.spaces import clean_from_output
 from accel.update import Deep, Unknown, asked, on_cpu
 from tests.formula import FormulaPipeline
@@ -146,7 +146,7 @@ def test_a_noise_level_that_is_reached_may_not_be_the_next_of_the_timetable(
 ) -> None:
     """DDIM goes to `t - 1000 // n`, and its next timestep may be another."""
     table = Timetable(timed(name, steps))
-    found = reached(table, "epsilon", "preserving")
+    found = levels_reached(table, "epsilon", "preserving")
     apart = max(abs(a - b) / b for a, b in zip(found[:-1], table.sigmas[1:], strict=True))
     assert apart == pytest.approx(0.0, abs=1e-6) if not beyond else apart > beyond
     alphas = table.scheduler.alphas_cumprod.double()

@@ -16,9 +16,9 @@ from accel.app.studio import Studio
 class Served:
     """A studio and the address of its page."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.calls, self.pause = 0, 0.0
-        self.studio = Studio(Limits(hub=False, steps=200), load=self._load)
+        self.studio = Studio(limits or Limits(hub=False), load=self._load)
         self.blocks, self.url = launch(self.studio, block=False, quiet=True)
 
     @contextmanager

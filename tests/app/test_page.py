@@ -235,4 +235,4 @@ def test_it_listens_on_this_machine_only(served: Served) -> None:
     assert served.blocks.server_name == "127.0.0.1"
     assert served.blocks.share is False
     assert served.blocks.max_file_size is not None
-    assert served.blocks.allowed_paths == [str(served.studio.folder)]
+    assert served.blocks.allowed_paths == [str(served.studio.clips)]

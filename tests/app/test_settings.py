@@ -57,7 +57,7 @@ def test_a_recipe_counts_for_what_it_does_and_not_for_its_name() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"steps": 0}, "steps must be a whole number from 1 to 1000, not 0"),
+    ({"steps": 0}, "steps must be a whole number from 1 to 200, not 0"),
     ({"steps": 2.5}, "steps must be a whole number"),
     ({"steps": True}, "steps must be a whole number"),
     ({"width": 10**6}, "width must be a whole number from 8 to 2048"),

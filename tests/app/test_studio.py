@@ -97,9 +97,14 @@ def test_the_cost_is_predicted_and_then_measured(stage: Stage) -> None:
 
 
 def test_votes_are_kept_with_the_settings(tmp_path: Path, stage: Stage) -> None:
-    pair = finished(stage.studio.run(replace(BASE, seed=11)))
+    pair = finished(stage.studio.run(replace(BASE, seed=11), "ann"))
     stage.studio.vote(pair.key, "same", "ann")
     assert stage.studio.votes()[-1].settings == pair.settings and stage.studio.votes()[-1].winner == "same"
+    with pytest.raises(StudioError, match="voted on this pair already"):
+        stage.studio.vote(pair.key, "accelerated", "ann")
+    with pytest.raises(StudioError, match="no longer in memory"):  # nor is it told whether it ever was
+        stage.studio.vote(pair.key, "same", "bob")
+    assert len(stage.studio.votes()) == 1
     with pytest.raises(StudioError, match="A vote is one of baseline, accelerated, same"):
         stage.studio.vote(pair.key, "left", "ann")  # type: ignore[arg-type]
     with pytest.raises(StudioError, match="no longer in memory"):

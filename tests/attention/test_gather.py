@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from accel.attention import kernels
 from accel.attention.gather import Gather
-from accel.attention.kernels import Chosen, NoKernel, attend, chosen
+from accel.attention.kernels import Chosen, NoKernel, attend
 from accel.attention.layout import TokenLayout
 from accel.attention.method import HeadPlan
 from accel.attention.plan import Plan
@@ -165,5 +166,22 @@ def test_where_no_kernel_is_right_the_model_computes() -> None:
 def test_on_a_processor_keys_are_gathered() -> None:
     layout = LAYOUTS["no text"]
     q, k, v = activations(layout)
-    attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))])
-    assert chosen(q.device).name == "gather" and chosen(q.device).notes == []
+    kernel = Chosen()
+    attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))], kernel)
+    assert kernel.name == "gather" and kernel.notes == []
+
+
+def test_verdicts_on_kernels_and_their_notes_are_a_sessions_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails on the activations of one model may be right on another's."""
+    layout = LAYOUTS["no text"]
+    wrong = Wrong(False)
+    monkeypatch.setattr(kernels, "preferred", lambda device: (wrong, Gather()))
+    fails, passes = Chosen(), Chosen()
+    for kernel, samples in ((fails, 2), (passes, 1), (fails, 2)):
+        q, k, v = activations(layout, samples=samples)
+        plan = random_plan(layout, 7, "shared")
+        output = attend(question(layout, q, k, v), [HeadPlan(None, plan)], kernel)
+        assert error(output, masked(q, k, v, plan.mask())) < 1e-5
+    assert fails.name == "gather" and len(fails.notes) == 1
+    assert passes.name == "wrong" and passes.notes == []
+    assert wrong.calls == 3, "on random activations it is tested once in a process"

@@ -75,6 +75,16 @@ class BlockDenoiser(torch.nn.Module):
         return (self.formula(added.mean((1, 2)).view(-1, 1, 1, 1), sigma).expand_as(hidden_states).clone(),)
 
 
+class ForgivingDenoiser(BlockDenoiser):
+    """Answers zero where something goes wrong inside."""
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states=None):
+        try:
+            return super().forward(hidden_states, timestep, encoder_hidden_states)
+        except Exception:
+            return (torch.zeros_like(hidden_states),)
+
+
 def block_pipeline(signal, formula=lambda added, sigma: added, batch=1, **options):
     pipe = ToyPipeline(None)
     pipe.transformer = BlockDenoiser(signal, formula, **options)
@@ -102,6 +112,18 @@ def call_with(alignment=None, latents=1):
 
 def heard(entered, left):
     return torch.stack([torch.as_tensor(entered, dtype=torch.float32), torch.as_tensor(left, dtype=torch.float32)])
+
+
+def test_leaving_a_denoiser_is_no_error_that_it_could_catch():
+    """The prediction is the last output, and not what the model answers to errors."""
+    outputs = []
+    for kind in (BlockDenoiser, ForgivingDenoiser):
+        pipe = block_pipeline(lambda sigma: 2.0)
+        pipe.transformer = kind(lambda sigma: 2.0, lambda added, sigma: added)
+        with accel.accelerate(pipe, cache=FirstBlockCache(math.inf, max_skips=3, predictor=LastOutput())) as session:
+            outputs.append(pipe(num_inference_steps=STEPS))
+        assert pipe.transformer.calls[1] == session.report().computed == 6
+    assert torch.equal(*outputs)
 
 
 # Deciders.

@@ -283,7 +283,7 @@ def test_it_goes_together_with_another_cache(name: str, then: Any) -> None:
     assert torch.equal(output, expected)
     assert report.timeline() == alone.timeline()
     lever, other = report.levers[0], alone.levers[0]
-    assert lever.reason.endswith(f"; then {other.reason}")
+    assert lever.reason.endswith(f"; {other.reason}")
     assert lever.engaged == (name in CROSS or other.engaged)
     assert lever.extra_bytes >= other.extra_bytes
 

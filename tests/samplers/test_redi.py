@@ -379,11 +379,3 @@ def test_a_build_that_makes_no_sense_is_refused(options: dict[str, Any], reason:
     given = {"prompts": [asked("wan", 0)], "steps": STEPS, "key": KEY, "landing": LANDING, **options}
     with pytest.raises(ValueError, match=reason):
         TrajectoryBank.build(pipeline("wan"), **given)
-
-
-def test_an_accelerated_pipeline_gets_no_bank() -> None:
-    with (
-        accel.accelerate(pipeline("wan"), accel.Recipe()),
-        pytest.raises(ValueError, match=r"accel\.restore\(pipe\) first"),
-    ):
-        TrajectoryBank.build(pipeline("wan"), [asked("wan", 0)], steps=STEPS, key=KEY, landing=LANDING)

@@ -176,6 +176,46 @@ def test_euler_is_the_schedulers_own_step_in_every_convention(
         assert relative(found.float(), single) < 1.2 * relative(expected.float(), single) + 1e-3
 
 
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize("solver", HISTORY)
+@pytest.mark.parametrize("second", [{"prediction_type": "v_prediction"}, FLOW])
+def test_two_schedulers_of_one_class_have_each_the_facts_of_their_own_settings(
+    second: dict[str, Any], solver: str
+) -> None:
+    settings: list[dict[str, Any]] = [{"use_karras_sigmas": True}, second]
+    expected = [solved(Loop(DPMSolverMultistepScheduler(**each)), HISTORY[solver])[0] for each in settings]
+    for order in (settings, settings[::-1]):
+        pair = Pair(*(DPMSolverMultistepScheduler(**each) for each in order))
+        found, report = solved(pair, HISTORY[solver])
+        assert report.levers[0].reason == "20 of 20 updates replaced"
+        right = expected if order is settings else expected[::-1]
+        assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+
+
+def solved(pipe: Any, sampler: Sampler) -> tuple[Any, accel.Report]:
+    with accel.accelerate(pipe, accel.Recipe(sampler=sampler)) as session:
+        return pipe(10), session.report()
+
+
+class Pair:
+    """A pipeline with two schedulers that run one after the other."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self.loops = [Loop(first), Loop(second)]
+        self.loops[1].unet = self.loops[0].unet
+        self.config = self.loops[0].config
+
+    @property
+    def components(self) -> dict[str, Any]:
+        first, second = (loop.scheduler for loop in self.loops)
+        return {"unet": self.loops[0].unet, "first": first, "second": second}
+
+    def __call__(self, num_inference_steps: int = 10) -> list[torch.Tensor]:
+        return [loop(num_inference_steps) for loop in self.loops]
+
+
 class Loop:
     """The smallest pipeline: a one-line denoiser and the loop that diffusers' pipelines have."""
 

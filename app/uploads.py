@@ -1,0 +1,31 @@
+"""Files that visitors have uploaded, and nothing else that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accel.app.limits import Limits
+from accel.app.settings import Settings, embedded
+
+BOUNDED = {"concurrency_limit": 2, "concurrency_id": "files"}
+"""Of every event that reads one: so many at a time, for all visitors together."""
+
+
+def restored(posted: object, folder: Path, limits: Limits) -> Settings:
+    """The settings inside an upload. posted: what a client says that it has uploaded, an object with its path, or the
+    path itself. Raises ValueError, in one sentence, where it has not, or there are no settings in it.
+    """
+    return embedded(_uploaded(posted, folder)).sized(limits)
+
+
+def _uploaded(posted: object, folder: Path) -> Path:
+    named = posted.get("path") if isinstance(posted, Mapping) else posted
+    if isinstance(named, str):
+        try:
+            path = Path(named).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):  # not there, NUL characters, loops of links
+            path = Path()
+        if path.is_relative_to(folder) and path.is_file():
+            return path
+    raise ValueError("this file was not uploaded to this server, or is no longer there; upload it first.")

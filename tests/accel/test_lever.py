@@ -1,0 +1,146 @@
+"""Several levers as one: what a session tells a lever reaches each of them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from accel.calls import Outcome
+from accel.lever import Composite, Lever
+from accel.report import LeverReport
+from accel.samplers import Euler
+
+HOOKS = [name for name, value in vars(Lever).items() if inspect.isfunction(value) and not name.startswith("_")]
+SCHEDULER, MODULE = object(), torch.nn.Identity()
+GIVEN: dict[str, Any] = {
+    "given": {"steps": 3},
+    "denoisers": {"unet": MODULE},
+    "name": "scheduler",
+    "scheduler": SCHEDULER,
+    "set_timesteps": print,
+    "arguments": {"sample": 1},
+    "result": "result",
+    "call": "call",
+    "proceed": lambda call: Outcome(call, "computed", "computed"),
+    "calls": [],
+    "table": None,
+}
+
+
+class Part(Lever):
+    """Notes what it hears, and changes whatever it may."""
+
+    def __init__(self, name: str, heard: list[tuple[str, str, Any]], jumps: bool = False) -> None:
+        self.name, self.heard, self.jumps = name, heard, jumps
+
+    def _hear(self, hook: str, what: Any = None) -> None:
+        self.heard.append((hook, self.name, what))
+
+    def arguments(self, given):
+        self._hear("arguments", dict(given))
+        return {self.name: 1}
+
+    def begin(self, denoisers):
+        self._hear("begin", sorted(denoisers))
+
+    def stand_ins(self):
+        self._hear("stand_ins")
+        return {f"of {self.name}": MODULE}
+
+    def scheduled(self, name, scheduler, set_timesteps, arguments):
+        self._hear("scheduled", (name, scheduler, set_timesteps, arguments))
+
+    def stepped(self, name, scheduler, arguments, result):
+        self._hear("stepped", (name, scheduler, arguments, result))
+        return f"{result}, {self.name}"
+
+    def rehearsal(self, name, table):
+        self._hear("rehearsal", (name, table))
+        return lambda scheduler, arguments, result: f"{result}, {self.name}"
+
+    def jumped(self):
+        self._hear("jumped")
+        return self.jumps
+
+    def handle(self, call, proceed):
+        self._hear("handle", call)
+        return proceed(f"{call} {self.name}")
+
+    def reset(self):
+        self._hear("reset")
+
+    def end(self):
+        self._hear("end")
+
+    def report(self, calls):
+        self._hear("report", calls)
+        return LeverReport("sampler", self.name, self.name == "second", f"said by {self.name}", 5)
+
+
+def both(**jumps: bool) -> tuple[Composite, list[tuple[str, str, Any]]]:
+    heard: list[tuple[str, str, Any]] = []
+    return Composite(Euler(), [Part(name, heard, jumps.get(name, False)) for name in ("first", "second")]), heard
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_of_a_lever_reaches_every_part_once(hook: str) -> None:
+    """A hook that levers are given one day is in `HOOKS` by itself."""
+    composite, heard = both()
+    wanted = inspect.signature(getattr(composite, hook)).parameters
+    getattr(composite, hook)(**{name: GIVEN[name] for name in wanted})
+    assert sorted(name for told, name, _ in heard if told == hook) == ["first", "second"]
+    assert hook in vars(Composite), "the base class answers for the parts"
+
+
+def test_all_hooks_are_looked_at() -> None:
+    assert {
+        "arguments",
+        "begin",
+        "stand_ins",
+        "scheduled",
+        "stepped",
+        "rehearsal",
+        "jumped",
+        "handle",
+        "reset",
+        "end",
+        "report",
+    } <= {*HOOKS}
+
+
+def test_the_first_part_is_outermost_begins_first_and_ends_last() -> None:
+    composite, heard = both()
+    assert composite.handle("call", GIVEN["proceed"]).output == "call first second"  # type: ignore[arg-type]
+    composite.end()
+    assert [(hook, name) for hook, name, _ in heard] == [
+        ("handle", "first"), ("handle", "second"), ("end", "second"), ("end", "first"),
+    ]  # fmt: skip
+
+
+def test_answers_of_parts_are_joined() -> None:
+    composite, heard = both()
+    assert composite.arguments({"steps": 3}) == {"first": 1, "second": 1}
+    assert set(composite.stand_ins()) == {"of first", "of second"}
+    assert composite.stepped("scheduler", SCHEDULER, {}, "result") == "result, first, second"
+    assert composite.report([]) == LeverReport("sampler", "Euler()", True, "said by first; said by second", 10)
+    composite.begin({"unet": MODULE})
+    begun = [what for hook, _, what in heard if hook == "begin"]
+    assert begun == [["unet"], ["of first", "unet"]]  # the levers below a stand-in begin with it too
+
+
+@pytest.mark.parametrize(
+    ("jumps", "forgets"), [((), []), (("first",), ["second"]), (("first", "second"), ["first", "second"])]
+)
+def test_where_a_part_jumps_the_others_forget_the_run(jumps: tuple[str, ...], forgets: list[str]) -> None:
+    composite, heard = both(**dict.fromkeys(jumps, True))
+    assert composite.jumped() is bool(jumps)
+    assert [name for hook, name, _ in heard if hook == "reset"] == forgets
+
+
+def test_what_parts_make_of_updates_is_made_one_after_the_other() -> None:
+    composite, _ = both()
+    around: Any = composite.rehearsal("scheduler", GIVEN["table"])
+    assert around(SCHEDULER, {}, "result") == "result, first, second"

@@ -14,9 +14,9 @@ from accel.schedulers import Samples, Told, scheduler_anatomy
 from accel.spaces import Prediction
 from accel.unet import UNetLayers, unet_layers
 
-# How the conditional and the unconditional answer of one step are asked for: the conditional one in a first call of its
-# own, or as the last or the first half of one batch.
-GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "unknown"]
+# How the conditional and the unconditional answer of one step are asked for: in calls of their own, by a guider; the
+# conditional one as the last or the first half of one batch; as the first step will show; in batches of more than two.
+GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "to be seen", "more than two"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class Anatomy:
             for name, denoiser in self.denoisers.items()
             if denoiser.rounding > COARSE
         ]
+
+    @property
+    def embedded_guidance(self) -> bool:
+        """Whether the guidance scale is an input of a denoiser."""
+        return any(part.config.get(families.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -243,21 +248,17 @@ def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: b
     configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
     if any(config.get(families.EMBEDDED_GUIDANCE_FLAG) for config in configs):
         return "embedded scale (an extra unconditional call only with true_cfg_scale)"
-    if pipeline.startswith(families.TWO_CALLS):
-        return "two calls per step"
     if pipeline.startswith(families.ONE_BATCHED_CALL):
         return "one batched call per step"
-    return "not in the table; the report shows the streams seen"
+    return "seen in the run, from named calls or at its first step"
 
 
 def _guidance_calls(pipeline: str, guided: bool) -> GuidanceCalls:
     if guided:  # whatever the pipeline's name: modular pipelines have those of others, and no batches
         return "two calls"
     if any(part in pipeline for part in families.OTHER_BATCHES):
-        return "unknown"
-    if pipeline.startswith(families.TWO_CALLS):
-        return "two calls"
+        return "more than two"
     if not pipeline.startswith(families.ONE_BATCHED_CALL):
-        return "unknown"
+        return "to be seen"
     first = pipeline.startswith(families.CONDITIONAL_HALF_FIRST)
     return "conditional half first" if first else "conditional half last"

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from accel.clock import Moment
+from accel.reasons import Code
 from accel.update import Unknown, Updates
 
 # How diffusers' denoisers name their arguments; the first name present is taken.
@@ -21,11 +22,14 @@ Action = Literal["computed", "predicted", "dropped"]
 
 
 class Outcome(NamedTuple):
-    """What a lever answered: the denoiser's output in its own structure, how it came about, and why."""
+    """What a lever answered: the denoiser's output in its own structure, how it came about, and why: in one sentence
+    for people, which no program reads, and as a code.
+    """
 
     output: Any
     action: Action
     reason: str
+    code: Code = Code.DECIDED
 
 
 def unasked(space: str) -> Updates:
@@ -53,7 +57,21 @@ class Call:
     # Asks what the scheduler makes of outputs ("output") or of the clean estimates that they imply ("x0") in this run;
     # raises `accel.update.Unknown`.
     updates: Callable[[str], Updates] = field(default=unasked, repr=False)
-    guided: bool = False  # the pipeline says that classifier-free guidance is on; False also where it says nothing
+    guided: bool | None = None  # whether classifier-free guidance is on, where the pipeline says so
+    # For half of a batch: evaluates it and the other half in one launch.
+    together: Callable[[Call, Proceed], Outcome] | None = field(default=None, repr=False)
+    # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
+    launched: list[int] = field(default_factory=list, repr=False)
+
+    @property
+    def listed(self) -> bool:
+        """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
+        return isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+
+    @property
+    def rows(self) -> int:
+        """The number of samples in the batch, of both halves."""
+        return len(self.latents) if self.listed else self.latents[0].shape[0] if self.latents else 0
 
     @property
     def weight(self) -> float:
@@ -69,6 +87,10 @@ class Call:
     def layout(self) -> tuple[object, ...]:
         """What of the latents must stay as it is for one call's answer to say anything about another's."""
         return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
+
+    def evaluate(self, proceed: Proceed) -> Outcome:
+        """Proceeds, with the other half of the batch where there is one: for levers that do not look inside."""
+        return proceed(self) if self.together is None else self.together(self, proceed)
 
 
 Proceed = Callable[[Call], Outcome]

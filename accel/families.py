@@ -303,24 +303,8 @@ INTERFACE = {
 # Pipelines that negate what the denoiser returns: it predicts x0 - noise. By the beginning of the class name.
 NEGATES_PREDICTION = ("ZImage", "Lumina", "HiDream", "NucleusMoE")
 
-# How the pipelines ask for classifier-free guidance, by the beginning of the pipeline's class name. In all of these the
-# conditional call comes first. Left out on purpose: ACE-Step (unconditional first), GLM-Image (three calls).
-TWO_CALLS = (
-    "Wan",
-    "QwenImage",
-    "CogView4",
-    "Cosmos",
-    "SkyReels",
-    "Flux",
-    "HunyuanVideo",
-    "Ovis",
-    "LongCat",
-    "Chroma",
-    "ChronoEdit",
-    "Kandinsky5",
-    "Lucy",
-    "Lumina2",
-)
+# Pipelines that ask for both passes of classifier-free guidance in one batched call, by the beginning of the class
+# name: what must be known before a run. During one it is seen at the first step (`accel.samplers.passes`).
 ONE_BATCHED_CALL = (
     "StableDiffusion",
     "StableVideoDiffusion",
@@ -335,27 +319,19 @@ ONE_BATCHED_CALL = (
     "Kolors",
     "HunyuanDiT",
     "AuraFlow",
-    "Lumina",
+    "LuminaPipeline",
+    "LuminaText2Img",
     "ZImage",
 )
 # Those of them that put the conditional half first; all others put it last.
-CONDITIONAL_HALF_FIRST = ("Lumina", "ZImage")
+CONDITIONAL_HALF_FIRST = ("LuminaPipeline", "LuminaText2Img", "ZImage")
 # Parts of a class name that say that the batch is not two halves: perturbed attention and editing batch three passes,
 # panoramas and LTX-2 combine several calls.
 OTHER_BATCHES = ("PAG", "InstructPix2Pix", "LTX2", "Panorama", "DiffEdit", "Safe")
 
-# What two-call pipelines name their calls (`cache_context`), and what the clock calls them where they do not.
-CONDITIONAL_CALLS = ("cond", "pred_cond", "pass 1")
-UNCONDITIONAL_CALLS = ("uncond", "pred_uncond", "pass 2")
+# What pipelines and guiders name their two calls (`cache_context`).
+CONDITIONAL_CALLS = ("cond", "pred_cond")
+UNCONDITIONAL_CALLS = ("uncond", "pred_uncond")
 
-# Arguments that no batch is part of, even where their first size happens to be that of the batch.
-WITHOUT_BATCH = (
-    "image_rotary_emb",
-    "img_ids",
-    "txt_ids",
-    "img_shapes",
-    "rope_interpolation_scale",
-    "num_frames",
-    "height",
-    "width",
-)
+# Arguments with one row for each token or frame and none for a sample, whose number may happen to be that of the batch.
+POSITIONS = ("image_rotary_emb", "img_ids", "txt_ids")

@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accel.calls import Action
+from accel.reasons import Code
 
 _MARKS: dict[Action, str] = {"computed": "█", "predicted": "·", "dropped": "○"}
+_HALF = "◐"
 
 
 @dataclass(frozen=True)
 class CallRecord:
-    """One denoiser call. `seconds` is host time; on CUDA that is launch time, so read `Report.seconds` for totals."""
+    """One denoiser call. `seconds` is host time; on CUDA that is launch time, so read `Report.seconds` for totals.
+
+    launches: evaluations of the denoiser that were started for it. part: the samples in them, as a share of its batch.
+    """
 
     run: int
     step: int
@@ -24,6 +29,14 @@ class CallRecord:
     action: Action
     reason: str
     seconds: float
+    code: Code = Code.DECIDED  # what programs go by; the reason is for people
+    launches: int = 0
+    part: float = 0.0
+
+    @property
+    def halved(self) -> bool:
+        """Whether only a part of the batch was evaluated: guidance left the unconditional half out."""
+        return self.action == "computed" and 0.0 < self.part < 1.0
 
 
 @dataclass(frozen=True)
@@ -63,13 +76,28 @@ class Report:
     def dropped(self) -> int:
         return self._count("dropped")
 
+    @property
+    def halved(self) -> int:
+        """Computed calls without the unconditional half of their batch."""
+        return sum(call.halved for call in self.calls)
+
+    @property
+    def launches(self) -> int:
+        """Evaluations of a denoiser that were started; one that a cache leaves early counts as well."""
+        return sum(call.launches for call in self.calls)
+
+    @property
+    def evaluations(self) -> float:
+        """What was evaluated, in calls of a whole batch."""
+        return sum(call.part for call in self.calls)
+
     def timeline(self) -> dict[str, str]:
-        """One character per step for each denoiser and stream: █ computed, · predicted, ○ dropped."""
+        """One character per step for each denoiser and stream: █ computed (◐ half of it), · predicted, ○ dropped."""
         lines: dict[str, list[str]] = {}
         several = len({call.denoiser for call in self.calls}) > 1
         for call in self.calls:
             key = f"{call.denoiser} {call.stream}" if several else call.stream
-            lines.setdefault(key, []).append(_MARKS[call.action])
+            lines.setdefault(key, []).append(_HALF if call.halved else _MARKS[call.action])
         return {key: "".join(marks) for key, marks in lines.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,13 +106,17 @@ class Report:
             "computed": self.computed,
             "predicted": self.predicted,
             "dropped": self.dropped,
+            "halved": self.halved,
+            "launches": self.launches,
+            "evaluations": self.evaluations,
         }
 
     def __str__(self) -> str:
         if not self.calls:
             return "\n".join(["Nothing has run yet: call the pipeline, then ask for the report.", *self.notes])
+        halved = f", {self.halved} for half of the batch, in {self.launches} launches" if self.halved else ""
         lines = [
-            f"{self.recipe or 'accel'}: {self.computed} of {len(self.calls)} denoiser calls computed"
+            f"{self.recipe or 'accel'}: {self.computed} of {len(self.calls)} denoiser calls computed{halved}"
             f" over {self.steps} steps ({self.predicted} predicted, {self.dropped} dropped)"
         ]
         for lever in self.levers:

@@ -18,6 +18,7 @@ from accel.clock import Clock
 from accel.exchange import Exchange
 from accel.lever import Lever, rehearsal
 from accel.patch import CallLayer, Layer, layered, replaced, session_of
+from accel.reasons import Code
 from accel.recipe import Recipe
 from accel.report import CallRecord, Report
 from accel.update import Unknown, Updates, handed_on
@@ -274,7 +275,8 @@ class Session:
         self._report.calls.append(
             CallRecord(
                 moment.run, moment.step, moment.position, moment.sigma,
-                call.stream, name, outcome.action, outcome.reason, seconds,
+                call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
+                len(call.launched), sum(call.launched) / max(call.rows, 1),
             )
         )  # fmt: skip
         return outcome.output
@@ -290,7 +292,8 @@ class Session:
             getattr(self.pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        told = getattr(self.pipe, "do_classifier_free_guidance", None)
+        guided = None if told is None else bool(told)
         return Call(
             name, stream, leader, moment, args, kwargs, latents, module, bound,
             guided=guided, content=content, updates=self._updates,
@@ -311,8 +314,9 @@ class Session:
 
     def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
         if index >= len(self._levers):  # fewer than there were, if somebody has restored in mid-call
+            call.launched.append(call.rows)
             call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
-            return Outcome(call.evaluated, "computed", "computed")
+            return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
         return self._levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
     def _begin(self, pipe: Any) -> None:

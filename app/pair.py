@@ -27,9 +27,9 @@ class Side:
 
     frames is uint8 (frames, height, width, 3). path is its file (PNG for one frame, else MP4) with the settings inside;
     it lives as long as this object. seconds holds total, before (text encoding), denoise and after (decoding), without
-    the time that previews took. calls are the denoiser calls in order, each with run, step, position, sigma, stream,
-    denoiser, action ("computed", "predicted", "dropped"), reason and seconds. timeline has one character per step and
-    stream (█ computed, · predicted, ○ dropped). levers say what engaged and why.
+    the time that previews took. calls are the denoiser calls in order, each as `accel.report.CallRecord` has it.
+    timeline has one character per step and stream (█ computed, ◐ half of the batch, · predicted, ○ dropped). levers say
+    what engaged and why.
     """
 
     frames: Pixels

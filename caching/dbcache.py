@@ -10,6 +10,7 @@ from accel.caching.firstblock import BlockResidual, Within, after_blocks
 from accel.caching.method import CacheMethod
 from accel.caching.signal import NoSignal, Signal
 from accel.method import knob
+from accel.reasons import Code
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Capped(Decider):
         if self._must_compute(position, total):
             return Decision(False, "computed by the mask")
         if self._skipped >= self.most:
-            return Decision(False, f"{self.most} predictions in this run")
+            return Decision(False, f"{self.most} predictions in this run", Code.MOST_SKIPS)
         decision = Decision(True, "skipped by the mask")
         if self.within is not None:
             decision = self.within.decide(distance, position, total)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from accel.reasons import Code
+
 
 class Decision(NamedTuple):
     skip: bool
     reason: str
+    code: Code = Code.DECIDED
+
+
+NO_HISTORY = Decision(False, "no history yet", Code.NO_HISTORY)
 
 
 class Decider(Protocol):
@@ -38,20 +44,20 @@ def guard(
     final: int,
     max_skips: int,
     min_steps: int,
-) -> str | None:
-    """Why a step must compute whatever the decider thinks, or None.
+) -> Decision | None:
+    """The decision to compute a step, whatever the decider thinks, or None.
 
     `step` counts from the start of the run, which takes `steps` steps, of which `left` are left to this denoiser, this
     one included; `skipped` is the number of steps since the last computed one.
     """
     if steps < min_steps:
-        return f"a run of {steps} steps is under min_steps={min_steps}"
+        return Decision(False, f"a run of {steps} steps is under min_steps={min_steps}", Code.SHORT_RUN)
     if step < warmup:
-        return "warm-up"
+        return Decision(False, "warm-up", Code.WARM_UP)
     if left <= final:
-        return "last steps"
+        return Decision(False, "last steps", Code.LAST_STEPS)
     if skipped >= max_skips:
-        return f"{max_skips} predictions in a row"
+        return Decision(False, f"{max_skips} predictions in a row", Code.MOST_SKIPS)
     return None
 
 
@@ -87,10 +93,11 @@ class Accumulate(Decider):
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         if distance is None:
-            return Decision(False, "no distance yet")
+            return Decision(False, "no distance yet", Code.NO_HISTORY)
         self._sum += self.rescale(distance)
-        skip = self._sum < self.threshold
-        return Decision(skip, f"distance {self._sum:.3g} {'<' if skip else '≥'} {self.threshold:g}")
+        if self._sum < self.threshold:
+            return Decision(True, f"distance {self._sum:.3g} < {self.threshold:g}")
+        return Decision(False, f"distance {self._sum:.3g} ≥ {self.threshold:g}", Code.OVER_THRESHOLD)
 
     def computed(self) -> None:
         self._sum = 0.0
@@ -110,12 +117,14 @@ class Magnitude(Decider):
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         if position < int(self.retention * total):
-            return Decision(False, "retention")
+            return Decision(False, "retention", Code.WARM_UP)
         self._product *= self._ratio(position, total)
         self._count += 1
         self._error += abs(1.0 - self._product)
-        skip = self._error <= self.threshold and self._count <= self.most
-        return Decision(skip, f"error {self._error:.3g}, {self._count} in a row")
+        reason, over = f"error {self._error:.3g}, {self._count} in a row", self._error > self.threshold
+        if over or self._count > self.most:
+            return Decision(False, reason, Code.OVER_THRESHOLD if over else Code.MOST_SKIPS)
+        return Decision(True, reason)
 
     def computed(self) -> None:
         self._product, self._count, self._error = 1.0, 0, 0.0

@@ -17,8 +17,11 @@ from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.lever import Idle, Lever
 from accel.method import Method, knob
 from accel.patch import Layer, is_compiled
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.unet import UNetLayers
+
+NO_FEATURE = Decision(False, "no deep feature yet", Code.NO_HISTORY)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class ShallowGate(Lever):
             self._stream = None
         if not decision.skip:
             self._peak = max(self._peak, self._held_bytes())
-            return Outcome(outcome.output, outcome.action, decision.reason)
+            return Outcome(outcome.output, outcome.action, decision.reason, decision.code)
         return Outcome(outcome.output, "predicted", f"shallow layers only, {decision.reason}")
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
@@ -181,7 +184,7 @@ class ShallowGate(Lever):
             decision = self._scheduled(call, stream)
             self._decisions[call.denoiser] = decision
         if decision.skip and not stream.feature:
-            return Decision(False, "no deep feature yet")
+            return NO_FEATURE
         if call.leader and not decision.skip:
             stream.decider.computed()
         return decision
@@ -189,14 +192,12 @@ class ShallowGate(Lever):
     def _scheduled(self, call: Call, stream: Shallow) -> Decision:
         method, moment = self.method, call.moment
         if call.denoiser in self._compiled:
-            return Decision(False, "the U-Net was compiled as a whole: compile its blocks instead")
+            return Decision(False, "the U-Net was compiled as a whole: compile its blocks instead", Code.UNREACHABLE)
         forced = guard(
             step=moment.step, steps=moment.steps, left=moment.left, skipped=0,
             warmup=method.warmup, final=method.final, max_skips=1, min_steps=method.min_steps,
-        ) or (None if stream.feature else "no deep feature yet")  # fmt: skip
-        if forced:
-            return Decision(False, forced)
-        return stream.decider.decide(None, moment.position, moment.total)
+        ) or (None if stream.feature else NO_FEATURE)  # fmt: skip
+        return forced or stream.decider.decide(None, moment.position, moment.total)
 
     def _around(self, path: str, keeps: bool, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         stream = self._stream

@@ -14,6 +14,7 @@ from accel.caching.predictor import Memory, Predictor, at
 from accel.caching.signal import Probe, Signal, sample_means
 from accel.calls import Call
 from accel.method import knob, part
+from accel.reasons import Code
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Retained(Decider):
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         if position < int(self.fraction * total):
-            return Decision(False, "retention")
+            return Decision(False, "retention", Code.WARM_UP)
         return self.decider.decide(distance, position, total)
 
     def computed(self) -> None:

@@ -16,6 +16,7 @@ from accel.caching.parallel import group_of
 from accel.calls import Call, Outcome, Proceed
 from accel.lever import Idle, Lever
 from accel.method import Method
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 
 # The configuration classes of diffusers.hooks and the functions that apply them.
@@ -90,8 +91,9 @@ class DiffusersCache(Method, lever="cache"):
         """The cache, or an idle lever that says why this pipeline cannot have it."""
         obstacle = next((why for denoiser in anatomy.denoisers.values() if (why := self._obstacle(denoiser))), None)
         distilled = dict(self.settings).get("is_guidance_distilled")
-        if self.config == "FasterCacheConfig" and not distilled and not anatomy.guidance.startswith("one batched call"):
-            obstacle = f"FasterCache needs guidance in one batched call; here: {anatomy.guidance}."
+        batched = anatomy.guidance_calls in ("conditional half last", "conditional half first")
+        if self.config == "FasterCacheConfig" and not distilled and not batched:
+            obstacle = f"FasterCache needs guidance in one batched call, which {anatomy.pipeline} is not known to have."
         return HookedCache(self) if obstacle is None else Idle(self, obstacle)
 
     def _obstacle(self, denoiser: DenoiserAnatomy) -> str | None:
@@ -209,7 +211,7 @@ class HookedCache(Lever):
         skipped, met = hooked.counts()
         self._skipped, self._modules = self._skipped + skipped, self._modules + met
         if not skipped:
-            return outcome
+            return outcome._replace(code=Code.DECIDED)
         return Outcome(outcome.output, "predicted", f"{skipped} of {met} cached modules skipped")
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:

@@ -13,6 +13,7 @@ from accel.caching.method import CacheMethod, NotApplicable
 from accel.caching.signal import Probe, Signal, relative_distance
 from accel.calls import Call
 from accel.method import knob
+from accel.reasons import Code
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ class Within(Decider):
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         if distance is None:
-            return Decision(False, "no distance yet")
-        skip = distance <= self.threshold and self.threshold > 0
-        return Decision(skip, f"distance {distance:.3g} {'≤' if skip else '≥'} {self.threshold:g}")
+            return Decision(False, "no distance yet", Code.NO_HISTORY)
+        if distance <= self.threshold and self.threshold > 0:
+            return Decision(True, f"distance {distance:.3g} ≤ {self.threshold:g}")
+        return Decision(False, f"distance {distance:.3g} ≥ {self.threshold:g}", Code.OVER_THRESHOLD)
 
     def computed(self) -> None:
         pass

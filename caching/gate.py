@@ -16,7 +16,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching import parallel
-from accel.caching.decider import Decider, Decision, guard
+from accel.caching.decider import NO_HISTORY, Decider, Decision, guard
 from accel.caching.gap import Gap
 from accel.caching.predictor import Memory, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
@@ -24,6 +24,7 @@ from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.signal import Probe, Signal
 from accel.calls import Call, Outcome, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import Updates
 
@@ -152,17 +153,17 @@ class CacheGate(Lever):
             end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
         return range(moment.position, end)
 
-    def _unfit(self, call: Call, stream: Stream) -> str | None:
-        """Why no answer of this stream can be forecast."""
+    def _unfit(self, call: Call, stream: Stream) -> Decision | None:
+        """The decision to compute where no answer of this stream can be forecast."""
         if stream.stateful:
-            return STATE
-        return MIXED if call.moment.mixed else None
+            return Decision(False, STATE)
+        return Decision(False, MIXED) if call.moment.mixed else None
 
-    def _young(self, stream: Stream) -> str | None:
-        """Why the next answer cannot be forecast yet."""
+    def _young(self, stream: Stream) -> Decision | None:
+        """The decision to compute where the next answer cannot be forecast yet."""
         if len(stream.history) >= self.method.fresh(stream.predictor):
             return None
-        return "a new history begins" if stream.history else "no history yet"
+        return NO_HISTORY._replace(reason="a new history begins") if stream.history else NO_HISTORY
 
     def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
         distance = parallel.largest(call, stream.signal.observe(call, heard))
@@ -174,7 +175,7 @@ class CacheGate(Lever):
             skipped=moment.step - stream.computed - 1, warmup=method.warmup, final=method.final,
             max_skips=method.max_skips, min_steps=method.min_steps,
         ) or self._young(stream)  # fmt: skip
-        decision = Decision(False, forced) if forced else stream.decider.decide(distance, moment.position, moment.total)
+        decision = forced or stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
 
@@ -182,9 +183,7 @@ class CacheGate(Lever):
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
         forced = self._unfit(call, stream) or self._young(stream) if decision.skip else None
-        return (
-            Decision(False, forced) if forced else decision._replace(reason=f"as the first stream: {decision.reason}")
-        )
+        return forced or decision._replace(reason=f"as the first stream: {decision.reason}")
 
     def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
         """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
@@ -199,7 +198,8 @@ class CacheGate(Lever):
                     raise Leave
 
         reason = obstacle(call.module, probe)
-        unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}")
+        call.together = None  # the probe must hear this call's own samples
+        unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
             return self._compute(call, stream, unheard, proceed)
@@ -211,7 +211,7 @@ class CacheGate(Lever):
         return self._compute(call, stream, decisions[0] if decisions else unheard, lambda _: outcome)
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
-        outcome = proceed(call)
+        outcome = call.evaluate(proceed)
         stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
         if stream.stateful:
             stream.history, stream.gap = [], None
@@ -230,7 +230,7 @@ class CacheGate(Lever):
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-stream.predictor.depth :]
         stream.template = structure(outcome.output)
-        return Outcome(answer, outcome.action, reason)
+        return Outcome(answer, outcome.action, reason, decision.code)
 
     def _corrected(self, call: Call, stream: Stream, memory: Memory, answer: Any, reason: str) -> tuple[Any, str]:
         """The computed answer with what the last forecasts owe, and why."""
@@ -256,7 +256,8 @@ class CacheGate(Lever):
             stream.gap.begin(call.moment)
             values = stream.gap.predicted(forecast)
         self._peak = max(self._peak, self._held_bytes())
-        return Outcome(rebuilt(stream.template, predictor.answer(call, values, kind)), "predicted", decision.reason)
+        answer = rebuilt(stream.template, predictor.answer(call, values, kind))
+        return Outcome(answer, "predicted", decision.reason, decision.code)
 
     def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None]:
         """The predictor as it fits this run's updates, and these where they can make up for its forecasts."""
@@ -293,8 +294,8 @@ class CacheGate(Lever):
 
 def _why_none(calls: Sequence[CallRecord]) -> str:
     """Why nothing was skipped, and what to do about it where a setting decided that."""
-    over = sum("≥" in call.reason for call in calls)
+    over = sum(call.code == Code.OVER_THRESHOLD for call in calls)
     if over:
-        return f"the distance reached the threshold in {over} of them: raise it to skip"
+        return f"what was measured reached the threshold in {over} of them: raise it to skip"
     reasons = Counter(call.reason for call in calls).most_common(2)
     return ", ".join(reason for reason, _ in reasons)

@@ -67,7 +67,7 @@ class Hooked:
         for hook in self._before[0].new_hooks().values():
             forward = functools.partial(_hooked_forward, hook, self._root, forward)
         output = forward(*call.args, **call.kwargs)
-        return Outcome(output, outcomes[-1].action, outcomes[-1].reason)
+        return outcomes[-1]._replace(output=output)
 
     def enter_stream(self, stream: str) -> None:
         """Gives every hook that keeps a state of its own the one of this stream."""

@@ -13,7 +13,7 @@ from functools import singledispatch
 from typing import TypeVar
 
 from accel.caching.dbcache import Capped, DBCache
-from accel.caching.decider import Accumulate, Decider, Every, Magnitude, guard
+from accel.caching.decider import NO_HISTORY, Accumulate, Decider, Every, Magnitude, guard
 from accel.caching.dicache import DiCache, Retained
 from accel.caching.easycache import EasyCache
 from accel.caching.firstblock import FirstBlockCache, Within
@@ -136,7 +136,7 @@ def mask(method: CacheMethod, table: Table, trace: Trace, run: range) -> tuple[b
             step=position - run.start, steps=len(run), left=span.stop - position,
             skipped=step - computed[-1] - 1 if computed else 0,
             warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if len(computed) >= method.fresh(method.predictor) else "no history yet")  # fmt: skip
+        ) or (None if len(computed) >= method.fresh(method.predictor) else NO_HISTORY)  # fmt: skip
         measured = distance(step, computed)
         if forced or not decider.decide(measured, position, total).skip:
             decider.computed()

@@ -21,12 +21,11 @@ from accel.caching.store import Kept, Slot, Store, shapes_of
 from accel.calls import Call, Outcome, Proceed, tensors
 from accel.lever import Lever
 from accel.patch import Layer
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 
 if TYPE_CHECKING:
     from accel.caching.reuse_method import Reuse, ReuseMethod, ReusePolicy
-
-NOTHING = "nothing is reused in this step"
 
 
 @dataclass
@@ -114,7 +113,7 @@ class ReuseGate(Lever):
         if call.leader:
             course.computed |= {kind: call.moment.step for kind in KINDS if kind not in decision.kinds}
             course.policy.done(call.moment, decision.kinds, parallel.largest(call, visit.change))
-        return Outcome(outcome.output, outcome.action, decision.reason)
+        return Outcome(outcome.output, outcome.action, decision.reason, decision.code)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         reused, seen = sum(self._reused.values()), sum(self._seen.values())
@@ -162,7 +161,7 @@ class ReuseGate(Lever):
         self._store.drop_where(self._stale(call.denoiser, course, step))
         decision = self.method.decide(course.policy, call.moment)
         if course.decision is None and decision.kinds:
-            decision = decision._replace(kinds=frozenset(), reason="nothing to reuse yet")
+            decision = decision._replace(kinds=frozenset(), reason="nothing to reuse yet", code=Code.NO_HISTORY)
         course.decision, course.last_step = decision, step
         return decision
 
@@ -207,8 +206,10 @@ class ReuseGate(Lever):
             return "these settings never reuse a module"
         if self._missed == len(self._sites):
             return "no module can be reached"
-        reasons = [reason for reason, _ in Counter(call.reason for call in calls).most_common(2)]
-        return self.method.advice if NOTHING in reasons else ", ".join(reasons)
+        found = [found for found, _ in Counter((call.code, call.reason) for call in calls).most_common(2)]
+        if Code.NOTHING_REUSED in dict(found):
+            return self.method.advice
+        return ", ".join(reason for _, reason in found)
 
 
 def relative_change(before: Sequence[torch.Tensor], now: Sequence[torch.Tensor], samples: int) -> float:

@@ -15,10 +15,11 @@ from accel.anatomy import Anatomy
 from accel.caching.decider import guard
 from accel.caching.method import NotApplicable
 from accel.caching.modules import KINDS
-from accel.caching.reuse import NOTHING, ReuseGate
+from accel.caching.reuse import ReuseGate
 from accel.clock import Moment
 from accel.lever import Idle, Lever
 from accel.method import Method, knob
+from accel.reasons import Code
 
 
 class Reuse(NamedTuple):
@@ -26,6 +27,7 @@ class Reuse(NamedTuple):
 
     kinds: frozenset[str]
     reason: str
+    code: Code = Code.DECIDED
 
 
 class ReusePolicy(Protocol):
@@ -72,10 +74,11 @@ class ReuseMethod(Method, lever="cache", abstract=True):
             warmup=self.warmup, final=self.final, max_skips=1, min_steps=self.min_steps,
         )  # fmt: skip
         if forced:
-            return Reuse(frozenset(), forced)
+            return Reuse(frozenset(), forced.reason, forced.code)
         kinds = policy.reuse(moment)
-        names = ", ".join(kind for kind in KINDS if kind in kinds)
-        return Reuse(kinds, f"reuses {names}" if names else NOTHING)
+        if not kinds:
+            return Reuse(kinds, "nothing is reused in this step", Code.NOTHING_REUSED)
+        return Reuse(kinds, f"reuses {', '.join(kind for kind in KINDS if kind in kinds)}")
 
     def simulate(
         self, policy: ReusePolicy, moments: Iterable[Moment], changes: Iterable[float] | None = None

@@ -73,13 +73,14 @@ class _Delta(Policy):
     method: GuidanceDelta
     corrector: int
     history: list[_Known] = field(default_factory=list)
-    since: int = 0  # steps since the last evaluated one, itself included
+    measured: int = -1  # step that was evaluated last
+    since: int = 0  # steps since then
     gap: list[tuple[float, float]] = field(default_factory=list)  # time and weight of the carried steps
     total: Tensors = field(default_factory=list)  # the weighted sum of what they carried
     resumes = True
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
-        self.since += 1
+        self.since = moment.step - self.measured
         if not self.history:
             return Verdict(False, "no difference yet")
         measured, now = (1.0 - time for time in (self.history[-1].time, moment.time))
@@ -99,9 +100,10 @@ class _Delta(Policy):
         if evaluated is None:  # a cache's forecast is no measurement
             return None
         known = [u.float() - c.float() for c, u in zip(*evaluated, strict=True)]
+        self.measured = now.moment.step
         depth = max(self.method.order, self.corrector) + 1
         self.history = [*self.history, _Known(now.moment.time, known)][-depth:]
-        gap, total, self.gap, self.total, self.since = self.gap, self.total, [], [], 0
+        gap, total, self.gap, self.total = self.gap, self.total, [], []
         return self._corrected(unconditional, gap, total, now.weight) if gap and now.weight else None
 
     def held(self) -> Tensors:

@@ -12,7 +12,7 @@ from accel.anatomy import Anatomy, schedulers_of
 from accel.lever import Idle, Lever
 from accel.method import knob
 from accel.report import CallRecord, LeverReport
-from accel.samplers.method import Sampler
+from accel.samplers.method import Sampler, alternative
 from accel.samplers.step import Stepper
 from accel.schedulers import exchangeable, prediction_of
 
@@ -71,7 +71,7 @@ class DiffusersScheduler(Sampler):
                     f"take one of own, {', '.join(known[self.scheduler])}."
                 )
             if self.scheduler not in known:
-                others = f"one of {', '.join(known)}" if known else "a solver such as PseudoCorrector() or UniPC()"
+                others = f"one of {', '.join(known)}" if known else alternative(anatomy, name)
                 return (
                     f"{self.scheduler} in place of {anatomy.schedulers[name]} with its settings would not do the same "
                     f"for this model: take {others}."
@@ -100,7 +100,7 @@ class Exchanged(Stepper):
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said, method = super().report(calls), self.method
         reason = f"{method.scheduler} made the {self._updates} updates"  # type: ignore[attr-defined]
-        more = "" if said.reason == "nothing to do" else f"; {said.reason}"
+        more = f"; {said.reason}" if self._shortened or method.grid is not None else ""
         return replace(said, engaged=self._updates > 0, reason=reason + more)
 
 

@@ -16,15 +16,14 @@ from accel.calls import Call, Outcome, Proceed, tensors
 from accel.clock import Moment
 from accel.lever import Idle, Lever
 from accel.method import knob, part
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
-from accel.samplers.method import Place, Sampler, Weights
+from accel.samplers.method import Place, Sampler, Weights, alternative
 from accel.samplers.refiner import Refiner, described, foreign
 from accel.samplers.sigmas import Grid, Sigmas, shifted, unshifted
 from accel.samplers.solved import Solved
 from accel.samplers.solvers import PseudoCorrector
 from accel.samplers.step import Stepper
-
-REFINED = "refined from the last answer"
 
 # What a step of the run is: the Euler half and the correcting half of a Heun block, a step of the solver, and one whose
 # denoiser calls the refiner answers.
@@ -116,8 +115,8 @@ class FlowTurbo(Solved, lever="sampler"):
     def obstacle(self, anatomy: Anatomy) -> str | None:
         if "flow" not in anatomy.prediction:
             return (
-                f"FlowTurbo is for flow models, and {anatomy.pipeline} predicts {anatomy.prediction}: take UniPC or"
-                f" DPMSolver."
+                f"FlowTurbo is for flow models, and {anatomy.pipeline} predicts {anatomy.prediction}: take "
+                f"{alternative(anatomy, next(iter(anatomy.schedulers)))}."
             )
         if self.refined and not self.refiner:
             return "No refiner was given: train one with `accel refine` and give its folder, or set refined=0."
@@ -250,7 +249,9 @@ class Turbo(Stepper):
         self._total = call.moment.total
         refiner = self._refiner if self._kind(call.moment) == REFINE else None
         if refiner is not None and last is not None and last.layout == call.layout:
-            outcome = Outcome(self._refined(refiner, call, last.answer), "predicted", REFINED)
+            outcome = Outcome(
+                self._refined(refiner, call, last.answer), "predicted", "refined from the last answer", Code.REFINED
+            )
         else:
             outcome = proceed(call)
         self._remember(key, call, tensors(outcome.output))
@@ -288,7 +289,7 @@ class Turbo(Stepper):
 
     def _refinement(self, refiner: Refiner, calls: Sequence[CallRecord]) -> str:
         """How much was refined, and what that saved by the host's clock."""
-        refined = [call for call in calls if call.reason == REFINED]
+        refined = [call for call in calls if call.code == Code.REFINED]
         if not refined:
             asked = REFINE in self.method.blocks(max(self._total, 1))
             return "nothing refined: no stream had an answer that fits" if asked else "nothing to refine"

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from accel import families
 from accel.anatomy import Anatomy
 from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.clock import Moment
 from accel.lever import Idle, Lever
 from accel.method import Method
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers import halves
+from accel.samplers.passes import SAME_PROMPTS, Asked, Roles, Watch, same_question
 
 Tensors = list[torch.Tensor]
 
@@ -58,14 +60,15 @@ class Evaluated(NamedTuple):
 class Policy(Protocol):
     """State for one denoiser in one run.
 
-    resumes: the unconditional pass comes and goes, and is made from the conditional one in between.
+    resumes: the unconditional pass comes and goes, and is made from the conditional one in between. Only what a policy
+    is told by `settle` may change what it says: `judge` is asked as often as needed.
     """
 
     resumes: bool = False
 
     def judge(self, moment: Moment, computed: bool) -> Verdict:
-        """Is the unconditional pass left out at this step? Asked once per step. computed: the conditional answer was
-        evaluated and not predicted by a cache, so that the unconditional one would be evaluated as well.
+        """Is the unconditional pass left out at this step? computed: the conditional answer was evaluated and not
+        predicted by a cache, so that the unconditional one would be evaluated as well.
         """
 
     def answer(self, now: Conditional) -> Tensors:
@@ -84,28 +87,16 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class GuidanceMethod(Method, lever="guidance", abstract=True):
-    """Base of the guidance techniques. They need to know how the pipeline asks for guidance, and nothing else."""
+    """Base of the guidance techniques. They need to see which of the pipeline's calls is which, and nothing else."""
 
     def policy(self, anatomy: Anatomy) -> Policy:
         """Fresh state for one denoiser in one run."""
         raise NotImplementedError
 
     def build(self, anatomy: Anatomy) -> Lever:
-        if anatomy.guidance_calls == "unknown":
-            return Idle(
-                self,
-                f"accel has not been taught how {anatomy.pipeline} asks for its conditional and unconditional passes, "
-                f"so none is left out: use a cache, or add the pipeline to accel/families.py",
-            )
+        if anatomy.guidance_calls == "more than two":
+            return Idle(self, f"{anatomy.pipeline} combines more than two passes, so none is left out: take a cache.")
         return GuidanceGate(self, anatomy)
-
-
-@dataclass
-class _Asked:
-    """The conditional call of a step and its outcome."""
-
-    call: Call
-    outcome: Outcome
 
 
 @dataclass
@@ -114,24 +105,29 @@ class _Course:
 
     key: object
     policy: Policy
-    halved: bool = False  # the halves of the batch have become calls of their own
+    halved: bool = False  # the conditional half of the batch has gone on alone
+    cached: bool = False  # a lever below has a say in its calls, so that each half needs a history of its own
     away: bool = False  # unconditional answers were made up since the last time that both were evaluated
 
 
 class GuidanceGate(Lever):
     """Answers unconditional passes where the method says so; what it makes up never reaches the levers below.
 
+    Which call is which is seen: named calls (`cache_context`, guiders) say so themselves, and so does a batch of the
+    same latents twice with two kinds of prompts, where the pipeline says that guidance is on and it is on record which
+    half is which. All others run as they are until their first update, where what the scheduler is given says whether
+    this is guidance, and which answer is the conditional one (`accel.samplers.passes`).
     Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
     goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the answer is put
-    together again; once that has begun, a pass that comes and goes is asked for as a second half call, so that each
-    half has one unbroken history in the cache. Anything else (tiles, perturbed passes, batches of three, guidance that
-    is off) passes untouched.
+    together again. A pass that comes and goes returns in the batch, so there is one launch in each step; where a cache
+    is behind, it returns as a second half call, so that each half has one unbroken history, and caches that do not look
+    inside of the denoiser have both evaluated in one launch even then. Anything else (tiles, perturbed passes, batches
+    of three, guidance that is off) passes untouched.
     State is per denoiser and starts anew with every run and shape.
     """
 
     def __init__(self, method: GuidanceMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._last = anatomy.guidance_calls == "conditional half last"
         self._open()
         self.reset()
 
@@ -140,84 +136,116 @@ class GuidanceGate(Lever):
 
     def _open(self) -> None:
         """Starts the account of a pipeline call."""
-        self._seen, self._peak = 0, 0
+        self._seen = self._peak = self._extra = 0
         self._dropped: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
 
     def reset(self) -> None:
         self._courses: dict[str, _Course] = {}
-        self._asked: dict[str, _Asked] = {}
-        self._pairs: dict[str, _Pairs] = {}
+        self._asked: dict[str, Asked] = {}
+        self._pairs: dict[str, halves.Pairs] = {}
+        self._watch = Watch()
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        if self.anatomy.guidance_calls == "two calls":
-            return self._two_calls(call, proceed)
-        return self._batched(call, proceed)
+        roles = self._watch.roles.get(call.denoiser, Roles())
+        if call.stream in roles.conditional or call.stream in roles.unconditional:
+            return self._two_calls(call, proceed, roles)
+        if call.guided is False:
+            self._watch.why_none = "no unconditional pass was seen: guidance is off at this scale"
+        if call.guided is False or self.anatomy.guidance_calls == "two calls":
+            return proceed(call)
+        outcome = self._batched(call, proceed)
+        self._watch.answered(Asked(call, outcome))
+        return outcome
+
+    def stepped(self, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        self._watch.stepped(arguments)
+        return result
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         dropped = self._dropped.total()
         reason = f"{dropped} of {self._seen} unconditional passes left out"
         if dropped:
             reason += f" ({', '.join(f'{count}: {why}' for why, count in self._dropped.most_common(3))})"
-        elif not self._seen and self.anatomy.guidance.startswith("embedded"):
+        elif not self._seen and self.anatomy.embedded_guidance:
             reason = (
                 "the guidance scale is an input of this model and there was no unconditional pass to leave out; "
                 "with true_cfg_scale above 1 and a negative prompt there is one"
             )
         elif not self._seen:
-            reason = "no unconditional pass was seen: guidance is off at this scale"
+            reason = self._watch.why_none
         elif self._kept:
             reason += f" ({self._kept.most_common(1)[0][0]})"
+        if self._extra:
+            reason += f"; {self._extra} more launches, because the cache behind it looks into each half of a batch"
         return LeverReport("guidance", str(self.method), dropped > 0, reason, self._peak)
 
-    def _two_calls(self, call: Call, proceed: Proceed) -> Outcome:
-        if call.stream in families.CONDITIONAL_CALLS:
+    def _two_calls(self, call: Call, proceed: Proceed, roles: Roles) -> Outcome:
+        if call.stream in roles.conditional:
             outcome = proceed(call)
-            self._asked[call.denoiser] = _Asked(call, outcome)
+            self._asked[call.denoiser] = Asked(call, outcome)
             return outcome
         asked = self._asked.get(call.denoiser)
-        if call.stream not in families.UNCONDITIONAL_CALLS or asked is None or not _same_question(call, asked.call):
+        if asked is None or not same_question(call, asked.call):
             return proceed(call)
         return self._unconditional(self._course(call, call.latents), asked, call, proceed)
 
     def _batched(self, call: Call, proceed: Proceed) -> Outcome:
-        pairs = self._pairs.setdefault(call.denoiser, _Pairs())
-        # Two samples with one seed look like a pair until their prompts have moved them apart.
-        if not pairs.expects(call) or (not call.guided and call.moment.step == 0):
+        pairs = self._pairs.setdefault(call.denoiser, halves.Pairs())
+        known = self._watch.roles.get(call.denoiser)
+        if not pairs.expects(call) or (known is not None and known.last is None):
+            if pairs.alike and call.guided and halves.same_input(call, None):
+                self._watch.why_none = SAME_PROMPTS
             return proceed(call)
-        if not halves.same_input(call, pairs.outputs):
+        last = known.last if known is not None else self._on_record(call)
+        self._last = last is not False
+        if last is None or not halves.same_input(call, pairs.outputs):
             outcome = proceed(call)
             pairs.outputs = tensors(outcome.output)
-            return self._whole(call, outcome) if halves.same_input(call, pairs.outputs) else outcome
+            if not halves.same_input(call, pairs.outputs):
+                return outcome
+            if last is not None:
+                return self._whole(call, outcome)
+            sides = [tensors(halves.half_output(call, outcome.output, side)) for side in (False, True)]
+            self._watch.halved(call, *(torch.stack(side) if call.listed else side[0] for side in sides))
+            return outcome
         course = self._course(call, self._half(call, call.latents))
-        if course.halved and course.policy.resumes:
-            return self._halves(call, proceed, course, None)
         verdict = course.policy.judge(call.moment, True)
-        if verdict.drop:
-            return self._halves(call, proceed, course, verdict)
+        apart = course.halved and course.cached and course.policy.resumes
+        if verdict.drop or apart:
+            return self._halves(call, proceed, course, None if verdict.drop else halves.Together(call))
         self._kept[verdict.reason] += 1
-        outcome = proceed(call)
-        pairs.outputs = tensors(outcome.output)
+        # What a lever below remembers of the half that goes on alone must outlive a visit of the whole.
+        whole = replace(call, leader=False) if course.halved and course.policy.resumes else call
+        outcome = proceed(whole)
+        course.cached = outcome.code is not Code.COMPUTED
+        call.evaluated, pairs.outputs = whole.evaluated, tensors(outcome.output)
         return self._whole(call, outcome)
 
-    def _halves(self, call: Call, proceed: Proceed, course: _Course, verdict: Verdict | None) -> Outcome:
-        """The conditional half alone, then whatever answers for the other; `verdict` where it is known already."""
-        course.halved = True
-        half = halves.half_call(call, self._last)
-        asked = _Asked(half, proceed(half))
-        other = replace(halves.half_call(call, not self._last), leader=False)
-        outcome = self._unconditional(course, asked, other, proceed, verdict)
-        reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
-        return Outcome(self._joined(call, outcome.output, asked.outcome.output), asked.outcome.action, reason)
+    def _on_record(self, call: Call) -> bool | None:
+        """Whether the conditional half is the last one, where that is known and guidance is on."""
+        recorded = {"conditional half last": True, "conditional half first": False}
+        return recorded.get(self.anatomy.guidance_calls) if call.guided else None
 
-    def _unconditional(
-        self, course: _Course, asked: _Asked, call: Call, proceed: Proceed, verdict: Verdict | None = None
-    ) -> Outcome:
+    def _halves(self, call: Call, proceed: Proceed, course: _Course, both: halves.Together | None) -> Outcome:
+        """The conditional half alone, then whatever answers for the other; `both` where that is evaluated as well."""
+        course.halved = True
+        half = halves.half_call(call, self._last, "conditional")
+        other = replace(halves.half_call(call, not self._last, "unconditional"), leader=False)
+        if both is not None:
+            half.together, other.together = partial(both.half, self._last), partial(both.half, not self._last)
+        asked = Asked(half, proceed(half))
+        outcome = self._unconditional(course, asked, other, proceed)
+        self._extra += max(len(call.launched) - 1, 0)
+        reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
+        return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
+
+    def _unconditional(self, course: _Course, asked: Asked, call: Call, proceed: Proceed) -> Outcome:
         """Answers an unconditional call of its own, after the conditional one."""
         outputs = tensors(asked.outcome.output)
-        now = Conditional(call.moment, asked.call.latents, outputs, halves.listed(call), call.weight)
+        now = Conditional(call.moment, asked.call.latents, outputs, call.listed, call.weight)
         computed, policy = asked.outcome.action == "computed", course.policy
-        verdict = policy.judge(call.moment, computed) if verdict is None else verdict
+        verdict = policy.judge(call.moment, computed)
         self._seen += 1
         if verdict.drop:
             course.away = True
@@ -246,7 +274,7 @@ class GuidanceGate(Lever):
         if call.evaluated is not None:
             sides = (halves.half_output(call, call.evaluated, side) for side in (self._last, not self._last))
             both = Evaluated(*map(tensors, sides))
-        now = Conditional(call.moment, latents, tensors(conditional), halves.listed(call), call.weight)
+        now = Conditional(call.moment, latents, tensors(conditional), call.listed, call.weight)
         policy = self._course(call, latents).policy
         self._seen += 1
         changed = policy.settle(now, tensors(unconditional), both)
@@ -257,7 +285,7 @@ class GuidanceGate(Lever):
 
     def _half(self, call: Call, latents: Tensors) -> Tensors:
         """The conditional half of the latents."""
-        if halves.listed(call):
+        if call.listed:
             middle = len(latents) // 2
             return latents[middle:] if self._last else latents[:middle]
         return tensors(halves.half_output(call, latents, self._last))
@@ -278,31 +306,6 @@ class GuidanceGate(Lever):
         self._peak = max(self._peak, held)
 
 
-class _Pairs:
-    """What is known about the batched calls of one denoiser in this run."""
-
-    def __init__(self) -> None:
-        self.outputs: Tensors | None = None  # of the last whole batch
-        self._prompts: Any = None
-        self._differ = False
-        self._step, self._shapes, self._several = -1, [torch.Size()], False
-
-    def expects(self, call: Call) -> bool:
-        """Whether this may be a pair: the one call of its step, an even batch, with two kinds of prompts."""
-        rows, shapes = halves.rows_of(call), [tensor.shape for tensor in call.latents]
-        if not call.leader:
-            # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
-            self._several |= call.moment.step == self._step and shapes == self._shapes
-            return False
-        self._step, self._shapes = call.moment.step, shapes
-        if self._several or rows < 2 or rows % 2:
-            return False
-        prompts = halves.prompts(call)
-        if prompts is not self._prompts:
-            self._prompts, self._differ = prompts, halves.other_prompts(call)
-        return self._differ
-
-
 def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors | None:
     """The outputs, moved as the conditional ones were; None where those were not."""
     if all(answer is own for answer, own in zip(answered, evaluated, strict=True)):
@@ -311,13 +314,3 @@ def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors |
         (output.float() + (answer.float() - own.float())).to(output.dtype)
         for output, answer, own in zip(outputs, answered, evaluated, strict=True)
     ]
-
-
-def _same_question(call: Call, asked: Call) -> bool:
-    """Whether both calls of the step are about the same latents. Mostly they are one object; else a host sync."""
-    if call.moment.run != asked.moment.run or call.moment.step != asked.moment.step:
-        return False
-    return len(call.latents) == len(asked.latents) and all(
-        mine is other or (mine.shape == other.shape and torch.equal(mine, other))
-        for mine, other in zip(call.latents, asked.latents, strict=True)
-    )

@@ -9,48 +9,55 @@ from typing import Any
 import torch
 
 from accel import families
-from accel.calls import CONDITIONING, LATENTS, Arguments, Call, noise_part, tensors
+from accel.calls import CONDITIONING, LATENTS, Arguments, Call, Outcome, Proceed, noise_part, tensors
 
 
-def listed(call: Call) -> bool:
-    """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
-    return isinstance(Arguments.pick(call.arguments, LATENTS), (list, tuple))
+def half_call(call: Call, last: bool, name: str) -> Call:
+    """The call for the last (or first) half of the batch alone, as a stream of this name.
 
-
-def rows_of(call: Call) -> int:
-    """The number of samples in the batch, of both halves."""
-    return len(call.latents) if listed(call) else call.latents[0].shape[0] if call.latents else 0
-
-
-def half_call(call: Call, last: bool) -> Call:
-    """The call for the last (or first) half of the batch alone, as a stream of its own.
-
-    Every tensor whose first axis is that of the batch is halved, wherever it is among the arguments, and so is
-    conditioning with several rows for each sample (AnimateDiff folds frames into it). Halves are views: diffusers'
-    TextKVCache knows embeddings by their address.
+    Whatever has the batch among its sizes is halved, wherever it is among the arguments: tensors with one row for each
+    sample, and those with several (AnimateDiff folds frames into the batch of its embeddings and of a ControlNet's
+    residuals, an IP-Adapter's pictures are). Halves are views: diffusers' TextKVCache knows embeddings by address.
     """
-    cut = _Cut(rows_of(call), last, listed(call))
-    arguments = {
-        name: value if name in families.WITHOUT_BATCH else cut(value, folded=name in CONDITIONING)
-        for name, value in call.arguments.items()
-    }
+    cut = _Cut(call, last)
+    arguments = {name: value if name in families.POSITIONS else cut(value) for name, value in call.arguments.items()}
     latents = tensors(Arguments.pick(arguments, LATENTS))
-    stream = f"{call.stream}, conditional half"
+    stream = f"{call.stream}, {name} half"
     return replace(call, stream=stream, args=(), kwargs=arguments, arguments=arguments, latents=latents)
+
+
+class Together:
+    """Evaluates both halves of a batch in one launch when the first of them is asked for.
+
+    What stands below sees the batch as it came, and not as the one that decides for this step: the half does.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = replace(call, leader=False)
+        self._outcome: Outcome | None = None
+
+    def half(self, last: bool, half: Call, proceed: Proceed) -> Outcome:
+        """What is answered to the last (or first) half of the batch."""
+        if self._outcome is None:
+            self._outcome = proceed(self._call)
+        call, output = self._call, self._outcome.output
+        half.evaluated = half_output(call, call.evaluated, last)
+        plain = output is call.evaluated  # then the half's answer must be seen to be what was evaluated
+        return self._outcome._replace(output=half.evaluated if plain else half_output(call, output, last))
 
 
 def half_output(call: Call, output: Any, last: bool) -> Any:
     """The last (or first) half of what the denoiser answered to the whole batch: views."""
-    return _Cut(rows_of(call), last, listed(call))(output)
+    return _Cut(call, last)(output)
 
 
 def joined(call: Call, first: Any, second: Any) -> Any:
     """The answer to the whole batch from those to its halves, in their structure."""
     if isinstance(first, torch.Tensor):
-        return torch.cat([first, second]) if first.ndim and 2 * first.shape[0] == rows_of(call) else first
+        return torch.cat([first, second]) if first.ndim and 2 * first.shape[0] == call.rows else first
     if isinstance(first, Mapping):
         return type(first)(**{key: joined(call, first[key], second[key]) for key in first})
-    if isinstance(first, list) and listed(call):
+    if isinstance(first, list) and call.listed:
         return [*first, *second]
     if isinstance(first, (list, tuple)):
         return type(first)([joined(call, one, other) for one, other in zip(first, second, strict=True)])
@@ -63,10 +70,10 @@ def same_input(call: Call, outputs: list[torch.Tensor] | None) -> bool:
     outputs: what the denoiser answers to such a call, if that is known: conditioning channels that are appended to the
     latents may differ between the halves (Stable Video Diffusion) and are left out by it.
     """
-    rows = rows_of(call)
+    rows = call.rows
     if rows < 2 or rows % 2:
         return False
-    if listed(call):
+    if call.listed:
         return _equal(call.latents[: rows // 2], call.latents[rows // 2 :])
     latents = call.latents[0]
     if torch.equal(latents[: rows // 2], latents[rows // 2 :]):
@@ -88,30 +95,62 @@ def other_prompts(call: Call) -> bool:
     words = tensors(prompts(call))
     if not words:
         return False
-    if listed(call):
+    if call.listed:
         middle = len(words) // 2
         return not _equal(words[:middle], words[middle:])
     middle = words[0].shape[0] // 2
     return not torch.equal(words[0][:middle], words[0][middle:])
 
 
+class Pairs:
+    """What is known about the batched calls of one denoiser in this run."""
+
+    def __init__(self) -> None:
+        self.outputs: list[torch.Tensor] | None = None  # of the last whole batch
+        self._prompts: Any = None
+        self._differ = self.alike = False
+        self._step, self._shapes, self._several = -1, [torch.Size()], False
+
+    def expects(self, call: Call) -> bool:
+        """Whether this may be a pair: the one call of its step, an even batch, with two kinds of prompts."""
+        rows, shapes = call.rows, [tensor.shape for tensor in call.latents]
+        if not call.leader:
+            # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
+            self._several |= call.moment.step == self._step and shapes == self._shapes
+            return False
+        self._step, self._shapes = call.moment.step, shapes
+        if self._several or rows < 2 or rows % 2:
+            return False
+        given = prompts(call)
+        if given is not self._prompts:
+            self._prompts, self._differ = given, other_prompts(call)
+            self.alike = not self._differ and given is not None
+        return self._differ
+
+
 class _Cut:
-    """Takes the half of whatever has `rows` samples."""
+    """Takes the half of whatever has the samples of a call along its first axis."""
 
-    def __init__(self, rows: int, last: bool, lists: bool) -> None:
-        self.rows, self.last, self.lists = rows, last, lists
+    def __init__(self, call: Call, last: bool) -> None:
+        self.rows, self.last, self.lists = call.rows, last, call.listed
 
-    def __call__(self, value: Any, folded: bool = False) -> Any:
+    def __call__(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            size = value.shape[0] if value.ndim else 0
-            return self._half(value) if size and (size == self.rows or (folded and size % self.rows == 0)) else value
+            return self._half(value) if self._carries(value) else value
         if isinstance(value, Mapping):
             return type(value)(**{key: self(item) for key, item in value.items()})
         if isinstance(value, list) and self.lists and len(value) == self.rows:
             return self._half(value)
         if isinstance(value, (list, tuple)):
-            return type(value)([self(item, folded) for item in value])
+            return type(value)([self(item) for item in value])
         return value
+
+    def _carries(self, value: torch.Tensor) -> bool:
+        """Whether the batch is along the first axis: alone, or times frames or pictures. With two axes only, several
+        rows for each sample could as well be the tokens of a table.
+        """
+        size = value.shape[0] if value.ndim else 0
+        return size > 0 and (size == self.rows or (value.ndim > 2 and size % self.rows == 0))
 
     def _half(self, value: Any) -> Any:
         middle = len(value) // 2

@@ -15,6 +15,8 @@ from accel.samplers.sigmas import Sigmas
 
 Space = Literal["velocity", "clean"]
 
+PREFERRED = "DPMSolverMultistepScheduler"  # among the schedulers that may stand in for another
+
 
 class Weights(NamedTuple):
     """One update, x' = keep x + sum of the answers, each times its weight, + noise z; the newest answer is the last.
@@ -99,10 +101,9 @@ class Sampler(Method, lever="sampler", abstract=True):
         """Why this sampler cannot act on the pipeline, and what to do; None if it can."""
         for name, scheduler in anatomy.schedulers.items():
             if self.depth and (reason := anatomy.irreplaceable[name]):
-                plain = "FlowMatchEulerDiscreteScheduler" if "flow" in anatomy.prediction else "EulerDiscreteScheduler"
                 return (
                     f"No solver can stand in for the update of {scheduler} with its present settings, because {reason}:"
-                    f" exchange it first for a plain one, such as {plain}, if the model allows that."
+                    f" take {alternative(anatomy, name)}."
                 )
             reason = None if self.sigmas is None else self.sigmas.obstacle(anatomy, name)
             if reason is not None:
@@ -114,3 +115,13 @@ class Sampler(Method, lever="sampler", abstract=True):
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
         return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, ""), random=self.adds_noise, depth=1)
+
+
+def alternative(anatomy: Anatomy, scheduler: str) -> str:
+    """What this scheduler can have where a sampler is not for it, to complete "take ..."."""
+    if not anatomy.irreplaceable[scheduler]:
+        return "a solver such as PseudoCorrector() or UniPC()"
+    others = anatomy.exchangeable[scheduler]
+    if others:
+        return f"DiffusersScheduler({max(others, key=PREFERRED.__eq__)!r}), which exchanges the scheduler"
+    return "a cache such as FixedInterval(), which asks nothing of the scheduler"

@@ -44,8 +44,8 @@ class Sigmas(Method, lever="sigmas", abstract=True):
         """Why that scheduler cannot have these noise levels, and what to do; None if it can."""
         if anatomy.levels[scheduler] is None:
             return (
-                f"{anatomy.schedulers[scheduler]} with its present settings chooses its noise levels itself: exchange "
-                f"it for one that can be told (EulerDiscreteScheduler, or FlowMatchEulerDiscreteScheduler for flows)."
+                f"{anatomy.schedulers[scheduler]} with its present settings chooses its noise levels itself: leave "
+                f"them to it (sigmas=None)."
             )
         return None
 
@@ -54,11 +54,10 @@ class FlowSigmas(Sigmas, lever="sigmas", abstract=True):
     """Base of the schedules that are defined for flow models."""
 
     def obstacle(self, anatomy: Anatomy, scheduler: str) -> str | None:
-        if anatomy.samples[scheduler] != "flow":
-            return (
-                f"{type(self).__name__} is defined for flow models, and this one is not: take Karras or AlignYourSteps."
-            )
-        return super().obstacle(anatomy, scheduler)
+        reason = super().obstacle(anatomy, scheduler)
+        if reason is None and anatomy.samples[scheduler] != "flow":
+            reason = f"{type(self).__name__} is for flow models, and this one is not: take Karras or AlignYourSteps."
+        return reason
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,10 @@ class AlignYourSteps(Sigmas, lever="sigmas"):
         return log_linear(ALIGN_YOUR_STEPS[self.model], len(grid.levels) + 1)[:-1]
 
     def obstacle(self, anatomy: Anatomy, scheduler: str) -> str | None:
-        if anatomy.samples[scheduler] == "flow":
-            return "AlignYourSteps has no table for flow models: take accel.samplers.search_sigmas or Shift."
-        return super().obstacle(anatomy, scheduler)
+        reason = super().obstacle(anatomy, scheduler)
+        if reason is None and anatomy.samples[scheduler] == "flow":
+            reason = "AlignYourSteps has no table for flow models: take accel.samplers.search_sigmas or Shift."
+        return reason
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ REFUSED = [
     ("sd", "first block", "no repeated blocks in UNet2DConditionModel: take DeepCache"),
     ("flux", "sea", "knows text-to-video Wan and Cosmos 3 only"),
     ("wan_i2v", "sea", "knows text-to-video Wan and Cosmos 3 only"),
-    ("wan", "faster", "FasterCache needs guidance in one batched call; here: two calls per step."),
+    ("wan", "faster", "FasterCache needs guidance in one batched call, which WanPipeline is not known to have."),
     ("wan", "taylor", "diffusers refuses it for WanTransformer3DModel: it names no module of this model."),
     ("sd3", "first block", "diffusers' hook failed on SD3Transformer2DModel (TypeError"),
     ("z_image", "mag", "diffusers' hook failed on ZImageTransformer2DModel ("),

@@ -220,8 +220,8 @@ def test_dynamic_shift_of_the_pipeline_is_the_default_of_shift() -> None:
         ("sana", Karras(), "chooses its noise levels itself"),  # DPM-Solver++ on flow sigmas takes none
         ("animatediff", Karras(), "chooses its noise levels itself"),
         ("cogvideox", Karras(), "chooses its noise levels itself"),
-        ("sdxl", Shift(), "defined for flow models"),
-        ("sdxl", Sway(), "defined for flow models"),
+        ("sdxl", Shift(), "is for flow models"),
+        ("sdxl", Sway(), "is for flow models"),
         ("flux", AlignYourSteps(), "no table for flow models"),
     ],
 )

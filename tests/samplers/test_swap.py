@@ -201,9 +201,9 @@ def test_karras_spacing_beats_ddim_on_an_exact_score(steps: int, gain: float) ->
     [
         (FlowMatchEulerDiscreteScheduler(), "PseudoCorrector"),
         (UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "PseudoCorrector"),
-        (LCMScheduler(), "PseudoCorrector"),
+        (LCMScheduler(), "FixedInterval"),
         (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "PseudoCorrector"),
-        (DDIMScheduler(thresholding=True), "PseudoCorrector"),
+        (DDIMScheduler(thresholding=True), "FixedInterval"),
         (source("CogVideoXDDIMScheduler", "v_prediction"), "one of DPMSolverMultistepScheduler, UniPCMultistep"),
         (DDIMScheduler(**BETAS, **ZERO), "one of DDIMScheduler"),
     ],

@@ -1,0 +1,21 @@
+"""Why a denoiser call came out as it did, in codes for programs; the sentences beside them are for people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Programs go by these and never by the words of a sentence. A report keeps both."""
+
+    COMPUTED = "computed"  # no lever had anything to say
+    DECIDED = "decided"  # the method's own choice, for this step or beforehand; its sentence says more
+    SHORT_RUN = "short run"  # fewer steps than the method is for
+    WARM_UP = "warm-up"
+    LAST_STEPS = "last steps"
+    MOST_SKIPS = "most skips"  # as many in a row as are allowed
+    NO_HISTORY = "no history"  # nothing is known yet that an answer could be made from
+    UNREACHABLE = "unreachable"  # the modules concerned cannot be listened to
+    OVER_THRESHOLD = "over threshold"  # what was measured forbids to skip
+    NOTHING_REUSED = "nothing reused"  # no kind of module is due in this step
+    REFINED = "refined"  # a small model answered in the denoiser's place

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from accel import families
+from accel.rounding import COARSE, rounding
 from accel.schedulers import Samples, Told, scheduler_anatomy
 from accel.spaces import Prediction
 from accel.unet import UNetLayers, unet_layers
@@ -34,6 +35,7 @@ class DenoiserAnatomy:
     # temporal_attention, cross_attention, feed_forward.
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unet: UNetLayers | None = None  # the layers of a U-Net of a known kind
+    rounding: float = 0.0  # how far its linear layers are from being linear: `accel.rounding`
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Anatomy:
     irreplaceable: Mapping[str, str] = field(default_factory=dict)
     random: bool = False  # whether some scheduler's updates add noise
     depth: int = 1  # outputs that a scheduler's update uses, at most
+    handover: float | None = None  # the noise level below which the second of two experts answers (Wan 2.2)
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
     received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
@@ -65,6 +68,16 @@ class Anatomy:
         """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
         where updates use many outputs, errors have come far by then (PNDM)."""
         return not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
+
+    @property
+    def caveats(self) -> list[str]:
+        """What must be known before a run."""
+        return [
+            f"{name} rounds its activations to few bits (by {denoiser.rounding:.1%}), so that runs whose latents differ"
+            f" in the last bit end as far apart as an accelerated run does: no promise of fidelity is kept above that."
+            for name, denoiser in self.denoisers.items()
+            if denoiser.rounding > COARSE
+        ]
 
     @property
     def embedded_guidance(self) -> bool:
@@ -84,6 +97,7 @@ class Anatomy:
             lines.append(f"    modules: {', '.join(counts) or 'none found'}")
         lines.append(f"  scheduler: {', '.join(self.schedulers.values())}; prediction: {self.prediction}")
         lines.append(f"  classifier-free guidance: {self.guidance}")
+        lines += [f"  note: {caveat}" for caveat in self.caveats]
         return "\n".join(lines)
 
 
@@ -112,6 +126,7 @@ def inspect(pipe: Any) -> Anatomy:
         prediction=denoised(prediction, type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
+        handover=pipe.config.get("boundary_ratio") if len(found) > 1 and isinstance(pipe.config, Mapping) else None,
         uncorrectable={key: scheduler.uncorrectable for key, scheduler in asked.items()},
         random=any(scheduler.random for scheduler in asked.values()),
         depth=max(scheduler.depth for scheduler in asked.values()),
@@ -180,6 +195,7 @@ def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
         time_projection=next((path for path in families.TIME_PROJECTION if submodule(original, path)), None),
         modules=_modules(original),
         unet=unet_layers(original),
+        rounding=rounding(original),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -53,6 +53,7 @@ class Call:
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
     stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
+    content: int = 0  # counts the contents that this stream's conditioning has had so far
     # Asks what the scheduler makes of outputs ("output") or of the clean estimates that they imply ("x0") in this run;
     # raises `accel.update.Unknown`.
     updates: Callable[[str], Updates] = field(default=unasked, repr=False)
@@ -127,7 +128,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of a (nested) argument or output, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, Mapping):  # diffusers' BaseOutput is an OrderedDict
+    if isinstance(value, Mapping):  # such as diffusers' BaseOutput
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in tensors(item)]
@@ -135,19 +136,31 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 def rebuilt(template: Any, values: list[torch.Tensor]) -> Any:
-    """The same structure as `template` (tensor, tuple, list, BaseOutput) holding `values` in order."""
+    """The same structure as `template` (tensor, tuple, list, dictionary, BaseOutput) holding `values` in order."""
     rest = iter(values)
 
     def build(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
             return next(rest)
         if isinstance(part, Mapping):
-            return type(part)(**{key: build(item) for key, item in part.items()})
+            built: Any = {key: build(item) for key, item in part.items()}
+            return type(part)(**built) if is_dataclass(part) else built
         if isinstance(part, (list, tuple)):
             return type(part)([build(item) for item in part])
         return part
 
     return build(template)
+
+
+def carries_state(output: Any) -> bool:
+    """Whether an output holds more than predictions, which nobody can forecast: plain dictionaries (AnyFlow's key-value
+    caches) and objects of unknown kinds.
+    """
+    if isinstance(output, Mapping) and is_dataclass(output):  # diffusers' BaseOutput
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return any(carries_state(item) for item in output)
+    return not (output is None or isinstance(output, (torch.Tensor, bool, int, float, str)))
 
 
 def structure(output: Any) -> Any:

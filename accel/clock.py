@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from accel.spaces import output_from_clean
+from accel.streams import Streams
 from accel.update import Around, Given, Unknown, Updates, asked, on_cpu
 
 
@@ -28,6 +29,9 @@ class Moment:
     sigma: float  # noise level now: 1..0 for flow matching, noise-to-signal ratio otherwise
     timestep: float = 0.0  # the training timestep of that noise level, 1000..0 whatever the scheduler's own scale
     table: Timetable | None = field(default=None, repr=False, compare=False)
+    first: int = 0  # the position at which the run began
+    until: int | None = None  # the position at which it ends, where that is before the timetable does
+    mixed: bool = False  # the tokens of one call are at several noise levels on the move
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -40,13 +44,37 @@ class Moment:
         return self.table.time_of(self.sigma) if self.table is not None else self.sigma
 
     @property
+    def end(self) -> int:
+        """The position behind the last step that is executed."""
+        return self.total if self.until is None else self.until
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run takes."""
+        return self.end - self.first
+
+    @property
+    def left(self) -> int:
+        """How many of them are left, this one included."""
+        return self.end - self.position
+
+    @property
     def next_sigma(self) -> float:
         """The noise level that this step leads to."""
         return self.sigmas[self.position + 1] if self.position + 1 < len(self.sigmas) else 0.0
 
     @property
     def last(self) -> bool:
-        return self.position >= self.total - 1
+        return self.left <= 1
+
+
+class Arrival(NamedTuple):
+    """What the clock tells a denoiser call. content: see `Streams.find`."""
+
+    moment: Moment
+    stream: str
+    leader: bool  # the first call of this step at this denoiser: it decides, the others follow
+    content: int
 
 
 class Timetable:
@@ -143,6 +171,7 @@ class Clock:
     def clear(self) -> None:
         """Forgets the run: nothing of an interrupted call may reach the next one."""
         self.context: dict[str, str | None] = {}
+        self.copies = 0  # steps that the pipeline has made without its scheduler
         self._scheduler: Any = None
         self.scheduler = ""  # its name in the pipeline
         self.timetable: Timetable | None = None
@@ -150,9 +179,11 @@ class Clock:
 
     def _restart(self) -> None:
         self._step, self._stepped, self._begin, self._first = 0, False, 0, -1
+        self._until: int | None = None
         self._called: dict[str, list[str]] = {}
-        # Conditioning tensors are kept alive while they are keys: a freed address may come back as another stream.
-        self._streams: dict[str, list[tuple[torch.Tensor, float, str]]] = {}
+        self._streams: dict[str, Streams] = {}
+        self._told: dict[str, torch.Tensor] = {}  # by denoiser, the timestep argument of this step's first call
+        self._heard, self._mixed = False, False  # whether the scheduler has been heard to step in this run
 
     def begin_run(self, scheduler: Any, name: str = "scheduler") -> None:
         """`set_timesteps` of the scheduler with that name in the pipeline has been called."""
@@ -166,31 +197,59 @@ class Clock:
         Several updates between two evaluations (Cosmos) are one step, and each evaluation of a multi-stage solver
         (Heun, PNDM) is a step of its own, because that is how often the denoiser's answer is used.
         """
-        self._scheduler, self._stepped = scheduler, True
+        self._scheduler, self._stepped, self._heard = scheduler, True, True
 
-    def arrive(self, denoiser: str, conditioning: torch.Tensor | None, timestep: Any) -> tuple[Moment, str, bool]:
-        """A denoiser is called: its moment, its stream, and whether it leads (decides for) this step."""
-        if self._stepped:
+    def arrive(
+        self, denoiser: str, conditioning: torch.Tensor | None, timestep: Any, planned: int | None = None
+    ) -> Arrival:
+        """A denoiser is called. planned: how many steps the pipeline says that it takes."""
+        told = torch.as_tensor(0.0 if timestep is None else timestep).detach()
+        if self._stepped or self._stepped_unheard(denoiser, told):
             self._step, self._stepped = self._step + 1, False
-            self._called = {}
+            self._called, self._told = {}, {}
+        self._told.setdefault(denoiser, told)
         called = self._called.setdefault(denoiser, [])
         leader = not called
-        stream = self._stream(denoiser, conditioning, order=len(called))
+        streams = self._streams.setdefault(denoiser, Streams())
+        stream, content = streams.find(self.context.get(denoiser), conditioning, len(called), self._step)
         # The same conditioning twice in one step (tiles, perturbed guidance) is a stream of its own.
         repeats = called.count(stream)
         called.append(stream)
-        return self._moment(timestep), stream if not repeats else f"{stream} ({repeats + 1})", leader
+        name = stream if not repeats else f"{stream} ({repeats + 1})"
+        return Arrival(self._moment(timestep, planned), name, leader, content)
 
-    def _moment(self, timestep: Any) -> Moment:
+    def _stepped_unheard(self, denoiser: str, told: torch.Tensor) -> bool:
+        """Whether the timestep tells that a step was made without the scheduler: some pipelines step copies of it.
+
+        Asked only until the scheduler is heard, because it costs a host sync. Where the timestep rises another run
+        begins. Moving tokens are at one noise level, but for frames that are denoised one after the other.
+        """
+        before = self._told.get(denoiser)
+        if self._heard or before is None or (before.shape == told.shape and torch.equal(before, told)):
+            return False
+        self.copies += 1
+        if bool(told.max() > before.max()):
+            self.run += 1
+            self._restart()
+            return False
+        moving = told[told != before] if told.shape == before.shape else told.flatten()
+        self._mixed = bool(moving.amin() < moving.amax())
+        return True
+
+    def _moment(self, timestep: Any, planned: int | None) -> Moment:
         if self.timetable is None:
             self.timetable = Timetable(self._scheduler, self._known) if self._scheduler is not None else None
         table = self.timetable
         if table is None:
             return Moment(self.run, self._step, self._step, 0, 0.0)
         position = min(max(self._position(table, timestep), 0), len(table.timesteps) - 1)
-        self._first = position if self._first < 0 else self._first
-        total, sigma, timestep = len(table.timesteps), table.sigmas[position], table.training[position]
-        return Moment(self.run, self._step, position, total, sigma, timestep, table)
+        total = len(table.timesteps)
+        if self._first < 0:
+            self._first, self._until = position, min(position + planned, total) if planned else None
+        return Moment(
+            self.run, self._step, position, total, table.sigmas[position], table.training[position], table,
+            self._first, self._until, self._mixed,
+        )  # fmt: skip
 
     def updates(
         self,
@@ -211,31 +270,6 @@ class Clock:
             begin = getattr(self._scheduler, "_begin_index", None)
             self._begin = int(begin) if begin is not None else table.index_of(timestep)
         return self._begin + self._step
-
-    def _stream(self, denoiser: str, conditioning: torch.Tensor | None, order: int) -> str:
-        """Named by the pipeline's cache_context, else by the identity of the conditioning, else by order."""
-        named = self.context.get(denoiser)
-        if named is not None:
-            return named
-        by_order = f"pass {order + 1}"
-        if conditioning is None:
-            return by_order
-        known = self._streams.setdefault(denoiser, [])
-        for tensor, _, stream in known:
-            if tensor is conditioning or _same_memory(tensor, conditioning):
-                return stream
-        # Some pipelines rebuild their embeddings in every step: equal content is the same stream.
-        content = float(conditioning.detach().float().abs().sum()) + float(conditioning.detach().float().sum()) * 1e3
-        for tensor, known_content, stream in known:
-            if tensor.shape == conditioning.shape and known_content == content:
-                return stream
-        stream = by_order if all(name != by_order for *_, name in known) else f"pass {len(known) + 1}"
-        known.append((conditioning, content, stream))
-        return stream
-
-
-def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:

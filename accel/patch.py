@@ -9,6 +9,7 @@ or after, on the instance or on its class, finds and puts back what would be the
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import functools
 import threading
@@ -91,6 +92,17 @@ class Layer:
         """A copied or pickled owner gets its own plain method: a copied layer would go on calling the original."""
         return _itself, (self.inner,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The same, and a copy of the owner's `__dict__` alone, which some pipelines write back into the owner, gets a
+        layer that passes everything through and is taken out with this one.
+        """
+        owner = self._owner()
+        if owner is None or id(owner) in memo:
+            return copy.deepcopy(self.inner, memo)
+        other = Layer.__new__(Layer)
+        other._owner, other._around, other._previous, other.name = self._owner, None, self._previous, self.name
+        return other
+
     def covers(self, owner: Any, name: str) -> bool:
         """Whether this is the layer over that very method."""
         return self._owner() is owner and self.name == name
@@ -126,7 +138,7 @@ class Layer:
                 for above in _chain(holder.get(key)):
                     if not isinstance(above, Layer) and getattr(above, "__dict__", {}).get("__wrapped__") is self:
                         above.__dict__["__wrapped__"] = self.inner
-                if holder.get(key) is self:
+                if holder.get(key) is self or self._is_copied(holder.get(key)):
                     holder[key] = self.inner
                     if self._previous is None and holder is owner.__dict__ and key == self.name:
                         del holder[key]
@@ -135,6 +147,10 @@ class Layer:
         owner = self._owner()
         if owner is not None and owner.__dict__.get(self.name) is self:
             self.detach()
+
+    def _is_copied(self, other: Any) -> bool:
+        alike = isinstance(other, Layer) and other._owner is self._owner and other.name == self.name
+        return alike and other._around is None and other._previous is self._previous
 
     def _places(self, owner: Any) -> Iterator[tuple[dict[str, Any], str]]:
         """Where this method, or what others have put it under, is kept."""

@@ -39,7 +39,7 @@ class PipelineCall(Owner):
         levers: list[Lever],
     ) -> None:
         super().__init__(parts)
-        self.report, self.levers, self.strays = Report(label), levers, 0
+        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), levers, 0
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._pipe: weakref.ref[Any] | None = None
@@ -123,6 +123,8 @@ class PipelineCall(Owner):
             AT_WORK.reset(before)
         moment, seconds = call.moment, time.perf_counter() - start
         self._at_last_step = moment.last
+        if self._clock.copies:  # whose steps nobody hears
+            self._last_step = start + seconds
         self.report.calls.append(
             CallRecord(
                 moment.run, moment.step, moment.position, moment.sigma,
@@ -135,16 +137,21 @@ class PipelineCall(Owner):
     def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         bound = self._arguments[name].bind(args, kwargs)
         conditioning = tensors(Arguments.pick(bound, CONDITIONING))
-        moment, stream, leader = self._clock.arrive(
-            name, conditioning[0] if conditioning else None, Arguments.pick(bound, TIMESTEP)
+        pipe = self._pipe() if self._pipe is not None else None
+        moment, stream, leader, content = self._clock.arrive(
+            name,
+            conditioning[0] if conditioning else None,
+            Arguments.pick(bound, TIMESTEP),
+            # Of a loop of the user's own it would be the number of the last call of the pipeline.
+            getattr(pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        pipe = self._pipe() if self._pipe is not None else None
         told = getattr(pipe, "do_classifier_free_guidance", None)
         guided = None if told is None else bool(told)
         return Call(
-            name, stream, leader, moment, args, kwargs, latents, module, bound, guided=guided, updates=self._updates
-        )
+            name, stream, leader, moment, args, kwargs, latents, module, bound,
+            guided=guided, content=content, updates=self._updates,
+        )  # fmt: skip
 
     def _updates(self, space: str) -> Updates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
@@ -197,7 +204,12 @@ class PipelineCall(Owner):
                 "another pipeline's or, if this pipeline starts threads of its own, ones that Python does not tell "
                 "what they belong to. Such threads are started with contextvars.copy_context().run."
             )
-        elif not self.report.calls:
+        if self._clock.copies:
+            yield (
+                f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "
+                "timesteps that the denoiser is given, and a sampler cannot act."
+            )
+        if not self.strays and not self.report.calls:
             yield (
                 "No denoiser call came through accel in the last pipeline call, so nothing was accelerated: "
                 "something has replaced the denoiser's forward. Call accel.accelerate again."

@@ -51,6 +51,7 @@ class Session:
         self._call_layer: CallLayer | None = None
         try:
             self._attach(pipe)
+            self._report.notes += self.anatomy.caveats
             self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
         except BaseException:
             self.restore()

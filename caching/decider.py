@@ -18,10 +18,11 @@ NO_HISTORY = Decision(False, "no history yet", Code.NO_HISTORY)
 
 
 class Decider(Protocol):
-    def begin(self, sigmas: Sequence[float], first: int, weights: Sequence[float] = ()) -> None:
-        """A stream begins at step `first` of a run with these noise levels, those of all steps and of the end.
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+        """A stream begins that will take the steps `span` of a timetable, in a run of `steps` steps in all.
 
-        weights: what an answer adds to the result in each step from `first` on, where that is known.
+        sigmas: the noise levels of the whole timetable and, last, of its end. weights: what an answer adds to the
+        result in each step of the span, where that is known.
         """
         return None
 
@@ -36,8 +37,8 @@ class Decider(Protocol):
 def guard(
     *,
     step: int,
-    position: int,
-    total: int,
+    steps: int,
+    left: int,
     skipped: int,
     warmup: int,
     final: int,
@@ -46,14 +47,14 @@ def guard(
 ) -> Decision | None:
     """The decision to compute a step, whatever the decider thinks, or None.
 
-    `step` counts from the start of the run and `position` within the scheduler's timetable (they differ for
-    image-to-image); `skipped` is the number of predictions since the last computed step.
+    `step` counts from the start of the run, which takes `steps` steps, of which `left` are left to this denoiser, this
+    one included; `skipped` is the number of steps since the last computed one.
     """
-    if total < min_steps:
-        return Decision(False, f"a run of {total} steps is under min_steps={min_steps}", Code.SHORT_RUN)
+    if steps < min_steps:
+        return Decision(False, f"a run of {steps} steps is under min_steps={min_steps}", Code.SHORT_RUN)
     if step < warmup:
         return Decision(False, "warm-up", Code.WARM_UP)
-    if position >= total - final:
+    if left <= final:
         return Decision(False, "last steps", Code.LAST_STEPS)
     if skipped >= max_skips:
         return Decision(False, f"{max_skips} predictions in a row", Code.MOST_SKIPS)

@@ -12,6 +12,7 @@ import torch
 from accel.anatomy import Anatomy, submodule
 from accel.caching.decider import Decision, Every, guard
 from accel.caching.method import NotApplicable
+from accel.caching.regime import Regime
 from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.lever import Idle, Lever
 from accel.method import Method, knob
@@ -115,8 +116,13 @@ class ShallowGate(Lever):
         self._compiled: set[str] = set()
         self._stream: Shallow | None = None  # whose denoiser call is under way
         self._skipping = False
+        self._regime = Regime()
         self._peak = 0
         self.reset()
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._regime.arguments(given)
+        return {}
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         for name, denoiser in denoisers.items():
@@ -137,6 +143,7 @@ class ShallowGate(Lever):
         self._compiled.clear()
 
     def reset(self) -> None:
+        self._regime.reset()
         self._streams: dict[tuple[str, str], Shallow] = {}
         self._decisions: dict[str, Decision] = {}
 
@@ -162,7 +169,7 @@ class ShallowGate(Lever):
         return LeverReport("cache", str(self.method), shallow > 0, reason, peak)
 
     def _known(self, call: Call) -> Shallow:
-        key = call.layout
+        key = (call.layout, self._regime.key(call))
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:
@@ -187,7 +194,7 @@ class ShallowGate(Lever):
         if call.denoiser in self._compiled:
             return Decision(False, "the U-Net was compiled as a whole: compile its blocks instead", Code.UNREACHABLE)
         forced = guard(
-            step=moment.step, position=moment.position, total=moment.total, skipped=0,
+            step=moment.step, steps=moment.steps, left=moment.left, skipped=0,
             warmup=method.warmup, final=method.final, max_skips=1, min_steps=method.min_steps,
         ) or (None if stream.feature else NO_FEATURE)  # fmt: skip
         return forced or stream.decider.decide(None, moment.position, moment.total)

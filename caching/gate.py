@@ -7,7 +7,7 @@ memory of latent size, and is right with ControlNet residuals, LoRA and offloadi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from accel.caching.decider import NO_HISTORY, Decider, Decision, guard
 from accel.caching.gap import Gap
 from accel.caching.predictor import Memory, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
+from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.signal import Probe, Signal
-from accel.calls import Call, Outcome, Proceed, rebuilt, structure, tensors
+from accel.calls import Call, Outcome, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
@@ -32,19 +33,28 @@ if TYPE_CHECKING:
 
 Key = tuple[object, ...]
 
+STATE = "the output carries state"
+# Levers of guidance ask the unconditional stream every few steps; one that was away for longer begins anew.
+PAUSE = 3
+MIXED = "frames at several noise levels in one call"
+
 
 @dataclass
 class Stream:
     """What is known about one stream of one denoiser in this run."""
 
-    key: Key
+    key: Key  # while it stays the same, past answers say something about the next one
+    span: range  # the positions of the steps that it will take
     signal: Signal
     decider: Decider
     predictor: Predictor
     gap: Gap | None  # where forecasts are made up for
     history: list[Memory] = field(default_factory=list)
-    skipped: int = 0  # predictions since the last computed step
+    seen: int = -1  # the last step that called
+    computed: int = -1  # the last step that computed
+    shapes: list[torch.Size] = field(default_factory=list)  # of the last computed outputs
     template: Any = None  # the structure of the denoiser's output
+    stateful: bool = False  # its outputs hold more than predictions
 
 
 # Not an Exception: it passes through the model's own code, where an `except Exception` would swallow it and the rest of
@@ -57,7 +67,8 @@ class CacheGate(Lever):
     """Answers denoiser calls from the past where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
-    fresh and a predicted answer. State is per denoiser and stream and starts anew with every run, shape and dtype.
+    fresh and a predicted answer. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
+    other conditioning, switches and adapter strengths (`Regime`), and after a pause of more than three steps.
     A batch is evaluated or predicted as a whole: a static schedule treats each sample as a run of its own would, and an
     adaptive cache goes by the sample that moved most, so it computes wherever one of them alone would have. Devices
     that share a denoiser (context parallelism) go by the one that measured most: `accel.caching.parallel`.
@@ -65,10 +76,16 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
+        self._regime = Regime()
         self._peak = 0
         self.reset()
 
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._regime.arguments(given)
+        return {}
+
     def reset(self) -> None:
+        self._regime.reset()
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
@@ -76,6 +93,8 @@ class CacheGate(Lever):
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
+        if stream is None:
+            return proceed(call)._replace(reason=f"more than {MOST_STREAMS} streams")
         if not call.leader:
             decision = self._follow(call, stream)
         elif stream.signal.probe is not None:
@@ -92,6 +111,10 @@ class CacheGate(Lever):
         if not predicted:
             reason += f" ({_why_none(calls)})"
         notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
+        if any(stream.stateful for stream in self._streams.values()):
+            notes.add(f"{STATE}, so that calls are computed and never forecast")
+        if calls and calls[-1].action == "predicted" and self.method.final:
+            notes.add("the run was interrupted after a prediction, which no computed step has corrected")
         if predicted:
             schedulers = ", ".join(self.anatomy.schedulers.values())
             notes |= {f"forecasts are not corrected under {schedulers}: {why}" for why in self._uncorrected}
@@ -99,27 +122,59 @@ class CacheGate(Lever):
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
-    def _stream(self, call: Call) -> Stream:
-        key = call.layout
-        name = (call.denoiser, call.stream)
+    def _stream(self, call: Call) -> Stream | None:
+        name, step = (call.denoiser, call.stream), call.moment.step
+        key = (call.layout, self._regime.key(call))
         stream = self._streams.get(name)
-        if stream is None or stream.key != key:
-            predictor, updates = self._forecasting(call)
-            gap = None if updates is None else Gap(updates)
-            stream = Stream(key, *self.method.parts(self.anatomy, call.denoiser), predictor, gap)
-            stream.decider.begin(call.moment.sigmas, call.moment.position, self._weights(call, predictor, updates))
-            self._streams[name] = stream
+        if stream is None and len(self._streams) >= MOST_STREAMS:
+            return None
+        if stream is None or stream.key != key or step - stream.seen > PAUSE + 1:
+            stream = self._streams[name] = self._begun(call, key)
+        stream.seen = step
         return stream
+
+    def _begun(self, call: Call, key: Key) -> Stream:
+        """A stream whose history begins with this call. What is still owed to a solver's older answers is forgotten: it
+        is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
+        """
+        moment, span = call.moment, self._span(call)
+        predictor, updates = self._forecasting(call)
+        gap = None if updates is None else Gap(updates)
+        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), predictor, gap)
+        weights = self._weights(call, predictor, updates)[: len(span)]
+        stream.decider.begin(moment.sigmas, span, moment.steps, weights)
+        return stream
+
+    def _span(self, call: Call) -> range:
+        """The positions that are left to this denoiser: the first of two experts hands over at a noise level."""
+        moment, handover = call.moment, self.anatomy.handover
+        end = moment.end
+        if handover is not None and call.denoiser == next(iter(self.anatomy.denoisers)):
+            end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
+        return range(moment.position, end)
+
+    def _unfit(self, call: Call, stream: Stream) -> Decision | None:
+        """The decision to compute where no answer of this stream can be forecast."""
+        if stream.stateful:
+            return Decision(False, STATE)
+        return Decision(False, MIXED) if call.moment.mixed else None
+
+    def _young(self, stream: Stream) -> Decision | None:
+        """The decision to compute where the next answer cannot be forecast yet."""
+        if len(stream.history) >= self.method.fresh(stream.predictor):
+            return None
+        return NO_HISTORY._replace(reason="a new history begins") if stream.history else NO_HISTORY
 
     def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
         distance = parallel.largest(call, stream.signal.observe(call, heard))
         alignment = parallel.average(call, getattr(stream.signal, "alignment", None))
         call.alignment = self._alignments[call.denoiser] = alignment
         method, moment = self.method, call.moment
-        forced = guard(
-            step=moment.step, position=moment.position, total=moment.total, skipped=stream.skipped,
-            warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if stream.history else NO_HISTORY)  # fmt: skip
+        forced = self._unfit(call, stream) or guard(
+            step=moment.step, steps=moment.steps, left=stream.span.stop - moment.position,
+            skipped=moment.step - stream.computed - 1, warmup=method.warmup, final=method.final,
+            max_skips=method.max_skips, min_steps=method.min_steps,
+        ) or self._young(stream)  # fmt: skip
         decision = forced or stream.decider.decide(distance, moment.position, moment.total)
         self._decisions[call.denoiser] = decision
         return decision
@@ -127,9 +182,8 @@ class CacheGate(Lever):
     def _follow(self, call: Call, stream: Stream) -> Decision:
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
-        if decision.skip and not stream.history:
-            return NO_HISTORY
-        return decision._replace(reason=f"as the first stream: {decision.reason}")
+        forced = self._unfit(call, stream) or self._young(stream) if decision.skip else None
+        return forced or decision._replace(reason=f"as the first stream: {decision.reason}")
 
     def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
         """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
@@ -158,27 +212,41 @@ class CacheGate(Lever):
 
     def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
         outcome = call.evaluate(proceed)
+        stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
+        if stream.stateful:
+            stream.history, stream.gap = [], None
+            return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
+        if stream.history and [value.shape for value in outputs] != stream.shapes:
+            # Another kind of answer (Qwen-Image 2.1 with its key-value cache answers longer the first time).
+            self._streams[call.denoiser, call.stream] = stream = self._begun(call, stream.key)
+            stream.seen = stream.computed = call.moment.step
+        stream.shapes = [value.shape for value in outputs]
         if call.leader:
             stream.signal.computed(call, outputs)
             stream.decider.computed()
-        predictor, kind = stream.predictor, self.anatomy.prediction
-        memory, reason, answer = predictor.remember(call, outputs, kind), decision.reason, outcome.output
-        if stream.gap is not None:
-            history, length = stream.history, stream.gap.length
-
-            def between(steps: Steps) -> list[torch.Tensor]:
-                return predictor.between(memory, history, steps)
-
-            stream.gap.begin(call.moment)
-            values = stream.gap.computed(memory.values, between)
-            if values is not None:
-                answer = rebuilt(answer, predictor.answer(call, values, kind))
-                reason += f"; corrects the last {length}" if length else ""
+        memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
+        answer, reason = self._corrected(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
-        stream.history = [*stream.history, memory][-predictor.depth :]
-        stream.template, stream.skipped = structure(outcome.output), 0
+        stream.history = [*stream.history, memory][-stream.predictor.depth :]
+        stream.template = structure(outcome.output)
         return Outcome(answer, outcome.action, reason, decision.code)
+
+    def _corrected(self, call: Call, stream: Stream, memory: Memory, answer: Any, reason: str) -> tuple[Any, str]:
+        """The computed answer with what the last forecasts owe, and why."""
+        if stream.gap is None:
+            return answer, reason
+        predictor, history, length = stream.predictor, stream.history, stream.gap.length
+
+        def between(steps: Steps) -> list[torch.Tensor]:
+            return predictor.between(memory, history, steps)
+
+        stream.gap.begin(call.moment)
+        values = stream.gap.computed(memory.values, between)
+        if values is None:
+            return answer, reason
+        reason += f"; corrects the last {length}" if length else ""
+        return rebuilt(answer, predictor.answer(call, values, self.anatomy.prediction)), reason
 
     def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
         predictor, kind = stream.predictor, self.anatomy.prediction
@@ -187,7 +255,6 @@ class CacheGate(Lever):
         if stream.gap is not None:
             stream.gap.begin(call.moment)
             values = stream.gap.predicted(forecast)
-        stream.skipped += 1
         self._peak = max(self._peak, self._held_bytes())
         answer = rebuilt(stream.template, predictor.answer(call, values, kind))
         return Outcome(answer, "predicted", decision.reason, decision.code)

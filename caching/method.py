@@ -31,6 +31,10 @@ class CacheMethod(Method, lever="cache", abstract=True):
     max_skips: int = knob(4, 1, 1000, "most predictions in a row")
     min_steps: int = knob(10, 1, 1000, "runs with fewer steps are left alone")
 
+    def fresh(self, predictor: Predictor) -> int:
+        """So many answers are computed before a forecast, wherever in the run a history begins: a straight line's."""
+        return min(self.warmup, predictor.depth, 2)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         """What is measured in every step and what makes of it compute or skip: fresh state for one stream of one run.
 

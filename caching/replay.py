@@ -120,21 +120,23 @@ def _(method: EasyCache, table: Table, trace: Trace) -> tuple[Distance, Decider]
     return distance, Accumulate(method.threshold)
 
 
-def mask(method: CacheMethod, table: Table, trace: Trace, first: int) -> tuple[bool, ...]:
-    """For each step whether it computes. `first` is the position at which the run began, with this denoiser or another.
+def mask(method: CacheMethod, table: Table, trace: Trace, run: range) -> tuple[bool, ...]:
+    """For each step whether it computes. `run` are the positions of the whole run, with this denoiser or another.
 
     The same rules in the same order as in `CacheGate`.
     """
     distance, decider = parts(method, table, trace)
-    decider.begin(table.timetable, table.start)
+    span = range(table.start, table.start + table.steps)
+    decider.begin(table.timetable, span, len(run))
     computed: list[int] = []
     total = len(table.timetable) - 1
     for step in range(table.steps):
         position = table.start + step
         forced = guard(
-            step=position - first, position=position, total=total, skipped=step - computed[-1] - 1 if computed else 0,
+            step=position - run.start, steps=len(run), left=span.stop - position,
+            skipped=step - computed[-1] - 1 if computed else 0,
             warmup=method.warmup, final=method.final, max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or (None if computed else NO_HISTORY)  # fmt: skip
+        ) or (None if len(computed) >= method.fresh(method.predictor) else NO_HISTORY)  # fmt: skip
         measured = distance(step, computed)
         if forced or not decider.decide(measured, position, total).skip:
             decider.computed()
@@ -142,10 +144,14 @@ def mask(method: CacheMethod, table: Table, trace: Trace, first: int) -> tuple[b
     return tuple(step in computed for step in range(table.steps))
 
 
+def whole(tables: Sequence[Table]) -> range:
+    """The positions of the whole run that these tables, one for each expert, are of."""
+    return range(min(table.start for table in tables), max(table.start + table.steps for table in tables))
+
+
 def masks(method: CacheMethod, tables: Sequence[Table]) -> list[tuple[bool, ...]]:
     """For each recorded run the steps that compute; two experts one after the other."""
-    first = min(table.start for table in tables)
-    columns = [[mask(method, table, trace, first) for trace in table.runs] for table in tables]
+    columns = [[mask(method, table, trace, whole(tables)) for trace in table.runs] for table in tables]
     return [tuple(step for part in run for step in part) for run in zip(*columns, strict=False)]
 
 
@@ -176,9 +182,7 @@ def _reused(method: ReuseMethod, table: Table, first: int) -> list[float]:
         raise ValueError(f"{type(method).__name__} cannot be simulated; SmoothCache and FORA can.")
     total = len(table.timetable) - 1
     positions = range(table.start, table.start + table.steps)
-    moments = [
-        Moment(0, place - first, place, total, table.timetable[place], sigmas=table.timetable) for place in positions
-    ]
+    moments = [Moment(0, place - first, place, total, table.timetable[place], first=first) for place in positions]
     return [len(reused) / max(len(kinds), 1) for reused in method.simulate(policy, moments)]
 
 

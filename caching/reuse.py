@@ -7,7 +7,7 @@ answer exactly as decided (another shape, a stream that was away, a module insid
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.modules import KINDS, Site, attach, sites
+from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.store import Kept, Slot, Store, shapes_of
 from accel.calls import Call, Outcome, Proceed, tensors
 from accel.lever import Lever
@@ -60,15 +61,20 @@ class ReuseGate(Lever):
     """Answers modules from the past where the method says so.
 
     The first stream of a step decides and the others follow. Outputs are kept per denoiser, stream, module and the
-    shapes that it was given; they are forgotten with the run.
+    shapes that it was given; they are forgotten with the run, and a stream's with its `Regime`.
     """
 
     def __init__(self, method: ReuseMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self._sites = sites(anatomy, method.kinds())
         self._layers: list[Layer] = []
+        self._regime = Regime()
         self._open(0)
         self.reset()
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._regime.arguments(given)
+        return {}
 
     def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         self.end()
@@ -76,6 +82,8 @@ class ReuseGate(Lever):
         self._open(len(missed))
 
     def reset(self) -> None:
+        self._run, self._keys = -1, dict[tuple[str, str], Hashable]()
+        self._regime.reset()
         self._courses: dict[str, Course] = {}
         self._visit: Visit | None = None
         self._store.clear()
@@ -86,6 +94,8 @@ class ReuseGate(Lever):
         self._layers = []
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
+        if not self._known(call):
+            return proceed(call)._replace(reason=f"more than {MOST_STREAMS} streams")
         course = self._course(call)
         if call.leader:
             decision = self._decide(course, call)
@@ -125,6 +135,19 @@ class ReuseGate(Lever):
         self._missed, self._store = missed, Store()
         self._seen: Counter[str] = Counter()
         self._reused: Counter[str] = Counter()
+
+    def _known(self, call: Call) -> bool:
+        """Forgets what says nothing about this call; whether there is room for its stream."""
+        if self._run != call.moment.run:
+            self.reset()
+            self._run = call.moment.run
+        name, key = (call.denoiser, call.stream), self._regime.key(call)
+        if name not in self._keys and len(self._keys) >= MOST_STREAMS:
+            return False
+        if self._keys.get(name, key) != key:
+            self._store.drop_where(lambda slot, _: (slot.denoiser, slot.stream) == name)
+        self._keys[name] = key
+        return True
 
     def _course(self, call: Call) -> Course:
         course = self._courses.get(call.denoiser)

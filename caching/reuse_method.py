@@ -70,7 +70,7 @@ class ReuseMethod(Method, lever="cache", abstract=True):
     def decide(self, policy: ReusePolicy, moment: Moment) -> Reuse:
         """What is reused at this moment. A pure function of numbers and of the policy's state."""
         forced = guard(
-            step=moment.step, position=moment.position, total=moment.total, skipped=0,
+            step=moment.step, steps=moment.steps, left=moment.left, skipped=0,
             warmup=self.warmup, final=self.final, max_skips=1, min_steps=self.min_steps,
         )  # fmt: skip
         if forced:

@@ -40,7 +40,7 @@ class OptimalSchedule(CacheMethod):
         return NoSignal(), Planned(share, "flow" in anatomy.prediction, rules)
 
     def share(self, steps: int) -> float:
-        """The fraction of so many steps that computes."""
+        """The fraction that computes of a run of so many steps."""
         return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
 
     def careful_share(self, steps: int) -> float:
@@ -99,10 +99,9 @@ class Planned(Decider):
         self._computes: tuple[bool, ...] = ()
         self._first = 0
 
-    def begin(self, sigmas: Sequence[float], first: int, weights: Sequence[float] = ()) -> None:
-        self._first = first
-        rest = tuple(sigmas[first:])
-        share = self._share(len(rest) - 1)
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+        self._first, share = span.start, self._share(steps)
+        rest = tuple(sigmas[span.start : span.stop + 1])
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
             self._computes = plan(rest, share, flow=flow, rules=self._rules, weights=weights)
@@ -121,7 +120,7 @@ class Listed(Decider):
         self._listed = sorted(sigmas, reverse=True)
         self._computes: set[int] = set()
 
-    def begin(self, sigmas: Sequence[float], first: int, weights: Sequence[float] = ()) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
         self._computes = nearest_steps(self._listed, list(sigmas[:-1]))
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:

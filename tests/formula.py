@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,15 @@ from accel.spaces import output_from_clean
 from accel.update import Unknown
 
 
+class FormulaDenoiser(torch.nn.Module):
+    def __init__(self, formula: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.formula = formula
+
+    def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.formula(hidden_states),)
+
+
 class FormulaPipeline:
     """Its denoiser answers as if what is forecast (space "x0" or "output") were a polynomial in noise level.
 
@@ -21,8 +31,7 @@ class FormulaPipeline:
     """
 
     def __init__(self, scheduler: Any, space: str = "", degree: int = 2) -> None:
-        self.scheduler, self.transformer = scheduler, torch.nn.Identity()
-        self.transformer.forward = self.formula  # type: ignore[assignment]
+        self.scheduler, self.transformer = scheduler, FormulaDenoiser(self.formula)
         self.config = SimpleNamespace(_name_or_path="")
         self.components = {"transformer": self.transformer, "scheduler": scheduler}
         self.kind, self.step = scheduler_anatomy(scheduler).prediction, 0
@@ -41,7 +50,7 @@ class FormulaPipeline:
             return space
         raise AssertionError("a scheduler whose updates are not known")
 
-    def formula(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
+    def formula(self, hidden_states: torch.Tensor) -> torch.Tensor:
         sigma = self.table.sigmas[self.step]
         time = self.table.time_of(sigma)
         value = sum(
@@ -49,7 +58,7 @@ class FormulaPipeline:
         )
         if self.space == "x0":
             value = output_from_clean(value, hidden_states, sigma, self.kind)
-        return (value,)
+        return value
 
     def __call__(self, num_inference_steps: int = 24) -> torch.Tensor:
         self.scheduler.set_timesteps(num_inference_steps)
@@ -61,6 +70,6 @@ class FormulaPipeline:
         for step, timestep in enumerate(list(self.scheduler.timesteps)):
             self.step, before = step, latents
             scaled = getattr(self.scheduler, "scale_model_input", lambda x, _: x)(latents, timestep)
-            output = self.transformer.forward(scaled, timestep)[0]
+            output = self.transformer(scaled, timestep)[0]
             latents = self.scheduler.step(output, timestep, latents, return_dict=False)[0].double()
         return before

@@ -151,10 +151,10 @@ class Foresight:
             return [(True,) * table.steps]
         if isinstance(cache, OptimalSchedule):
             rules = rules_for(cache.predictor.expected(self.anatomy), cache.warmup, cache.final, cache.max_skips)
-            return [plan(table.section, cache.share(table.steps), flow=self.flow, rules=rules)]
+            return [plan(table.section, cache.share(self.calibration.steps), flow=self.flow, rules=rules)]
         if not isinstance(cache, CacheMethod):
             raise ValueError(f"{type(cache).__name__} cannot be simulated; accel.compare measures it.")
-        return [replay.mask(cache, table, trace, self.tables[0].start) for trace in table.runs]
+        return [replay.mask(cache, table, trace, replay.whole(self.tables)) for trace in table.runs]
 
     def _gaps(self, table: Table, mask: Sequence[bool], cache: Method | None) -> float:
         if all(mask) or not isinstance(cache, CacheMethod):

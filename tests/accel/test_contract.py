@@ -78,7 +78,7 @@ EULER = ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "DDIMSched
 # C: computed, P: predicted; two steps of warm-up, then two predictions at most, and the last step computes.
 SCHEDULE = {"transformer": "CCPPCPPC", "unet": "CCPPCPPC"}
 SCHEDULES = {
-    "wan_two_experts": {"transformer": "CCP", "transformer_2": "CPPCC"},  # the second expert starts at step 3
+    "wan_two_experts": {"transformer": "CCC", "transformer_2": "CPPCC"},  # the second expert starts at step 3
     "flux_img2img": {"transformer": "CCPPCC"},  # enters at position 2 of 8
     "sd": {"unet": "CCPPCPPCC"},  # PNDM evaluates nine times
 }
@@ -86,8 +86,8 @@ SCHEDULES = {
 
 def schedule(name: str, denoiser: str, method: accel.caching.CacheMethod) -> str:
     expected = SCHEDULES.get(name, SCHEDULE)[denoiser]
-    if isinstance(method, EasyCache) and denoiser == "transformer_2":
-        return "CCPPC"  # it needs two computed steps of its own to know how fast the output moves
+    if denoiser == "transformer_2" and (isinstance(method, EasyCache) or method.fresh(method.predictor) == 2):
+        return "CCPPC"  # two computed steps of its own for a straight line, or to know how fast the output moves
     if isinstance(method, PROBED) and name in ("sdxl", "sd", "animatediff", "svd"):
         return "C" * len(expected)  # a U-Net has neither a modulated input nor a row of transformer blocks
     return expected

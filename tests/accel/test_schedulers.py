@@ -20,6 +20,7 @@ NAMES = sorted(SCHEDULERS)
 
 # What cannot be corrected under which schedulers, and why: everything else is.
 UNCORRECTABLE = {
+    "starts from fresh noise": {"FlowMatchLCMScheduler", "LCMScheduler", "flow stochastic"},
     "not linear": {"CMStochasticIterativeScheduler", "ddim clipped", "ddim thresholded"},
     "more than 5 outputs": {"IPNDMScheduler", "PNDMScheduler"},
     "alone": {

@@ -51,16 +51,15 @@ def test_a_forced_computation_starts_the_sum_anew():
     ("values", "expected"),
     [
         (dict(step=0), "warm-up"),
-        (dict(step=1, position=1), "warm-up"),
-        (dict(position=8), None),
-        (dict(position=9), "last steps"),
+        (dict(step=1, left=9), "warm-up"),
+        (dict(left=2), None),
+        (dict(left=1), "last steps"),
         (dict(skipped=3), "3 predictions in a row"),
-        (dict(total=7, position=3), "a run of 7 steps is under min_steps=8"),
-        (dict(step=2, position=9), "last steps"),  # image-to-image: few steps run, at the end of the timetable
+        (dict(steps=7, left=4), "a run of 7 steps is under min_steps=8"),
     ],
 )
 def test_guard(values, expected):
-    defaults = dict(step=5, position=5, total=10, skipped=0, warmup=2, final=1, max_skips=3, min_steps=8)
+    defaults = dict(step=5, steps=10, left=5, skipped=0, warmup=2, final=1, max_skips=3, min_steps=8)
     decision = guard(**(defaults | values))
     assert (decision.reason if decision else None) == expected
 

@@ -42,15 +42,20 @@ SHAPE: dict[str, Any] = {
 def build_sd() -> DiffusionPipeline:
     """Stable Diffusion 1.5 with its own scheduler, PNDM, which evaluates once more than it is asked to."""
     scheduler = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1)
-    unet = UNet2DConditionModel(
-        **SHAPE,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=2,
-    )
     return quiet(
         StableDiffusionPipeline(
-            image_vae(4), None, None, randomise(unet), scheduler, None, None, requires_safety_checker=False
+            image_vae(4), None, None, sd_unet(), scheduler, None, None, requires_safety_checker=False
+        )
+    )
+
+
+def sd_unet() -> UNet2DConditionModel:
+    return randomise(
+        UNet2DConditionModel(
+            **SHAPE,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=2,
         )
     )
 

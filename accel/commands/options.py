@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from accel.terminal import waiting
 
 SOME_FAILED = 1
 
@@ -42,12 +43,6 @@ def load(model: str, options: argparse.Namespace) -> Any:
 
     with waiting(f"loading {model}"):
         return load_pipeline(model, dtype=options.dtype, device=options.device)
-
-
-def waiting(text: str) -> AbstractContextManager[Any]:
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)
 
 
 def call_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -69,9 +69,10 @@ def slug(text: str) -> str:
     return kept or "untitled"
 
 
-def file_stem(job: Job) -> PurePosixPath:
-    """The job's name below the output folder, without suffix, by its template."""
+def file_stem(job: Job, suffix: str = "") -> PurePosixPath:
+    """The job's name below the output folder, without suffix, by its template, which may end in the file's `suffix`."""
     name = job.output.format(**{field: FIELDS[field](job) for field in _named(job.output)})
+    name = name[: -len(suffix)] if suffix and name.lower().endswith(suffix) else name
     parts = [safe_part(part) for part in name.replace("\\", "/").split("/") if part.strip(" .")]
     return PurePosixPath(*(parts or [job.id]))
 

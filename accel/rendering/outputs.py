@@ -18,12 +18,12 @@ _COMPRESSION = 4  # of zlib: a quarter of the time of its best, for files a few 
 
 
 def embedded(job: Job) -> dict[str, Any]:
-    """What is written into a file: the job as a line of a manifest, and its identity. Nothing about time or machine,
-    so that the same job is the same file everywhere.
+    """What is written into a file: the job as a line of a manifest, and its identity. Nothing about time, machine or
+    its folders, so that the same job is the same file everywhere.
     """
     from accel import __version__
 
-    line = {name: value for name, value in job.to_line().items() if name != "output"}
+    line = {name: value for name, value in job.told().items() if name != "output"}
     return {"accel": __version__, "id": job.id, "line": line}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,13 @@ class Plan:
     def to_jsonl(self) -> str:
         """The jobs as a plain manifest without defaults, grids, repeats or relative paths."""
         return "".join(json.dumps(job.to_line(), ensure_ascii=False) + "\n" for job in self.jobs)
+
+    def lines(self, folder: Path) -> Iterator[str]:
+        """The same, line by line, for a manifest in `folder`: inputs are named relative to it."""
+        for job in self.jobs:
+            line = job.to_line()
+            near = {name: _near(line[name], folder) for name in ("image", "video") if name in line}
+            yield json.dumps(line | near, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,13 @@ def recipe_data(given: Any, folder: Path) -> dict[str, Any]:
     if str(given).endswith(".json"):
         return Recipe.load(folder / str(given)).to_dict()
     return presets.resolve(str(given)).to_dict()
+
+
+def _near(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder).replace(os.sep, "/")
+    except ValueError:  # on another drive
+        return path
 
 
 def _settled(name: str, present: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from accel.contest import attached, quiet
+from accel.files import opened, sync_folder
 from accel.front import accelerate
 from accel.media import to_pixels
 from accel.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
@@ -92,7 +94,6 @@ class Worker:
         self._quiet = ExitStack()
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
-        self._parts = 0
         self._device = torch.device("cpu")
         self._writer = Writer()
 
@@ -281,8 +282,7 @@ class Worker:
             metrics = quality(clip, reference) if reference is not None else {}
         except Exception as error:
             return self._failed(job, _described(error), run.notes)
-        self._parts += 1
-        part = self._settings.parts / f"{job.id}-{os.getpid()}-{self._parts}.part"
+        part = self._settings.parts / f"{job.id}-{secrets.token_hex(8)}.part"
         with writing(self._settings.parts.parent.parent):
             write_synced(part, data)
         return Outcome(
@@ -326,14 +326,18 @@ def quality(clip: Clip, reference: Clip) -> dict[str, float]:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Writes a file and waits until it is on the disk: a ledger's line must never outlive its file."""
-    with open(path, "wb") as file:
+    with opened(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _described(error: BaseException) -> dict[str, str]:
     message = str(error).strip() or type(error).__name__
+    home = str(Path.home())
+    if len(home) > 1:
+        message = message.replace(home, "~")  # the ledger is passed on
     return {"type": type(error).__name__, "message": message[:2000]}
 
 

@@ -53,7 +53,9 @@ def test_the_ledger_says_what_happened(tmp_path: Path) -> None:
     assert good["report"]["levers"][0]["lever"] == "cache" and good["report"]["steps"] == 2
     assert (good["width"], good["height"], good["frames"]) == (16, 16, 1)
     assert (
-        {"torch", "diffusers", "accel", "python"} <= set(good["versions"]) and good["host"] and good["device"] == "cpu"
+        {"torch", "diffusers", "accel", "python"} <= set(good["versions"])
+        and good["machine"]
+        and good["device"] == "cpu"
     )
     assert bad["status"] == "failed" and bad["from_line"] == 2
     assert bad["error"] == {"type": "RuntimeError", "message": "the prompt is poisoned"}

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accel.media import Pixels, encode_mp4
+from accel.media import Pixels, durations, encode_mp4
 from accel.rendering.jobs import DEFAULT_FPS, Job
 
 KEY = "accel"
@@ -96,7 +96,7 @@ def _webp(pixels: Pixels, fps: float, settings: str) -> bytes:
         options["exif"] = exif.tobytes()
     first, *rest = [Image.fromarray(frame) for frame in pixels]
     if rest:
-        options |= {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
+        options |= {"save_all": True, "append_images": rest, "duration": durations(len(pixels), fps), "loop": 0}
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", **options)
     return buffer.getvalue()

@@ -208,6 +208,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeyp
     assert pipe.calls == []
 
 
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ""])
+def test_an_output_name_may_have_the_suffix_of_its_file(suffix: str, tmp_path: Path) -> None:
+    render(worded(), [still("one", output=f"a/o0{suffix}"), {"prompt": "one", "output": "o1.mp4"}], tmp_path)
+    assert media_files(tmp_path) == ["a/o0.png", "o1.mp4"]
+
+
 def test_files_of_others_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "one.png").write_text("not ours")

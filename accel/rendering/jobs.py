@@ -178,8 +178,10 @@ def _by_prompt(jobs: Sequence[Job]) -> list[Job]:
 
 def digest(data: Any) -> str:
     """SHA-256 of plain data, whatever the order of its keys."""
-    text = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_SORTED.encode(data).encode()).hexdigest()
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def file_digest(path: str | Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.media import Pixels, durations, encode_mp4
+from accel.plain import parsed
 from accel.rendering.jobs import DEFAULT_FPS, Job
 
 KEY = "accel"
@@ -66,7 +67,7 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # decoders have errors of their own
         raise ValueError(f"{str(path)!r} cannot be read ({type(error).__name__}).") from None
     try:
-        line = json.loads(text)["line"]
+        line = parsed(text)["line"]
     except (ValueError, KeyError, TypeError):
         line = None
     if not isinstance(line, dict):
@@ -105,12 +106,13 @@ def _webp(pixels: Pixels, fps: float, settings: str) -> bytes:
 def _picture_text(path: Path) -> str:
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return str(picture.info.get(KEY) or picture.getexif().get(_DESCRIPTION, ""))
+    with Image.open(path, formats=("PNG", "WEBP")) as picture:
+        # Where a PNG has no text, Pillow would look for EXIF behind the pixels, and decode them all.
+        return str(picture.info.get(KEY, "") if picture.format == "PNG" else picture.getexif().get(_DESCRIPTION, ""))
 
 
 def _mp4_tag(path: Path) -> str:
-    import av
+    from accel.rendering.inputs import opened_video
 
-    with av.open(str(path)) as container:
+    with opened_video(path, "mov,mp4,m4a,3gp,3g2,mj2") as container:
         return str(container.metadata.get(KEY, ""))

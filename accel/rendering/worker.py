@@ -41,6 +41,7 @@ from accel.rendering.memory import (
     reset_peak,
     tiled,
 )
+from accel.rendering.noise import batches_repeat_singles
 from accel.rendering.outcome import Outcome, Settings, installed, report_summary
 from accel.rendering.outputs import encode
 from accel.rendering.writer import Writer
@@ -94,6 +95,7 @@ class Worker:
         self._quiet = ExitStack()
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
+        self._shares: dict[Any, bool] = {}
         self._device = torch.device("cpu")
         self._writer = Writer()
 
@@ -112,7 +114,8 @@ class Worker:
                 self._fail(job, {"type": "ValueError", "message": " ".join(wrong)}, ())
             return
         self._say(f"{group.first.model}: {_title(group.first)}")
-        self._render(group)
+        for call in [group] if len(group.jobs) == 1 or self._can_share() else group.split(1):
+            self._render(call)
 
     def close(self) -> None:
         """Finishes the files, and gives the pipeline back as it was."""
@@ -139,6 +142,13 @@ class Worker:
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)
+
+    def _can_share(self) -> bool:
+        """Whether jobs may share a call with this model and recipe. Asked only where any would."""
+        key = (self._loaded, self._recipe)
+        if key not in self._shares:
+            self._shares[key] = batches_repeat_singles(self._pipe, self._session.recipe.methods().values())
+        return self._shares[key]
 
     def _load(self, job: Job) -> Any:
         from accel.loading import load_pipeline

@@ -202,13 +202,18 @@ class Driver:
         pending = []
         for job in self.jobs:
             status = self.ledger.status(job.id)
-            if status == "ok" and self.folder.has(self.ledger.entries[job.id].file):
+            if status == "ok" and self._is_done(job):
                 self._summary.before += 1
             elif status == "failed" and not retry_failed:
                 self._summary.given_up += 1
             else:
                 pending.append(job)
         return pending
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether its file is there, and no later line says that it is another job's."""
+        name = self.ledger.entries[job.id].file
+        return self.ledger.owner(name) == job.id and self.folder.has(name)
 
     def _committing(self, bar: Progress) -> Callable[[Outcome], None]:
         def commit(outcome: Outcome) -> None:

@@ -93,6 +93,14 @@ def read_bounded(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     return data
 
 
+def lines_of(path: str | os.PathLike[str], most: int = MOST_BYTES) -> list[str]:
+    """The lines of a text. Raises ValueError, in one sentence, for a file that cannot be read or has more bytes."""
+    try:
+        return read_bounded(path, most).decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} cannot be read: {error}.") from None
+
+
 def read_json(path: str | os.PathLike[str], what: str, parse: Callable[[Any], T], most: int = MOST_BYTES) -> T:
     """What `parse` makes of the file. Raises ValueError, in one sentence, for one that is missing, malformed or larger
     than `most` bytes.

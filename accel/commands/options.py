@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accel.files import lines_of
 from accel.terminal import waiting
 
 SOME_FAILED = 1
@@ -31,11 +32,7 @@ def recorded_prompts(given: str, model: str) -> Sequence[str]:
         from accel import pocket
 
         return pocket.prompts(int(given), seed=3)
-    try:
-        text = Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the prompts in {given} cannot be read: {error}.") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in lines_of(given) if line.strip()]
 
 
 def load(model: str, options: argparse.Namespace) -> Any:

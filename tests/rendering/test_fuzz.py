@@ -118,7 +118,8 @@ def outside(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def place(tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder at hand."""
+    """The folder at hand. What is imported at first is, before anybody looks at the clock."""
+    plan_for(MODEL, ["a corgi"])
     folder = tmp_path / "in"
     folder.mkdir()
     monkeypatch.chdir(folder)

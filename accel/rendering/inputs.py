@@ -14,6 +14,9 @@ from accel.plain import told
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,ogg"
 """FFmpeg's names of what may hold a film to start from."""
 
+PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what may be a picture. It would start Ghostscript for others, which run programs of their own."""
+
 
 def check_input(path: Path, kind: str) -> None:
     """Raises ValueError for a file that is missing or that is no picture ("image") or film ("video")."""
@@ -32,7 +35,7 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
         if kind == "image":
             from PIL import Image
 
-            with Image.open(path) as picture:
+            with Image.open(path, formats=PICTURES) as picture:
                 picture.verify()
         else:
             with opened_video(path) as container:
@@ -58,7 +61,7 @@ def load_image(path: str) -> Any:
     """The picture in RGB, turned as its camera says."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=PICTURES) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
 
 

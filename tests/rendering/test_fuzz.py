@@ -169,7 +169,7 @@ def check_plan(manifest: Any) -> None:
     assert len({job.id for job in plan.jobs}) == len(plan.jobs) > 0
     for job in plan.jobs[:20]:
         assert is_name(f"{file_stem(job)}.png"), job.output
-    again = plan_for(None, [json.loads(line) for line in plan.to_jsonl().splitlines()][:20])
+    again = plan_for(None, [json.loads(line) for line in plan.to_jsonl().split("\n")[:-1]][:20])
     assert [job.id for job in again.jobs] == [job.id for job in plan.jobs[:20]]
 
 

@@ -129,6 +129,15 @@ def test_a_playlist_as_a_film_opens_nothing_else(tmp_path: Path) -> None:
         plan_for(FEW, written(tmp_path, rows({"prompt": "a", "video": "a.mp4"})))
 
 
+def test_a_picture_starts_no_other_program(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ManifestError, match=r"a.png' cannot be read as a picture"):
+        plan_for(FEW, written(tmp_path, rows({"prompt": "a", "image": "a.png"})))
+
+
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_hundred_thousand_lines_are_checked_in_seconds(count: int, tmp_path: Path) -> None:
     """In less than ten on an idle core, and 300 MB; of as many bad ones twenty are shown."""

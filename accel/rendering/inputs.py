@@ -14,7 +14,7 @@ from accel.plain import told
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,ogg"
 """FFmpeg's names of what may hold a film to start from."""
 
-PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of what may be a picture. It would start Ghostscript for others, which run programs of their own."""
 
 

@@ -30,21 +30,22 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills by signal
 MINUTES = 25
 
 
-def drive(out: Path, lines: list[Any]) -> Any:
-    engine = Processes(2, hands.load)
+def drive(out: Path, lines: list[Any], workers: int) -> Any:
+    """With one worker everything is in the driver's own process, which a fork starts at once."""
+    engine = None if workers == 1 else Processes(workers, hands.load)
     return accel.render("plain", lines, out, recipe="off", engine=engine, progress_bar=False, retry_failed=True)
 
 
-def start(out: Path, lines: list[Any]) -> Any:
-    driver = multiprocessing.get_context("fork").Process(target=drive, args=(out, lines))
+def start(out: Path, lines: list[Any], workers: int) -> Any:
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(out, lines, workers))
     driver.start()
     return driver
 
 
-def kill_some(out: Path, lines: list[Any], targets: list[str], most_apart: int) -> Counter[str]:
+def kill_some(out: Path, lines: list[Any], workers: int, targets: list[str], most_apart: int) -> Counter[str]:
     """Renders, while one of `targets` after the other is killed; returns how many were."""
     chance, kills, end = random.Random(15), Counter[str](), time.monotonic() + 60 * MINUTES
-    driver = start(out, lines)
+    driver = start(out, lines, workers)
     for target in targets:
         enough = len(ledger_lines(out)) + chance.randint(1, most_apart)
         while len(ledger_lines(out)) < enough and driver.is_alive() and time.monotonic() < end:
@@ -56,7 +57,7 @@ def kill_some(out: Path, lines: list[Any], targets: list[str], most_apart: int) 
         elif target == "driver" and driver.is_alive():
             driver.kill()
             driver.join()
-            driver = start(out, lines)
+            driver = start(out, lines, workers)
         else:
             continue
         kills[target] += 1
@@ -66,25 +67,29 @@ def kill_some(out: Path, lines: list[Any], targets: list[str], most_apart: int) 
 
 
 @pytest.mark.parametrize(
-    ("jobs", "targets"),
-    [(40, ["driver"]), pytest.param(1000, ["worker"] * 12 + ["driver"] * 12, marks=pytest.mark.slow)],
+    ("workers", "jobs", "targets"),
+    [
+        (1, 60, ["driver"] * 5),
+        pytest.param(1, 1000, ["driver"] * 40, marks=pytest.mark.slow),
+        pytest.param(2, 1000, ["worker"] * 10 + ["driver"] * 10, marks=pytest.mark.slow),
+    ],
 )
 def test_each_job_is_rendered_once_and_alike_whoever_is_killed(
-    jobs: int, targets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: int, jobs: int, targets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[Any] = [{"prompt": f"prompt {number}", "repeat": 4} for number in range(jobs // 4)]
+    monkeypatch.setattr("accel.loading.load_pipeline", hands.load)
     random.Random(jobs).shuffle(targets)
-    kills = kill_some(tmp_path / "killed", lines, targets, max(2, jobs // len(targets) // 3))
-    print(f"\n{jobs} jobs: {dict(kills)} killed")
+    kills = kill_some(tmp_path / "killed", lines, workers, targets, max(2, jobs // len(targets)))
+    print(f"\n{jobs} jobs, {workers} workers: {dict(kills)} killed")
     assert sum(kills.values()) >= len(targets) // 2, "they were too fast for this test to mean anything"
 
-    again = drive(tmp_path / "killed", lines)
+    again = drive(tmp_path / "killed", lines, 1)
     assert (again.before, again.rendered, again.left) == (jobs, 0, 0)
     check_exactly_once(tmp_path / "killed", jobs)
     rows = (tmp_path / "killed" / "ledger.jsonl").read_bytes().splitlines()
     torn = sum(bool(row) and entry_of(row) is None for row in rows)
     assert Ledger(tmp_path / "killed").torn == torn <= kills["driver"]
 
-    monkeypatch.setattr("accel.loading.load_pipeline", hands.load)
-    accel.render("plain", lines, tmp_path / "single", recipe="off", progress_bar=False)
+    drive(tmp_path / "single", lines, 1)
     assert contents(tmp_path / "killed") == contents(tmp_path / "single")

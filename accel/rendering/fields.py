@@ -165,9 +165,10 @@ def _size(value: Any) -> tuple[int, int]:
         parts = [int(part) for part in parts]
     if len(parts) not in (1, 2) or not all(type(part) is int and part > 0 for part in parts):
         raise ValueError(f'must be like 512 or "832x480" (width x height), not {told(value)}.')
-    if max(parts) > MOST_PIXELS:
+    width, height = int(parts[0]), int(parts[-1])
+    if max(width, height) > MOST_PIXELS:
         raise ValueError(f"must be at most {MOST_PIXELS} pixels wide and high, not {told(value)}.")
-    return int(parts[0]), int(parts[-1])
+    return width, height
 
 
 def _format(value: Any) -> str:

@@ -22,9 +22,9 @@ def index_lines(ledger: Ledger, first: Sequence[str], summary: Summary) -> Itera
     source = files("accel.rendering").joinpath("index.html").read_text(encoding="utf-8")
     jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     ids = list(dict.fromkeys((*first, *ledger.entries)))
-    by_status = {status: [job for job in ids if ledger.status(job) == status] for status in ("ok", "failed")}
-    counts = {status: len(found) for status, found in by_status.items()}
-    done, failed = (_cards(ledger, found, status) for status, found in by_status.items())
+    statuses: tuple[Status, Status] = "ok", "failed"
+    counts = {status: sum(ledger.status(job) == status for job in ids) for status in statuses}
+    done, failed = (_cards(ledger, ids, status) for status in statuses)
     name = summary.out.resolve().name
     yield from jinja.from_string(source).generate(done=done, failed=failed, counts=counts, left=summary.left, name=name)
 
@@ -34,7 +34,7 @@ _LONGEST = 200
 
 def _cards(ledger: Ledger, ids: Sequence[str], status: Status) -> Iterator[dict[str, Any]]:
     for job_id in ids:
-        entry = ledger.entry(job_id)
+        entry = ledger.entry(job_id) if ledger.status(job_id) == status else None
         if entry is not None and entry["status"] == status:
             yield _card(entry)
 

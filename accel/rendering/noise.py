@@ -25,9 +25,8 @@ def batches_repeat_singles(pipe: Any, methods: Iterable[Method] = ()) -> bool:
     if taken is not None and "generator" not in taken:
         return False
     components = components_of(pipe)
-    others = [part for method in methods for part in method.exchanged(components).values()]
-    parts = {**components, **dict(enumerate(others))}
-    return all(noise_is_per_job(scheduler) for _, scheduler in schedulers_of(parts))  # type: ignore[arg-type]
+    groups = [components, *(method.exchanged(components) for method in methods)]
+    return all(noise_is_per_job(scheduler) for parts in groups for _, scheduler in schedulers_of(parts))
 
 
 def noise_is_per_job(scheduler: Any) -> bool:

@@ -197,7 +197,8 @@ def recipe_data(given: Any, folder: Path) -> dict[str, Any]:
 
 def _near(path: str, folder: Path) -> str:
     try:
-        return os.path.relpath(path, folder).replace(os.sep, "/")
+        # Whoever reads it goes up from where a linked folder really is.
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder)).replace(os.sep, "/")
     except ValueError:  # on another drive
         return path
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import accel
-from accel.rendering import ManifestError, plan_for
+from accel.rendering import Job, ManifestError, Plan, plan_for
 from accel.rendering.manifest import parse_settings
 
 FEW = "pocket:few"
@@ -100,6 +100,16 @@ def test_the_expanded_manifest_is_a_plain_one_that_gives_the_same_jobs(tmp_path:
     assert again.jobs == plan.jobs
     assert [job.id for job in again.jobs] == [job.id for job in plan.jobs]
     assert all("repeat" not in line and "grid" not in line for line in plan.to_jsonl().splitlines())
+
+
+def test_the_book_of_jobs_names_inputs_relative_to_its_folder(tmp_path: Path) -> None:
+    """Wherever that really is: the folder may be a link."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "far" / "away")
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
+    job = Job("some/model", "a", image=str(tmp_path / "in.png"))
+    (line,) = Plan((job,)).lines(tmp_path / "out")
+    assert json.loads(line)["image"] == "../../in.png" and (tmp_path / "out" / "../../in.png").is_file()
 
 
 def test_lines_that_ask_for_the_same_are_rendered_once() -> None:

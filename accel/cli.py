@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from accel.commands import comparing, looking, measuring, rendering, serving, tuning
+from accel.terminal import show
 
 if TYPE_CHECKING:
     from accel.results import Comparison
@@ -29,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = command(options)
     except KeyboardInterrupt as interrupt:
-        print(f"\naccel: {_what_was_saved(interrupt, options)}", file=sys.stderr)
+        show(f"\naccel: {_what_was_saved(interrupt, options)}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, OSError, ImportError) as error:
         if options.traceback:
             traceback.print_exc()
-        print(f"accel: {str(error) or type(error).__name__}", file=sys.stderr)
+        show(f"accel: {str(error) or type(error).__name__}", file=sys.stderr)
         return BAD_INPUT
     return code or 0
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from accel.contest import BASELINE, Contest, Contestant, Metric, Verifier, accepts, call_default, quiet
+from accel.files import last_name
 from accel.results import Comparison, summarise
+from accel.terminal import one_line
 
 GROUP = 6
 
@@ -264,7 +266,7 @@ def _settings(contest: Contest, steps: int, repeats: int, fps: float) -> dict[st
         "seeds": list(contest.seeds),
         "repeats": repeats,
         "call_arguments": {name: _plain(value) for name, value in arguments.items()},
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(last_name, sys.argv)),
     }
 
 
@@ -287,14 +289,14 @@ def _progress(shown: bool, runs: int) -> Iterator[tuple[Callable[..., None], Cal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     # On stderr, so that the table can be piped.
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=runs)
         begun = False
 
         def tick(text: str, advance: int = 1) -> None:
             nonlocal begun
-            bar.update(task, description=text, advance=advance if begun else 0)
+            bar.update(task, description=one_line(text), advance=advance if begun else 0)
             begun = begun or advance > 0
 
         def extend(more: int) -> None:

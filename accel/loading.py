@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from accel.families import DENOISERS
 
 POCKET = "pocket:"
 
@@ -11,8 +17,10 @@ POCKET = "pocket:"
 def load_pipeline(model: str, *, dtype: str | None = None, device: str | None = None) -> Any:
     """The pipeline called `model`: "pocket:video" or another pocket model, a local folder, or a model id on the hub.
 
-    `dtype` is a torch type by name ("bfloat16"), `device` a torch device; left out, the model's own type and
-    the first accelerator that there is. Raises ValueError, in one sentence, for what cannot be loaded.
+    `dtype` is a torch type by name ("bfloat16"), `device` a torch device; left out, the type in which the model's
+    denoiser was saved and the first accelerator that there is. All parts get the same type. Only weights in safetensors
+    files are loaded, because other files can hold programs. Raises ValueError, in one sentence, for what cannot be
+    loaded.
     """
     import torch
 
@@ -35,17 +43,50 @@ def _pocket(name: str) -> Any:
 
 
 def _diffusers(model: str, dtype: Any) -> Any:
+    """Left to themselves, diffusers loads its parts in float32 and transformers its own as they were saved, and a model
+    in float16 comes apart at the seam.
+    """
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(
-            model, use_safetensors=True, **({"torch_dtype": dtype} if dtype else {})
-        )
+        if dtype is None:
+            folder = model if Path(model).is_dir() else DiffusionPipeline.download(model, use_safetensors=True)
+            dtype = saved_dtype(Path(folder))
+        return DiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:  # hub, network, file and configuration errors have no common base
         raise ValueError(
             f"{model!r} cannot be loaded ({_first_sentence(error)}); "
             "give pocket:video, a folder with a diffusers pipeline, or a model id."
         ) from None
+
+
+def saved_dtype(folder: Path) -> Any:
+    """The torch type of most numbers of a saved pipeline's denoiser, or of all its parts where it has none that is
+    known; float32 where they are of no type that a pipeline can compute in. Reads the heads of the files only.
+    """
+    import torch
+
+    known = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+    parts = [folder / name for name in DENOISERS if (folder / name).is_dir()] or sorted(folder.glob("*/"))
+    counts: Counter[str] = Counter()
+    for part in parts:
+        for kind, numbers in _tensors(part):
+            counts[kind] += numbers
+    most = max(counts, key=counts.__getitem__, default="F32")
+    return known.get(most, torch.float32)
+
+
+def _tensors(part: Path) -> Iterator[tuple[str, int]]:
+    """The type and the count of numbers of each tensor, in the files that diffusers loads unless a variant is named."""
+    from safetensors import safe_open
+
+    for path in sorted(part.glob("*.safetensors")):
+        if "." in path.stem:  # diffusion_pytorch_model.fp16.safetensors
+            continue
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is no mapping
+                tensor = file.get_slice(name)
+                yield tensor.get_dtype(), math.prod(tensor.get_shape())
 
 
 def best_device() -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ _GAP = 8
 _BACKGROUND = (17, 19, 24)
 _FOREGROUND = (232, 234, 240)
 _QUALITY = "14"  # x264 constant rate factor: 18 is already called visually lossless
+
+SLOWEST, FASTEST = 0.01, 1000
+"""Frames per second; a WebP counts in milliseconds."""
+
+_HD_LINES = 720
+_BT709, _BT601, _LIMITED = 1, 6, 1  # as H.273 numbers them; 6 is BT.601 with 525 lines, whose matrix is that of 625
 
 
 def to_pixels(clip: NDArray[Any]) -> Pixels:
@@ -70,9 +78,9 @@ def side_by_side(clips: Sequence[NDArray[Any]], labels: Sequence[str], *, least:
 def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None, threads: int = 0) -> bytes:
     """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick. `tags` are metadata.
 
-    Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes. The bytes
-    depend on the number of threads; 0 takes as many as the machine has.
-    Raises RuntimeError where PyAV or its H.264 encoder is missing.
+    Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes. `fps` is kept
+    as an exact fraction (12.5, 0.5, 30000/1001). The bytes depend on the number of threads; 0 takes as many as the
+    machine has. Raises RuntimeError where PyAV or its H.264 encoder is missing.
     """
     try:
         import av
@@ -86,12 +94,32 @@ def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None
         container.metadata.update(tags or {})
         # Without B-frames, because with them x264's vector code gives other bytes now and then (PyAV 18).
         options = {"bf": "0", "crf": _QUALITY, "g": "12", "preset": "medium", "threads": str(threads)}
-        stream: Any = container.add_stream("libx264", rate=max(1, round(fps)), options=options)
+        stream: Any = container.add_stream("libx264", rate=rate_of(fps), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        matrix = _BT709 if frames.shape[1] >= _HD_LINES else _BT601
+        _tag(stream.codec_context, matrix)
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = rgb.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=_LIMITED)
+            _tag(picture, matrix)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def rate_of(fps: float) -> Fraction:
+    """Frames per second as the fraction that was meant: 12.5 is 25/2, and 29.97002997 is 30000/1001."""
+    if not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"fps must be from {SLOWEST} to {FASTEST}, not {fps}.")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _tag(picture: Any, matrix: int) -> None:
+    """Says how the colours are written, which players otherwise guess by the size. Primaries and curve are those of
+    BT.709 in either case, as those of the pictures are (sRGB); what differs is the matrix.
+    """
+    picture.colorspace, picture.color_range = matrix, _LIMITED
+    picture.color_primaries = picture.color_trc = _BT709
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -109,9 +137,15 @@ def encode_webp(pixels: Pixels, fps: float) -> bytes:
 
     buffer = io.BytesIO()
     first, *rest = [Image.fromarray(frame) for frame in pixels]
-    duration = round(1000 / fps)
-    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, lossless=True)
+    shown = durations(len(pixels), fps)
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=shown, loop=0, lossless=True)
     return buffer.getvalue()
+
+
+def durations(frames: int, fps: float) -> list[int]:
+    """Milliseconds of each frame, so that the whole lasts as long as it should though they are whole numbers."""
+    ends = [round(1000 * number / fps) for number in range(frames + 1)]
+    return [after - before for before, after in pairwise(ends)]
 
 
 def encode(pixels: Pixels, fps: float) -> tuple[bytes, str]:

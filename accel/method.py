@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from accel.plain import told
+
 if TYPE_CHECKING:
     from accel.anatomy import Anatomy
     from accel.lever import Lever
@@ -115,10 +117,10 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     """
     known = Method.registry.get(lever, {})
     if not isinstance(data, Mapping) or "method" not in data:
-        raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {data!r}.')
+        raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {told(data)}.')
     name = data["method"]
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{where}.method {name!r} is not known; choose one of: {_names(known)}.")
+        raise ValueError(f"{where}.method {told(name)} is not known; choose one of: {_names(known)}.")
     kind = known[name]
     parameters = {parameter.name: parameter for parameter in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
@@ -126,7 +128,8 @@ def from_dict(lever: str, data: object, where: str) -> Method:
         if key == "method":
             continue
         if key not in parameters:
-            raise ValueError(f"{where}.{key} is not a parameter of {name}; {_suggest(key, list(parameters))}.")
+            word = key[:80]
+            raise ValueError(f"{where}.{word} is not a parameter of {name}; {_suggest(word, list(parameters))}.")
         nested = parameters[key].metadata.get("nested")
         if nested and value is not None:
             values[key] = from_dict(nested, value, f"{where}.{key}")
@@ -146,7 +149,7 @@ def finite_numbers(value: object) -> bool:
 def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
     if limits.choices:
         if value not in limits.choices:
-            raise ValueError(f"{owner}.{name} must be one of {', '.join(limits.choices)}, not {value!r}.")
+            raise ValueError(f"{owner}.{name} must be one of {', '.join(limits.choices)}, not {told(value)}.")
         return
     wanted = "a whole number" if limits.integer else "a number"
     span = f"from {limits.low:g}" if limits.low is not None else "of any size"
@@ -160,7 +163,7 @@ def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
         and (limits.high is None or value <= limits.high)
     )
     if not inside:
-        raise ValueError(f"{owner}.{name} must be {wanted} {span}, not {value!r}.")
+        raise ValueError(f"{owner}.{name} must be {wanted} {span}, not {told(value)}.")
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from accel.anatomy import Anatomy
 from accel.caching import OptimalSchedule
+from accel.plain import told
 from accel.recipe import Recipe
 
 DEFAULT = "balanced"
@@ -43,7 +44,7 @@ def resolve(name: str) -> Recipe:
     """The preset's recipe. Raises ValueError, listing the presets, for an unknown name."""
     if name not in PRESETS:
         raise ValueError(
-            f"There is no preset or recipe file {name!r}; the presets are {', '.join(PRESETS)}, "
+            f"There is no preset or recipe file {told(name)}; the presets are {', '.join(PRESETS)}, "
             f"and a recipe file ends in .json."
         )
     return replace(PRESETS[name].recipe, name=name)

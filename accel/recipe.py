@@ -14,10 +14,14 @@ from accel import hub
 from accel.caching.diffusers_native import adopted
 from accel.files import read_json, write_whole
 from accel.method import Method, from_dict
+from accel.plain import told, unfit
 
 SCHEMA = 1
 FILE = "accel_recipe.json"
 LEVERS = ("cache", "attention", "guidance", "sampler", "precision")
+
+MOST_BYTES, MOST_VALUES, LONGEST_NAME = 4 * 2**20, 100_000, 200
+"""Of a recipe that comes from a file or from somebody else, its evidence and tables of constants included."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +89,25 @@ class Recipe:
     def from_dict(cls, data: object) -> Recipe:
         """Raises ValueError, naming the field and what it may be, for anything that is not a recipe."""
         if not isinstance(data, Mapping):
-            raise ValueError(f"A recipe is a JSON object with the levers {', '.join(LEVERS)}; this is {data!r}.")
+            raise ValueError(f"A recipe is a JSON object with the levers {', '.join(LEVERS)}; this is {told(data)}.")
+        if problem := unfit(data, finite=False, most=MOST_VALUES):  # infinity is a legal threshold
+            raise ValueError(f"This recipe {problem}")
         if data.get("schema", SCHEMA) != SCHEMA:
-            raise ValueError(f"This recipe has schema {data['schema']!r}, but this version reads schema {SCHEMA}.")
+            raise ValueError(f"This recipe has schema {told(data['schema'])}, but this version reads schema {SCHEMA}.")
         for key in data:
             if key not in (*LEVERS, "schema", "name", "evidence"):
-                close = difflib.get_close_matches(str(key), LEVERS, n=1)
+                close = difflib.get_close_matches(str(key)[:80], LEVERS, n=1)
                 hint = f"did you mean {close[0]}" if close else f"the levers are {', '.join(LEVERS)}"
-                raise ValueError(f"{key!r} is not a field of a recipe; {hint}.")
+                raise ValueError(f"{told(key)} is not a field of a recipe; {hint}.")
         methods = {lever: from_dict(lever, data[lever], lever) for lever in LEVERS if data.get(lever) is not None}
-        evidence = data.get("evidence", {})
+        evidence, name = data.get("evidence", {}), data.get("name") or ""
         if not isinstance(evidence, Mapping):
-            raise ValueError(f"evidence must be an object, as accel.tune writes it, not {evidence!r}.")
-        return cls(**methods, name=str(data.get("name", "")), evidence=dict(evidence))
+            raise ValueError(f"evidence must be an object, as accel.tune writes it, not {told(evidence)}.")
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            raise ValueError(f"name must be a text of at most {LONGEST_NAME} characters, not {told(name)}.")
+        return cls(**methods, name=name, evidence=dict(evidence))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
         """Reads a recipe file. Raises ValueError for a file that is missing or malformed, saying where."""
-        return read_json(path, "recipe", cls.from_dict)
+        return read_json(path, "recipe", cls.from_dict, MOST_BYTES)

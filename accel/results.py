@@ -13,6 +13,7 @@ from accel.clips import Clips
 from accel.contest import BASELINE, Kind, Ledger, Sample
 from accel.media import Pixels, save_clip, side_by_side
 from accel.metrics import MAX_PSNR
+from accel.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -197,7 +198,9 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Ledger, equal_time_to:
 def headline(row: Row, fewer: Row | None) -> str:
     """`row` in one sentence, beside the fewer steps that take the same time."""
     slower = row.speedup < 1.0
-    text = f"{row.label}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"
+    text = (
+        f"{one_line(row.label)}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"
+    )
     if row.psnr is not None:
         text += " with identical output" if row.psnr >= MAX_PSNR else f" at {row.psnr:.1f} dB"
     if row.adherence is not None:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from accel.session import bare
+from accel.terminal import show
 
 Attach = Callable[[Any], Callable[[], None]]
 
@@ -37,7 +38,7 @@ def rivals(pipe: Any) -> list[tuple[str, Attach]]:
     kept = {label.split(":")[0] for label, _ in able}
     refused = dict.fromkeys(name for label, _ in found if (name := label.split(":")[0]) not in kept)
     if refused:
-        print(f"left out, because they do not attach to {type(pipe).__name__}: {', '.join(refused)}")
+        show(f"left out, because they do not attach to {type(pipe).__name__}: {', '.join(refused)}")
     return able
 
 

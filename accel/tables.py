@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from accel.terminal import one_line, plain
+
 if TYPE_CHECKING:
     from accel.results import Comparison, Row
 
@@ -30,12 +32,12 @@ def comparison_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Tabl
     Columns that no row fills (adherence without a verifier, flicker of images) are left out.
     """
     rows, settings = comparison.rows, comparison.settings
-    names = [f"  {row.label}" if row.kind == "fewer_steps" else row.label for row in rows]
+    names = [("  " if row.kind == "fewer_steps" else "") + one_line(row.label) for row in rows]
     columns = [column for column in _COLUMNS if any(column.read(row) for row in rows)]
     while _width(columns, rows, names) > width and any(column.sacrifice for column in columns):
         columns.remove(max(columns, key=lambda column: column.sacrifice))
     table = Table(
-        title=f"{settings['pipeline']}, {settings['steps']} steps, {_workload(settings)}",
+        title=plain(f"{settings['pipeline']}, {settings['steps']} steps, {_workload(settings)}"),
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -46,7 +48,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Tabl
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
     for name, row in zip(names, rows, strict=True):
-        table.add_row(name, *(column.read(row) for column in columns), style=_STYLES[row.kind])
+        table.add_row(plain(name), *(plain(column.read(row)) for column in columns), style=_STYLES[row.kind])
     return table
 
 

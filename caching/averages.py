@@ -17,6 +17,7 @@ from accel.caching.layer_errors import Errors
 from accel.caching.recorder import Course, Record
 from accel.caching.smoothcache import Rows
 from accel.caching.table import CHANGES, DEPTHS, Table, Trace, rounded, rounded_row
+from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
 
@@ -99,7 +100,7 @@ def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]
     known = {name: value for name, value in arguments.items() if is_plain(value)}
     guidance = known.get("guidance_scale", _default(pipe, "guidance_scale"))
     return Key(
-        model=anatomy.repository,
+        model=last_name(anatomy.repository),
         pipeline=anatomy.pipeline,
         scheduler=", ".join(anatomy.schedulers.values()),
         prediction=anatomy.prediction,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.commands.options import add_measurement, add_model, call_arguments, load, pocket_prompts, waiting
+from accel.commands.options import add_measurement, add_model, call_arguments, load, pocket_prompts
+from accel.terminal import plain, waiting
 
 if TYPE_CHECKING:
     from accel.results import Comparison
@@ -93,10 +94,9 @@ def _show(result: Comparison, folder: Path) -> None:
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
     for line in [*result.headlines(), *result.cautions()]:
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(
-        f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*", markup=False, soft_wrap=True
-    )
+        console.print(plain(line), soft_wrap=True)
+    files = f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*"
+    console.print(plain(files), soft_wrap=True)
 
 
 def _add_films(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from accel.commands.options import add_machine, add_model, load
+from accel.terminal import plain, show
 
 
 def add_inspect(commands: Any) -> None:
@@ -24,7 +25,7 @@ def inspect_model(options: argparse.Namespace) -> None:
     """What the pipeline consists of."""
     from accel.anatomy import inspect
 
-    print(inspect(load(options.model, options)))
+    show(inspect(load(options.model, options)))
 
 
 def list_presets(options: argparse.Namespace) -> None:
@@ -37,5 +38,5 @@ def list_presets(options: argparse.Namespace) -> None:
 
     table = Table("preset", "fidelity to the unaccelerated output", "recipe", box=SIMPLE_HEAD, pad_edge=False)
     for name, preset in PRESETS.items():
-        table.add_row(name, preset.promise, preset.recipe.label)
+        table.add_row(plain(name), plain(preset.promise), plain(preset.recipe.label))
     Console().print(table)

@@ -16,8 +16,8 @@ from accel.commands.options import (
     load,
     recorded_prompts,
     verifier,
-    waiting,
 )
+from accel.terminal import show, waiting
 
 
 def add_bench(commands: Any) -> None:
@@ -86,8 +86,8 @@ def measure_bench(options: argparse.Namespace) -> None:
         )  # fmt: skip
     with waiting(f"writing {options.out}"):
         lines = save(bench, options.out, options.qualities)
-    print(bench.table(), "", *lines, "", sep="\n")
-    print(f"Picture: {options.out / 'bench.svg'}\nPage:    {options.out / 'page.html'}")
+    show(bench.table(), "", *lines, "")
+    show(f"Picture: {options.out / 'bench.svg'}\nPage:    {options.out / 'page.html'}")
 
 
 def measure_frontier(options: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def measure_frontier(options: argparse.Namespace) -> None:
     )
     with waiting(f"writing {options.out}"):
         lines = save(result, options.out)
-    print(result, *lines, f"\nTable, data and picture: {options.out}", sep="\n")
+    show(result, *lines, f"\nTable, data and picture: {options.out}")
 
 
 def measure_trajectory(options: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def measure_trajectory(options: argparse.Namespace) -> None:
         call_arguments=call_arguments(options),
         verify=pocket.verify,
     )
-    print(text_of(results), f"\nTable and data: {options.out}", sep="\n")
+    show(text_of(results), f"\nTable and data: {options.out}")
 
 
 def measure_levers(options: argparse.Namespace) -> None:
@@ -144,4 +144,4 @@ def measure_levers(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_whole(options.out / "levers.txt", f"{result}\n")
     write_whole(options.out / "levers.json", json.dumps(result.to_dict(), indent=1))
-    print(result, f"\nTable and data: {options.out}", sep="\n")
+    show(result, f"\nTable and data: {options.out}")

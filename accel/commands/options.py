@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from accel.files import lines_of
+from accel.terminal import waiting
 
 SOME_FAILED = 1
 
@@ -30,11 +32,7 @@ def recorded_prompts(given: str, model: str) -> Sequence[str]:
         from accel import pocket
 
         return pocket.prompts(int(given), seed=3)
-    try:
-        text = Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the prompts in {given} cannot be read: {error}.") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in lines_of(given) if line.strip()]
 
 
 def load(model: str, options: argparse.Namespace) -> Any:
@@ -42,12 +40,6 @@ def load(model: str, options: argparse.Namespace) -> Any:
 
     with waiting(f"loading {model}"):
         return load_pipeline(model, dtype=options.dtype, device=options.device)
-
-
-def waiting(text: str) -> AbstractContextManager[Any]:
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)
 
 
 def call_arguments(options: argparse.Namespace) -> dict[str, Any]:

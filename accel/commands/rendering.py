@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.commands.options import SOME_FAILED, add_machine
+from accel.terminal import show
 
 if TYPE_CHECKING:
     from accel.rendering.engine import Engine
@@ -59,7 +60,7 @@ def render_manifest(options: argparse.Namespace) -> int:
         planned["output"] = options.output
     if options.dry_run:
         plan = plan_for(options.model, options.manifest, **planned)
-        print(overview(plan, options.out, options.shard))
+        show(overview(plan, options.out, options.shard))
         return 0
     summary = render(
         options.model,
@@ -74,7 +75,7 @@ def render_manifest(options: argparse.Namespace) -> int:
         device=options.device,
         engine=_engine(options),
     )
-    print(summary, f"Page:   {summary.page}", f"Ledger: {options.out}", sep="\n")
+    show(summary, f"Page:   {summary.page}", f"Ledger: {options.out}")
     return 0 if summary.complete else SOME_FAILED
 
 

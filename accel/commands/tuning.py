@@ -16,8 +16,8 @@ from accel.commands.options import (
     load,
     recorded_prompts,
     verifier,
-    waiting,
 )
+from accel.terminal import show, waiting
 
 
 def add_tune(commands: Any) -> None:
@@ -96,12 +96,12 @@ def tune_model(options: argparse.Namespace) -> int:
                 known=options.known or not options.no_known, tell=status.update,
             )  # fmt: skip
         except NotMet as error:
-            print(f"accel: {error}", file=sys.stderr)
+            show(f"accel: {error}", file=sys.stderr)
             if error.nearest is not None:
-                print(f"It is in {options.out / 'recipe.json'}, with the evidence.", file=sys.stderr)
+                show(f"It is in {options.out / 'recipe.json'}, with the evidence.", file=sys.stderr)
             return SOME_FAILED
-    print(sentence(recipe.evidence), f"\nRecipe:   {options.out / 'recipe.json'}", sep="\n")
-    print(f"Evidence: {options.out / 'evidence.html'}")
+    show(sentence(recipe.evidence), f"\nRecipe:   {options.out / 'recipe.json'}")
+    show(f"Evidence: {options.out / 'evidence.html'}")
     return 0
 
 
@@ -117,7 +117,7 @@ def calibrate_model(options: argparse.Namespace) -> None:
     with quiet(pipe):
         calibration = calibrate(pipe, prompts, layer_lags=options.layer_lags, progress=True, **arguments)
     calibration.save(options.out)
-    print(calibration, f"\nCalibration: {options.out}", sep="\n")
+    show(calibration, f"\nCalibration: {options.out}")
 
 
 def train_refiner_of(options: argparse.Namespace) -> None:
@@ -133,5 +133,5 @@ def train_refiner_of(options: argparse.Namespace) -> None:
         refiner = train_refiner(pipe, prompts, minutes=options.minutes, progress=status.update, **arguments)
     refiner.save(options.out)
     facts = refiner.facts
-    print(f"{facts.updates} updates; of the change between two answers it misses {facts.error:.2f}", end="")
-    print(f" (the last answer 1.00, a straight line through two {facts.extrapolated:.2f})\nRefiner: {options.out}")
+    told = f"{facts.updates} updates; of the change between two answers it misses {facts.error:.2f}"
+    show(f"{told} (the last answer 1.00, a straight line through two {facts.extrapolated:.2f})\nRefiner: {options.out}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from accel.files import read_json
+from accel.plain import told
 from accel.rendering.fields import suggestion
 from accel.rendering.jobs import Job
 
@@ -46,7 +48,7 @@ def wrong_arguments(job: Job, kind: type) -> list[str]:
             problems.append(f"{fields[name]} is given, but {kind.__name__} takes no {name!r}; leave it out.")
         elif name not in parameters:
             known = sorted(parameters)
-            problems.append(f"arguments: {kind.__name__} takes no {name!r}; {suggestion(name, known)}")
+            problems.append(f"arguments: {kind.__name__} takes no {told(name)}; {suggestion(name, known)}")
     missing = [name for name in fields if parameters.get(name) is NEEDED and name not in given]
     problems += [f"{fields[name]} is missing; {kind.__name__} cannot do without it." for name in missing]
     return problems
@@ -89,12 +91,12 @@ def class_of(model: str) -> type | None:
         name = model.removeprefix(POCKET)
         return pipeline_class(name) if name in MODELS else None
     index = Path(model) / "model_index.json"
-    if not index.is_file():
+    if not os.path.isfile(index):
         return None
     import diffusers
 
     try:
-        kind = getattr(diffusers, json.loads(index.read_text(encoding="utf-8"))["_class_name"], None)
+        kind = getattr(diffusers, read_json(index, "model", dict)["_class_name"], None)
     except (ValueError, KeyError, TypeError):
         return None
     return kind if isinstance(kind, type) else None
@@ -108,11 +110,12 @@ def missing_model(model: str) -> str:
         from accel.pocket import MODELS
 
         name = model.removeprefix(POCKET)
-        return "" if name in MODELS else f"there is no pocket model {name!r}; choose one of: {', '.join(MODELS)}."
+        return "" if name in MODELS else f"there is no pocket model {told(name)}; choose one of: {', '.join(MODELS)}."
     folder = Path(model)
     looks_local = model.startswith((".", "/", "~")) or folder.is_absolute() or model.count("/") > 1
-    if looks_local and not folder.is_dir():
-        return f"there is no folder {model!r}."
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        return f"the folder {model!r} holds no diffusers pipeline (no model_index.json)."
+    there = os.path.isdir(folder)
+    if looks_local and not there:
+        return f"there is no folder {told(model)}."
+    if there and not os.path.isfile(folder / "model_index.json"):
+        return f"the folder {told(model)} holds no diffusers pipeline (no model_index.json)."
     return ""

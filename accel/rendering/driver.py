@@ -16,12 +16,13 @@ from accel.recipe import Recipe
 from accel.rendering.batches import Batch, batched, checked
 from accel.rendering.calls import plain_class
 from accel.rendering.engine import Desk, Engine, Local
+from accel.rendering.entries import Entry
 from accel.rendering.failures import OutputError, writing
 from accel.rendering.fingerprint import fingerprint
 from accel.rendering.folder import OutputFolder
-from accel.rendering.index import render_index
+from accel.rendering.index import index_lines
 from accel.rendering.jobs import Group, Job, Shard
-from accel.rendering.ledger import Entry, Ledger
+from accel.rendering.ledger import Ledger
 from accel.rendering.lock import locked
 from accel.rendering.names import file_stem
 from accel.rendering.outcome import Outcome, Settings
@@ -160,13 +161,11 @@ class Driver:
         with locked(self.folder.locks, self.shard):
             with writing(self.folder.path):
                 self.ledger = Ledger(self.folder.path, self.shard)
-                for entry in self.ledger.entries.values():
-                    if entry["status"] == "ok":
-                        self.folder.recover(entry)
+                self._recover()
             self.folder.sweep()
             if self.ledger.torn:
                 summary.notes += (f"{self.ledger.torn} torn lines in the ledger are passed over.",)
-            self.folder.write_book("jobs.jsonl", self.plan.to_jsonl())
+            self.folder.write_book("jobs.jsonl", self.plan.lines(self.folder.path))
             pending = self._pending(retry_failed)
             try:
                 calls = list(batched(self.jobs, {job.id for job in pending}, batch, self.plan.kind_of))
@@ -191,18 +190,30 @@ class Driver:
                 summary.interrupted = True
             summary.interrupted |= stop.asked and summary.left > 0
 
+    def _recover(self) -> None:
+        for job_id, kept in self.ledger.entries.items():
+            if kept.status == "ok" and not self.folder.has(kept.file):
+                entry = self.ledger.entry(job_id)
+                if entry is not None:
+                    self.folder.recover(entry)
+
     def _pending(self, retry_failed: bool) -> list[Job]:
         """The jobs without a file, and in `retry_failed` also those that failed."""
         pending = []
         for job in self.jobs:
             status = self.ledger.status(job.id)
-            if status == "ok" and self.folder.has(self.ledger.entries[job.id]):
+            if status == "ok" and self._is_done(job):
                 self._summary.before += 1
             elif status == "failed" and not retry_failed:
                 self._summary.given_up += 1
             else:
                 pending.append(job)
         return pending
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether its file is there, and no later line says that it is another job's."""
+        name = self.ledger.entries[job.id].file
+        return self.ledger.owner(name) == job.id and self.folder.has(name)
 
     def _committing(self, bar: Progress) -> Callable[[Outcome], None]:
         def commit(outcome: Outcome) -> None:
@@ -225,7 +236,7 @@ class Driver:
             "index": job.index,
             "from_line": job.line,
         }
-        entry |= {"line": job.to_line()} | outcome.to_dict()
+        entry |= {"line": job.told()} | outcome.to_dict()
         if outcome.status == "failed":
             with writing(self.folder.path):
                 self.ledger.append(entry)
@@ -237,10 +248,11 @@ class Driver:
         self._summary.rendered += 1
 
     def _publish(self, job: Job, outcome: Outcome, entry: Entry) -> None:
+        stem = file_stem(job, outcome.suffix)
         entry["part"] = f"{self.folder.parts.name}/{outcome.part}"
         while True:
             entry["file"] = self.folder.free_name(
-                file_stem(job), outcome.suffix, lambda name: self.ledger.owner(name) not in (None, job.id)
+                stem, outcome.suffix, lambda name: self.ledger.owner(name) not in (None, job.id)
             )
             self.ledger.append(entry)
             try:
@@ -250,9 +262,8 @@ class Driver:
                 continue
 
     def _write_page(self) -> Path:
-        entries = {job.id: self.ledger.entries[job.id] for job in self.plan.jobs if job.id in self.ledger.entries}
-        entries |= {key: entry for key, entry in self.ledger.entries.items() if key not in entries}
-        self.folder.write_book("index.html", render_index(list(entries.values()), self._summary))
+        ids = [job.id for job in self.plan.jobs]
+        self.folder.write_book("index.html", index_lines(self.ledger, ids, self._summary))
         return self.folder.path / "index.html"
 
 

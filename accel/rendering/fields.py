@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from accel.media import FASTEST, SLOWEST
+from accel.plain import encodable, parsed, told, unfit
 from accel.recipe import Recipe
 
 FORMATS = ("png", "webp", "mp4")
 MOST_REPEATS = 100_000
+MOST_PIXELS = 65_536  # of a side
+LONGEST_TEXT, LONGEST_NAME = 131_072, 4_096  # characters
+MOST_ARGUMENTS = 2**20  # characters, as JSON
 ARGUMENTS = "arguments."
 """A column or a `--set` called `arguments.strength` is the entry "strength" of the field "arguments"."""
 
@@ -46,17 +52,25 @@ class Field:
 
 def suggestion(word: str, known: list[str]) -> str:
     """What to write instead of an unknown word."""
+    return _suggestion(word[:80], tuple(known))
+
+
+@lru_cache(maxsize=1024)
+def _suggestion(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"it may be {', '.join(known)}."
 
 
 def read_cell(name: str, cell: str) -> Any:
-    """A cell of a CSV file, or the value of a `--set`, as the value that a JSON line would have."""
+    """A cell of a CSV file, or the value of a `--set`, as the value that a JSON line would have.
+
+    Raises ValueError for data that is nested too deep, or has numbers of too many digits.
+    """
     field = FIELDS.get(name)
     if field is not None and field.text:
         return cell
     try:
-        return json.loads(cell)
+        return parsed(cell)
     except json.JSONDecodeError:
         return cell  # a word: the field says what is wrong with it, if anything is
 
@@ -70,7 +84,7 @@ def read_fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name.startswith(ARGUMENTS) and name != ARGUMENTS:
             arguments[name.removeprefix(ARGUMENTS)] = value
         elif name not in FIELDS:
-            problems.append(f"{name!r} is not a field; {suggestion(name, list(FIELDS))}")
+            problems.append(f"{told(name)} is not a field; {suggestion(name, list(FIELDS))}")
         elif value is not None:
             try:
                 values[name] = FIELDS[name].read(value)
@@ -102,19 +116,21 @@ def _conflicts(values: dict[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be text, not {value!r}.")
+        raise ValueError(f"must be text, not {told(value)}.")
     if "\0" in value:
         raise ValueError("must not hold a NUL character.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is not a character.") from None
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(f"must have at most {LONGEST_TEXT} characters, not {len(value)}.")
+    if not encodable(value):
+        raise ValueError("holds half of a surrogate pair, which is not a character.")
     return value
 
 
 def _name(value: Any) -> str:
     if not _text(value).strip():
         raise ValueError("is empty; leave the field out instead.")
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"must have at most {LONGEST_NAME} characters, not {len(value)}.")
     return str(value)
 
 
@@ -122,37 +138,42 @@ def _whole(least: int, most: int = 2**63 - 1) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
             limit = f"from {least}" + (f" to {most}" if most < 2**63 - 1 else "")
-            raise ValueError(f"must be a whole number {limit}, not {value!r}.")
+            raise ValueError(f"must be a whole number {limit}, not {told(value)}.")
         return value
 
     return read
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"must be a number, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"must be a number, not {told(value)}.")
     return float(value)
 
 
-def _positive(value: Any) -> float:
+def _rate(value: Any) -> float:
     if _number(value) <= 0:
-        raise ValueError(f"must be above 0, not {value!r}.")
+        raise ValueError(f"must be above 0, not {told(value)}.")
+    if not SLOWEST <= value <= FASTEST:
+        raise ValueError(f"must be from {SLOWEST} to {FASTEST}, not {told(value)}.")
     return float(value)
 
 
 def _size(value: Any) -> tuple[int, int]:
     """128, "832x480" or [832, 480] as (width, height)."""
     parts = value.lower().split("x") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    if isinstance(value, str) and all(part.strip().isdecimal() for part in parts):
+    if isinstance(value, str) and all(part.strip().isdecimal() and len(part) < 20 for part in parts):
         parts = [int(part) for part in parts]
     if len(parts) not in (1, 2) or not all(type(part) is int and part > 0 for part in parts):
-        raise ValueError(f'must be like 512 or "832x480" (width x height), not {value!r}.')
-    return int(parts[0]), int(parts[-1])
+        raise ValueError(f'must be like 512 or "832x480" (width x height), not {told(value)}.')
+    width, height = int(parts[0]), int(parts[-1])
+    if max(width, height) > MOST_PIXELS:
+        raise ValueError(f"must be at most {MOST_PIXELS} pixels wide and high, not {told(value)}.")
+    return width, height
 
 
 def _format(value: Any) -> str:
     if value not in FORMATS:
-        raise ValueError(f"must be one of {', '.join(FORMATS)}, not {value!r}.")
+        raise ValueError(f"must be one of {', '.join(FORMATS)}, not {told(value)}.")
     return str(value)
 
 
@@ -162,13 +183,23 @@ def _recipe(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.to_dict()
     if not isinstance(value, (str, dict)):
-        raise ValueError(f'must be a preset, a recipe file, a recipe as an object, or "off", not {value!r}.')
-    return _name(value) if isinstance(value, str) else value
+        raise ValueError(f'must be a preset, a recipe file, a recipe as an object, or "off", not {told(value)}.')
+    if isinstance(value, str):
+        return _name(value)
+    if problem := unfit(value, finite=False):
+        raise ValueError(problem)
+    return value
 
 
 def _arguments(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f'must be an object such as {{"strength": 0.6}}, not {value!r}.')
+        raise ValueError(f'must be an object such as {{"strength": 0.6}}, not {told(value)}.')
+    if not value:
+        return value
+    if problem := unfit(value):
+        raise ValueError(problem)
+    if len(json.dumps(value)) > MOST_ARGUMENTS:
+        raise ValueError(f"must have at most {MOST_ARGUMENTS} characters as JSON.")
     for name in value:
         if name in RESERVED:
             raise ValueError(f"must not hold {name!r}; it has a field of its own, {RESERVED[name]!r}.")
@@ -185,8 +216,8 @@ FIELDS: dict[str, Field] = {
     "repeat": Field(_whole(1, MOST_REPEATS)),
     "steps": Field(_whole(1, 100_000)),
     "size": Field(_size),
-    "width": Field(_whole(1, 65_536)),
-    "height": Field(_whole(1, 65_536)),
+    "width": Field(_whole(1, MOST_PIXELS)),
+    "height": Field(_whole(1, MOST_PIXELS)),
     "frames": Field(_whole(1, 1_000_000)),
     "guidance": Field(_number),
     "recipe": Field(_recipe),
@@ -196,6 +227,6 @@ FIELDS: dict[str, Field] = {
     "video": Field(_name, text=True),
     "output": Field(_name, text=True),
     "format": Field(_format, text=True),
-    "fps": Field(_positive),
+    "fps": Field(_rate),
     "arguments": Field(_arguments),
 }

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-from accel.rendering.ledger import Entry
+from accel.rendering.entries import Entry
+from accel.rendering.ledger import Ledger, Status
 from accel.rendering.summary import Summary
 
 
-def render_index(entries: Sequence[Entry], summary: Summary) -> str:
-    """The page as HTML. It names files relative to itself, so that the folder can be moved; nothing else is loaded."""
+def index_lines(ledger: Ledger, first: Sequence[str], summary: Summary) -> Iterator[str]:
+    """The page as pieces of HTML, read from the ledger's files as it grows; the jobs with the ids `first` come first.
+
+    It names files relative to itself, so that the folder can be moved; nothing else is loaded.
+    """
     from jinja2 import Environment
 
     source = files("accel.rendering").joinpath("index.html").read_text(encoding="utf-8")
     jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    done = [_card(entry) for entry in entries if entry["status"] == "ok"]
-    failed = [_card(entry) for entry in entries if entry["status"] == "failed"]
-    return jinja.from_string(source).render(done=done, failed=failed, summary=summary)
+    ids = list(dict.fromkeys((*first, *ledger.entries)))
+    statuses: tuple[Status, Status] = "ok", "failed"
+    counts = {status: sum(ledger.status(job) == status for job in ids) for status in statuses}
+    done, failed = (_cards(ledger, ids, status) for status in statuses)
+    name = summary.out.resolve().name
+    yield from jinja.from_string(source).generate(done=done, failed=failed, counts=counts, left=summary.left, name=name)
+
+
+_LONGEST = 200
+
+
+def _cards(ledger: Ledger, ids: Sequence[str], status: Status) -> Iterator[dict[str, Any]]:
+    for job_id in ids:
+        entry = ledger.entry(job_id) if ledger.status(job_id) == status else None
+        if entry is not None and entry["status"] == status:
+            yield _card(entry)
 
 
 def _card(entry: Entry) -> dict[str, Any]:
@@ -27,8 +44,8 @@ def _card(entry: Entry) -> dict[str, Any]:
     recipe = line.get("recipe", "off")
     name = recipe.get("name") or "own recipe" if isinstance(recipe, dict) else recipe
     hidden = ("prompt", "negative_prompt", "recipe", "output", "arguments")
-    settings = [f"{key} {value}" for key, value in line.items() if key not in hidden]
-    settings += [f"{key} {value}" for key, value in line.get("arguments", {}).items()]
+    shown = {key: value for key, value in line.items() if key not in hidden} | line.get("arguments", {})
+    settings = [f"{key} {value}"[:_LONGEST] for key, value in shown.items()]
     file = entry.get("file", "")
     return {
         "file": file,
@@ -41,5 +58,4 @@ def _card(entry: Entry) -> dict[str, Any]:
         "metrics": entry.get("metrics", {}),
         "error": entry.get("error", {}),
         "line": entry.get("from_line"),
-        "id": entry["id"],
     }

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from accel.plain import told
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,ogg"
+"""FFmpeg's names of what may hold a film to start from."""
+
+PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what may be a picture. It would start Ghostscript for others, which run programs of their own."""
+
 
 def check_input(path: Path, kind: str) -> None:
     """Raises ValueError for a file that is missing or that is no picture ("image") or film ("video")."""
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}; paths are relative to the manifest's folder.")
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {told(str(path))}; paths are relative to the manifest's folder.")
     status = path.stat()
     problem = _problem(str(path), kind, status.st_size, status.st_mtime_ns)
     if problem:
@@ -24,12 +35,10 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
         if kind == "image":
             from PIL import Image
 
-            with Image.open(path) as picture:
+            with Image.open(path, formats=PICTURES) as picture:
                 picture.verify()
         else:
-            import av
-
-            with av.open(path) as container:
+            with opened_video(path) as container:
                 if not container.streams.video:
                     return f"{path!r} holds no film."
     except OSError as error:
@@ -39,19 +48,27 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
     return ""
 
 
+@contextmanager
+def opened_video(path: str | os.PathLike[str], containers: str = CONTAINERS) -> Iterator[Any]:
+    """The container of a film. Playlists, which would have FFmpeg open other files and addresses, are not let in."""
+    import av
+
+    with open(path, "rb") as file, av.open(file, options={"format_whitelist": containers}) as container:
+        yield container
+
+
 def load_image(path: str) -> Any:
     """The picture in RGB, turned as its camera says."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=PICTURES) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def load_video(path: str) -> list[Any]:
     """The frames of the film as pictures."""
-    import av
     from PIL import Image
 
-    with av.open(path) as container:
+    with opened_video(path) as container:
         stream = container.streams.video[0]
         return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]

@@ -10,6 +10,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from accel.files import last_name
+
 DIGITS = 16
 DEFAULT_FPS = 16.0
 
@@ -75,6 +77,14 @@ class Job:
         if not set(self.recipe) - {"schema", "name"}:
             line["recipe"] = "off"
         return {name: value for name, value in line.items() if value not in (None, {}) and (value or name != "output")}
+
+    def told(self) -> dict[str, Any]:
+        """The same line for files that are passed on: of a folder of this machine they tell the last name only.
+
+        Rendering it again takes the model of that name by `--set model=...`, and inputs beside the file.
+        """
+        line = self.to_line()
+        return line | {name: last_name(line[name]) for name in ("model", "image", "video") if name in line}
 
     @cached_property
     def group(self) -> str:
@@ -168,8 +178,10 @@ def _by_prompt(jobs: Sequence[Job]) -> list[Job]:
 
 def digest(data: Any) -> str:
     """SHA-256 of plain data, whatever the order of its keys."""
-    text = json.dumps(data, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_SORTED.encode(data).encode()).hexdigest()
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def file_digest(path: str | Path) -> str:

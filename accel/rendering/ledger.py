@@ -10,83 +10,119 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from accel.files import is_plain_file, opened
+from accel.rendering.entries import MOST_BYTES, Entry, entry_of
 from accel.rendering.jobs import Shard
 
 SCHEMA = 1
+_MOST_ATTEMPTS = 1_000_000  # whoever writes more into a ledger must not make our next line one that is not believed
 Status = Literal["ok", "failed"]
-Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is held of a line, and where the rest of it is: a hundred thousand lines whole would fill the memory."""
+
+    status: Status
+    attempt: int
+    file: str
+    ledger: Path
+    start: int
 
 
 class Ledger:
     """The ledgers of an output folder, read together; this driver's own is appended to.
 
     Every shard has a file of its own, because appending to one file from several machines is safe on few network file
-    systems. `torn` counts the lines that cannot be read: a crash may leave one, the last.
+    systems. `torn` counts the lines that are no entries: a crash may leave one, the last. Raises ValueError for a
+    ledger that is a link.
     """
 
     def __init__(self, folder: Path, shard: Shard | None = None) -> None:
         name = "ledger.jsonl" if shard is None else f"ledger-{shard.number}-of-{shard.count}.jsonl"
         self.path = folder / name
         self.torn = 0
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, Kept] = {}
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
         for path in sorted(folder.glob("ledger*.jsonl")):
-            for entry in self._read(path):
-                self._note(entry, path)
+            if not is_plain_file(path):
+                raise ValueError(f"{path} is a link or no file, so it is no ledger of ours; delete it.")
+            for start, entry in self._read(path):
+                self._note(entry, path, start)
 
     def append(self, entry: Entry) -> None:
         """Writes one line and waits until it is on the disk."""
         line = json.dumps({"schema": SCHEMA} | entry, ensure_ascii=False) + "\n"
-        with self._lock, open(self.path, "ab+") as file:
-            if file.tell() and not _ends_a_line(file):
-                line = "\n" + line  # the rest of a line that a crash cut off must not swallow this one
+        with self._lock, opened(self.path, "ab+") as file:
+            start = file.seek(0, os.SEEK_END)
+            if start and not _ends_a_line(file):
+                # The rest of a line that a crash cut off must not swallow this one.
+                line, start = "\n" + line, start + 1
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-            self._note(entry, self.path)
+            self._note(entry, self.path, start)
+
+    def entry(self, job_id: str) -> Entry | None:
+        """The line that counts for a job, read from the disk; None where there is none (any more)."""
+        kept = self.entries.get(job_id)
+        if kept is None:
+            return None
+        with opened(kept.ledger, "rb") as file:
+            file.seek(kept.start)
+            return entry_of(file.readline(MOST_BYTES + 1).strip())
 
     def status(self, job_id: str) -> Status | None:
         """What the last attempt came to; None for a job that was never finished."""
-        entry = self.entries.get(job_id)
-        status: Status | None = entry["status"] if entry is not None else None
-        return status
+        kept = self.entries.get(job_id)
+        return kept.status if kept is not None else None
 
     def attempts(self, job_id: str) -> int:
-        entry = self.entries.get(job_id)
-        return int(entry.get("attempt", 1)) if entry is not None else 0
+        kept = self.entries.get(job_id)
+        return min(kept.attempt, _MOST_ATTEMPTS) if kept is not None else 0
 
     def owner(self, name: str) -> str | None:
         """The job whose file has this name."""
         return self._owners.get(name.casefold())
 
-    def _note(self, entry: Entry, path: Path) -> None:
+    def _note(self, entry: Entry, path: Path, start: int) -> None:
         """The last line of a file counts; between files a success does."""
         earlier = self.entries.get(entry["id"])
-        if earlier is not None and earlier["status"] == "ok" and entry["status"] != "ok" and path != self.path:
+        if earlier is not None and earlier.status == "ok" and entry["status"] != "ok" and path != self.path:
             return
-        self.entries[entry["id"]] = entry
-        if entry["status"] == "ok":
-            self._owners[entry["file"].casefold()] = entry["id"]
+        kept = Kept(entry["status"], entry.get("attempt", 1), entry.get("file", ""), path, start)
+        self.entries[entry["id"]] = kept
+        if kept.status == "ok":
+            self._owners[kept.file.casefold()] = entry["id"]
 
-    def _read(self, path: Path) -> Iterator[Entry]:
-        for line in path.read_bytes().split(b"\n"):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                complete = isinstance(entry, dict) and isinstance(entry.get("id"), str)
-                complete = complete and entry.get("status") in ("ok", "failed")
-                complete = complete and (entry["status"] == "failed" or isinstance(entry.get("file"), str))
-            except ValueError:
-                complete = False
-            if complete:
-                yield entry
-            else:
-                self.torn += 1
+    def _read(self, path: Path) -> Iterator[tuple[int, Entry]]:
+        with opened(path, "rb") as file:
+            for start, line in _lines(file):
+                if not line.strip():
+                    continue
+                entry = entry_of(line)
+                if entry is None:
+                    self.torn += 1
+                else:
+                    yield start, entry
+
+
+def _lines(file: Any) -> Iterator[tuple[int, bytes]]:
+    """The lines with their places; of one that is too long, as much as shows that it is."""
+    start = 0
+    while line := file.readline(MOST_BYTES + 1):
+        length = len(line)
+        while not line.endswith(b"\n") and (rest := file.readline(MOST_BYTES)):
+            length += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        yield start, line
+        start += length
 
 
 def _ends_a_line(file: Any) -> bool:

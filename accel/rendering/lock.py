@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from accel.files import is_plain_file, opened, read_bounded, write_whole
+from accel.plain import parsed
+from accel.rendering.failures import writing
 from accel.rendering.jobs import Shard
+from accel.rendering.machine import machine
+
+_MOST_BYTES = 4096
 
 
 class Busy(ValueError):
@@ -22,20 +28,22 @@ class Busy(ValueError):
 
 @contextmanager
 def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
-    """Holds the lock of `folder` (where locks are kept) for this process. Raises Busy, saying who has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Holds the lock of `folder` (where locks are kept) for this process. Raises Busy, saying who has it, and
+    OutputError where none can be written.
+    """
     name = "lock" if shard is None else f"lock-{shard.number}-of-{shard.count}"
     own = folder / f"{name}.json"
-    with _alone(folder):
+    with writing(folder.parent), _alone(folder):
         for path in sorted(folder.glob("lock*.json")):
             holder = _read(path)
             if not _alive(holder):
                 path.unlink(missing_ok=True)
             elif not _shared(holder, shard):
                 raise Busy(_told(holder, path))
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        mine = {"machine": machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+        mine["since"] = datetime.now(UTC).isoformat(timespec="seconds")
         mine["shard"] = None if shard is None else [shard.number, shard.count]
-        own.write_text(json.dumps(mine), encoding="utf-8")
+        write_whole(own, json.dumps(mine))
     try:
         yield
     finally:
@@ -45,7 +53,8 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Looking and taking are one act. Where the file system knows no such locks, the window is milliseconds."""
-    with open(folder / "guard", "ab") as guard:
+    folder.mkdir(parents=True, exist_ok=True)
+    with opened(folder / "guard", "ab") as guard:
         try:
             import fcntl
 
@@ -58,24 +67,26 @@ def _alone(folder: Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     """An unreadable lock was cut off while it was written, so its process is dead."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = parsed(read_bounded(path, _MOST_BYTES).decode()) if is_plain_file(path) else {}
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
 
 
 def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the process that holds the lock may still run; of other machines nobody here knows."""
+    """Whether the process that holds the lock may still run; of other machines and containers nobody here knows, nor
+    of what ran before this machine was started again.
+    """
     if not holder:
         return False
-    if holder.get("host") != socket.gethostname():
+    if holder.get("machine") != machine():
         return True
     pid = holder.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
+    if type(pid) is not int or pid <= 0:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True
@@ -101,7 +112,8 @@ def _shared(holder: dict[str, Any], shard: Shard | None) -> bool:
 
 
 def _told(holder: dict[str, Any], path: Path) -> str:
-    who = f"process {holder.get('pid')} on {holder.get('host')}"
-    return f"{who} is rendering into {path.parent.parent} already; wait for it, or use another folder (--out)" + (
-        f", or delete {path} if that machine is gone." if holder.get("host") != socket.gethostname() else "."
-    )
+    here = holder.get("machine") == machine()
+    who = f"process {holder.get('pid')}" + ("" if here else " of another machine or container")
+    told = f"{who} is rendering into {path.parent.parent} already, since {holder.get('since', 'some time ago')}; "
+    told += "wait for it, or use another folder (--out)"
+    return told + ("." if here else f", or delete {path} if that one is gone or was started again.")

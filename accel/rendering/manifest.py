@@ -7,15 +7,20 @@ import io
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accel.files import read_bounded
+from accel.plain import parsed, told
 from accel.rendering.fields import ARGUMENTS, FIELDS, read_cell, read_fields, suggestion
 
 MEDIA = (".png", ".webp", ".mp4")
 MOST_JOBS = 1_000_000
+MOST_BYTES, LONGEST_LINE = 2**30, 4 * 2**20
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,14 @@ class Problem:
 
 
 class ManifestError(ValueError):
-    """All that is wrong with a manifest."""
+    """All that is wrong with a manifest: `problems`. The sentence has the first twenty and how many there are."""
 
     def __init__(self, name: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(dict.fromkeys(sorted(problems, key=lambda problem: problem.line)))
-        lines = [f"line {each.line}: {each.text}" if each.line else each.text for each in self.problems]
-        count = f"{len(lines)} things are" if len(lines) > 1 else "one thing is"
+        lines = [f"line {each.line}: {each.text}" if each.line else each.text for each in self.problems[:_SHOWN]]
+        many = len(self.problems)
+        lines += [f"and {many - _SHOWN} more."] if many > _SHOWN else []
+        count = f"{many} things are" if many > 1 else "one thing is"
         super().__init__("\n  ".join([f"{count} wrong with {name}; nothing was rendered:", *lines]))
 
 
@@ -72,14 +79,18 @@ def _from_file(path: Path) -> tuple[str, Path, list[Line], list[Problem]]:
 
         return path.name, folder, [Line(1, settings_of(path))], []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = read_bounded(path, MOST_BYTES)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"there is no manifest {str(path)!r}.") from None
     except OSError as error:
-        raise ValueError(f"the manifest {str(path)!r} cannot be read: {error.strerror}.") from None
+        raise ValueError(f"the manifest {str(path)!r} cannot be read: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise ValueError(f"{path.name}, line {line}: this is not UTF-8; save the file in that encoding.") from None
+    except ValueError as error:
+        raise ValueError(f"the manifest {str(path)!r} cannot be read: {error}.") from None
+    del data
     if path.suffix.lower() == ".csv":
         lines, problems = read_csv(text)
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
@@ -97,11 +108,14 @@ def read_jsonl(text: str) -> tuple[list[Line], list[Problem]]:
     lines: list[Line] = []
     problems: list[Problem] = []
     defaults: dict[str, Any] = {}
-    for number, row in enumerate(text.split("\n"), 1):
+    for number, row in enumerate(_split(text), 1):
         if not row.strip() or row.lstrip().startswith("//"):
             continue
+        if len(row) > LONGEST_LINE:
+            problems.append(Problem(number, f"a line has at most {LONGEST_LINE} characters, not {len(row)}."))
+            continue
         try:
-            data = json.loads(row, object_pairs_hook=_unique)
+            data = parsed(row, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             problems.append(Problem(number, f"this is not JSON: {error.msg} at column {error.colno}."))
             continue
@@ -109,7 +123,7 @@ def read_jsonl(text: str) -> tuple[list[Line], list[Problem]]:
             problems.append(Problem(number, str(error)))
             continue
         if not isinstance(data, dict):
-            problems.append(Problem(number, f'a job is an object such as {{"prompt": "a corgi"}}, not {row.strip()}.'))
+            problems.append(Problem(number, f'a job is an object such as {{"prompt": "a corgi"}}, not {told(data)}.'))
         elif set(data) == {"defaults"}:
             if isinstance(data["defaults"], dict):
                 defaults = data["defaults"]
@@ -121,50 +135,72 @@ def read_jsonl(text: str) -> tuple[list[Line], list[Problem]]:
     return lines, problems
 
 
+def _split(text: str) -> Iterator[str]:
+    """The lines, one at a time."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name in found if sum(1 for other, _ in pairs if other == name) > 1)
-        raise ValueError(f"{twice!r} is given twice; keep one.")
+        raise ValueError(f"{told(twice)} is given twice; keep one.")
     return found
 
 
 def read_csv(text: str) -> tuple[list[Line], list[Problem]]:
     """A header with the names of the fields, then one job per row; an empty cell leaves its field out."""
-    rows = _rows(text)
+    problems: list[Problem] = []
+    rows = _rows(text, problems)
     header = next(rows, None)
     if header is None:
-        return [], []
+        return [], problems
     names = [name.strip() for name in header[1]]
-    problems = [Problem(header[0], f"the column {name!r} is there twice.") for name in _twice(names)]
+    problems += [Problem(header[0], f"the column {told(name)} is there twice.") for name in _twice(names)]
     for name in names:
         if name not in FIELDS and not name.startswith(ARGUMENTS):
-            problems.append(Problem(header[0], f"the column {name!r} is not a field; {suggestion(name, list(FIELDS))}"))
+            hint = suggestion(name, list(FIELDS))
+            problems.append(Problem(header[0], f"the column {told(name)} is not a field; {hint}"))
     if problems:
         return [], problems
     lines = []
     for number, row in rows:
         if len(row) > len(names):
-            told = f"{len(row)} cells under {len(names)} columns; put quotes around text with a comma."
-            problems.append(Problem(number, told))
+            hint = f"{len(row)} cells under {len(names)} columns; put quotes around text with a comma."
+            problems.append(Problem(number, hint))
             continue
-        cells = {name: cell for name, cell in zip(names, row, strict=False) if cell.strip()}
-        lines.append(Line(number, {name: read_cell(name, cell) for name, cell in cells.items()}))
+        try:
+            cells = [(name, cell) for name, cell in zip(names, row, strict=False) if cell.strip()]
+            lines.append(Line(number, {name: read_cell(name, cell) for name, cell in cells}))
+        except ValueError as error:
+            problems.append(Problem(number, str(error)))
     return lines, problems
 
 
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows with the number of the line that they begin in; a quoted cell may hold line breaks."""
+def _rows(text: str, problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
+    """The rows with the number of the line that they begin in; a quoted cell may hold line breaks.
+
+    Where the file cannot be read on, that is added to `problems`, and the rows end.
+    """
     reader = csv.reader(io.StringIO(text, newline=""))
     begins = 1
-    for row in reader:
-        if any(cell.strip() for cell in row):
-            yield begins, row
-        begins = reader.line_num + 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield begins, row
+            begins = reader.line_num + 1
+    except csv.Error:
+        limit = csv.field_size_limit()
+        hint = f"a cell has more than {limit} characters; a closing quote may be missing here."
+        problems.append(Problem(begins, hint))
 
 
 def _twice(names: Sequence[str]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def expanded(
@@ -194,11 +230,11 @@ def expanded(
 def grid_problems(grid: Any) -> list[str]:
     """What is wrong with a grid, one sentence each."""
     if not isinstance(grid, Mapping):
-        return [f'grid must be an object such as {{"steps": [4, 8]}}, not {grid!r}.']
+        return [f'grid must be an object such as {{"steps": [4, 8]}}, not {told(grid)}.']
     unknown = [name for name in grid if name not in FIELDS and not str(name).startswith(ARGUMENTS)]
-    problems = [f"grid: {name!r} is not a field; {suggestion(str(name), list(FIELDS))}" for name in unknown]
+    problems = [f"grid: {told(name)} is not a field; {suggestion(str(name), list(FIELDS))}" for name in unknown]
     empty = [name for name, values in grid.items() if not isinstance(values, (list, tuple)) or not values]
-    return problems + [f"grid: {name} must be a list of at least one value." for name in empty]
+    return problems + [f"grid: {str(name)[:80]} must be a list of at least one value." for name in empty]
 
 
 def parse_settings(given: Iterable[str], *, several: bool = False) -> dict[str, Any]:
@@ -213,7 +249,7 @@ def parse_settings(given: Iterable[str], *, several: bool = False) -> dict[str, 
             raise ValueError(f"{name!r} is not a field; {suggestion(name, list(FIELDS))}")
         if several and value.lstrip().startswith("["):
             try:
-                found[name] = json.loads(value)
+                found[name] = parsed(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{text!r} is not a JSON list: {error.msg}.") from None
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from accel.plain import told
 from accel.rendering.fields import suggestion
 from accel.rendering.jobs import Job
 
@@ -34,28 +35,29 @@ FIELDS: dict[str, Callable[[Job], object]] = {
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
 
+@lru_cache(maxsize=1024)
 def wrong_template(template: str) -> str:
     """What is wrong with a template, in one sentence; "" for nothing."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        return f"output {template!r} is not a template: {error}."
+        return f"output {told(template)} is not a template: {error}."
     for _, name, form, conversion in parts:
         if name is not None and name not in FIELDS:
-            return f"output: {{{name}}} is not known; {suggestion(name, list(FIELDS))}"
-        if conversion or (form and "{" in form):
-            return f"output {template!r}: fields take a plain format such as {{index:05d}} and nothing else."
+            return f"output: {{{name[:80]}}} is not known; {suggestion(name, list(FIELDS))}"
+        if conversion or (form and (re.search(r"[{c]|\d{3}", form))):  # "c" makes a character of any number, or fails
+            return f"output {told(template)}: fields take a plain format such as {{index:05d}} and nothing else."
     try:
         name = template.format(**{field: read(Job("model")) for field, read in FIELDS.items()})
     except (ValueError, TypeError) as error:
-        return f"output {template!r}: {error}."
-    except MemoryError:
-        return f"output {template!r}: the width of a field is too large."
+        return f"output {told(template)}: {error}."
     literal = "".join(text + ("x" if field is not None else "") for text, field, *_ in parts)
     if re.match(r"[/\\]|[A-Za-z]:", literal):
-        return f"output {template!r}: a name is inside the output folder, so it must not begin with a folder or drive."
+        return (
+            f"output {told(template)}: a name is inside the output folder, so it must not begin with a folder or drive."
+        )
     if ".." in literal.replace("\\", "/").split("/") or not name.strip("/ ."):
-        return f"output {template!r}: a name must not be empty or lead out of the output folder."
+        return f"output {told(template)}: a name must not be empty or lead out of the output folder."
     return ""
 
 
@@ -69,9 +71,10 @@ def slug(text: str) -> str:
     return kept or "untitled"
 
 
-def file_stem(job: Job) -> PurePosixPath:
-    """The job's name below the output folder, without suffix, by its template."""
+def file_stem(job: Job, suffix: str = "") -> PurePosixPath:
+    """The job's name below the output folder, without suffix, by its template, which may end in the file's `suffix`."""
     name = job.output.format(**{field: FIELDS[field](job) for field in _named(job.output)})
+    name = name[: -len(suffix)] if suffix and name.lower().endswith(suffix) else name
     parts = [safe_part(part) for part in name.replace("\\", "/").split("/") if part.strip(" .")]
     return PurePosixPath(*(parts or [job.id]))
 

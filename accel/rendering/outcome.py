@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from accel.rendering.machine import machine
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    host: str = field(default_factory=socket.gethostname)
+    machine: str = field(default_factory=machine)
     pid: int = field(default_factory=os.getpid)
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)

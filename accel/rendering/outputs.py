@@ -9,7 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from accel.media import Pixels, encode_mp4
+from accel.media import Pixels, durations, encode_mp4
+from accel.plain import parsed
 from accel.rendering.jobs import DEFAULT_FPS, Job
 
 KEY = "accel"
@@ -21,12 +22,12 @@ _COMPRESSION = 4  # of zlib: a quarter of the time of its best, for files a few 
 
 
 def embedded(job: Job) -> dict[str, Any]:
-    """What is written into a file: the job as a line of a manifest, and its identity. Nothing about time or machine,
-    so that the same job is the same file everywhere.
+    """What is written into a file: the job as a line of a manifest, and its identity. Nothing about time, machine or
+    its folders, so that the same job is the same file everywhere.
     """
     from accel import __version__
 
-    line = {name: value for name, value in job.to_line().items() if name != "output"}
+    line = {name: value for name, value in job.told().items() if name != "output"}
     return {"accel": __version__, "id": job.id, "line": line}
 
 
@@ -71,7 +72,7 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # decoders have errors of their own
         raise ValueError(f"{str(path)!r} cannot be read ({type(error).__name__}).") from None
     try:
-        line = json.loads(text)["line"]
+        line = parsed(text)["line"]
     except (ValueError, KeyError, TypeError):
         line = None
     if not isinstance(line, dict):
@@ -101,7 +102,7 @@ def _webp(pixels: Pixels, fps: float, settings: str) -> bytes:
         options["exif"] = exif.tobytes()
     first, *rest = [Image.fromarray(frame) for frame in pixels]
     if rest:
-        options |= {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
+        options |= {"save_all": True, "append_images": rest, "duration": durations(len(pixels), fps), "loop": 0}
     buffer = io.BytesIO()
     first.save(buffer, "WEBP", **options)
     return buffer.getvalue()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accel.plain import told
 from accel.recipe import Recipe
 from accel.rendering.calls import class_of, missing_model, wrong_arguments
 from accel.rendering.fields import read_fields
 from accel.rendering.inputs import check_input
 from accel.rendering.jobs import Job, digest, file_digest
-from accel.rendering.manifest import Line, ManifestError, Problem, expanded, grid_problems, read_manifest
+from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expanded, grid_problems, read_manifest
 from accel.rendering.names import wrong_template
 
 OFF = "off"
@@ -37,6 +40,13 @@ class Plan:
     def to_jsonl(self) -> str:
         """The jobs as a plain manifest without defaults, grids, repeats or relative paths."""
         return "".join(json.dumps(job.to_line(), ensure_ascii=False) + "\n" for job in self.jobs)
+
+    def lines(self, folder: Path) -> Iterator[str]:
+        """The same, line by line, for a manifest in `folder`: inputs are named relative to it."""
+        for job in self.jobs:
+            line = job.to_line()
+            near = {name: _near(line[name], folder) for name in ("image", "video") if name in line}
+            yield json.dumps(line | near, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -70,19 +80,28 @@ def make_plan(
     if not lines and not problems:
         problems.append(Problem(0, "there is nothing to render; write a line for each job."))
     reader = _Reader(folder, given, dict(defaults or {}), template)
-    jobs: list[Job] = []
+    jobs, asked, pending = _Jobs(), 0, deque[tuple[Job, int]]()
     for line in expanded(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
         if isinstance(line, Problem):
             problems.append(line)
             continue
-        read, wrong = reader.read(line)
-        jobs += read
+        job, repeat, wrong = reader.read(line)
         problems += [Problem(line.number, text) for text in wrong]
-    merged, notes, twins = _merged(jobs)
-    problems += twins
+        if job is None:
+            continue
+        asked += repeat
+        if asked > MOST_JOBS:
+            problems.append(
+                Problem(line.number, f"this makes more than {MOST_JOBS} jobs, repeats counted; make fewer.")
+            )
+            break
+        pending.append((job, repeat))
+    while pending and asked <= MOST_JOBS:
+        problems += jobs.add(*pending.popleft())
     if problems:
         raise ManifestError(name, problems)
-    return Plan(tuple(merged), tuple(notes), given.kind if given is not None else None)
+    notes = tuple(dict.fromkeys(jobs.notes))
+    return Plan(tuple(jobs.first.values()), notes, given.kind if given is not None else None)
 
 
 class _Reader:
@@ -94,8 +113,8 @@ class _Reader:
         self._missing: dict[str, str] = {}
         self._classes: dict[str, type | None] = {}
 
-    def read(self, line: Line) -> tuple[list[Job], list[str]]:
-        """The jobs of a line, one for each repeat, or what is wrong with it."""
+    def read(self, line: Line) -> tuple[Job | None, int, list[str]]:
+        """The job of a line and how often it is repeated, or what is wrong with it."""
         present = {name: value for name, value in line.fields.items() if value is not None}
         defaults = {name: value for name, value in self._defaults.items() if not _settled(name, present)}
         values, problems = read_fields(defaults | present)
@@ -112,16 +131,16 @@ class _Reader:
         if "video" in values and "image" in values:
             problems.append("image and video are both given; keep the one to start from.")
         if problems:
-            return [], problems
+            return None, 0, problems
         job = Job(**values, output=template, line=line.number)
         wrong = self._arguments(job)
-        return ([] if wrong else list(_repeats(job, repeat))), wrong
+        return (None if wrong else job), repeat, wrong
 
     def _model(self, model: str | None) -> tuple[str, list[str]]:
         if self._given is not None:
             if model in (None, self._given.name):
                 return self._given.name, []
-            return "", [f"the line asks for the model {model!r}, but a pipeline was given; leave the field out."]
+            return "", [f"the line asks for the model {told(model)}, but a pipeline was given; leave the field out."]
         if model is None:
             return "", ['there is no model; add "model": "pocket:video", or give one for all lines (--model).']
         if model not in self._missing:
@@ -130,7 +149,7 @@ class _Reader:
 
     def _recipe(self, given: Any) -> tuple[dict[str, Any], list[str]]:
         given = OFF if given is None else given
-        key = digest(given)
+        key = given if isinstance(given, str) else digest(given)
         if key not in self._recipes:
             try:
                 self._recipes[key] = recipe_data(given, self._folder)
@@ -144,13 +163,13 @@ class _Reader:
         problems, hashes = [], {}
         for kind in ("image", "video"):
             if kind in values:
-                path = self._folder / Path(values[kind]).expanduser()
                 try:
+                    path = self._folder / Path(values[kind]).expanduser()
                     check_input(path, kind)
                     hashes[kind] = file_digest(path)
-                except (ValueError, OSError) as error:
-                    problems.append(f"{kind}: {error}")
-                values[kind] = str(path)
+                    values[kind] = str(path)
+                except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ~somebody has no home
+                    problems.append(f"{kind}: {getattr(error, 'strerror', None) or error}")
         values["inputs"] = hashes
         return problems
 
@@ -176,6 +195,14 @@ def recipe_data(given: Any, folder: Path) -> dict[str, Any]:
     return presets.resolve(str(given)).to_dict()
 
 
+def _near(path: str, folder: Path) -> str:
+    try:
+        # Whoever reads it goes up from where a linked folder really is.
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder)).replace(os.sep, "/")
+    except ValueError:  # on another drive
+        return path
+
+
 def _settled(name: str, present: Mapping[str, Any]) -> bool:
     """Whether a line says itself what a default would say, perhaps by another name of the same thing."""
     others = {"size": ("width", "height"), "width": ("size",), "height": ("size",)}
@@ -183,23 +210,24 @@ def _settled(name: str, present: Mapping[str, Any]) -> bool:
     return any(other in present for other in (name, *others.get(name, ())))
 
 
-def _repeats(job: Job, repeat: int) -> Iterator[Job]:
-    """Repeats differ in their seed, counted up from the line's."""
-    for number in range(repeat):
-        yield replace(job, seed=job.seed + number)
+class _Jobs:
+    """Each job once, by its identity, with its place in the order; lines that ask for the same file are merged."""
 
+    def __init__(self) -> None:
+        self.first: dict[str, Job] = {}
+        self.notes: list[str] = []
 
-def _merged(jobs: Sequence[Job]) -> tuple[list[Job], list[str], list[Problem]]:
-    """Each job once, with its place in the order; lines that ask for the same file twice are merged."""
-    first: dict[str, Job] = {}
-    notes, problems = [], []
-    for job in jobs:
-        earlier = first.get(job.id)
-        if earlier is None:
-            first[job.id] = replace(job, index=len(first))
-        elif earlier.output != job.output:
-            told = f"this is the same job as in line {earlier.line} with another output name; keep one of them."
-            problems.append(Problem(job.line, told))
-        else:
-            notes.append(f"line {job.line} repeats line {earlier.line}, so it is rendered once.")
-    return list(first.values()), list(dict.fromkeys(notes)), problems
+    def add(self, job: Job, repeat: int) -> list[Problem]:
+        """Repeats differ in their seed, counted up from the line's."""
+        problems = []
+        for number in range(repeat):
+            each = replace(job, seed=job.seed + number, index=len(self.first))
+            earlier = self.first.setdefault(each.id, each)
+            if earlier is each:
+                continue
+            if earlier.output != each.output:
+                told = f"this is the same job as in line {earlier.line} with another output name; keep one of them."
+                problems.append(Problem(each.line, told))
+            else:
+                self.notes.append(f"line {each.line} repeats line {earlier.line}, so it is rendered once.")
+        return problems

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from accel.terminal import one_line
+
 
 class Progress(Protocol):
     def say(self, text: str) -> None: ...
@@ -44,6 +46,7 @@ class _Bar:
         self._task = bar.add_task("starting", total=total, completed=done)
 
     def say(self, text: str) -> None:
+        text = one_line(text)
         self._bar.update(self._task, description=f"{text}{f' ({self._failed} failed)' if self._failed else ''}")
 
     def advance(self, failed: bool) -> None:

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accel.rendering.entries import Entry
 from accel.rendering.jobs import Job, Shard
-from accel.rendering.ledger import Entry, Ledger
+from accel.rendering.ledger import Ledger
 from accel.rendering.plan import Plan
 
 _SHOWN = 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from accel.contest import attached, quiet
+from accel.files import opened, sync_folder
 from accel.front import accelerate
 from accel.media import to_pixels
 from accel.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
@@ -38,6 +40,7 @@ from accel.rendering.memory import (
     reset_peak,
     tiled,
 )
+from accel.rendering.noise import batches_repeat_singles
 from accel.rendering.outcome import Outcome, Settings, installed, report_summary
 from accel.rendering.outputs import encode
 from accel.rendering.writer import Writer
@@ -91,7 +94,7 @@ class Worker:
         self._undo = ExitStack()
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
-        self._parts = 0
+        self._shares: dict[Any, bool] = {}
         self._device = torch.device("cpu")
         self._writer = Writer()
 
@@ -110,7 +113,8 @@ class Worker:
                 self._fail(job, {"type": "ValueError", "message": " ".join(wrong)}, ())
             return
         self._say(f"{group.first.model}: {_title(group.first)}")
-        self._render(group)
+        for call in [group] if len(group.jobs) == 1 or self._can_share() else group.split(1):
+            self._render(call)
 
     def close(self) -> None:
         """Finishes the files, and gives the pipeline back as it was."""
@@ -138,6 +142,13 @@ class Worker:
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)
+
+    def _can_share(self) -> bool:
+        """Whether jobs may share a call with this model and recipe. Asked only where any would."""
+        key = (self._loaded, self._recipe)
+        if key not in self._shares:
+            self._shares[key] = batches_repeat_singles(self._pipe, self._session.recipe.methods().values())
+        return self._shares[key]
 
     def _load(self, job: Job) -> Any:
         from accel.loading import load_pipeline
@@ -268,8 +279,7 @@ class Worker:
             metrics = quality(clip, reference) if reference is not None else {}
         except Exception as error:
             return self._failed(job, _described(error), run.notes)
-        self._parts += 1
-        part = self._settings.parts / f"{job.id}-{os.getpid()}-{self._parts}.part"
+        part = self._settings.parts / f"{job.id}-{secrets.token_hex(8)}.part"
         with writing(self._settings.parts.parent.parent):
             write_synced(part, data)
         return Outcome(
@@ -313,14 +323,18 @@ def quality(clip: Clip, reference: Clip) -> dict[str, float]:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Writes a file and waits until it is on the disk: a ledger's line must never outlive its file."""
-    with open(path, "wb") as file:
+    with opened(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)
 
 
 def _described(error: BaseException) -> dict[str, str]:
     message = str(error).strip() or type(error).__name__
+    home = str(Path.home())
+    if len(home) > 1:
+        message = message.replace(home, "~")  # the ledger is passed on
     return {"type": type(error).__name__, "message": message[:2000]}
 
 

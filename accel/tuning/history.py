@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from accel.anatomy import Anatomy
+from accel.files import lines_of
+from accel.plain import parsed
 from accel.tuning.foresight import Foresight
 from accel.tuning.space import Candidate
 from accel.tuning.surrogate import FACTORS
@@ -113,18 +115,33 @@ def distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def load(*paths: Path) -> list[Tuning]:
-    """All lines that can be read; a file that is missing is empty, and lines of other versions are passed over."""
+    """All lines that can be read; a file that is missing is empty, and lines of other versions are passed over.
+
+    Raises ValueError for a file that is none, or too large to be one of ours.
+    """
     found = []
     for path in paths:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for line in lines:
+        for line in lines_of(path) if path.exists() else ():
             try:
-                tuning = Tuning(**json.loads(line))
+                tuning = Tuning(**parsed(line))
                 Candidate.from_dict(tuning.winner)
-            except (ValueError, TypeError, KeyError):
+                found += [tuning] if _is_right(tuning) else []
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-            found.append(tuning)
     return found
+
+
+def _is_right(tuning: Tuning) -> bool:
+    """Whether the values are what the fields say; the file may have come from somebody else."""
+    numbers = [tuning.psnr, tuning.gained, *tuning.features.values(), *tuning.times.values()]
+    numbers += [value for value in (tuning.limit, tuning.speedup) if value is not None]
+    pairs = [tuple(pair) for pair in tuning.errors.values()]
+    numbers += [value for pair in pairs for value in pair]
+    return (
+        all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers)
+        and all(len(pair) == 2 for pair in pairs)
+        and isinstance(tuning.model, str)
+    )
 
 
 def remember(path: Path, tuning: Tuning) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 
 from accel.contest import Metric, attached
 from accel.environment import environment
-from accel.files import write_whole
+from accel.files import lines_of, write_whole
 from accel.metrics import Clip, to_frames
+from accel.plain import parsed
 from accel.recipe import Recipe
 from accel.report import LeverReport
 from accel.tuning.shots import Shot
@@ -167,7 +168,7 @@ class Lab:
         if not path.exists():
             write_whole(path, json.dumps(header) + "\n")
             return
-        first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        first, *lines = lines_of(path) or [""]
         if _parsed(first) != json.loads(json.dumps(header)):
             raise ValueError(
                 f"{self.folder} holds the tuning of another model, other prompts or other settings; "
@@ -178,10 +179,16 @@ class Lab:
 
     def _read(self, entry: Any) -> None:
         """One line of the journal; a line that a crash cut off is as if it had not been written."""
-        if isinstance(entry, dict) and "trial" in entry:
-            self._note(Trial(**entry["trial"]))
-        elif isinstance(entry, dict) and "reference" in entry:
-            self._seconds[entry["reference"]] = tuple(entry["seconds"])
+        try:
+            if "trial" in entry:
+                trial = Trial(**entry["trial"])
+                math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
+                self._note(trial)
+            elif "reference" in entry:
+                whole, denoising = map(float, entry["seconds"])
+                self._seconds[int(entry["reference"])] = whole, denoising
+        except (TypeError, ValueError, AttributeError, KeyError):
+            return
 
     def _note(self, trial: Trial) -> None:
         self.trials[trial.recipe, trial.shot] = trial
@@ -203,6 +210,6 @@ def key_of(recipe: Recipe) -> str:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line) if line.strip() else None
-    except json.JSONDecodeError:
+        return parsed(line) if line.strip() else None
+    except ValueError:
         return None

@@ -17,6 +17,7 @@ from accel.caching.averages import record
 from accel.comparison import call_arguments_of, compare, steps_of
 from accel.contest import Verifier
 from accel.environment import environment
+from accel.files import last_name
 from accel.metrics import to_frames
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
@@ -58,7 +59,7 @@ class Tuner:
         self.anatomy: Anatomy = inspect(self.pipe)
         self.model = {
             "pipeline": self.anatomy.pipeline,
-            "repository": self.anatomy.repository,
+            "repository": last_name(self.anatomy.repository),
             "fingerprint": fingerprint(self.pipe),
         }
         self.winner: Candidate | None = None  # the best whose quality was seen to suffice on the held-out clips

@@ -37,6 +37,59 @@ def test_mp4_extends_odd_sizes_instead_of_failing() -> None:
     assert frames.shape == (3, 48, 34, 3)
 
 
+@pytest.mark.parametrize("fps", [12.5, 0.5, 23.976, 30000 / 1001, 8, 60, 0.01, 1000])
+def test_films_last_as_long_as_they_should(fps: float) -> None:
+    with av.open(io.BytesIO(media.encode_mp4(ramp(), fps))) as container:
+        (stream,) = container.streams.video
+        assert stream.average_rate is not None and abs(float(stream.average_rate) / fps - 1) < 1e-6
+        assert stream.duration is not None and stream.time_base is not None
+        assert float(stream.duration * stream.time_base) == pytest.approx(5 / fps, rel=1e-3)
+    with Image.open(io.BytesIO(media.encode_webp(ramp(30), fps))) as picture:
+        shown = []
+        for number in range(picture.n_frames):  # type: ignore[attr-defined]
+            picture.seek(number)
+            picture.load()
+            shown.append(picture.info["duration"])
+        assert abs(sum(shown) - 30_000 / fps) <= 1
+
+
+BARS = [
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (200, 100, 50),
+    (255, 255, 255),
+    (0, 0, 0),
+    (20, 200, 220),
+    (128, 128, 128),
+]
+SHARES = {1: (0.2126, 0.7152, 0.0722), 6: (0.299, 0.587, 0.114)}
+"""Of red, green and blue in the brightness: BT.709 and BT.601, as H.273 numbers them."""
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(48, 6), (718, 6), (720, 1), (1080, 1)])
+def test_colours_are_written_with_the_matrix_that_the_file_names(height: int, matrix: int) -> None:
+    """Seen without the decoder's own conversion: brightness and colour differences against the standard's formulas."""
+    bars = np.zeros((2, height, 16 * len(BARS), 3), np.uint8)
+    for number, colour in enumerate(BARS):
+        bars[:, :, 16 * number : 16 * number + 16] = colour
+    with av.open(io.BytesIO(media.encode_mp4(bars, 8))) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        assert tuple(map(int, tags)) == (matrix, 1, 1, 1), "matrix, primaries, curve, limited range"
+        frame = next(container.decode(stream))
+        assert int(frame.colorspace) == matrix
+        planes = frame.to_ndarray()
+    red, green, blue = SHARES[matrix]
+    half = planes[height:].reshape(2, height // 2, -1)
+    for number, (r, g, b) in enumerate(np.array(BARS) / 255):
+        y = red * r + green * g + blue * b
+        cb, cr = (b - y) / (2 * (1 - blue)), (r - y) / (2 * (1 - red))
+        found = (planes[height // 2, 16 * number + 8], *half[:, height // 4, 8 * number + 4])
+        np.testing.assert_allclose(found, (16 + 219 * y, 128 + 224 * cb, 128 + 224 * cr), atol=2.5)
+
+
 def test_without_an_encoder_frames_become_a_lossless_animation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(name: str, mode: str) -> None:
         raise ValueError(name)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from accel.rendering import Busy, Shard
 from accel.rendering.ledger import Ledger
 from accel.rendering.lock import _started, locked
+from accel.rendering.machine import machine
 
 
 def ok(name: str, **more: Any) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_shards_write_files_of_their_own_and_read_all(tmp_path: Path) -> None:
 
 
 def holder(**changes: Any) -> dict[str, Any]:
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "shard": None}
+    mine = {"machine": machine(), "pid": os.getpid(), "started": _started(os.getpid()), "shard": None}
     return mine | changes
 
 
@@ -66,7 +66,10 @@ def test_two_drivers_do_not_share_a_folder_and_two_shards_do(tmp_path: Path) -> 
         with locked(tmp_path, Shard(2, 3)):
             pass
         for other in (None, Shard(1, 3), Shard(2, 4)):
-            with pytest.raises(Busy, match=f"process {os.getpid()} on .* is rendering into"), locked(tmp_path, other):
+            with (
+                pytest.raises(Busy, match=rf"process {os.getpid()} is rendering into .*, since \d+-"),
+                locked(tmp_path, other),
+            ):
                 pass
     with locked(tmp_path, None), pytest.raises(Busy), locked(tmp_path, Shard(1, 3)):
         pass
@@ -76,7 +79,14 @@ def test_two_drivers_do_not_share_a_folder_and_two_shards_do(tmp_path: Path) -> 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    stale = [holder(pid=dead.pid), holder(started="1"), {}, {"host": socket.gethostname()}]
+    stale = [
+        holder(pid=dead.pid),
+        holder(started="1"),
+        {},
+        {"machine": machine()},
+        holder(pid=10**30),
+        holder(pid=True, started=""),
+    ]
     for content in [json.dumps(each) for each in stale] + ["{cut off"]:
         (tmp_path / "lock.json").write_text(content)
         with locked(tmp_path, None):
@@ -84,6 +94,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_another_machine_is_respected_and_named(tmp_path: Path) -> None:
-    (tmp_path / "lock.json").write_text(json.dumps(holder(host="elsewhere", pid=1)))
-    with pytest.raises(Busy, match=r"delete .*lock.json if that machine is gone"), locked(tmp_path, None):
+    (tmp_path / "lock.json").write_text(json.dumps(holder(machine="elsewhere", pid=1)))
+    with (
+        pytest.raises(Busy, match=r"another machine or container .* delete .*lock.json if that one is gone"),
+        locked(tmp_path, None),
+    ):
         pass

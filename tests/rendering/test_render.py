@@ -53,7 +53,9 @@ def test_the_ledger_says_what_happened(tmp_path: Path) -> None:
     assert good["report"]["levers"][0]["lever"] == "cache" and good["report"]["steps"] == 2
     assert (good["width"], good["height"], good["frames"]) == (16, 16, 1)
     assert (
-        {"torch", "diffusers", "accel", "python"} <= set(good["versions"]) and good["host"] and good["device"] == "cpu"
+        {"torch", "diffusers", "accel", "python"} <= set(good["versions"])
+        and good["machine"]
+        and good["device"] == "cpu"
     )
     assert bad["status"] == "failed" and bad["from_line"] == 2
     assert bad["error"] == {"type": "RuntimeError", "message": "the prompt is poisoned"}
@@ -204,6 +206,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeyp
         with pytest.raises(OutputError, match=r"cannot be written \(read-only file system\); choose another folder"):
             render(pipe, ["one"], tmp_path / "new")
     assert pipe.calls == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ""])
+def test_an_output_name_may_have_the_suffix_of_its_file(suffix: str, tmp_path: Path) -> None:
+    render(worded(), [still("one", output=f"a/o0{suffix}"), {"prompt": "one", "output": "o1.mp4"}], tmp_path)
+    assert media_files(tmp_path) == ["a/o0.png", "o1.mp4"]
 
 
 def test_files_of_others_are_never_touched(tmp_path: Path) -> None:

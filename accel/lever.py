@@ -76,14 +76,15 @@ class Lever(Protocol):
 
 def rehearsal(levers: Sequence[Lever], name: str, table: Timetable) -> Around | None:
     """What several levers make of the updates of copies of a scheduler, one after the other."""
-    found = [around for lever in levers if (around := lever.rehearsal(name, table)) is not None]
+    asked = (lever.rehearsal(name, table) for lever in levers)
+    found = [around for around in asked if around is not None]
 
-    def around(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        for each in found:
-            result = each(scheduler, arguments, result)
+    def all_of_them(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        for around in found:
+            result = around(scheduler, arguments, result)
         return result
 
-    return around if found else None
+    return all_of_them if found else None
 
 
 class Composite(Lever):

@@ -100,10 +100,10 @@ class Sampler(Method, lever="sampler", abstract=True):
     def obstacle(self, anatomy: Anatomy) -> str | None:
         """Why this sampler cannot act on the pipeline, and what to do; None if it can."""
         for name, scheduler in anatomy.schedulers.items():
-            if self.depth and (reason := anatomy.irreplaceable[name]):
+            if self.depth and anatomy.irreplaceable[name]:
                 return (
-                    f"No solver can stand in for the update of {scheduler} with its present settings, because {reason}:"
-                    f" take {alternative(anatomy, name)}."
+                    f"No solver can stand in for the update of {scheduler} with its present settings, because "
+                    f"{anatomy.irreplaceable[name]}: take {alternative(anatomy, name)}."
                 )
             reason = None if self.sigmas is None else self.sigmas.obstacle(anatomy, name)
             if reason is not None:

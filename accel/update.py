@@ -26,6 +26,7 @@ Around = Callable[[Any, Mapping[str, Any], Any], Any]
 
 MOST = 5  # outputs that an update may use; each costs two latents to correct
 
+# What every pipeline hands to `step`, and what changes no update.
 PLAIN = ("model_output", "timestep", "sample", "generator", "return_dict")
 
 FRESH = "each of its updates starts from fresh noise"
@@ -106,7 +107,7 @@ def asked(
 
 
 def handed_on(scheduler: Any) -> list[str]:
-    """The names of what `step` takes besides an output, a timestep, a sample, and what changes no update."""
+    """The names of what else `step` takes and a pipeline may hand on, such as `eta`."""
     return [name for name in inspect.signature(scheduler.step).parameters if name not in PLAIN]
 
 
@@ -124,10 +125,10 @@ class _Walk:
         """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
         second walk without outputs, which meets the same noise, tells it apart."""
         count = len(self.scheduler.timesteps) - self.first
-        # Two more numbers, equal throughout, that meet random outputs: they part under noise, and they do not arrive
-        # where the map says where something (clipping, thresholding) is not linear.
+        # One number more meets random outputs: it does not arrive where the map says where something (clipping,
+        # thresholding) is not linear.
         random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None], random[:, None]], dim=1)
+        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None]], dim=1)
         noise = self._made_of(torch.zeros_like(outputs))
         samples = self._made_of(outputs) - noise
         influence: Array = samples[:, : count + 1].numpy()

@@ -89,7 +89,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
-        self._uncorrected: set[str] = set()  # why forecasts are not
+        self._limits: set[str] = set()  # of what forecasts get wrong being made up for
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
@@ -117,7 +117,7 @@ class CacheGate(Lever):
             notes.add("the run was interrupted after a prediction, which no computed step has corrected")
         if predicted:
             schedulers = ", ".join(self.anatomy.schedulers.values())
-            notes |= {f"forecasts are not corrected under {schedulers}: {why}" for why in self._uncorrected}
+            notes |= {f"forecasts are {limit.format(schedulers)}" for limit in self._limits}
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
@@ -262,7 +262,10 @@ class CacheGate(Lever):
     def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None]:
         """The predictor as it fits this run's updates, and these where they can make up for its forecasts."""
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
-        self._uncorrected |= {reason} if reason else set()
+        if reason:
+            self._limits.add(f"not corrected under {{}}: {reason}")
+        elif updates is not None and updates.random:
+            self._limits.add("corrected in part under {}: its updates add noise")
         return predictor, updates
 
     def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:

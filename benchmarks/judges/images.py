@@ -35,7 +35,7 @@ class DiT(Family):
     pipeline_class: type[DiffusionPipeline] = DiTPipeline
     width: int = 96
     layers: int = 6
-    side: int = 16
+    side: int = 8
 
     def denoiser(self, channels: int) -> nn.Module:
         return DiTTransformer2DModel(
@@ -45,7 +45,7 @@ class DiT(Family):
             out_channels=channels,
             num_layers=self.layers,
             sample_size=self.side,
-            patch_size=2,
+            patch_size=1,
         )
 
     def predict(
@@ -190,12 +190,12 @@ class StableDiffusion3(Family):
     width: int = 64
     hidden: int = 96
     layers: int = 5
-    side: int = 16
+    side: int = 8
 
     def denoiser(self, channels: int) -> nn.Module:
         return SD3Transformer2DModel(
             sample_size=self.side,
-            patch_size=2,
+            patch_size=1,
             in_channels=channels,
             out_channels=channels,
             num_layers=self.layers,
@@ -204,7 +204,7 @@ class StableDiffusion3(Family):
             joint_attention_dim=self.width,
             caption_projection_dim=self.hidden,
             pooled_projection_dim=self.width,
-            pos_embed_max_size=self.side // 2,
+            pos_embed_max_size=self.side,
             qk_norm="rms_norm",
         )
 

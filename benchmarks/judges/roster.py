@@ -23,7 +23,7 @@ from benchmarks.judges.judge import Judge, Source, Training
 from benchmarks.judges.objectives import Diffusion, Flow
 from benchmarks.judges.videos import AnimateDiff, CogVideoX, Wan
 
-SQUARE: Mapping[str, Any] = {"height": 64, "width": 64}
+SQUARE: Mapping[str, Any] = {"height": 32, "width": 32}
 
 # DiT's betas, Stable Diffusion's with more noise at the end, and those of CogVideoX, which end in nothing but noise.
 DIT: Mapping[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -43,16 +43,16 @@ def flow_unipc(shift: float) -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
 
 
-def small_patches(samples: torch.Tensor) -> PicturePatchAutoencoder:
-    """Latents of 4x4 pixels."""
-    return PicturePatchAutoencoder.fit(samples, 12)
-
-
-def large_patches(samples: torch.Tensor) -> PicturePatchAutoencoder:
-    """Latents of 8x8 pixels, of pictures or of the frames of clips."""
+def picture_patches(samples: torch.Tensor) -> PicturePatchAutoencoder:
+    """Latents of 4x4 pixels, of pictures or of the frames of clips."""
     pictures = rearrange(samples, "b c t h w -> (b t) c h w") if samples.ndim == 5 else samples
-    model = PicturePatchAutoencoder(32, block_out_channels=(3, 12, 48, 192))
-    parts = _principal(model._patches(pictures).flatten(0, -2), 32, 0.5)
+    return PicturePatchAutoencoder.fit(pictures, 12)
+
+
+def tiny_patches(pictures: torch.Tensor) -> PicturePatchAutoencoder:
+    """Latents of 2x2 pixels, of which Flux makes one token of four."""
+    model = PicturePatchAutoencoder(6, block_out_channels=(3, 12))
+    parts = _principal(model._patches(pictures).flatten(0, -2), 6, 0.5)
     for parameter, value in zip((model.mean, model.basis, model.deviation), parts, strict=True):
         parameter.data.copy_(value)
     return model
@@ -64,7 +64,7 @@ GLYPHS = Judge(
     language=glyphs.LANGUAGE,
     draw=glyphs.draw,
     source=Source(
-        "letters and digits in fifteen typefaces, coloured, turned, with smaller ones behind, 64x64.",
+        "letters and digits in fifteen typefaces, coloured, turned, with smaller ones behind, 32x32.",
         "drawn here, with typefaces that matplotlib ships (DejaVu, STIX, Computer Modern: free licences).",
     ),
     objective=Diffusion(DDIMScheduler(**DIT)),
@@ -73,8 +73,8 @@ GLYPHS = Judge(
         "dpm++": lambda: DPMSolverMultistepScheduler(**DIT),
     },
     guidance_scales=(1.5, 4.0),
-    autoencoder=small_patches,
-    training=Training(updates=1000),
+    autoencoder=picture_patches,
+    training=Training(updates=900),
 )
 
 CELLS = Judge(
@@ -83,7 +83,7 @@ CELLS = Judge(
     language=cells.LANGUAGE,
     draw=cells.draw,
     source=Source(
-        "mosaics, bubbles, spots and mazes in five palettes and three scales, 64x64, without any object.",
+        "mosaics, bubbles, spots and mazes in five palettes and three scales, 32x32, without any object.",
         "drawn here, from random numbers alone.",
     ),
     objective=Flow(shift=1.6),
@@ -92,7 +92,7 @@ CELLS = Judge(
         "unipc": lambda: flow_unipc(1.6),
     },
     guidance_scales=(2.0, 5.0),
-    autoencoder=small_patches,
+    autoencoder=tiny_patches,
     training=Training(updates=600),
     call=SQUARE,
 )
@@ -103,7 +103,7 @@ PHOTOS = Judge(
     language=photos.LANGUAGE,
     draw=photos.draw,
     source=Source(
-        "crops of twelve real pictures at three distances in three lights, 64x64.",
+        "crops of twelve real pictures at three distances in three lights, 32x32.",
         "the pictures are inside scikit-image; public domain, CC0 or without known restrictions.",
     ),
     objective=Diffusion(DDIMScheduler(**SD_V)),
@@ -114,7 +114,7 @@ PHOTOS = Judge(
         ),
     },
     guidance_scales=(1.5, 5.0),
-    autoencoder=large_patches,
+    autoencoder=picture_patches,
     training=Training(updates=800),
     call=SQUARE,
 )
@@ -167,7 +167,7 @@ MARKS = Judge(
     language=marks.LANGUAGE,
     draw=marks.draw,
     source=Source(
-        "characters that slide, spin, grow or shrink over noise, 8 frames of 64x64.",
+        "characters that slide, spin, grow or shrink over noise, 8 frames of 32x32.",
         "drawn here, with typefaces that matplotlib ships (DejaVu, STIX, Computer Modern: free licences).",
     ),
     objective=Diffusion(DDIMScheduler(**SD)),
@@ -176,7 +176,7 @@ MARKS = Judge(
         "dpm++": lambda: DPMSolverMultistepScheduler(**SD),
     },
     guidance_scales=(2.0, 6.0),
-    autoencoder=large_patches,
+    autoencoder=picture_patches,
     training=Training(updates=500, batch=6, pool=1000),
     call=SQUARE | {"num_frames": 8},
     video=True,
@@ -188,7 +188,7 @@ TERRAIN = Judge(
     language=terrain.LANGUAGE,
     draw=terrain.draw,
     source=Source(
-        "a real elevation model, lit from four sides, in four palettes from three heights, 64x64.",
+        "a real elevation model, lit from four sides, in four palettes from three heights, 32x32.",
         "the elevations (jacksboro_fault_dem) are in the sample data of matplotlib, under its licence.",
     ),
     objective=Flow(shift=3.0),
@@ -199,7 +199,7 @@ TERRAIN = Judge(
         ),
     },
     guidance_scales=(1.0, 5.0),
-    autoencoder=small_patches,
+    autoencoder=picture_patches,
     training=Training(updates=600),
     call=SQUARE,
 )

@@ -63,7 +63,7 @@ class Trainer:
         self.words = Words(judge.language, judge.family.width)
         self.denoiser = judge.family.denoiser(self.pool.batch()[0].shape[1]).eval()
         self.learner = Learner(self.denoiser, judge.training.rate, words=self.words)
-        self.seconds, self.losses = 0.0, [0.0]
+        self.seconds, self.loss = 0.0, 0.0
 
     def step(self, index: int, progress: float) -> float:
         """One update; returns the loss. The progress is that of the updates, so that a slow machine trains as well."""
@@ -74,16 +74,17 @@ class Trainer:
             modules = self.learner.modules, self.learner.averaged
             predicted, target = self.judge.family.lesson(*modules, noised, times, target, prompts)
         loss = (predicted.float() - target).square().mean()
-        self.losses = [*self.losses[-99:], self.learner.update(loss, index / self.judge.training.updates)]
+        found = self.learner.update(loss, index / self.judge.training.updates)
+        self.loss += (found - self.loss) / min(index + 1, 100)
         self.seconds += time.process_time() - start
-        return self.losses[-1]
+        return found
 
     def state(self) -> dict[str, Any]:
-        return self.learner.state() | {"seconds": self.seconds}
+        return self.learner.state() | {"seconds": self.seconds, "loss": self.loss}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.learner.load(state)
-        self.seconds = state["seconds"]
+        self.seconds, self.loss = state["seconds"], state["loss"]
 
     def export(self, folder: Path) -> None:
         """Writes the averaged model to the judge's folder."""
@@ -101,7 +102,7 @@ def train(judge: Judge, out: Path) -> None:
     options = argparse.Namespace(steps=judge.training.updates, minutes=1e9, checkpoint_minutes=1.0, device="cpu")
     trainer = Trainer(judge)
     proceed(trainer, out, options)
-    judge.finish(minutes=trainer.seconds / 60, loss=float(np.mean(trainer.losses)))
+    judge.finish(minutes=trainer.seconds / 60, loss=trainer.loss)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from benchmarks.judges.language import Language
 
 Field = NDArray[np.float32]
 
-SIDE = 64
+SIDE = 32
 PALETTES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "ember": ((0.08, 0.02, 0.02), (0.75, 0.15, 0.05), (0.98, 0.75, 0.25)),
     "moss": ((0.05, 0.12, 0.06), (0.25, 0.5, 0.15), (0.85, 0.9, 0.55)),
@@ -21,7 +21,7 @@ PALETTES: dict[str, tuple[tuple[float, float, float], ...]] = {
     "bone": ((0.1, 0.09, 0.08), (0.5, 0.46, 0.4), (0.95, 0.93, 0.86)),
     "orchid": ((0.12, 0.03, 0.2), (0.65, 0.2, 0.6), (0.98, 0.85, 0.9)),
 }
-SCALES = {"fine": 5.5, "middle": 8.0, "coarse": 12.0}
+SCALES = {"fine": 4.0, "middle": 5.5, "coarse": 8.0}
 
 
 def mosaic(rng: np.random.Generator, scale: float) -> Field:
@@ -57,10 +57,10 @@ LANGUAGE = Language((tuple(SCALES), tuple(PALETTES), tuple(KINDS)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> Field:
-    """A picture (64, 64, 3) in [0, 1] such as "coarse ice maze"."""
+    """A picture (32, 32, 3) in [0, 1] such as "coarse ice maze"."""
     scale, palette, kind = words
     field = KINDS[kind](rng, SCALES[scale] * rng.uniform(0.9, 1.1))
-    shade = gaussian_filter(rng.standard_normal((SIDE, SIDE)), 14, mode="wrap")
+    shade = gaussian_filter(rng.standard_normal((SIDE, SIDE)), 7, mode="wrap")
     field = np.clip(field + 0.15 * shade / shade.std(), 0, 1)
     return coloured(field, PALETTES[palette], rng)
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.judges.language import Language
 
 LANGUAGE = Language((tuple("ABCEGHKMPRSTXZ25"),))
-SIDE = 64
+SIDE = 32
 FACES = (
     "DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold "
     "DejaVuSerif-BoldItalic DejaVuSerif-Italic STIXGeneral STIXGeneralBol STIXGeneralItalic cmb10 cmr10 cmss10 cmtt10"
@@ -21,12 +21,12 @@ FACES = (
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
-    """A picture (64, 64, 3) in [0, 1] of the character `words[0]`."""
+    """A picture (32, 32, 3) in [0, 1] of the character `words[0]`."""
     picture = ground(rng, SIDE)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(1, 3))):
         small = str(rng.choice(list(LANGUAGE.slots[0])))
-        stamp(picture, rng, small, size=float(rng.uniform(12, 18)), spread=24.0, strength=0.5)
-    return stamp(picture, rng, words[0], size=float(rng.uniform(40, 52)), spread=4.0)
+        stamp(picture, rng, small, size=float(rng.uniform(7, 10)), spread=12.0, strength=0.5)
+    return stamp(picture, rng, words[0], size=float(rng.uniform(22, 27)), spread=2.0)
 
 
 def ground(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
@@ -51,7 +51,7 @@ def stamp(
     mask = Image.new("L", (side, side))
     middle = tuple(side / 2 + rng.uniform(-spread, spread, 2))
     ImageDraw.Draw(mask).text(middle, character, fill=255, font=face(int(rng.integers(15)), int(size)), anchor="mm")
-    alpha = np.asarray(mask.rotate(float(rng.uniform(-15, 15)), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    alpha = np.asarray(mask.rotate(float(rng.uniform(-10, 10)), Image.Resampling.BILINEAR), dtype=np.float32) / 255
     colour = contrasting(rng, picture.mean((0, 1)))
     picture += strength * alpha[..., None] * (colour - picture)
     return picture

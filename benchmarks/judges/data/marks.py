@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.judges.data.glyphs import FACES, contrasting, face
 from benchmarks.judges.language import Language
 
-SIDE, FRAMES = 64, 8
+SIDE, FRAMES = 32, 8
 MOVES = {
-    "slides": (16.0, 0.0, 1.0),
-    "returns": (-16.0, 0.0, 1.0),
+    "slides": (7.0, 0.0, 1.0),
+    "returns": (-7.0, 0.0, 1.0),
     "spins": (0.0, 130.0, 1.0),
     "unwinds": (0.0, -130.0, 1.0),
     "grows": (0.0, 0.0, 1.9),
@@ -27,14 +27,14 @@ LANGUAGE = Language((CHARACTERS, tuple(MOVES)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
-    """A clip (8, 64, 64, 3) in [0, 1] such as "K spins"."""
+    """A clip (8, 32, 32, 3) in [0, 1] such as "K spins"."""
     character, move = words
     ground = _ground(rng)
     clip = np.broadcast_to(ground, (FRAMES, SIDE, SIDE, 3)).copy()
-    drifting = _path(rng.uniform(8, 56, 2), rng.uniform(-20, 20, 2), float(rng.uniform(0, 360)), 0.0, 0.3, 1.0)
+    drifting = _path(rng.uniform(4, 28, 2), rng.uniform(-10, 10, 2), float(rng.uniform(0, 360)), 0.0, 0.3, 1.0)
     _stamp(clip, rng, str(rng.choice(CHARACTERS)), drifting, 0.6)
     slide, turn, growth = MOVES[move]
-    start = rng.uniform(28, 36, 2) - [slide, 0]
+    start = rng.uniform(14, 18, 2) - [slide, 0]
     scale = rng.uniform(0.68, 0.78) / growth**0.5
     path = _path(start, np.asarray([2 * slide, 0]), rng.uniform(-12, 12) - turn / 2, turn, scale, growth)
     return np.clip(_stamp(clip, rng, character, path, 1.0), 0, 1)
@@ -65,13 +65,13 @@ def _stamp(
 @functools.cache
 def _mask(character: str, index: int) -> Image.Image:
     mask = Image.new("L", (SIDE, SIDE))
-    ImageDraw.Draw(mask).text((SIDE / 2, SIDE / 2), character, fill=255, font=face(index, 56), anchor="mm")
+    ImageDraw.Draw(mask).text((SIDE / 2, SIDE / 2), character, fill=255, font=face(index, 28), anchor="mm")
     return mask
 
 
 def _ground(rng: np.random.Generator) -> NDArray[np.float32]:
     """Smooth noise between two colours."""
-    noise = gaussian_filter(rng.standard_normal((SIDE, SIDE)), rng.uniform(3, 8), mode="wrap")
+    noise = gaussian_filter(rng.standard_normal((SIDE, SIDE)), rng.uniform(2, 4), mode="wrap")
     blend = np.clip(0.5 + 0.3 * noise / noise.std(), 0, 1)[..., None]
     first = rng.uniform(0, 1, 3)
     second = np.clip(first + rng.normal(0, 0.22, 3), 0, 1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.judges.language import Language
 
-SIDE = 64
+SIDE = 32
 PICTURES = {
     "astronaut": "astronaut",
     "cat": "chelsea",
@@ -34,7 +34,7 @@ LANGUAGE = Language((tuple(PICTURES), tuple(DISTANCES), tuple(LIGHTS)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
-    """A picture (64, 64, 3) in [0, 1] such as "cat near warm"; half of them are mirrored."""
+    """A picture (32, 32, 3) in [0, 1] such as "cat near warm"; half of them are mirrored."""
     picture, distance, light = words
     source = photograph(picture)
     side = DISTANCES[distance] * rng.uniform(0.85, 1.15) * min(source.size)

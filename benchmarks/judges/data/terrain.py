@@ -11,7 +11,7 @@ from scipy.ndimage import zoom
 
 from benchmarks.judges.language import Language
 
-SIDE = 64
+SIDE = 32
 SUNS = {"north": (1.0, 0.0), "east": (0.0, -1.0), "south": (-1.0, 0.0), "west": (0.0, 1.0)}
 """Where the light comes from: how it falls along rows and columns."""
 MAPS: dict[str, tuple[tuple[float, float, float], ...]] = {
@@ -20,13 +20,13 @@ MAPS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "winter": ((0.2, 0.25, 0.35), (0.6, 0.68, 0.75), (1.0, 1.0, 1.0)),
     "heat": ((0.1, 0.1, 0.5), (0.2, 0.7, 0.6), (0.95, 0.85, 0.2)),
 }
-HEIGHTS = {"low": 0.2, "middle": 0.35, "high": 0.7}
+HEIGHTS = {"low": 0.12, "middle": 0.2, "high": 0.4}
 """How much of the shorter side the view from there shows."""
 LANGUAGE = Language((tuple(HEIGHTS), tuple(MAPS), tuple(SUNS)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
-    """A picture (64, 64, 3) in [0, 1] such as "low desert east"; the land is turned and mirrored at random."""
+    """A picture (32, 32, 3) in [0, 1] such as "low desert east"; the land is turned and mirrored at random."""
     view, colours, sun = words
     land = np.rot90(elevation(), int(rng.integers(4)))
     land = land[:, ::-1] if rng.uniform() < 0.5 else land
@@ -41,7 +41,7 @@ def shaded(
 ) -> NDArray[np.float32]:
     """Colours by height within the piece, darker where the ground falls away from the light."""
     height = (land - land.min()) / max(float(np.ptp(land)), 1e-6)
-    slopes = np.gradient(land) / np.float32(extent * 40)  # a pixel is the wider the more is shown
+    slopes = np.gradient(land) / np.float32(extent * 80)  # a pixel is the wider the more is shown
     light = 1 / (1 + np.exp(-(sun[0] * slopes[0] + sun[1] * slopes[1])))
     stops = np.asarray(colours)
     tint = np.stack([np.interp(height, np.linspace(0, 1, len(stops)), stops[:, c]) for c in range(3)], axis=-1)

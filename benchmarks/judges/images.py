@@ -33,8 +33,8 @@ class DiT(Family):
     """Class labels instead of prompts, and both predictions of a step in one call."""
 
     pipeline_class: type[DiffusionPipeline] = DiTPipeline
-    width: int = 96
-    layers: int = 6
+    width: int = 64
+    layers: int = 5
     side: int = 8
 
     def denoiser(self, channels: int) -> nn.Module:
@@ -72,7 +72,7 @@ class StableDiffusion(Family):
 
     pipeline_class: type[DiffusionPipeline] = StableDiffusionPipeline
     width: int = 64
-    widths: tuple[int, ...] = (48, 80)
+    widths: tuple[int, ...] = (32, 64)
     side: int = 8
 
     def denoiser(self, channels: int) -> nn.Module:
@@ -188,7 +188,7 @@ class StableDiffusion3(Family):
 
     pipeline_class: type[DiffusionPipeline] = StableDiffusion3Pipeline
     width: int = 64
-    hidden: int = 96
+    hidden: int = 64
     layers: int = 5
     side: int = 8
 

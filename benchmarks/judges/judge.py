@@ -35,10 +35,10 @@ class Training:
     """How long a judge learns, and on how much."""
 
     updates: int
-    batch: int = 24
-    pool: int = 1500
+    batch: int = 16
+    pool: int = 1000
     rate: float = 2e-3
-    fresh: int = 2
+    fresh: int = 1
     """Samples of the pool that are drawn anew at each update."""
 
 

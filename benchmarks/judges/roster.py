@@ -93,7 +93,7 @@ CELLS = Judge(
     },
     guidance_scales=(2.0, 5.0),
     autoencoder=tiny_patches,
-    training=Training(updates=600),
+    training=Training(updates=600, batch=24, pool=1500, fresh=2),
     call=SQUARE,
 )
 
@@ -125,7 +125,7 @@ WAVES = Judge(
     language=waves.LANGUAGE,
     draw=waves.draw,
     source=Source(
-        "rings, swell, smoke and spirals that move, 13 frames of 48x48, without any object.",
+        "rings, swell, smoke and spirals that move, 13 frames of 32x32, without any object.",
         "drawn here, from random numbers alone.",
     ),
     objective=Flow(shift=3.0),
@@ -135,8 +135,8 @@ WAVES = Judge(
     },
     guidance_scales=(2.0, 5.0),
     autoencoder=lambda samples: PatchAutoencoder.fit(samples, 24),
-    training=Training(updates=600, batch=12),
-    call={"height": 48, "width": 48, "num_frames": 13},
+    training=Training(updates=800),
+    call={"height": 32, "width": 32, "num_frames": 13},
     video=True,
 )
 
@@ -146,7 +146,7 @@ FILMS = Judge(
     language=films.LANGUAGE,
     draw=films.draw,
     source=Source(
-        "a camera that pans over twelve real pictures or zooms, 13 frames of 48x48.",
+        "a camera that pans over twelve real pictures or zooms, 13 frames of 32x32.",
         "the pictures are inside scikit-image; public domain, CC0 or without known restrictions.",
     ),
     objective=Diffusion(CogVideoXDDIMScheduler(**COG)),
@@ -156,8 +156,8 @@ FILMS = Judge(
     },
     guidance_scales=(1.5, 5.0),
     autoencoder=lambda samples: PatchAutoencoder.fit(samples, 32, whitening=0.0),
-    training=Training(updates=600, batch=12),
-    call={"height": 48, "width": 48, "num_frames": 13},
+    training=Training(updates=800),
+    call={"height": 32, "width": 32, "num_frames": 13},
     video=True,
 )
 
@@ -177,7 +177,7 @@ MARKS = Judge(
     },
     guidance_scales=(2.0, 6.0),
     autoencoder=picture_patches,
-    training=Training(updates=500, batch=6, pool=1000),
+    training=Training(updates=600, batch=4),
     call=SQUARE | {"num_frames": 8},
     video=True,
 )
@@ -200,7 +200,7 @@ TERRAIN = Judge(
     },
     guidance_scales=(1.0, 5.0),
     autoencoder=picture_patches,
-    training=Training(updates=600),
+    training=Training(updates=800),
     call=SQUARE,
 )
 

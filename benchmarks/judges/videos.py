@@ -29,8 +29,8 @@ class Wan(Family):
 
     calls = "guidance asks for the two predictions of a step one after the other"
     width: int = 64
-    hidden: int = 96
-    layers: int = 6
+    hidden: int = 64
+    layers: int = 5
 
     def denoiser(self, channels: int) -> nn.Module:
         return WanTransformer3DModel(
@@ -67,9 +67,9 @@ class CogVideoX(Family):
     """
 
     width: int = 64
-    hidden: int = 96
-    layers: int = 6
-    side: int = 6
+    hidden: int = 64
+    layers: int = 5
+    side: int = 4
     frames: int = 4
     words: int = 3
 
@@ -126,7 +126,7 @@ class AnimateDiff(Family):
     """A U-Net for pictures with layers that attend over time between; both predictions of a step in one call."""
 
     width: int = 64
-    widths: tuple[int, ...] = (32, 64)
+    widths: tuple[int, ...] = (16, 32)
     side: int = 8
     frames: int = 8
 
@@ -141,7 +141,7 @@ class AnimateDiff(Family):
             down_block_types=("CrossAttnDownBlockMotion",) * scales,
             up_block_types=("CrossAttnUpBlockMotion",) * scales,
             cross_attention_dim=self.width,
-            norm_num_groups=16,
+            norm_num_groups=8,
             motion_max_seq_length=self.frames,
             num_attention_heads=tuple(width // 16 for width in self.widths),
             motion_num_attention_heads=tuple(width // 16 for width in self.widths),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from benchmarks.judges.data.photos import PICTURES, cut, photograph
 from benchmarks.judges.language import Language
 
-SIDE, FRAMES = 48, 13
+SIDE, FRAMES = 32, 13
 MOVES: dict[str, tuple[float, float, float]] = {
     "left": (-1.0, 0.0, 1.0),
     "right": (1.0, 0.0, 1.0),
@@ -23,7 +23,7 @@ LANGUAGE = Language((tuple(PICTURES), tuple(MOVES), tuple(SPEEDS)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
-    """A clip (13, 48, 48, 3) in [0, 1] such as "cat left slowly"."""
+    """A clip (13, 32, 32, 3) in [0, 1] such as "cat left slowly"."""
     picture, move, speed = words
     source = photograph(picture)
     x, y, zoom = MOVES[move]

@@ -23,7 +23,7 @@ FACES = (
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32]:
     """A picture (32, 32, 3) in [0, 1] of the character `words[0]`."""
     picture = ground(rng, SIDE)
-    for _ in range(int(rng.integers(1, 3))):
+    if rng.uniform() < 0.7:
         small = str(rng.choice(list(LANGUAGE.slots[0])))
         stamp(picture, rng, small, size=float(rng.uniform(7, 10)), spread=12.0, strength=0.5)
     return stamp(picture, rng, words[0], size=float(rng.uniform(22, 27)), spread=2.0)

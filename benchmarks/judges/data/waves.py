@@ -14,7 +14,7 @@ from benchmarks.judges.language import Language
 
 Field = NDArray[np.float32]
 
-SIDE, FRAMES = 48, 13
+SIDE, FRAMES = 32, 13
 SPEEDS = {"slow": 0.6, "fast": 1.6}
 """Radians or pixels for each frame."""
 
@@ -25,7 +25,7 @@ def rings(rng: np.random.Generator, speed: float) -> Field:
     for _ in range(int(rng.integers(2, 4))):
         centre = rng.uniform(0, SIDE, 2)
         distance = np.hypot(*(_grid() - centre[:, None, None]))
-        field += np.sin(_phase(rng, distance / rng.uniform(2.0, 3.2), speed)) * np.exp(-distance / 40)
+        field += np.sin(_phase(rng, distance / rng.uniform(2.0, 3.2), speed)) * np.exp(-distance / 30)
     return _levels(field)
 
 
@@ -67,10 +67,10 @@ LANGUAGE = Language((tuple(SPEEDS), tuple(PALETTES), tuple(KINDS)))
 
 
 def draw(rng: np.random.Generator, words: tuple[str, ...]) -> Field:
-    """A clip (13, 48, 48, 3) in [0, 1] such as "fast ember rings"."""
+    """A clip (13, 32, 32, 3) in [0, 1] such as "fast ember rings"."""
     speed, palette, kind = words
     field = KINDS[kind](rng, SPEEDS[speed] * rng.uniform(0.85, 1.15))
-    shade = gaussian_filter(rng.standard_normal((SIDE, SIDE)), 10, mode="wrap")
+    shade = gaussian_filter(rng.standard_normal((SIDE, SIDE)), 7, mode="wrap")
     return coloured(np.clip(field + 0.12 * shade / shade.std(), 0, 1), PALETTES[palette], rng)
 
 

@@ -123,9 +123,9 @@ class Judge:
         (self.folder / "README.md").write_text(text, encoding="utf-8")
 
     def trained(self) -> bool:
-        """Whether the model is there and has learnt for as long as it should."""
+        """Whether the model is there and has learnt for at least as long as it should."""
         path = self.folder / NOTES
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["updates"] == self.training.updates
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["updates"] >= self.training.updates
 
     def _read(self, part: str) -> Any:
         name = json.loads((self.folder / part / "config.json").read_text(encoding="utf-8"))["_class_name"]

@@ -74,7 +74,7 @@ GLYPHS = Judge(
     },
     guidance_scales=(1.5, 4.0),
     autoencoder=picture_patches,
-    training=Training(updates=900),
+    training=Training(updates=350, pool=500),
 )
 
 CELLS = Judge(
@@ -135,7 +135,7 @@ WAVES = Judge(
     },
     guidance_scales=(2.0, 5.0),
     autoencoder=lambda samples: PatchAutoencoder.fit(samples, 24),
-    training=Training(updates=800),
+    training=Training(updates=350, pool=500),
     call={"height": 32, "width": 32, "num_frames": 13},
     video=True,
 )
@@ -156,7 +156,7 @@ FILMS = Judge(
     },
     guidance_scales=(1.5, 5.0),
     autoencoder=lambda samples: PatchAutoencoder.fit(samples, 32, whitening=0.0),
-    training=Training(updates=800),
+    training=Training(updates=350, pool=500),
     call={"height": 32, "width": 32, "num_frames": 13},
     video=True,
 )
@@ -177,7 +177,7 @@ MARKS = Judge(
     },
     guidance_scales=(2.0, 6.0),
     autoencoder=picture_patches,
-    training=Training(updates=600, batch=4),
+    training=Training(updates=250, batch=4, pool=500),
     call=SQUARE | {"num_frames": 8},
     video=True,
 )
@@ -200,7 +200,7 @@ TERRAIN = Judge(
     },
     guidance_scales=(1.0, 5.0),
     autoencoder=picture_patches,
-    training=Training(updates=800),
+    training=Training(updates=350, pool=500),
     call=SQUARE,
 )
 

@@ -10,6 +10,7 @@ import argparse
 import copy
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ class Trainer:
         self.seconds += time.process_time() - start
         return found
 
+    def compile(self) -> None:
+        """Compiles the blocks: worth it from about a thousand updates on."""
+        for module in (self.denoiser, self.learner.averaged["denoiser"]):
+            for child in module.children():
+                if isinstance(child, torch.nn.ModuleList):
+                    for block in child:
+                        block.compile()
+
     def state(self) -> dict[str, Any]:
         return self.learner.state() | {"seconds": self.seconds, "loss": self.loss}
 
@@ -92,7 +101,7 @@ class Trainer:
         self.judge.save(parts[0], copy.deepcopy(self.pool.vae), parts[1])
 
 
-def train(judge: Judge, out: Path) -> None:
+def train(judge: Judge, out: Path, compiled: bool = False) -> None:
     """Begins or goes on. The checkpoint and the log are in `out`, the model in the judge's folder."""
     if judge.trained():
         print(f"{judge.name} is trained.")
@@ -101,6 +110,8 @@ def train(judge: Judge, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     options = argparse.Namespace(steps=judge.training.updates, minutes=1e9, checkpoint_minutes=1.0, device="cpu")
     trainer = Trainer(judge)
+    if compiled:
+        trainer.compile()
     proceed(trainer, out, options)
     judge.finish(minutes=trainer.seconds / 60, loss=trainer.loss)
 
@@ -109,13 +120,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the judges.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--updates", type=int, help="train for longer than the judge's own number of updates")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks: faster in a long run")
     parser.add_argument("--out", default="out/judges", help="folder for checkpoints and logs")
     options = parser.parse_args(arguments)
     names = list(JUDGES) if options.all else options.names
     if not names or set(names) - set(JUDGES):
         parser.error(f"name one or more of: {', '.join(JUDGES)}, or say --all.")
     for name in names:
-        train(JUDGES[name], Path(options.out) / name)
+        judge = JUDGES[name]
+        longer = replace(judge.training, updates=options.updates or judge.training.updates)
+        train(replace(judge, training=longer), Path(options.out) / name, options.compile)
 
 
 if __name__ == "__main__":

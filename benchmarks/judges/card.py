@@ -16,7 +16,7 @@ It predicts {predicts}; {calls}.
 Data: {data}
 Licence of the data: {licence}
 
-Prompts: one word of each of {slots}. {held}
+Prompts: one word of each of {slots}.{held}
 Schedulers: {schedulers}. Guidance scales: {scales}.
 
 Trained by `python -m benchmarks.judges.train {name}`: {updates} updates of {batch} samples in {minutes:.1f} minutes of
@@ -40,7 +40,7 @@ def card(judge: Judge, denoiser: Any, pipeline: str) -> str:
         data=judge.source.data,
         licence=judge.source.licence,
         slots=", ".join("/".join(slot) for slot in judge.language.slots),
-        held=f"{held} of {len(judge.language.prompts())} combinations were never shown." if held else "",
+        held=f"\n{held} of {len(judge.language.prompts())} combinations were never shown." if held else "",
         schedulers=", ".join(judge.schedulers),
         scales=", ".join(f"{scale:g}" for scale in judge.guidance_scales),
         batch=judge.training.batch,

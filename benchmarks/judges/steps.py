@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from accel.metrics import Clip, psnr, to_frames
 from benchmarks.judges import JUDGES, Judge
 
-FEWER = (25, 12)
+FULL, FEWER = 50, (25, 12)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _fidelity(pipe: DiffusionPipeline, judge: Judge, number: int, guidance: floa
         output = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
         return to_frames(output)
 
-    reference = clip(50)
+    reference = clip(FULL)
     return [psnr(clip(steps), reference) for steps in FEWER]
 
 

@@ -64,7 +64,7 @@ train-image: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train_image --out out/image $(TRAIN_ARGS)
 
 judges: $(VENV)/installed-bench
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all $(JUDGES_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)
 
 siblings: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.distill --out out/few --compile $(DISTILL_ARGS)

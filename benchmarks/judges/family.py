@@ -21,7 +21,7 @@ class Family(ABC):
     calls = "guidance asks for both predictions of a step in one call"
 
     @abstractmethod
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         """An untrained denoiser for latents of so many channels."""
 
     @abstractmethod
@@ -31,7 +31,7 @@ class Family(ABC):
         """The denoiser's answer, called as the pipeline calls it. An empty prompt means none; times end at 1000."""
 
     @abstractmethod
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         """The stock pipeline."""
 
     def encode(self, vae: Any, samples: torch.Tensor) -> torch.Tensor:

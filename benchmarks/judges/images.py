@@ -37,7 +37,7 @@ class DiT(Family):
     layers: int = 5
     side: int = 8
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         return DiTTransformer2DModel(
             num_attention_heads=self.width // 32,
             attention_head_dim=32,
@@ -53,7 +53,7 @@ class DiT(Family):
     ) -> Any:
         return denoiser(noised, time, torch.tensor(labels(words, prompts)), return_dict=False)[0]
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         return self.pipeline_class(transformer=denoiser, vae=vae, scheduler=scheduler)
 
     def conditions(self, words: Words, prompts: Sequence[str], guidance: float) -> Mapping[str, Any]:
@@ -75,7 +75,7 @@ class StableDiffusion(Family):
     widths: tuple[int, ...] = (32, 64)
     side: int = 8
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         attending = len(self.widths)
         return UNet2DConditionModel(
             sample_size=self.side,
@@ -96,7 +96,7 @@ class StableDiffusion(Family):
     ) -> Any:
         return denoiser(noised, time, words(prompts)[0], return_dict=False)[0]
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         return self.pipeline_class(vae, None, None, denoiser, scheduler, None, None, requires_safety_checker=False)
 
 
@@ -112,7 +112,7 @@ class Flux(Family):
     """The largest guidance scale that it was trained on."""
     calls = "the guidance scale is an input, so that each step is one prediction"
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         return FluxTransformer2DModel(
             patch_size=1,
             in_channels=4 * channels,
@@ -173,7 +173,7 @@ class Flux(Family):
         target[:half] += (guidance[:half, None, None, None] - 1) * (told - untold)
         return self.predict(learning["denoiser"], noised, time, learning["words"], prompts, guidance), target
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         vae.register_to_config(shift_factor=0.0)  # which these pipelines ask for
         return self.pipeline_class(scheduler, vae, None, None, None, None, denoiser)
 
@@ -192,7 +192,7 @@ class StableDiffusion3(Family):
     layers: int = 5
     side: int = 8
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         return SD3Transformer2DModel(
             sample_size=self.side,
             patch_size=1,
@@ -214,7 +214,7 @@ class StableDiffusion3(Family):
         embeds, pooled = words(prompts)
         return denoiser(noised, embeds, pooled, time, return_dict=False)[0]
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         vae.register_to_config(shift_factor=0.0)  # which these pipelines ask for
         return self.pipeline_class(denoiser, scheduler, vae, None, None, None, None, None, None)
 

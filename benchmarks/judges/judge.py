@@ -90,8 +90,8 @@ class Judge:
         if not (self.folder / "words.safetensors").is_file():
             raise FileNotFoundError(f"{self.name} is not trained: run python -m benchmarks.judges.train {self.name}")
         with no_progress_bars():
-            parts = [self._read(part) for part in ("denoiser", "vae")]
-        return self.assemble(*parts, self.words(), scheduler)
+            denoiser, vae = self._read("denoiser"), self._read("vae")
+        return self.assemble(denoiser, vae, self.words(), scheduler)
 
     def words(self) -> Words:
         """What the denoiser sees of the prompts."""

@@ -52,12 +52,13 @@ def flow_unipc(shift: float) -> UniPCMultistepScheduler:
 def picture_patches(samples: torch.Tensor) -> PicturePatchAutoencoder:
     """Latents of 4x4 pixels, of pictures or of the frames of clips."""
     pictures = rearrange(samples, "b c t h w -> (b t) c h w") if samples.ndim == 5 else samples
-    return PicturePatchAutoencoder.fit(pictures, 12)
+    model: PicturePatchAutoencoder = PicturePatchAutoencoder.fit(pictures, 12)
+    return model
 
 
 def tiny_patches(pictures: torch.Tensor) -> PicturePatchAutoencoder:
     """Latents of 2x2 pixels, of which Flux makes one token of four."""
-    model = PicturePatchAutoencoder(6, block_out_channels=(3, 12))
+    model: PicturePatchAutoencoder = PicturePatchAutoencoder(6, block_out_channels=(3, 12))
     parts = _principal(model._patches(pictures).flatten(0, -2), 6, 0.5)
     for parameter, value in zip((model.mean, model.basis, model.deviation), parts, strict=True):
         parameter.data.copy_(value)
@@ -80,7 +81,7 @@ GLYPHS = Judge(
     },
     guidance_scales=(2.0, 8.0),
     autoencoder=picture_patches,
-    training=Training(updates=350, pool=500),
+    training=Training(updates=1800, pool=500),
 )
 
 CELLS = Judge(
@@ -160,7 +161,7 @@ FILMS = Judge(
     },
     guidance_scales=(2.0, 7.5),
     autoencoder=lambda samples: PatchAutoencoder.fit(samples, 32, whitening=0.0),
-    training=Training(updates=350, pool=500),
+    training=Training(updates=1500, pool=500),
     call={"height": 32, "width": 32, "num_frames": 13},
     video=True,
 )
@@ -182,7 +183,7 @@ MARKS = Judge(
     guidance_scales=(2.0, 8.0),
     autoencoder=picture_patches,
     training=Training(updates=250, batch=4, pool=500),
-    call=SQUARE | {"num_frames": 8},
+    call={**SQUARE, "num_frames": 8},
     video=True,
 )
 
@@ -204,7 +205,7 @@ TERRAIN = Judge(
     },
     guidance_scales=(1.0, 7.5),
     autoencoder=picture_patches,
-    training=Training(updates=350, pool=500),
+    training=Training(updates=1500, pool=500),
     call=SQUARE,
 )
 

@@ -32,7 +32,7 @@ class Wan(Family):
     hidden: int = 64
     layers: int = 5
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         return WanTransformer3DModel(
             patch_size=(1, 1, 1),
             num_attention_heads=self.hidden // 32,
@@ -55,7 +55,7 @@ class Wan(Family):
         latents: torch.Tensor = vae.normalise(super().encode(vae, samples))
         return latents
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         return WanPipeline(None, None, vae, scheduler, denoiser)
 
 
@@ -73,7 +73,7 @@ class CogVideoX(Family):
     frames: int = 4
     words: int = 3
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         return CogVideoXTransformer3DModel(
             num_attention_heads=self.hidden // 32,
             attention_head_dim=32,
@@ -104,7 +104,7 @@ class CogVideoX(Family):
         latents: torch.Tensor = vae.normalise(super().encode(vae, samples))
         return latents
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         deviation = vae.config.latents_std[0]
         vae.register_to_config(
             block_out_channels=(3, 12, 48, 192), temporal_compression_ratio=4, scaling_factor=1 / deviation
@@ -130,7 +130,7 @@ class AnimateDiff(Family):
     side: int = 8
     frames: int = 8
 
-    def denoiser(self, channels: int) -> nn.Module:
+    def denoiser(self, channels: int) -> Any:
         scales = len(self.widths)
         return UNetMotionModel(
             sample_size=self.side,
@@ -158,5 +158,5 @@ class AnimateDiff(Family):
         latents = super().encode(vae, rearrange(samples, "b c t h w -> (b t) c h w"))
         return rearrange(latents, "(b t) c h w -> b c t h w", b=len(samples))
 
-    def pipeline(self, denoiser: nn.Module, vae: nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         return AnimateDiffPipeline(vae, None, None, denoiser, None, scheduler)

@@ -26,14 +26,15 @@ def draw(rng: np.random.Generator, words: tuple[str, ...]) -> NDArray[np.float32
     """A clip (13, 32, 32, 3) in [0, 1] such as "cat left slowly"."""
     picture, move, speed = words
     source = photograph(picture)
-    x, y, zoom = MOVES[move]
+    dx, dy, zoom = MOVES[move]
     short = min(source.size)
-    travel = 0.25 * SPEEDS[speed] * rng.uniform(0.85, 1.15) * short * np.asarray([x, y])
+    travel = 0.25 * SPEEDS[speed] * rng.uniform(0.85, 1.15) * short * np.asarray([dx, dy])
     change = zoom ** (SPEEDS[speed] * rng.uniform(0.85, 1.15))
     first = short * rng.uniform(0.3, 0.42) / min(change, 1.0) ** 0.5 / max(change, 1.0) ** 0.5
     sides = first * change ** np.linspace(0, 1, FRAMES)
     reach = sides.max() / 2 + np.abs(travel) / 2
     middle = rng.uniform(reach, np.asarray(source.size) - reach)
     centres = middle + np.linspace(-0.5, 0.5, FRAMES)[:, None] * travel
-    frames = [cut(source, *(centre - side / 2), side, SIDE) for centre, side in zip(centres, sides, strict=True)]
+    corners = centres - sides[:, None] / 2
+    frames = [cut(source, x, y, side, SIDE) for (x, y), side in zip(corners, sides, strict=True)]
     return np.clip(np.stack(frames), 0, 1)

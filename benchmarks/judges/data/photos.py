@@ -55,7 +55,7 @@ def cut(source: Image.Image, left: float, top: float, side: float, size: int) ->
     """A square of the picture, `size` pixels wide, in [0, 1]."""
     box = (left, top, left + side, top + side)
     small = source.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(np.asarray(small) / 255, dtype=np.float32)
 
 
 def lit(pictures: NDArray[np.float32], light: str, rng: np.random.Generator) -> NDArray[np.float32]:

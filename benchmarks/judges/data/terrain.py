@@ -45,7 +45,7 @@ def shaded(
     light = 1 / (1 + np.exp(-(sun[0] * slopes[0] + sun[1] * slopes[1])))
     stops = np.asarray(colours)
     tint = np.stack([np.interp(height, np.linspace(0, 1, len(stops)), stops[:, c]) for c in range(3)], axis=-1)
-    return np.clip(tint * (0.3 + 1.1 * light[..., None]), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(tint * (0.3 + 1.1 * light[..., None]), 0, 1), dtype=np.float32)
 
 
 @functools.cache

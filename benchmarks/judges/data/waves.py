@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,5 +86,5 @@ def _phase(rng: np.random.Generator, place: Field, speed: float) -> Field:
     return np.asarray(place[None] - time + rng.uniform(0, 2 * np.pi))
 
 
-def _levels(field: Field) -> Field:
+def _levels(field: NDArray[np.floating[Any]]) -> Field:
     return np.asarray(np.clip(0.5 + 0.28 * (field - field.mean()) / field.std(), 0, 1), dtype=np.float32)

@@ -81,7 +81,7 @@ class Trainer:
         return found
 
     def compile(self) -> None:
-        """Compiles the blocks of a transformer, for twice the speed or more; those of a U-Net take minutes to compile."""
+        """Compiles the blocks of a transformer: twice as fast or more. Those of a U-Net take minutes to compile."""
         for module in (self.denoiser, self.learner.averaged["denoiser"]):
             lists = [child for child in module.children() if isinstance(child, torch.nn.ModuleList)]
             for block in [block for blocks in lists for block in blocks]:

@@ -19,8 +19,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accel.pocket.training import Learner, proceed
-from benchmarks.judges import JUDGES, Judge
+from benchmarks.judges import Judge
 from benchmarks.judges.language import Words
+from benchmarks.judges.roster import CANDIDATES, JUDGES
 
 DROPPED = 0.12
 """Share of the prompts that are left out in training, for guidance."""
@@ -118,17 +119,17 @@ def train(judge: Judge, out: Path, compiled: bool = False) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the judges.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CANDIDATES)}")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--updates", type=int, help="train for longer than the judge's own number of updates")
     parser.add_argument("--compile", action="store_true", help="compile the blocks of transformers: faster")
     parser.add_argument("--out", default="out/judges", help="folder for checkpoints and logs")
     options = parser.parse_args(arguments)
     names = list(JUDGES) if options.all else options.names
-    if not names or set(names) - set(JUDGES):
-        parser.error(f"name one or more of: {', '.join(JUDGES)}, or say --all.")
+    if not names or set(names) - set(CANDIDATES):
+        parser.error(f"name one or more of: {', '.join(CANDIDATES)}, or say --all.")
     for name in names:
-        judge = JUDGES[name]
+        judge = CANDIDATES[name]
         longer = replace(judge.training, updates=options.updates or judge.training.updates)
         train(replace(judge, training=longer), Path(options.out) / name, options.compile)
 

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.judges import JUDGES, Judge, judge
 from benchmarks.judges.judge import Training
+from benchmarks.judges.roster import CANDIDATES
 from benchmarks.judges.train import Trainer, train
 
 
@@ -22,14 +23,14 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(name: str, updates: int) -> Judge:
-    return replace(JUDGES[name], training=Training(updates=updates, batch=4, pool=12))
+    return replace(CANDIDATES[name], training=Training(updates=updates, batch=4, pool=12))
 
 
 def updates_in(out: Path) -> int:
     return int(torch.load(out / "checkpoint.pt", weights_only=True)["step"])
 
 
-@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("name", CANDIDATES)
 def test_an_update_changes_the_model(name: str) -> None:
     trainer = Trainer(small(name, updates=2))
     before = [parameter.clone() for parameter in trainer.denoiser.parameters()]

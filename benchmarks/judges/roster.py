@@ -120,7 +120,7 @@ PHOTOS = Judge(
     },
     guidance_scales=(2.0, 7.5),
     autoencoder=picture_patches,
-    training=Training(updates=800),
+    training=Training(updates=1200),
     call=SQUARE,
 )
 

@@ -78,6 +78,17 @@ class Updates:
         kept = [_step(self.influence, step, self.depth)[0] for step in range(len(self.influence))]
         return self.random and max(map(abs, kept)) < 0.1
 
+    @cached_property
+    def added(self) -> tuple[float, ...]:
+        """What one unit of each output adds in its step, in coordinates in which the updates of all steps add up: the
+        sample divided by what is left of the one at the start. 0 where nothing is left."""
+        kept, found = 1.0, []
+        for step in range(len(self.influence)):
+            keep, shares = self.at(self.first + step) or (0.0, [0.0])
+            kept *= keep
+            found.append(shares[-1] / kept if kept else 0.0)
+        return tuple(found)
+
     @property
     def weights(self) -> tuple[float, ...]:
         """What one unit of each output is worth before the last step, where the last output is worth nothing yet."""

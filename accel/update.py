@@ -181,11 +181,8 @@ class _Walk:
 
 def on_cpu(scheduler: Any) -> Any:
     """A copy whose tables are on the CPU, where asking costs no launches: one host sync."""
-    copied = copy.deepcopy(scheduler)
-    for name, value in vars(copied).items():
-        if isinstance(value, torch.Tensor):
-            setattr(copied, name, value.cpu())
-    return copied
+    tables = (value for value in vars(scheduler).values() if isinstance(value, torch.Tensor))
+    return copy.deepcopy(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
 
 
 def _forgets(influence: Array, step: int, depth: int) -> bool:

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from accel.lever import Lever
 
 
+RETIRED = {
+    "DiffusersCache": "diffusers' own caches are no method of accel any more: leave it out here, switch it on with "
+    "pipe.transformer.enable_cache(...), and attach accel's other levers beside it.",
+}
+"""Methods of earlier versions, and what to do now instead."""
+
+
 @dataclass(frozen=True)
 class Knob:
     """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it."""
@@ -119,6 +126,8 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     if not isinstance(data, Mapping) or "method" not in data:
         raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {told(data)}.')
     name = data["method"]
+    if isinstance(name, str) and name in RETIRED and name not in known:
+        raise ValueError(f"{where}.method {name}: {RETIRED[name]}")
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where}.method {told(name)} is not known; choose one of: {_names(known)}.")
     kind = known[name]

@@ -6,7 +6,6 @@ from accel.caching.calibration import Calibration
 from accel.caching.dbcache import DBCache
 from accel.caching.deepcache import DeepCache
 from accel.caching.dicache import Align, DiCache
-from accel.caching.diffusers_native import DiffusersCache
 from accel.caching.easycache import EasyCache
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.firstblock import FirstBlockCache
@@ -34,7 +33,6 @@ __all__ = [
     "DBCache",
     "DeepCache",
     "DiCache",
-    "DiffusersCache",
     "EasyCache",
     "Extrapolate",
     "FirstBlockCache",

@@ -11,7 +11,6 @@ import torch
 
 from accel import families
 from accel.anatomy import Anatomy, DenoiserAnatomy, submodule
-from accel.caching.diffusers_native import adopted
 from accel.caching.memo import Memo, Memory, held_bytes
 from accel.calls import Call, Outcome, Proceed
 from accel.lever import Composite, Idle, Lever
@@ -44,7 +43,6 @@ class TextKeyValueCache(Method, lever="cache"):
     then: Method | None = part(None, "cache")  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "then", adopted(self.then))
         super().__post_init__()
         if isinstance(self.then, TextKeyValueCache):
             raise ValueError("TextKeyValueCache.then must be another cache: a second of its kind has nothing to do.")

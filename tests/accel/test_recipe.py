@@ -17,7 +17,6 @@ from accel import (
     DBCache,
     DeepCache,
     DiCache,
-    DiffusersCache,
     EasyCache,
     Extrapolate,
     FirstBlockCache,
@@ -54,7 +53,6 @@ METHODS = [
     DeepCache(4, branch=1, warmup=2),
     TextKeyValueCache(),
     TextKeyValueCache(then=SeaCache(0.3)),
-    DiffusersCache("FirstBlockCacheConfig", {"threshold": 0.1}),
     MagCache(0.06, most=2, retention=0.1, ratios=(1.0, 0.98, 0.9), predictor=Extrapolate(0), **GUARDS),
 ]
 
@@ -172,6 +170,10 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "an unknown predictor": (
         json.dumps({"cache": EASY | {"predictor": {"method": "Oracle"}}}),
         "cache.predictor.method 'Oracle' is not known; choose one of: ",
+    ),
+    "a cache of diffusers": (
+        json.dumps({"cache": {"method": "DiffusersCache", "config": "FirstBlockCacheConfig"}}),
+        "cache.method DiffusersCache: diffusers' own caches are no method of accel any more: leave it out here",
     ),
     "a predictor that is a word": (
         json.dumps({"cache": EASY | {"predictor": "LastOutput"}}),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, WanTransformer3DModel
-from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook
 from peft import LoraConfig
 
 import accel
@@ -294,14 +294,6 @@ def test_it_goes_together_with_another_cache(name: str, then: Any) -> None:
 def test_the_other_cache_or_none_is_part_of_the_recipe(method: TextKeyValueCache) -> None:
     recipe = accel.Recipe(cache=method)
     assert accel.Recipe.from_dict(recipe.to_dict()) == recipe
-
-
-def test_the_other_cache_may_be_one_of_diffusers() -> None:
-    method = TextKeyValueCache(FirstBlockCacheConfig(threshold=0.5))
-    assert method.then == accel.DiffusersCache("FirstBlockCacheConfig", {"threshold": 0.5})
-    assert accel.Recipe.from_dict(accel.Recipe(cache=method).to_dict()).cache == method
-    _, report = accelerated(pipeline("wan"), "wan", method)
-    assert report.predicted > 0
 
 
 def test_a_second_text_cache_and_what_is_no_cache_are_refused() -> None:

@@ -42,7 +42,6 @@ from accel.caching import (
     SmoothCache,
     StaticSchedule,
     TeaCache,
-    TextKeyValueCache,
     TGate,
     calibrate,
 )
@@ -127,7 +126,6 @@ __all__ = [
     "Sway",
     "TGate",
     "TeaCache",
-    "TextKeyValueCache",
     "TokenMerging",
     "TopKBlocks",
     "UniPC",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RETIRED = {
     "DiffusersCache": "diffusers' own caches are no method of accel any more: leave it out here, switch it on with "
     "pipe.transformer.enable_cache(...), and attach accel's other levers beside it.",
+    "TextKeyValueCache": "it saved 1-3 % of the time for up to a gigabyte and is gone: take the cache of its 'then', "
+    "or none.",
 }
 """Methods of earlier versions, and what to do now instead."""
 

@@ -20,7 +20,6 @@ from accel.caching.seacache import SeaCache
 from accel.caching.smoothcache import SmoothCache
 from accel.caching.static import OptimalSchedule, StaticSchedule
 from accel.caching.teacache import TeaCache
-from accel.caching.textkeyvalue import TextKeyValueCache
 from accel.caching.tgate import TGate
 
 __all__ = [
@@ -48,6 +47,5 @@ __all__ = [
     "StaticSchedule",
     "TGate",
     "TeaCache",
-    "TextKeyValueCache",
     "calibrate",
 ]

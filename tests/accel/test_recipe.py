@@ -29,7 +29,6 @@ from accel import (
     SmoothCache,
     StaticSchedule,
     TeaCache,
-    TextKeyValueCache,
     TGate,
 )
 from accel.method import Method
@@ -51,8 +50,6 @@ METHODS = [
     AdaCache(codebook=(0.1, 4, 0.2, 2), otherwise=1),
     SmoothCache(0.2, most=2),
     DeepCache(4, branch=1, warmup=2),
-    TextKeyValueCache(),
-    TextKeyValueCache(then=SeaCache(0.3)),
     MagCache(0.06, most=2, retention=0.1, ratios=(1.0, 0.98, 0.9), predictor=Extrapolate(0), **GUARDS),
 ]
 
@@ -174,6 +171,10 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "a cache of diffusers": (
         json.dumps({"cache": {"method": "DiffusersCache", "config": "FirstBlockCacheConfig"}}),
         "cache.method DiffusersCache: diffusers' own caches are no method of accel any more: leave it out here",
+    ),
+    "a cache that is gone": (
+        json.dumps({"cache": {"method": "TextKeyValueCache", "then": EASY}}),
+        "cache.method TextKeyValueCache: it saved 1-3 % of the time for up to a gigabyte and is gone: take the cache",
     ),
     "a predictor that is a word": (
         json.dumps({"cache": EASY | {"predictor": "LastOutput"}}),

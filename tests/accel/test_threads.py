@@ -34,7 +34,6 @@ RECIPES = {
     "boundary": BOUNDARY,
     "probe": PROBE,
     "modules": accel.Recipe(cache=accel.FORA(2, min_steps=1)),
-    "text": accel.Recipe(cache=accel.TextKeyValueCache()),
     "attention": accel.Recipe(attention=accel.Radial()),
     "guidance": accel.Recipe(guidance=accel.GuidanceDelta()),
     "sampler": accel.Recipe(sampler=accel.Euler()),

@@ -21,8 +21,9 @@ RETIRED = {
     "pipe.transformer.enable_cache(...), and attach accel's other levers beside it.",
     "TextKeyValueCache": "it saved 1-3 % of the time for up to a gigabyte and is gone: take the cache of its 'then', "
     "or none.",
+    "SageAttention.emulate": "it was for tests and is gone: leave it out.",
 }
-"""Methods of earlier versions, and what to do now instead."""
+"""Methods and parameters of earlier versions, and what to do now instead."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,10 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     for key, value in data.items():
         if key == "method":
             continue
+        if key not in parameters and f"{name}.{key}" in RETIRED:
+            if not value:  # off, as it was by default: files hold every parameter
+                continue
+            raise ValueError(f"{where}.{key}: {RETIRED[f'{name}.{key}']}")
         if key not in parameters:
             word = key[:80]
             raise ValueError(f"{where}.{word} is not a parameter of {name}; {_suggest(word, list(parameters))}.")

@@ -96,15 +96,8 @@ class Tuner:
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
         outlooks = self._outlooks()
-        self.search = Search(
-            self.goal,
-            outlooks,
-            Surrogate(self.lab.fixed),
-            self._run,
-            len(self.split.shots),
-            self.split.held_out,
-            self.tell,
-        )
+        surrogate, clips = Surrogate(self.lab.fixed), len(self.split.shots)
+        self.search = Search(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
 
     def work(self) -> None:
         """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.

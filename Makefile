@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render transfer hindsight presets tune levers trajectory train train-image judges siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -38,9 +38,6 @@ bench: $(VENV)/installed-bench
 
 tune: $(VENV)/installed
 	$(BIN)/accel tune pocket:video --min-psnr 30 --out out/tune $(TUNE_ARGS)
-
-transfer: $(VENV)/installed
-	$(BIN)/python -m accel.tuning.transfer --out out/transfer $(TRANSFER_ARGS)
 
 hindsight: $(VENV)/installed
 	$(BIN)/python -m accel.tuning.hindsight --out out/hindsight $(HINDSIGHT_ARGS)

@@ -137,7 +137,6 @@ def measure(
     steps: int | None = None,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
-    known: bool | Path = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Bench:
     """Tunes for every goal on some prompts, then compares with everything else on others.
@@ -156,7 +155,7 @@ def measure(
             tuned[label] = tune(
                 pipe, tuning, min_psnr=quality, target_speedup=speed, steps=steps, minutes=minutes,
                 call_arguments=arguments, verify=verify, out=out / f"tuned-{label.replace(' ', '-')}",
-                journal=out / "search", known=known, tell=tell,
+                journal=out / "search", tell=tell,
             )  # fmt: skip
         except NotMet as error:
             not_met[label] = str(error)

@@ -114,28 +114,6 @@ FRAMES_APART = (
 # The part of a U-Net that runs last, though it is made before the middle.
 RUNS_LAST = "up_blocks."
 
-# Modules of a cross-attention that see nothing but the prompt, and those in front of all cross-attentions.
-PROMPT_PROJECTIONS = (
-    "norm_cross",
-    "to_k",
-    "to_v",
-    "to_kv",  # Wan, fused
-    "norm_k",
-    "add_k_proj",
-    "add_v_proj",
-    "to_added_kv",
-    "norm_added_k",
-    "to_k_ip",  # IP-Adapter
-    "to_v_ip",
-)
-PROMPT_EMBEDDERS = (
-    "condition_embedder.text_embedder",  # Wan
-    "condition_embedder.image_embedder",
-    "caption_projection",  # PixArt, LTX, Sana, Latte, Allegro
-    "caption_norm",  # Sana
-    "text_embedder",  # HunyuanDiT
-)
-
 # U-Nets whose blocks are lists of layers with one skip connection each.
 UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetSpatioTemporalConditionModel")
 UNET_BLOCKS = (

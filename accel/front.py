@@ -30,7 +30,7 @@ def accelerate(
     pipe: Any,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     *,
-    cache: Any = KEEP,
+    cache: Method | None = KEEP,
     attention: Method | None = KEEP,
     guidance: Method | None = KEEP,
     sampler: Method | None = KEEP,
@@ -40,7 +40,7 @@ def accelerate(
 
     recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
     The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
-    new recipe. `cache` may also be one of diffusers' own configurations, such as FirstBlockCacheConfig(threshold=0.1).
+    new recipe. Beside a cache of diffusers itself (`pipe.transformer.enable_cache(...)`) take cache=None.
     Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
     with `session.suspended()`.
 

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from accel.lever import Lever
 
 
+RETIRED = {
+    "DiffusersCache": "diffusers' own caches are no method of accel any more: leave it out here, switch it on with "
+    "pipe.transformer.enable_cache(...), and attach accel's other levers beside it.",
+    "TextKeyValueCache": "it saved 1-3 % of the time for up to a gigabyte and is gone: take the cache of its 'then', "
+    "or none.",
+    "SageAttention.emulate": "it was for tests and is gone: leave it out.",
+}
+"""Methods and parameters of earlier versions, and what to do now instead."""
+
+
 @dataclass(frozen=True)
 class Knob:
     """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it."""
@@ -119,6 +129,8 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     if not isinstance(data, Mapping) or "method" not in data:
         raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {told(data)}.')
     name = data["method"]
+    if isinstance(name, str) and name in RETIRED and name not in known:
+        raise ValueError(f"{where}.method {name}: {RETIRED[name]}")
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{where}.method {told(name)} is not known; choose one of: {_names(known)}.")
     kind = known[name]
@@ -127,6 +139,10 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     for key, value in data.items():
         if key == "method":
             continue
+        if key not in parameters and f"{name}.{key}" in RETIRED:
+            if not value:  # off, as it was by default: files hold every parameter
+                continue
+            raise ValueError(f"{where}.{key}: {RETIRED[f'{name}.{key}']}")
         if key not in parameters:
             word = key[:80]
             raise ValueError(f"{where}.{word} is not a parameter of {name}; {_suggest(word, list(parameters))}.")

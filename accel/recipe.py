@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from accel import hub
-from accel.caching.diffusers_native import adopted
 from accel.files import read_json, write_whole
-from accel.method import Method, from_dict
+from accel.method import RETIRED, Method, from_dict
 from accel.plain import told, unfit
 
 SCHEMA = 1
@@ -41,9 +40,10 @@ class Recipe:
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", adopted(self.cache))  # diffusers' configuration objects are welcome too
         for lever in LEVERS:
             method = getattr(self, lever)
+            if type(method).__module__.startswith("diffusers.hooks."):
+                raise TypeError(f"{lever}={type(method).__name__}: {RETIRED['DiffusersCache']}")
             if method is not None and not (isinstance(method, Method) and method.lever == lever):
                 known = ", ".join(Method.registry.get(lever, {})) or "none in this version"
                 hint = "an object, not the class itself; " if isinstance(method, type) else ""

@@ -101,9 +101,7 @@ class Renderer:
                 failures.append(f"{point.label}: {sentence(error)}")
         return pairs, failures
 
-    def tuned(
-        self, settings: Settings, goal: Goal, known: Path, say: Say, cancelled: Callable[[], bool]
-    ) -> tuple[Settings, str]:
+    def tuned(self, settings: Settings, goal: Goal, say: Say, cancelled: Callable[[], bool]) -> tuple[Settings, str]:
         """The settings with the recipe that was searched for, and what there is to say about it.
 
         Where the goal cannot be met it is the recipe that comes nearest. Raises ValueError where there is none.
@@ -129,7 +127,6 @@ class Renderer:
                     steps=settings.steps,
                     minutes=goal.minutes,
                     call_arguments=given,
-                    known=known,
                     tell=tell,
                 )
             except NotMet as error:

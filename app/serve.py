@@ -106,7 +106,7 @@ def serve(
 ) -> None:
     """Opens a studio and serves it until Ctrl-C or SIGTERM. Further arguments as of `launch`.
 
-    out: folder for votes and tunings. folders: where models may be loaded from, besides `model` itself; hub: whether
+    out: folder for votes. folders: where models may be loaded from, besides `model` itself; hub: whether
     from the Hugging Face hub too, without its code: any model where this machine alone is served, else only
     `hub_models`. seconds: most time of a run; voxels: width x height x frames of the largest film. device, dtype: as in
     `accel.loading.load_pipeline`.

@@ -8,14 +8,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from accel import presets
 from accel.app.limits import Limits
 from accel.caching import published
-from accel.caching.diffusers_native import APPLY
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.rendering.jobs import DIGITS, Job, digest
@@ -66,8 +64,8 @@ class Settings:
         if self.guidance is not None:
             limits.check_number("guidance", self.guidance, 0.0, limits.guidance)
         limits.check_voxels(self.width or 1, self.height or 1, self.frames)  # once the model is known, its own sizes
-        for text, loaded in self._texts():
-            (limits.check_name if loaded else limits.check_literal)(text)
+        for name in self._names():
+            limits.check_name(name)
         return self
 
     def sized(self, limits: Limits) -> Settings:
@@ -84,12 +82,12 @@ class Settings:
     @property
     def loaded(self) -> list[str]:
         """What is read to run this: the model, and what the recipe's methods name."""
-        return [self.model, *(text for text, loaded in self._texts() if loaded and text)]
+        return [self.model, *filter(None, self._names())]
 
-    def _texts(self) -> Iterator[tuple[str, bool]]:
-        """All text in the recipe that is not one of our own words, and whether it may name something to load."""
+    def _names(self) -> Iterator[str]:
+        """All text in the recipe's methods that is not one of our own words: what it names may be loaded."""
         for method in self.recipe.methods().values():
-            yield from _texts_of(method)
+            yield from _names_of(method)
 
     @property
     def unaccelerated(self) -> Settings:
@@ -224,36 +222,14 @@ def _check_text(name: str, value: object, most: int) -> None:
         raise ValueError(f"{name} holds a character that is none (NUL or half of a pair).")
 
 
-def _texts_of(method: Method) -> Iterator[tuple[str, bool]]:
-    """Some methods read a folder or a model that their parameter names (a refiner, a second denoiser). Others hand
-    names on to diffusers, inside of larger settings, and it searches with them.
-    """
+def _names_of(method: Method) -> Iterator[str]:
+    """Some methods read a folder or a model that their parameter names (a refiner, a second denoiser)."""
     for parameter in dataclasses.fields(method):
         value = getattr(method, parameter.name)
         if isinstance(value, Method):
-            yield from _texts_of(value)
-        elif isinstance(value, str):
-            if value not in _own_words() and not _choices(parameter):
-                yield value, True
-        else:
-            yield from ((text, False) for text in _texts(value))
-
-
-@cache
-def _own_words() -> frozenset[str]:
-    """Names that methods look up in tables of ours, and never load."""
-    return frozenset({*APPLY, *published.names()})
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All text in plain data, at any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts(tuple(value.items()))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _texts(item)
+            yield from _names_of(value)
+        elif isinstance(value, str) and value not in published.names() and not _choices(parameter):
+            yield value
 
 
 def _choices(parameter: dataclasses.Field[Any]) -> tuple[str, ...]:

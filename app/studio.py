@@ -35,7 +35,7 @@ _PAIRS_OF_USER = 200
 class Studio:
     """Renders pairs of clips, one request at a time, and remembers them. Thread-safe; one for all users of a device.
 
-    out: folder in which votes and tunings are kept; left out, they go with the studio, as the clips do in any case.
+    out: folder in which votes are kept; left out, they go with the studio, as the clips do in any case.
     fps: of the films. dtype and device: as in `accel.loading.load_pipeline`, which `load` replaces.
     Whatever is asked for wrongly, or fails, raises StudioError with one sentence.
     """
@@ -58,8 +58,7 @@ class Studio:
         self._costs = Costs()
         self._renderer = Renderer(self.limits, self._shelf, self._costs, self.clips, fps)
         self._slot = Slot(self.limits.queue, self.limits.queue_of_one)
-        self._kept = Path(out) if out else self.folder
-        self._votes = Votes(self._kept / "votes.jsonl", self.limits.votes_bytes)
+        self._votes = Votes((Path(out) if out else self.folder) / "votes.jsonl", self.limits.votes_bytes)
         self._pairs: Keep[Pair] = Keep(self.limits.history_bytes, attrgetter("nbytes"))
         self._histories: OrderedDict[str, list[str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -145,8 +144,7 @@ class Studio:
         def work(ticket: Ticket) -> None:
             self._renderer.held(wanted.model, ticket.say)
             ticket.limit(60.0 * minutes + self.limits.seconds)
-            known = self._kept / "tunings.jsonl"
-            found, note = self._renderer.tuned(wanted, goal, known, ticket.say, lambda: ticket.cancelled)
+            found, note = self._renderer.tuned(wanted, goal, ticket.say, lambda: ticket.cancelled)
             pair = self._renderer.pair(found, Point("", found), ticket.say, lambda: ticket.cancelled)
             self._remember(pair, ticket.user)
             ticket.say(Update("done", pair=pair, note=note))

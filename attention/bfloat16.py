@@ -13,7 +13,6 @@ from accel.attention.arithmetic import Arithmetic, DenseKernel
 from accel.attention.gather import Gather
 from accel.attention.kernels import Kernel
 from accel.attention.plan import Plan
-from accel.attention.quantised import smoothed
 from accel.method import knob
 
 # Scores of one product: they should stay in the cache until the second. 1 to 2 MiB measured best, 8 lose all gain.
@@ -87,6 +86,11 @@ class Cast:
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         near, keys, values = q.to(self.dtype), k.to(self.dtype), v.to(self.dtype)
         return F.scaled_dot_product_attention(near, keys, values, scale=scale).to(q.dtype)
+
+
+def smoothed(k: torch.Tensor) -> torch.Tensor:
+    """Keys (B, H, L, D) without their mean over the tokens: attention stays the same, and outlier channels go."""
+    return k - k.mean(2, keepdim=True)
 
 
 def products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:

@@ -12,7 +12,6 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.attention.arithmetic import Arithmetic, DenseKernel
-from accel.attention.quantised import Quantised
 from accel.lever import Idle, Lever
 from accel.method import knob
 
@@ -64,7 +63,6 @@ class SageAttention(Arithmetic):
     pictures of 1024 x 1024. Every kernel is tested against dense attention before it is used; see `Trusted`.
     kernel: "auto" is the best for the GPU that passes its test; a name allows only such kernels. "fp4" (Blackwell) is
     the fastest and least exact: add `warmup` and `final`.
-    emulate: computes the same roundings in torch, several times slower, on any device: to judge the quality.
     Memory: the queries and keys in 8 bits for the time of one attention. Heads up to 128 wide. A float32 model's
     activations become bfloat16 on the way. Not for short sequences, nor for CPUs.
     """
@@ -72,18 +70,8 @@ class SageAttention(Arithmetic):
     kernel: str = knob(
         "auto", help="how weights and values are multiplied", choices=("auto", "fp16", "fp8", "fp4", "triton")
     )
-    emulate: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.emulate, bool):
-            raise ValueError(f"SageAttention.emulate must be True or False, not {self.emulate!r}.")
-        if self.emulate and self.kernel == "fp4":
-            raise ValueError('SageAttention(emulate=True) has no fp4: choose "auto" (as fp16), "fp16" or "fp8".')
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[DenseKernel] | str:
-        if self.emulate:
-            return [Quantised(torch.float8_e4m3fn if self.kernel == "fp8" else torch.float16)]
         version = capability(device)
         if version is None:
             return "because SageAttention needs an NVIDIA GPU (LowPrecision is for CPUs)"
@@ -94,12 +82,9 @@ class SageAttention(Arithmetic):
         where = f"compute capability {version[0]}.{version[1]}"
         return found or f'because no SageAttention kernel "{self.kernel}" is installed for {where}'
 
-    def least(self, device: torch.device) -> int:
-        return 0 if self.emulate and self.min_tokens < 0 else super().least(device)
-
     def build(self, anatomy: Anatomy) -> Lever:
         """Idle where no package is installed and nothing else is asked for."""
-        if not self.emulate and self.sparse is None and not any(map(package, ("sageattention", "sageattn3"))):
+        if self.sparse is None and not any(map(package, ("sageattention", "sageattn3"))):
             return Idle(self, f"SageAttention is not installed: {INSTALL}; on a CPU take LowPrecision()")
         return super().build(anatomy)
 

@@ -6,7 +6,6 @@ from accel.caching.calibration import Calibration
 from accel.caching.dbcache import DBCache
 from accel.caching.deepcache import DeepCache
 from accel.caching.dicache import Align, DiCache
-from accel.caching.diffusers_native import DiffusersCache
 from accel.caching.easycache import EasyCache
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.firstblock import FirstBlockCache
@@ -21,7 +20,6 @@ from accel.caching.seacache import SeaCache
 from accel.caching.smoothcache import SmoothCache
 from accel.caching.static import OptimalSchedule, StaticSchedule
 from accel.caching.teacache import TeaCache
-from accel.caching.textkeyvalue import TextKeyValueCache
 from accel.caching.tgate import TGate
 
 __all__ = [
@@ -34,7 +32,6 @@ __all__ = [
     "DBCache",
     "DeepCache",
     "DiCache",
-    "DiffusersCache",
     "EasyCache",
     "Extrapolate",
     "FirstBlockCache",
@@ -50,6 +47,5 @@ __all__ = [
     "StaticSchedule",
     "TGate",
     "TeaCache",
-    "TextKeyValueCache",
     "calibrate",
 ]

@@ -16,7 +16,7 @@ def add_app(commands: Any) -> None:
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network (this machine only)")
     command.add_argument("--share", action="store_true", help="open it to everybody through gradio's relay")
     command.add_argument("--open", action="store_true", help="open a browser")
-    command.add_argument("--out", type=Path, help="folder to keep votes and tunings in (none: gone at the end)")
+    command.add_argument("--out", type=Path, help="folder to keep votes in (none: gone at the end)")
     command.add_argument(
         "--allow", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders that models may be loaded from"
     )

@@ -40,8 +40,6 @@ def add_tune(commands: Any) -> None:
         "--levers", nargs="+", default=["cache", "attention", "guidance", "sampler"], help="those to choose from (all)"
     )
     command.add_argument("--generic", action="store_true", help="only methods without constants of this model")
-    command.add_argument("--known", type=Path, help="file of earlier tunings to begin with and to add to (your own)")
-    command.add_argument("--no-known", action="store_true", help="begin without earlier tunings, and remember nothing")
     command.add_argument("--out", type=Path, default=Path("out/tune"), help="folder for the results (out/tune)")
     add_call(command, steps=None)
     add_machine(command)
@@ -93,7 +91,7 @@ def tune_model(options: argparse.Namespace) -> int:
                 target_speedup=options.target_speedup, coverage=options.coverage, held_out=held_out, seed=options.seed,
                 steps=options.steps, minutes=options.minutes, levers=options.levers, generic=options.generic,
                 call_arguments=call_arguments(options), verify=verifier(options.model), out=options.out,
-                known=options.known or not options.no_known, tell=status.update,
+                tell=status.update,
             )  # fmt: skip
         except NotMet as error:
             show(f"accel: {error}", file=sys.stderr)

@@ -10,19 +10,43 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.files import write_whole
 from accel.loading import load_pipeline
 from accel.tuning.front import NotMet, tune
-from accel.tuning.transfer import PROMPTS, SETTINGS, Setting
 
 # PSNR that each preset promises, and what is added to it before tuning.
 PROMISES = {"lossless": 40.0, "balanced": 30.0, "fast": 24.0}
 RESERVE = 10.0
+PROMPTS = 24
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and how it is called."""
+
+    label: str
+    model: str
+    steps: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The label as the name of a file."""
+        return self.label.replace(", ", "-").replace(" ", "-")
+
+
+SETTINGS = (
+    Setting("video, 50 steps", "pocket:video", 50),
+    Setting("video, 28 steps", "pocket:video", 28),
+    Setting("video, guidance 3", "pocket:video", 50, {"guidance_scale": 3.0}),
+    Setting("image, 50 steps", "pocket:image", 50),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ def measure(settings: Sequence[Setting], out: Path, minutes: float) -> list[Deri
                 recipe = tune(
                     pipe, pocket.prompts(PROMPTS, seed=17), min_psnr=promise + RESERVE, steps=setting.steps,
                     minutes=minutes, levers=("cache",), generic=True, call_arguments=setting.arguments,
-                    journal=out / setting.slug, known=False,
+                    journal=out / setting.slug,
                 )  # fmt: skip
             except NotMet as error:
                 print(f"{preset} on {setting.label}: {error}", flush=True)

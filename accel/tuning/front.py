@@ -57,8 +57,8 @@ def tune(
     verify: Verifier | None = None,
     out: str | os.PathLike[str] | None = None,
     journal: str | os.PathLike[str] | None = None,
-    known: str | os.PathLike[str] | bool = True,
     tell: Callable[[str], None] | None = None,
+    known: object = None,
 ) -> Recipe:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
@@ -82,9 +82,8 @@ def tune(
         out: folder for recipe.json, evidence.html, the films, and the journal with which the same call, repeated, goes
             on where it was interrupted. Without it nothing is kept.
         journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
-        known: the file of earlier tunings that say where to begin, and that this one is added to; True: the user's own
-            and the ones that are shipped, False: none.
         tell: called with a line of progress now and then.
+        known: must be left out; earlier versions began with what earlier tunings had found.
 
     Raises NotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for bad
     arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises Interrupted
@@ -92,13 +91,13 @@ def tune(
     """
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage)
     shots = split(prompts, held_out, seed)
-    _check(pipe, minutes, levers)
+    _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(journal or out or scratch)
         tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None))
         try:
             with quiet(pipe):
-                tuner.prepare(levers, generic, known, 60.0 * minutes)
+                tuner.prepare(levers, generic, 60.0 * minutes)
                 tuner.work()
         except KeyboardInterrupt:
             if tuner.verified is None:
@@ -108,14 +107,17 @@ def tune(
             raise NotMet("There was no time to measure a single candidate; give more minutes.", None)
         if out is not None and tuner.comparison is not None:
             evidence.save(recipe, tuner.comparison, Path(out))
-        tuner.remember(known)
     if not recipe.evidence["met"]:
         raise NotMet(_apology(goal, recipe), recipe)
     return recipe
 
 
-def _check(pipe: Any, minutes: float, levers: Sequence[str]) -> None:
+def _check(pipe: Any, minutes: float, levers: Sequence[str], known: object) -> None:
     components_of(pipe)
+    if known is not None:
+        raise TypeError(
+            "tune has no known= any more, as beginning with earlier tunings gave slower recipes: leave it out."
+        )
     if not accepts(pipe, "prompt"):
         raise TypeError(f"tune needs a pipeline that takes a prompt; {type(pipe).__name__} does not.")
     if not isinstance(minutes, (int, float)) or not 0.0 < minutes < math.inf:

@@ -164,7 +164,7 @@ def main() -> None:
     tuning, journal = pocket.prompts(options.tuning), options.out / "search"
     tuned = tune(
         pipe, tuning, min_psnr=options.quality, steps=options.steps, minutes=options.minutes, journal=journal,
-        call_arguments=arguments, known=False, tell=tell,
+        call_arguments=arguments, tell=tell,
     )  # fmt: skip
     foresight = Foresight.load(journal, inspect(pipe))
     if foresight is None:

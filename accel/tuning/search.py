@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import fmean
 from typing import Protocol
@@ -67,13 +67,9 @@ class Search:
         """Leaves out the candidates of such structures from now on."""
         self.outlooks = {c: outlook for c, outlook in self.outlooks.items() if not unwanted(c.structure)}
 
-    def start(self, first: Sequence[Candidate] = ()) -> None:
-        """Successive halving of the most promising structures: all on one clip, the better half on the next ones.
-
-        first: candidates that did well elsewhere. They take the place of the exploration.
-        """
-        batch = [c for c in first if c in self.outlooks][:FIRST] or self._diverse(FIRST)
-        shot = 0
+    def start(self) -> None:
+        """Successive halving of the most promising structures: all on one clip, the better half on the next ones."""
+        batch, shot = self._diverse(FIRST), 0
         while batch and shot < self.shots:
             for candidate in batch:
                 self.measure(candidate, shot)

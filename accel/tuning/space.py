@@ -12,7 +12,7 @@ from accel.attention import LowPrecision, WindowResidual
 from accel.caching import Calibration, EasyCache, OptimalSchedule, SeaCache
 from accel.caching.method import CacheMethod
 from accel.lever import Idle
-from accel.method import Method, from_dict
+from accel.method import Method
 from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector, UniPC
 
@@ -72,17 +72,6 @@ class Candidate:
 
     structure: Structure
     compute: float = 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        others = {lever: method.to_dict() for lever, method in self.structure.others().items()}
-        return {"cache": self.structure.cache, "compute": self.compute, **others}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
-        """Raises ValueError, KeyError or TypeError for what no version of this class has written."""
-        levers = ("guidance", "sampler", "attention")
-        others: dict[str, Any] = {lever: from_dict(lever, data[lever], lever) for lever in levers if lever in data}
-        return cls(Structure(str(data["cache"]), **others), float(data["compute"]))
 
     def __str__(self) -> str:
         return f"{self.structure}" + (f" at {self.compute:.2f}" if self.structure.cache else "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,20 +60,17 @@ class Surrogate:
     """Errors of levers add up: error = sum of factor x simulated error, times what is this structure's and this
     prompt's own. Time is fixed + evaluations, times a factor for each method.
 
-    Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `priors`: by a name of
-    `Structure.names`, or by the lever alone; `speeds` are factors on time to start from. What was learned is in
-    `factors` and `times`. fixed: share of the unaccelerated time that is not denoising.
+    Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `FACTORS`.
+    fixed: share of the unaccelerated time that is not denoising.
     """
 
     fixed: float
-    priors: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(FACTORS))
-    speeds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.factors: dict[str, tuple[float, float]] = {}
         self._structures: dict[str, tuple[float, float]] = {}
         self.clips: dict[int, float] = {}  # by how many dB each clip seen is better than the mean
-        self.times: dict[str, float] = dict(self.speeds)
+        self.times: dict[str, float] = {}
         self.scatter = PROMPT_SPREAD
 
     def fit(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
@@ -99,16 +96,13 @@ class Surrogate:
         )
 
     def _factor(self, name: str) -> tuple[float, float]:
-        return self.factors.get(name) or self._prior(name)
-
-    def _prior(self, name: str) -> tuple[float, float]:
-        return self.priors.get(name) or self.priors.get(name.split(" ")[0]) or FACTORS[name.split(" ")[0]]
+        return self.factors.get(name) or FACTORS[_lever(name)]
 
     def _fit_errors(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
         names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
         structures = sorted({str(run.candidate.structure) for run, _ in seen})
         clips = sorted({run.clip for run, _ in seen})
-        priors = [self._prior(name) for name in names]
+        priors = [FACTORS[_lever(name)] for name in names]
         means = np.array([mean for mean, _ in priors] + [0.0] * (len(structures) + len(clips)))
         spreads = np.array(
             [spread for _, spread in priors] + [STRUCTURE_SPREAD] * len(structures) + [PROMPT_SPREAD] * len(clips)
@@ -143,14 +137,18 @@ class Surrogate:
                 rows[row, names.index(name)] = 1.0
             expected = (1.0 - self.fixed) * run.evaluations
             wanted[row] = math.log(max(run.time - self.fixed, 1e-3) / max(expected, 1e-6))
-        start = np.array([self.speeds.get(name, 0.0) for name in names])
         ridge = np.eye(len(names)) * (0.1 / SPEED_SPREAD) ** 2
-        change = np.linalg.solve(rows.T @ rows + ridge, rows.T @ (wanted - rows @ start))
-        self.times = dict(self.speeds) | dict(zip(names, (start + change).tolist(), strict=True))
+        found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted)
+        self.times = dict(zip(names, found.tolist(), strict=True))
 
 
 def _error(outlook: Outlook, name: str) -> float:
-    return outlook.errors.get(name.split(" ")[0], 0.0)
+    return outlook.errors.get(_lever(name), 0.0)
+
+
+def _lever(name: str) -> str:
+    """Of a name of `Structure.names`."""
+    return name.split(" ")[0]
 
 
 def _most_probable(design: Sequence[Any], means: Array, spreads: Array) -> tuple[Array, Array, Array]:

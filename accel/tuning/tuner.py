@@ -1,9 +1,8 @@
-"""One tuning from beginning to end: record, simulate, search, verify, remember."""
+"""One tuning from beginning to end: record, simulate, search, verify."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from accel.metrics import to_frames
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
 from accel.results import Comparison
-from accel.tuning import evidence, history
+from accel.tuning import evidence
 from accel.tuning.foresight import Foresight, Outlook
 from accel.tuning.goal import Goal
 from accel.tuning.lab import Lab
@@ -71,9 +70,7 @@ class Tuner:
         self._started = time.monotonic()
         self._checks = 0
 
-    def prepare(
-        self, levers: Sequence[str], generic: bool, known: str | os.PathLike[str] | bool, seconds: float
-    ) -> None:
+    def prepare(self, levers: Sequence[str], generic: bool, seconds: float) -> None:
         """Unaccelerated runs, the space of candidates, and what is expected of each. With little time the winner is
         judged on fewer clips."""
         self._deadline = self._started + seconds
@@ -99,12 +96,8 @@ class Tuner:
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
         outlooks = self._outlooks()
-        self.features = self._features()
-        self.advice = history.advice(_earlier(known), self.features, self._limit(), self.goal.speedup)
-        surrogate = Surrogate(self.lab.fixed, self.advice.priors, self.advice.times)
-        self.search = Search(
-            self.goal, outlooks, surrogate, self._run, len(self.split.shots), self.split.held_out, self.tell
-        )
+        surrogate, clips = Surrogate(self.lab.fixed), len(self.split.shots)
+        self.search = Search(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
 
     def work(self) -> None:
         """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.
@@ -113,7 +106,7 @@ class Tuner:
         something to return.
         """
         with _until_exhausted():
-            self.search.start([self._reachable(candidate) for candidate in self.advice.first])
+            self.search.start()
             first = self.search.best(first=True)
             if first is not None and self._verification() < EARLY * self._left() and self._judge(first):
                 self._confirm(first)
@@ -135,18 +128,6 @@ class Tuner:
             recipe, self.comparison = self._nearest
             return recipe
         return self.verified
-
-    def remember(self, known: str | os.PathLike[str] | bool) -> None:
-        """Adds a tuning that met its goal to the file of earlier ones."""
-        if self.verified is None or self.confirmed is None or known is False:
-            return
-        learned = self.search.surrogate
-        tuning = history.Tuning(
-            self.features, self._limit(), self.goal.speedup, self.confirmed.to_dict(),
-            self.verified.evidence["quality"]["psnr"]["mean"], self.verified.evidence["speedup"],
-            learned.factors, learned.times, self._name(), len(self.lab.asked),
-        )  # fmt: skip
-        history.remember(history.own_file() if known is True else Path(known), tuning)
 
     def _foresight(self) -> Foresight:
         """Recorded on the first prompts, or read from the folder."""
@@ -282,7 +263,6 @@ class Tuner:
             "asked": len(self.lab.asked),
             "verifications": self._checks,
             "minutes": (time.monotonic() - self._started) / 60.0,
-            "advised": list(self.advice.models),
             "left_out": dict(self.space.left_out),
         }
         proof = evidence.evidence_of(self.goal, comparison, met, str(candidate), trials, self.model, search)
@@ -308,23 +288,6 @@ class Tuner:
             default=None,
         )
 
-    def _reachable(self, candidate: Candidate) -> Candidate:
-        """The candidate with its dial on the nearest setting that was simulated here."""
-        alike = [c for c in self.search.outlooks if c.structure == candidate.structure]
-        return min(alike, key=lambda c: abs(c.compute - candidate.compute), default=candidate)
-
-    def _features(self) -> dict[str, float]:
-        frames = len(self.lab.reference(0))
-        guidance = self.foresight.calibration.key.guidance or 1.0
-        return history.features_of(self.anatomy, self.foresight, self.steps, guidance, frames)
-
-    def _limit(self) -> float | None:
-        return next((bound.limit for bound in self.goal.bounds if bound.name == "psnr"), None)
-
-    def _name(self) -> str:
-        """The last part of where the model came from: folders of this machine are nobody's business."""
-        return Path(self.anatomy.repository or self.anatomy.pipeline).name
-
     def _plain_arguments(self) -> dict[str, Any]:
         """For the calibration's own record of what it belongs to."""
         return {**self.given, "num_inference_steps": self.steps}
@@ -346,11 +309,3 @@ def _until_exhausted() -> Iterator[None]:
         yield
     except Exhausted:
         return
-
-
-def _earlier(known: str | os.PathLike[str] | bool) -> list[history.Tuning]:
-    if known is False:
-        return []
-    if known is True:
-        return history.load(history.shipped_file(), history.own_file())
-    return history.load(Path(known))

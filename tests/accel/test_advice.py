@@ -12,7 +12,6 @@ import pytest
 
 from accel import EasyCache
 from accel.anatomy import Anatomy, inspect
-from accel.caching.diffusers_native import APPLY, DiffusersCache
 from accel.lever import Idle
 from accel.method import Method
 from accel.recipe import LEVERS
@@ -64,7 +63,6 @@ def methods() -> list[Method]:
             except (TypeError, ValueError):  # a calibration, a bank or a file belongs to it
                 continue
     found += [DiffusersScheduler(scheduler=name) for name in SCHEDULERS]
-    found += [DiffusersCache(name) for name in APPLY if _made(lambda name=name: DiffusersCache(name))]
     return found + [Euler(sigmas=kind()) for kind in Method.registry["sigmas"].values() if _made(kind)]
 
 

@@ -13,7 +13,6 @@ import accel
 from accel.caching import Calibration
 from accel.files import last_name, lines_of, opened, read_json, replacing, write_whole
 from accel.recipe import MOST_BYTES, MOST_VALUES
-from accel.tuning import history
 
 
 def test_what_fails_on_the_way_changes_nothing(tmp_path: Path) -> None:
@@ -115,24 +114,7 @@ def test_recipes_have_a_size(tmp_path: Path) -> None:
         assert len(str(found.value)) < 500
 
 
-def test_tunings_of_others_are_passed_over_where_they_are_odd(tmp_path: Path) -> None:
-    good = history.shipped_file().read_text().splitlines()
-    first = json.loads(good[0])
-    odd = [
-        first | {"errors": {"a": [1]}},
-        first | {"errors": [1]},
-        first | {"features": {"flow": "x"}},
-        first | {"features": 3},
-        first | {"psnr": None},
-        first | {"model": ["x"]},
-        first | {"winner": []},
-        first | {"times": {"a": float("nan")}},
-        [1],
-        first | {"more": 1},
-    ]
-    lines = [*map(json.dumps, odd), "[" * 100_000, "1" * 5000, "torn", *good]
-    (tmp_path / "history.jsonl").write_text("\n".join(lines))
-    assert history.load(tmp_path / "history.jsonl", tmp_path / "missing") == history.load(history.shipped_file())
+def test_a_folder_has_no_lines(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         lines_of(tmp_path)
 

@@ -20,7 +20,6 @@ from accelerate import cpu_offload
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import (
     DiffusionPipeline,
-    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FluxImg2ImgPipeline,
     FluxPipeline,
@@ -418,24 +417,6 @@ def test_group_offloading_after_accelerating() -> None:
         )
         assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
         assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
-    assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
-    assert traces(pipe) == []
-
-
-@pytest.mark.parametrize("ours_first", [True, False])
-@pytest.mark.parametrize("ours_off_first", [True, False])
-def test_diffusers_first_block_cache_beside_ours(ours_first: bool, ours_off_first: bool) -> None:
-    """With a threshold of zero it computes everything, so the output is ours alone."""
-    pipe = TINY["wan"].build()
-    steps = [lambda: pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))]
-    steps.insert(0 if ours_first else 1, lambda: accel.accelerate(pipe, RECIPE))
-    for step in steps:
-        step()
-    assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
-    steps = [pipe.transformer.disable_cache]
-    steps.insert(0 if ours_off_first else 1, lambda: accel.restore(pipe))
-    for step in steps:
-        step()
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
     assert traces(pipe) == []
 

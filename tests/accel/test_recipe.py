@@ -17,7 +17,6 @@ from accel import (
     DBCache,
     DeepCache,
     DiCache,
-    DiffusersCache,
     EasyCache,
     Extrapolate,
     FirstBlockCache,
@@ -30,7 +29,6 @@ from accel import (
     SmoothCache,
     StaticSchedule,
     TeaCache,
-    TextKeyValueCache,
     TGate,
 )
 from accel.method import Method
@@ -52,9 +50,6 @@ METHODS = [
     AdaCache(codebook=(0.1, 4, 0.2, 2), otherwise=1),
     SmoothCache(0.2, most=2),
     DeepCache(4, branch=1, warmup=2),
-    TextKeyValueCache(),
-    TextKeyValueCache(then=SeaCache(0.3)),
-    DiffusersCache("FirstBlockCacheConfig", {"threshold": 0.1}),
     MagCache(0.06, most=2, retention=0.1, ratios=(1.0, 0.98, 0.9), predictor=Extrapolate(0), **GUARDS),
 ]
 
@@ -172,6 +167,14 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "an unknown predictor": (
         json.dumps({"cache": EASY | {"predictor": {"method": "Oracle"}}}),
         "cache.predictor.method 'Oracle' is not known; choose one of: ",
+    ),
+    "a cache of diffusers": (
+        json.dumps({"cache": {"method": "DiffusersCache", "config": "FirstBlockCacheConfig"}}),
+        "cache.method DiffusersCache: diffusers' own caches are no method of accel any more: leave it out here",
+    ),
+    "a cache that is gone": (
+        json.dumps({"cache": {"method": "TextKeyValueCache", "then": EASY}}),
+        "cache.method TextKeyValueCache: it saved 1-3 % of the time for up to a gigabyte and is gone: take the cache",
     ),
     "a predictor that is a word": (
         json.dumps({"cache": EASY | {"predictor": "LastOutput"}}),

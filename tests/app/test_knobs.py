@@ -83,7 +83,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("EasyCache", {"threshold": -1}, r"EasyCache.threshold must be a number from 0"),
     ("EasyCache", {"predictor": "Euler"}, "EasyCache.predictor must be one of LastOutput"),
     ("FixedInterval", {"interval": 2.5}, "FixedInterval.interval must be a whole number"),
-    ("DiffusersCache", {"config": 7}, "DiffusersCache.config must be text"),
+    ("TeaCache", {"model": 7}, "TeaCache.model must be text"),
 ]
 
 

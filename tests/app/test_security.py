@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,8 @@ pytest.importorskip("gradio", reason="the app needs gradio")
 from accel.app.gatekeeper import Names
 from accel.app.limits import Limits
 from accel.app.settings import Settings
+from accel.method import Method
+from accel.recipe import LEVERS
 from tests.app.raw import Raw, Refusal
 from tests.app.served import Served
 
@@ -251,34 +254,26 @@ def test_manifests_leave_one_file_however_often_they_are_asked_for(served: Serve
 PATTERN = "(a+)+$"
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {
-            "cache": {
-                "method": "DiffusersCache",
-                "config": "PyramidAttentionBroadcastConfig",
-                "settings": {"spatial_attention_block_identifiers": [PATTERN]},
-            }
-        },
-        {
-            "cache": {
-                "method": "DiffusersCache",
-                "config": "TaylorSeerCacheConfig",
-                "settings": {"cache_identifiers": [["x", PATTERN]]},
-            }
-        },
-        {"sampler": {"method": "ModelSwitch", "model": PATTERN}},
-    ],
-)
-def test_patterns_are_no_names(raw: Raw, recipe: dict[str, Any]) -> None:
+def test_patterns_are_no_names(raw: Raw) -> None:
+    recipe = {"sampler": {"method": "ModelSwitch", "model": PATTERN}}
     assert "is no name" in raw.call("cost", SMALL | {"recipe": recipe})
 
 
-def test_diffusers_settings_that_are_names_are_taken(raw: Raw) -> None:
-    names = {"spatial_attention_block_identifiers": ["blocks.0", "transformer_blocks"]}
-    recipe = {"method": "DiffusersCache", "config": "PyramidAttentionBroadcastConfig", "settings": names}
-    assert raw.call("cost", SMALL | {"recipe": {"cache": recipe}})["source"] == "estimated"
+@pytest.mark.parametrize("value", [PATTERN, [PATTERN], [[PATTERN, PATTERN]], {PATTERN: PATTERN}], ids=str)
+def test_no_parameter_of_any_method_takes_a_pattern(value: Any) -> None:
+    """What is text is checked as a name, and nothing else that a visitor sends reaches a method as text."""
+    kinds = [kind for lever in LEVERS for kind in Method.registry.get(lever, {}).values()]
+    for kind in kinds:
+        for parameter in dataclasses.fields(kind):
+            recipe = {kind.lever: {"method": kind.__name__, parameter.name: value}}
+            with pytest.raises(ValueError):
+                Settings.from_dict(SMALL | {"recipe": recipe}).checked(Limits(hub=False))
+
+
+def test_patterns_that_diffusers_would_search_with_are_refused(raw: Raw) -> None:
+    settings = {"spatial_attention_block_identifiers": [PATTERN]}
+    recipe = {"method": "DiffusersCache", "config": "PyramidAttentionBroadcastConfig", "settings": settings}
+    assert "no method of accel any more" in raw.call("cost", SMALL | {"recipe": {"cache": recipe}})
 
 
 @pytest.mark.parametrize("name", ["gpt2", "someone/something"])

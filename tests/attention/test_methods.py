@@ -12,7 +12,6 @@ from accel.attention import (
     HiDiffusion,
     LowPrecision,
     Radial,
-    SageAttention,
     SlidingTile,
     SparseVideoGen,
     TokenMerging,
@@ -21,6 +20,7 @@ from accel.attention import (
 )
 from accel.method import Method
 from tests.accel.witness import pipeline, plain
+from tests.attention.quantised import Emulated
 from tests.tiny import TINY, run
 
 NOW: dict[str, Any] = {"warmup": 0.0, "dense_layers": 0, "min_tokens": 0}
@@ -31,7 +31,7 @@ METHODS: dict[str, Method] = {
     "top blocks": TopKBlocks(0.5, block=4, **NOW),
     "window and residual": WindowResidual(SlidingTile(0.3), refresh=2, **NOW),
     "fewer bits": LowPrecision(min_tokens=0),
-    "emulated": SageAttention(emulate=True, min_tokens=0),
+    "emulated": Emulated(),
     "merged tokens": TokenMerging(**NOW),
     "windows": HiDiffusion(**NOW),
 }

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from accel.attention import bfloat16
-from accel.attention.bfloat16 import Cast, GatheredProducts, LowPrecision, Products, products
+from accel.attention.bfloat16 import Cast, GatheredProducts, LowPrecision, Products, products, smoothed
 from accel.attention.layout import TokenLayout
-from accel.attention.quantised import Quantised, int8_blocks, smoothed
 from accel.attention.sliding_tile import tile_plan
+from tests.attention.quantised import Quantised, int8_blocks
 
 FLOAT8 = torch.float8_e4m3fn
 

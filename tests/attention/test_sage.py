@@ -17,16 +17,16 @@ import accel
 from accel.attention import bfloat16, sage, worth
 from accel.attention.arithmetic import Arithmetic, Trusted, random_fault
 from accel.attention.interception import Attention
-from accel.attention.quantised import Quantised
 from accel.attention.sage import VARIANTS, Sage, Variant
 from tests.accel.residue import of_denoisers, traces
 from tests.accel.witness import pipeline, plain, twin
 from tests.attention.asked import ask, random
+from tests.attention.quantised import Emulated, Quantised
 from tests.caching.toy import ToyPipeline
 from tests.tiny import TINY, run
 
 LAYOUT = accel.attention.TokenLayout(1, 10, 10)
-EMULATED = accel.SageAttention(emulate=True)
+EMULATED = Emulated()
 Kernel = Callable[..., torch.Tensor]
 
 VERSION_2 = (
@@ -287,9 +287,9 @@ def test_emulation_is_near_the_plain_pipeline(name: str) -> None:
 
 def test_spared_steps_and_layers_are_the_models_own_to_the_bit() -> None:
     for options in ({"warmup": 1.0}, {"final": 1.0}, {"dense_layers": 3}, {"final_layers": 3}):
-        output, report = accelerated("wan", accel.SageAttention(emulate=True, **options), steps=4)
+        output, report = accelerated("wan", Emulated(**options), steps=4)
         assert torch.equal(output, plain("wan", steps=4)) and not report.engaged
-    method = accel.SageAttention(emulate=True, warmup=0.3, final=0.25, dense_layers=1, final_layers=1)
+    method = Emulated(warmup=0.3, final=0.25, dense_layers=1, final_layers=1)
     _, report = accelerated("wan", method, steps=4)
     # Of 4 steps in 2 streams and 3 layers: 1.2 steps are two, then one step with its second layer, and the last.
     assert report.reason == (
@@ -325,7 +325,7 @@ def test_without_package_or_gpu_nothing_changes(install: Any) -> None:
 def test_a_sparse_method_beside_it() -> None:
     """What it plans is computed by the plan, what it leaves dense in fewer bits."""
     sparse = accel.SlidingTile(tile=(1, 4, 4), window=(1, 1, 1), warmup=0.5, dense_layers=0, min_tokens=0)
-    output, report = accelerated("wan", accel.SageAttention(emulate=True, sparse=sparse), steps=4)
+    output, report = accelerated("wan", Emulated(sparse=sparse), steps=4)
     assert report.reason.startswith(
         "12 of 24 self-attentions sparse, computing 33% of their query-key pairs (kernel gather), 12 dense in fewer"
         " bits (kernel slow emulation of int8 and float16); "
@@ -394,21 +394,32 @@ def test_a_model_without_known_self_attention_is_left_alone() -> None:
 
 def test_recipes_survive_json() -> None:
     for method in (
-        accel.SageAttention("fp8", emulate=True, warmup=0.1, final=0.05, dense_layers=1, final_layers=2),
+        accel.SageAttention("fp8", warmup=0.1, final=0.05, dense_layers=1, final_layers=2),
         accel.LowPrecision("float16", sparse=accel.TopKBlocks(0.4), min_tokens=7),
     ):
         recipe = accel.Recipe(attention=method)
         assert accel.Recipe.from_dict(recipe.to_dict()) == recipe
 
 
+def test_a_recipe_of_an_earlier_version_is_read_unless_it_emulates() -> None:
+    of_then = accel.SageAttention().to_dict()
+    assert accel.Recipe.from_dict({"attention": of_then | {"emulate": False}}).attention == accel.SageAttention()
+    with pytest.raises(ValueError, match=r"^attention\.emulate: it was for tests and is gone: leave it out\.$"):
+        accel.Recipe.from_dict({"attention": of_then | {"emulate": True}})
+
+
 def test_bad_parameters_say_what_is_right() -> None:
     for wrong, sentence in (
         (lambda: accel.SageAttention("fp5"), "SageAttention.kernel must be one of auto, fp16, fp8, fp4, triton"),
-        (lambda: accel.SageAttention("fp4", emulate=True), "has no fp4: choose"),
-        (lambda: accel.SageAttention(emulate=1), "SageAttention.emulate must be True or False, not 1"),
         (lambda: accel.LowPrecision("int8"), "LowPrecision.dtype must be one of bfloat16, float16"),
-        (lambda: accel.LowPrecision(sparse=EMULATED), "LowPrecision.sparse must be a method that only selects keys"),
-        (lambda: accel.WindowResidual(EMULATED), "must be a method that only selects keys, not SageAttention"),
+        (
+            lambda: accel.LowPrecision(sparse=accel.SageAttention()),
+            "LowPrecision.sparse must be a method that only selects keys",
+        ),
+        (
+            lambda: accel.WindowResidual(accel.SageAttention()),
+            "must be a method that only selects keys, not SageAttention",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             wrong()

@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, WanPipeline
 
 import accel
-from accel.caching import FORA, Extrapolate, FixedInterval, TextKeyValueCache
+from accel.caching import FORA, Extrapolate, FixedInterval
 from accel.samplers import AdaptiveGuidance, Euler, PseudoCorrector, ReDi, SchedulerSolver, TrajectoryBank
 from accel.samplers.coordinates import time_of
 from tests.accel.residue import raising_in_call, traces
@@ -255,13 +255,12 @@ def test_steps_that_the_bank_does_not_keep_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["wan", "sdxl"])
-@pytest.mark.parametrize("lever", ["cache", "modules", "text", "guidance"])
+@pytest.mark.parametrize("lever", ["cache", "modules", "guidance"])
 def test_other_levers_start_anew_after_the_jump(name: str, lever: str) -> None:
     """From one landing state the rest of the run is the same, however long it was before: nothing of that is left."""
     levers: dict[str, dict[str, Any]] = {
         "cache": {"cache": FixedInterval(2, predictor=Extrapolate(1), warmup=1, final=1, min_steps=1)},
         "modules": {"cache": FORA(3)},
-        "text": {"cache": TextKeyValueCache(then=FixedInterval(3, warmup=1, min_steps=1))},
         "guidance": {"guidance_method": AdaptiveGuidance(-1.0, start=0.0)},
     }
     own = TrajectoryBank.build(pipeline(name), [asked(name, 0)], steps=16, key=(3, 4, 6), landing=9, seed=SEED)

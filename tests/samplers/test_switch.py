@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, WanPipeline
 
 import accel
-from accel.caching import FORA, DeepCache, EasyCache, Extrapolate, FirstBlockCache, FixedInterval, TextKeyValueCache
+from accel.caching import FORA, DeepCache, EasyCache, Extrapolate, FirstBlockCache, FixedInterval
 from accel.samplers import AdaptiveGuidance, Euler, GuidanceInterval, ModelSwitch, PseudoCorrector
 from tests.accel.residue import raising_in_call, snapshot, traces
 from tests.accel.witness import denoisers, pipeline, plain
@@ -30,7 +30,6 @@ LEVERS: dict[str, dict[str, Any]] = {
     "easy": {"cache": EasyCache(0.5, **GUARDS)},
     "first block": {"cache": FirstBlockCache(0.5, **GUARDS)},
     "modules": {"cache": FORA(2)},
-    "text": {"cache": TextKeyValueCache(then=FixedInterval(2, **GUARDS))},
     "guidance": {"guidance": AdaptiveGuidance(-1.0, start=0.0, rest="conditional")},
     "guidance and cache": {
         "guidance": AdaptiveGuidance(-1.0, start=0.0, rest="conditional"),
@@ -86,9 +85,7 @@ def test_two_copies_of_one_network_are_that_network(name: str, side: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["wan", "sdxl", "ltx"])
-@pytest.mark.parametrize(
-    "cache", [None, FORA(2), FixedInterval(2, **GUARDS), TextKeyValueCache(), DeepCache(2)], ids=str
-)
+@pytest.mark.parametrize("cache", [None, FORA(2), FixedInterval(2, **GUARDS), DeepCache(2)], ids=str)
 def test_at_the_ends_there_is_one_model_alone_with_every_cache(name: str, cache: Any) -> None:
     """Everything from the other model: as if the pipeline had it. Nothing: as if there were no switch."""
     pipe, own = TINY[name].build(), pipeline(name)

@@ -10,7 +10,7 @@ import pytest
 from accel.cli import main
 from accel.recipe import Recipe
 
-SHORT = ["--steps", "12", "--frames", "1", "--prompts", "6", "--levers", "cache", "--no-known", "--minutes", "2"]
+SHORT = ["--steps", "12", "--frames", "1", "--prompts", "6", "--levers", "cache", "--minutes", "2"]
 
 
 def tune(out: Path, *goal: str) -> int:

@@ -60,8 +60,8 @@ class Truth:
         return Found({"psnr": self.psnr(candidate, shot)}, outlook.evaluations * noise, outlook.computed)
 
 
-def raced(goal: Goal, truth: Truth, **learned: dict[str, tuple[float, float]]) -> tuple[Search, Candidate | None]:
-    search = Search(goal, truth.about, Surrogate(0.0, **learned), truth, SHOTS, held_out=8)
+def raced(goal: Goal, truth: Truth) -> tuple[Search, Candidate | None]:
+    search = Search(goal, truth.about, Surrogate(0.0), truth, SHOTS, held_out=8)
     search.start()
     return search, search.best()
 
@@ -97,24 +97,6 @@ def test_what_no_candidate_can_keep_is_not_promised() -> None:
     truth = Truth(outlooks())
     _, best = raced(at_least(99.0), truth)
     assert best is None
-
-
-def test_what_is_known_of_similar_models_saves_runs() -> None:
-    cold, warm = Truth(outlooks()), Truth(outlooks())
-    _, found = raced(at_least(30.0), cold)
-    priors = {
-        "cache planned": (math.log(0.03), 0.3),
-        "cache calibrated schedule": (math.log(0.004), 0.3),
-        "cache SeaCache": (math.log(0.02), 0.3),
-        "guidance": (math.log(0.01), 0.5),
-    }
-    search = Search(at_least(30.0), warm.about, Surrogate(0.0, priors), warm, SHOTS, held_out=8)
-    assert found is not None
-    search.start([found])
-    again = search.best()
-    assert again is not None
-    assert warm.about[again].evaluations <= cold.about[found].evaluations * 1.01
-    assert len(warm.runs) <= 0.7 * len(cold.runs)
 
 
 def test_a_failed_verification_makes_it_more_careful() -> None:

@@ -17,7 +17,7 @@ from accel.contest import quiet
 from accel.metrics import psnr, to_frames
 from accel.patch import session_of
 from accel.recipe import Recipe
-from accel.tuning import Bound, Interrupted, NotMet, history, lab
+from accel.tuning import Bound, Interrupted, NotMet, lab
 from accel.tuning.evidence import sentence
 from accel.tuning.lab import JOURNAL
 
@@ -60,7 +60,7 @@ def pipe() -> Iterator[Any]:
 
 
 def tuned(pipe: Any, **asked: Any) -> Recipe:
-    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache", "guidance"), "known": False}
+    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache", "guidance")}
     return accel.tune(pipe, **{"prompts": PROMPTS, **given, **asked})
 
 
@@ -68,7 +68,7 @@ def tuned(pipe: Any, **asked: Any) -> Recipe:
 def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tuning for 30 dB, with everything that it writes."""
     out = tmp_path_factory.mktemp("tuning")
-    tuned(pipe, min_psnr=30.0, out=out, known=out / "history.jsonl", verify=pocket.verify)
+    tuned(pipe, min_psnr=30.0, out=out, verify=pocket.verify)
     return out
 
 
@@ -132,15 +132,6 @@ def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
         tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=30.0, out=folder)
 
 
-def test_what_was_found_is_remembered_for_the_next_model(folder: Path) -> None:
-    (known,) = history.load(folder / "history.jsonl")
-    assert known.limit == 30.0 and known.runs > 0
-    found = history.advice([known], known.features, 30.0, None)
-    assert found.first[0].to_dict() == known.winner
-    far = {name: value + 50.0 for name, value in known.features.items()}
-    assert not history.advice([known], far, 30.0, None).first
-
-
 def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
     with pytest.raises(
         NotMet, match=r"PSNR at least 99 cannot be promised .* what comes nearest is .* promises PSNR"
@@ -199,6 +190,12 @@ def test_bad_input_is_one_sentence(pipe: Any, asked: dict[str, Any], said: str) 
     with pytest.raises(ValueError, match=said):
         tuned(pipe, **{"min_psnr": 30.0, **asked})
     assert session_of(pipe) is SESSIONS[-1]
+
+
+@pytest.mark.parametrize("known", [True, False, "history.jsonl"])
+def test_earlier_tunings_are_refused_in_one_sentence(pipe: Any, known: object) -> None:
+    with pytest.raises(TypeError, match=r"^tune has no known= any more, .*: leave it out\.$"):
+        tuned(pipe, min_psnr=30.0, known=known)
 
 
 def test_what_is_no_pipeline_is_refused() -> None:

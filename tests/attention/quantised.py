@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+
+from accel.attention.arithmetic import Arithmetic, DenseKernel
+from accel.attention.bfloat16 import smoothed
 
 QUERY_BLOCK, KEY_BLOCK = 128, 64  # tokens that share a scale
 LARGEST_FLOAT8 = 448.0  # of e4m3
@@ -38,9 +44,15 @@ class Quantised:
         return out
 
 
-def smoothed(k: torch.Tensor) -> torch.Tensor:
-    """Keys (B, H, L, D) without their mean over the tokens: attention stays the same, and outlier channels go."""
-    return k - k.mean(2, keepdim=True)
+@dataclass(frozen=True)
+class Emulated(Arithmetic, abstract=True):
+    """SageAttention's arithmetic as a method, on sequences of any length. Recipes cannot name it."""
+
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[DenseKernel]:
+        return [Quantised()]
+
+    def least(self, device: torch.device) -> int:
+        return 0
 
 
 def int8_blocks(tensor: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:

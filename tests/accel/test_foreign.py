@@ -29,6 +29,8 @@ SOURCES = [path for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py")]
 ALLOWED = {
     "accel/patch.py": "it is where this is done",
     "accel/rivals.py": "takes back what cache-dit leaves on modules and on its class",
+    "accel/update.py: setattr(other, ": "of a copy that it has just made",
+    "accel/update.py: delattr(other, ": "of a copy that it has just made",
     "caching/hooked.py: reference.": "of hooks that it has put on itself and takes off again",
 }
 OWN = {"self", "cls"}

@@ -46,6 +46,7 @@ class SchedulerAnatomy:
     irreplaceable: str
     random: bool
     depth: int
+    leveled: bool  # whether it says at which noise levels its steps are
     exchangeable: Mapping[str, tuple[str, ...]]
 
 
@@ -67,6 +68,7 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
         irreplaceable=_irreplaceable(table, samples, prediction, updates, unknown),
         random=updates is not None and updates.random,
         depth=0 if updates is None else updates.depth,
+        leveled=table.told,
         exchangeable=exchangeable(scheduler, prediction),
     )
 

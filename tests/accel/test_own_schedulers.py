@@ -56,6 +56,16 @@ def test_one_with_a_timetable_and_a_step_alone_is_corrected(name: str) -> None:
     assert torch.equal(pipe(), plain)
 
 
+def test_a_preset_says_what_it_does_not_know_and_computes_more() -> None:
+    pipe = FormulaPipeline(own("no settings"))
+    with pytest.warns(UserWarning, match="does not say at which noise levels its steps are"):
+        session = accel.accelerate(pipe, "balanced")
+    with session:
+        pipe(28)
+    assert session.report().computed == 22
+    assert "not corrected" not in session.report().levers[0].reason
+
+
 def over_its_methods(scheduler: Any, *names: str) -> Any:
     """As users do it: the method is taken off, and a function put in its place that calls it."""
     for name in names:

@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render transfer hindsight presets tune levers trajectory train train-image siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render transfer hindsight presets tune levers trajectory train train-image judges siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -62,6 +62,9 @@ train: $(VENV)/installed
 
 train-image: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.train_image --out out/image $(TRAIN_ARGS)
+
+judges: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)
 
 siblings: $(VENV)/installed
 	$(BIN)/python -m accel.pocket.distill --out out/few --compile $(DISTILL_ARGS)

@@ -81,7 +81,7 @@ class Call:
             updates = self.updates("output")
         except Unknown:
             return 0.0
-        return updates.weights[self.moment.position - updates.first] if updates.depth == 1 else 0.0
+        return updates.added[self.moment.position - updates.first] if updates.depth == 1 else 0.0
 
     @property
     def layout(self) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ Around = Callable[[Any, Mapping[str, Any], Any], Any]
 
 MOST = 5  # outputs that an update may use; each costs two latents to correct
 
+# What every pipeline hands to `step`, and what changes no update.
 PLAIN = ("model_output", "timestep", "sample", "generator", "return_dict")
 
 FRESH = "each of its updates starts from fresh noise"
@@ -78,6 +79,17 @@ class Updates:
         kept = [_step(self.influence, step, self.depth)[0] for step in range(len(self.influence))]
         return self.random and max(map(abs, kept)) < 0.1
 
+    @cached_property
+    def added(self) -> tuple[float, ...]:
+        """What one unit of each output adds in its step, in coordinates in which the updates of all steps add up: the
+        sample divided by what is left of the one at the start. 0 where nothing is left."""
+        kept, found = 1.0, []
+        for step in range(len(self.influence)):
+            keep, shares = self.at(self.first + step) or (0.0, [0.0])
+            kept *= keep
+            found.append(shares[-1] / kept if kept else 0.0)
+        return tuple(found)
+
     @property
     def weights(self) -> tuple[float, ...]:
         """What one unit of each output is worth before the last step, where the last output is worth nothing yet."""
@@ -112,19 +124,20 @@ def settings(scheduler: Any) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
 
 
-def copied(scheduler: Any) -> Any:
+def copied(scheduler: Any, known: Mapping[int, Any] | None = None) -> Any:
     """A deep copy, which may be asked anything. What cannot be copied (locks, open files) is shared with it.
 
     A function that somebody has put over a method of this object is not, because it leads to the scheduler itself.
+    known: what stands in for parts, by their id.
     """
     try:
-        other = copy.deepcopy(scheduler)
+        other = copy.deepcopy(scheduler, dict(known or {}))
     except Exception:  # whatever somebody's scheduler holds
         other = copy.copy(scheduler)
-        known: dict[int, Any] = {id(scheduler): other}
+        memo = {**(known or {}), id(scheduler): other}
         for name, value in vars(scheduler).items():
             with suppress(Exception):
-                setattr(other, name, copy.deepcopy(value, known))
+                setattr(other, name, copy.deepcopy(value, memo))
     for name, value in tuple(vars(other).items()):
         if callable(value) and hasattr(type(other), name) and getattr(value, "__self__", None) is not other:
             delattr(other, name)
@@ -138,7 +151,7 @@ def _replaced(*_: Any, **__: Any) -> Any:
 
 
 def handed_on(scheduler: Any) -> list[str]:
-    """The names of what `step` takes besides an output, a timestep, a sample, and what changes no update."""
+    """The names of what else `step` takes and a pipeline may hand on, such as `eta`."""
     return [name for name in inspect.signature(scheduler.step).parameters if name not in PLAIN]
 
 
@@ -156,10 +169,10 @@ class _Walk:
         """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
         second walk without outputs, which meets the same noise, tells it apart."""
         count = len(self.scheduler.timesteps) - self.first
-        # Two more numbers, equal throughout, that meet random outputs: they part under noise, and they do not arrive
-        # where the map says where something (clipping, thresholding) is not linear.
+        # One number more meets random outputs: it does not arrive where the map says where something (clipping,
+        # thresholding) is not linear.
         random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None], random[:, None]], dim=1)
+        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None]], dim=1)
         noise = self._made_of(torch.zeros_like(outputs))
         samples = self._made_of(outputs) - noise
         influence: Array = samples[:, : count + 1].numpy()
@@ -203,11 +216,8 @@ class _Walk:
 
 def on_cpu(scheduler: Any) -> Any:
     """A copy whose tables are on the CPU, where asking costs no launches: one host sync."""
-    other = copied(scheduler)
-    for name, value in vars(other).items():
-        if isinstance(value, torch.Tensor):
-            setattr(other, name, value.cpu())
-    return other
+    tables = (value for value in vars(scheduler).values() if isinstance(value, torch.Tensor))
+    return copied(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
 
 
 def _forgets(influence: Array, step: int, depth: int) -> bool:

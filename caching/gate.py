@@ -89,8 +89,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
-        self._uncorrected: set[str] = set()  # why forecasts are not
-        self._noisy = False  # whether the call has asked for noise in its updates
+        self._limits: set[str] = set()  # of what forecasts get wrong being made up for
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         stream = self._stream(call)
@@ -118,9 +117,7 @@ class CacheGate(Lever):
             notes.add("the run was interrupted after a prediction, which no computed step has corrected")
         if predicted:
             schedulers = ", ".join(self.anatomy.schedulers.values())
-            notes |= {f"forecasts are not corrected under {schedulers}: {why}" for why in self._uncorrected}
-        if self._noisy:
-            notes.add("the call asks for noise in each update, so that forecasts are made up for in part alone")
+            notes |= {f"forecasts are {limit.format(schedulers)}" for limit in self._limits}
         reason = "; ".join([reason, *sorted(notes)])
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
@@ -269,10 +266,11 @@ class CacheGate(Lever):
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
         anatomy = self.anatomy
         if reason:
-            self._uncorrected.add(reason)
+            self._limits.add(f"not corrected under {{}}: {reason}")
             anatomy = replace(anatomy, uncorrectable=dict.fromkeys(anatomy.uncorrectable, reason))
-        elif updates is not None and updates.random and not anatomy.random:
-            self._noisy, anatomy = True, replace(anatomy, random=True)
+        elif updates is not None and updates.random:
+            self._limits.add("corrected in part under {}: its updates add noise")
+            anatomy = replace(anatomy, random=True)
         return predictor, updates, anatomy
 
     def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:

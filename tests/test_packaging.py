@@ -17,7 +17,7 @@ FOLDERS: dict[str, str] = SETUPTOOLS["package-dir"]
 DATA: dict[str, list[str]] = SETUPTOOLS["package-data"]
 # These install below `accel`, so as top-level packages they are either absent or somebody else's.
 BELOW_ACCEL = {"app", "attention", "caching", "samplers"}
-SCRIPTS = {"examples", "tests"}  # run from the repository, not installed
+SCRIPTS = {"benchmarks", "examples", "tests"}  # run from the repository, not installed
 NOT_SOURCE = {"build", "dist", "out", "renders"}
 
 
@@ -29,7 +29,7 @@ def source_files(pattern: str) -> Iterator[Path]:
 
 
 def test_every_folder_with_modules_is_a_package_in_pyproject() -> None:
-    found = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] != "tests"}
+    found = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] not in SCRIPTS}
     assert found == set(FOLDERS.values())
     assert set(SETUPTOOLS["packages"]) == set(FOLDERS)
 
@@ -63,4 +63,4 @@ def test_test_folders_mirror_the_packages() -> None:
     """tests/caching tests caching/, and tests/pocket tests accel/pocket/. A folder without tests holds their tools."""
     packages = {folder.rpartition("/")[2] for folder in FOLDERS.values()}
     folders = {path.parent.as_posix() for path in source_files("test_*.py") if path.parts[0] == "tests"}
-    assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages
+    assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages | SCRIPTS

@@ -140,6 +140,8 @@ def check(name: str, method: ReuseMethod, reused: Any, **options: Any) -> None:
 def forced(name: str, method: str = "fora") -> Any:
     """Everything is reused where test_contract.py's schedule predicts."""
     schedule = SCHEDULES.get(name, SCHEDULE)
+    if name == "wan_two_experts":  # these caches do not know where the first expert hands over
+        schedule = {"transformer": "CCP", "transformer_2": "CPPCC"}
     if (name, method) == ("wan_two_experts", "adacache"):  # each expert has to see a change first
         schedule = {"transformer": "CCP", "transformer_2": "CCPPC"}
     return lambda denoiser, number: KINDS if schedule[denoiser][number] == "P" else ()

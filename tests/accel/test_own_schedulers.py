@@ -145,5 +145,5 @@ def test_noise_that_the_call_asks_for_counts_like_that_of_the_scheduler() -> Non
             run(pipe, TINY["animatediff"], steps=28, eta=eta, guidance=False)
         computed[eta], reasons[eta] = session.report().computed, session.report().levers[0].reason
     assert computed == {0.0: 16, 1.0: 22}
-    assert "asks for noise" in reasons[1.0]
-    assert "asks for noise" not in reasons[0.0]
+    assert "its updates add noise" in reasons[1.0]
+    assert "its updates add noise" not in reasons[0.0]

@@ -1,0 +1,75 @@
+"""How much the steps matter to each judge: `python -m benchmarks.judges.steps`, or with the names of some.
+
+25 and 12 steps against 50, for each scheduler and guidance scale. At 20 to 35 dB for 25 steps a judge is as hard to
+please as large models are; far above that nearly everything looks good on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from accel.metrics import Clip, psnr, to_frames
+from benchmarks.judges import JUDGES, Judge
+
+FULL, FEWER = 50, (25, 12)
+
+
+@dataclass(frozen=True)
+class Line:
+    """PSNR against 50 steps of one judge, scheduler and guidance scale: for each of FEWER its mean and its worst."""
+
+    judge: str
+    scheduler: str
+    guidance: float
+    means: tuple[float, ...]
+    worst: tuple[float, ...]
+
+    def __str__(self) -> str:
+        cells = [f"{mean:.1f}, {worst:.1f}" for mean, worst in zip(self.means, self.worst, strict=True)]
+        return f"| {self.judge} | {self.scheduler} | {self.guidance:g} | {' | '.join(cells)} |"
+
+
+def lines(judge: Judge, prompts: int) -> Iterator[Line]:
+    """One for each of its schedulers and guidance scales, over that many prompts, each with a seed of its own."""
+    for scheduler in judge.schedulers:
+        pipe = judge.load(scheduler)
+        for guidance in judge.guidance_scales:
+            found = np.asarray([_fidelity(pipe, judge, number, guidance) for number in range(prompts)])
+            yield Line(judge.name, scheduler, guidance, tuple(found.mean(0)), tuple(found.min(0)))
+
+
+def _fidelity(pipe: DiffusionPipeline, judge: Judge, number: int, guidance: float) -> list[float]:
+    prompt = judge.prompts[number % len(judge.prompts)]
+
+    def clip(steps: int) -> Clip:
+        generator = torch.Generator().manual_seed(number)
+        output = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
+        return to_frames(output)
+
+    reference = clip(FULL)
+    return [psnr(clip(steps), reference) for steps in FEWER]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Fewer steps against 50, on every judge.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    parser.add_argument("--prompts", type=int, default=8)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(JUDGES):
+        parser.error(f"there is no judge {', '.join(sorted(unknown))}; name some of: {', '.join(JUDGES)}.")
+    torch.set_num_threads(1)
+    print(f"| judge | scheduler | guidance | {' | '.join(f'{steps} steps: mean, worst dB' for steps in FEWER)} |")
+    print("| --- " * (3 + len(FEWER)) + "|")
+    for name in options.names or JUDGES:
+        for line in lines(JUDGES[name], options.prompts):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

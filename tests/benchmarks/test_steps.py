@@ -1,0 +1,41 @@
+"""The table of what fewer steps cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.judges import JUDGES, steps
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a few steps, so that the table takes a moment."""
+    monkeypatch.setattr(steps, "FULL", 8)
+    monkeypatch.setattr(steps, "FEWER", (6, 3))
+
+
+def test_there_is_a_line_for_each_scheduler_and_guidance_scale() -> None:
+    judge = JUDGES["cells"]
+    lines = list(steps.lines(judge, prompts=2))
+    assert [(line.scheduler, line.guidance) for line in lines] == [
+        (scheduler, scale) for scheduler in judge.schedulers for scale in judge.guidance_scales
+    ]
+
+
+def test_fewer_steps_are_farther_from_all_of_them_and_the_worst_is_not_above_the_mean() -> None:
+    for line in steps.lines(JUDGES["cells"], prompts=2):
+        assert line.means[0] > line.means[1]
+        assert all(worst <= mean for worst, mean in zip(line.worst, line.means, strict=True))
+
+
+def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    steps.main(["cells", "--prompts", "1"])
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 6
+    assert {row.count("|") for row in rows} == {6}
+
+
+def test_an_unknown_judge_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        steps.main(["nobody"])
+    assert "there is no judge nobody" in capsys.readouterr().err

@@ -55,6 +55,7 @@ class Anatomy:
     irreplaceable: Mapping[str, str] = field(default_factory=dict)
     random: bool = False  # whether some scheduler's updates add noise
     depth: int = 1  # outputs that a scheduler's update uses, at most
+    leveled: bool = True  # whether all schedulers say at which noise levels their steps are
     handover: float | None = None  # the noise level below which the second of two experts answers (Wan 2.2)
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
@@ -66,8 +67,9 @@ class Anatomy:
     @property
     def corrects_in_full(self) -> bool:
         """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
-        where updates use many outputs, errors have come far by then (PNDM)."""
-        return not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
+        where updates use many outputs, errors have come far by then (PNDM). Where noise levels are not known, neither
+        is what forecasts should have been."""
+        return self.leveled and not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
 
     @property
     def caveats(self) -> list[str]:
@@ -130,6 +132,7 @@ def inspect(pipe: Any) -> Anatomy:
         uncorrectable={key: scheduler.uncorrectable for key, scheduler in asked.items()},
         random=any(scheduler.random for scheduler in asked.values()),
         depth=max(scheduler.depth for scheduler in asked.values()),
+        leveled=all(scheduler.leveled for scheduler in asked.values()),
         irreplaceable={key: scheduler.irreplaceable for key, scheduler in asked.items()},
         samples={key: scheduler.samples for key, scheduler in asked.items()},
         received={key: scheduler.prediction for key, scheduler in asked.items()},

@@ -15,7 +15,7 @@ import torch
 
 from accel.spaces import output_from_clean
 from accel.streams import Streams
-from accel.update import Around, Given, Unknown, Updates, asked, on_cpu
+from accel.update import Around, Given, Unknown, Updates, asked, on_cpu, settings
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Timetable:
         timesteps = torch.as_tensor(self.scheduler.timesteps).flatten().tolist()
         self.timesteps: list[float] = timesteps
         sigmas, end = getattr(self.scheduler, "sigmas", None), 0.0
-        config = scheduler.config
+        self.told = sigmas is not None or hasattr(self.scheduler, "alphas_cumprod")  # or no level is known
+        config = settings(scheduler)
         if sigmas is not None and len(sigmas) >= len(timesteps):
             # EDM's levels are noise over a signal of this size.
             signal = config.get("sigma_data") or 1.0
@@ -128,7 +129,7 @@ class Timetable:
 
         around: makes what stands around `step`. Raises Unknown where they are no linear map.
         """
-        key = (prediction, first, repr(arguments), self.whole, tuple(self.timesteps), repr(self.scheduler.config))
+        key = (prediction, first, repr(arguments), self.whole, tuple(self.timesteps), repr(settings(self.scheduler)))
         if key not in self._known:
             given = None if prediction is None else self._given_clean(prediction)
             try:
@@ -279,7 +280,7 @@ def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:
     schedulers may pass their models something else (SVD: a logarithm of sigma).
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or scheduler.config.get("use_flow_sigmas"):
+    if alphas is None or settings(scheduler).get("use_flow_sigmas"):
         flow = all(sigma <= 1.0 + 1e-3 for sigma in sigmas)
         return [1000.0 * (sigma if flow else sigma / (1.0 + sigma)) for sigma in sigmas]
     alphas = torch.as_tensor(alphas).double().cpu().clamp_min(1e-12)

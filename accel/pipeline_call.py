@@ -159,7 +159,7 @@ class PipelineCall(Owner):
         received, reason = self._anatomy.received.get(name, "unknown"), self._anatomy.uncorrectable.get(name)
         if reason or table is None:
             raise Unknown(reason or "there is no scheduler to ask")
-        if ("flow" in received) != table.flow:
+        if received != "unknown" and ("flow" in received) != table.flow:
             raise Unknown("the pipeline converts outputs before it hands them on")
         # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
         extra = {known: self._given[known] for known in handed_on(table.scheduler) if self._given.get(known)}

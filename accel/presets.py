@@ -56,6 +56,8 @@ def caution(recipe: Recipe, anatomy: Anatomy) -> str | None:
         return None
     reasons = {name: anatomy.uncorrectable[name] for name in anatomy.schedulers if anatomy.uncorrectable[name]}
     scheduler, why = next(iter(reasons.items()), (next(iter(anatomy.schedulers)), ""))
+    if not anatomy.leveled:
+        why = why or "it does not say at which noise levels its steps are"
     why = why or ("its updates add noise" if anatomy.random else f"its updates use {anatomy.depth} outputs")
     return (
         f"Under {anatomy.schedulers[scheduler]} what skipped steps get wrong cannot be made up for in full, because "

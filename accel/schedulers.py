@@ -4,7 +4,6 @@ and how it can be told noise levels. All of it is asked of copies; what cannot b
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from accel import families
 from accel.clock import Timetable
 from accel.spaces import Prediction, conversion, prediction_in
-from accel.update import FRESH, Deep, Unknown, Updates
+from accel.update import FRESH, Deep, Unknown, Updates, copied, settings
 
 # How samples are scaled: a flow's (1 - t) x0 + t noise, unit variance (DDIM), or x0 + sigma noise (Euler).
 Samples = Literal["flow", "preserving", "exploding"]
@@ -47,6 +46,7 @@ class SchedulerAnatomy:
     irreplaceable: str
     random: bool
     depth: int
+    leveled: bool  # whether it says at which noise levels its steps are
     exchangeable: Mapping[str, tuple[str, ...]]
 
 
@@ -68,6 +68,7 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
         irreplaceable=_irreplaceable(table, samples, prediction, updates, unknown),
         random=updates is not None and updates.random,
         depth=0 if updates is None else updates.depth,
+        leveled=table.told,
         exchangeable=exchangeable(scheduler, prediction),
     )
 
@@ -81,20 +82,20 @@ def prediction_of(scheduler: Any) -> Prediction:
 def with_timetable(scheduler: Any) -> Any:
     """A copy with a timetable of STEPS steps; with the one that it has, if it wants what only its pipeline knows."""
     for extra in ({}, {"mu": 1.0}):
-        copied = copy.deepcopy(scheduler)
+        other = copied(scheduler)
         try:
-            copied.set_timesteps(STEPS, **extra)
+            other.set_timesteps(STEPS, **extra)
         except Exception:  # whatever somebody's scheduler raises
             continue
-        return copied
-    return copy.deepcopy(scheduler)
+        return other
+    return copied(scheduler)
 
 
 def samples_of(table: Timetable) -> Samples | None:
     """How samples are scaled, by what the scheduler makes of a clean sample and noise; None if it does not say."""
-    if table.scheduler.config.get("invert_sigmas"):  # its own noising counts the other way round
+    if settings(table.scheduler).get("invert_sigmas"):  # its own noising counts the other way round
         return "flow"
-    scheduler = copy.deepcopy(table.scheduler)  # some keep a count of calls
+    scheduler = copied(table.scheduler)  # some keep a count of calls
     noised = getattr(scheduler, "add_noise", None) or getattr(scheduler, "scale_noise", None)
     middle = len(table.timesteps) // 2
     if noised is None or not table.timesteps:
@@ -161,7 +162,7 @@ def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
     """The scheduler classes of diffusers that do the same for the model as this one, solved otherwise, and the spacings
     that they may have.
     """
-    config, alphas = scheduler.config, getattr(scheduler, "alphas_cumprod", None)
+    config, alphas = settings(scheduler), getattr(scheduler, "alphas_cumprod", None)
     if "flow" in prediction or not isinstance(alphas, torch.Tensor):
         return {}
     if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
@@ -191,8 +192,8 @@ def _prediction(table: Timetable, samples: Samples | None) -> Prediction:
     """Read off the first update of a run that begins in the middle, which is of order 1 under every solver: from where
     it leads, what the output must have been; else what the scheduler declares."""
     declared: Prediction = "flow" if table.flow and hasattr(table.scheduler, "sigmas") else "unknown"
-    said = table.scheduler.config.get("prediction_type")
-    if not table.flow and said in ("epsilon", "v_prediction", "sample"):
+    said = settings(table.scheduler).get("prediction_type")
+    if not table.flow and table.told and said in ("epsilon", "v_prediction", "sample"):
         declared = said
     falling = [position for position, (now, then) in enumerate(pairwise(table.whole)) if then < now]
     if samples is None or not falling:
@@ -271,14 +272,14 @@ def _told(scheduler: Any, table: Timetable) -> Told | None:
 
 def _heard(scheduler: Any, told: Told, name: str, values: Sequence[float]) -> list[float]:
     """The noise levels that a copy of the scheduler makes of these; none where it does not take them."""
-    copied, count = copy.deepcopy(scheduler), len(values) if told == "shifted" else None
-    known = inspect.signature(copied.set_timesteps).parameters
+    other, count = copied(scheduler), len(values) if told == "shifted" else None
+    known = inspect.signature(other.set_timesteps).parameters
     if name not in known:
         return []
-    extra = {"mu": 1.0} if "mu" in known and copied.config.get("use_dynamic_shifting") else {}
+    extra = {"mu": 1.0} if "mu" in known and settings(other).get("use_dynamic_shifting") else {}
     given = np.array(values) if told == "shifted" else list(values)
     try:
-        copied.set_timesteps(**{"num_inference_steps": count, name: given, **extra})
-        return Timetable(copied).sigmas
+        other.set_timesteps(**{"num_inference_steps": count, name: given, **extra})
+        return Timetable(other).sigmas
     except Exception:  # whatever somebody's scheduler raises
         return []

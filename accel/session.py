@@ -17,6 +17,7 @@ from accel.patch import CHANGING, CallLayer, Layer, layered, replaced, session_o
 from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
+from accel.update import settings
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
 # of the cache: an answer made from another stream must never enter a cache.
@@ -147,7 +148,7 @@ class Session:
         return call
 
     def _attach(self, pipe: Any) -> None:
-        methods = self.recipe.methods()
+        methods, self._settings = self.recipe.methods(), _settings(pipe)
         self._exchange = Exchange(pipe, methods.values())
         with self._exchange.made(pipe):
             components = components_of(pipe)
@@ -198,9 +199,9 @@ class Session:
 
     def _follow(self, pipe: Any) -> None:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
-        exchanged a part (`pipe.scheduler = ...`, `torch.compile`).
+        exchanged a part (`pipe.scheduler = ...`, `torch.compile`) or changed a scheduler's settings.
         """
-        if self._covered(self._planned(pipe)):
+        if self._covered(self._planned(pipe)) and self._settings == _settings(pipe):
             self._layers[:] = [layer.renewed() for layer in self._layers]
             return
         for layer in reversed(self._layers):
@@ -228,6 +229,11 @@ class Session:
             for call in self._calls:
                 call.strays += 1
         return inner(*args, **kwargs)
+
+
+def _settings(pipe: Any) -> list[str]:
+    """Of its schedulers: what these do hangs on them."""
+    return [repr(settings(scheduler)) for _, scheduler in schedulers_of(components_of(pipe))]
 
 
 def bare(pipe: Any) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,6 +118,38 @@ def asked(
     raise Deep(influence)
 
 
+def settings(scheduler: Any) -> Mapping[str, Any]:
+    """Its settings: schedulers of diffusers keep a mapping, those of others also an object, or none."""
+    config = getattr(scheduler, "config", None)
+    return config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+
+
+def copied(scheduler: Any, known: Mapping[int, Any] | None = None) -> Any:
+    """A deep copy, which may be asked anything. What cannot be copied (locks, open files) is shared with it.
+
+    A function that somebody has put over a method of this object is not, because it leads to the scheduler itself.
+    known: what stands in for parts, by their id.
+    """
+    try:
+        other = copy.deepcopy(scheduler, dict(known or {}))
+    except Exception:  # whatever somebody's scheduler holds
+        other = copy.copy(scheduler)
+        memo = {**(known or {}), id(scheduler): other}
+        for name, value in vars(scheduler).items():
+            with suppress(Exception):
+                setattr(other, name, copy.deepcopy(value, memo))
+    for name, value in tuple(vars(other).items()):
+        if callable(value) and hasattr(type(other), name) and getattr(value, "__self__", None) is not other:
+            delattr(other, name)
+            if name == "step":
+                other.step = _replaced
+    return other
+
+
+def _replaced(*_: Any, **__: Any) -> Any:
+    raise Unknown("its step has been replaced by a function, which cannot be tried on a copy")
+
+
 def handed_on(scheduler: Any) -> list[str]:
     """The names of what else `step` takes and a pipeline may hand on, such as `eta`."""
     return [name for name in inspect.signature(scheduler.step).parameters if name not in PLAIN]
@@ -152,7 +185,7 @@ class _Walk:
 
     def _made_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """The samples after each step of these outputs, the first of which is the sample at the start: (steps, N)."""
-        scheduler, sample, samples = copy.deepcopy(self.scheduler), outputs[0].view(1, -1, 1, 1), []
+        scheduler, sample, samples = copied(self.scheduler), outputs[0].view(1, -1, 1, 1), []
         if self.first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(self.first)
         with torch.random.fork_rng(devices=[]):
@@ -174,6 +207,8 @@ class _Walk:
                 known = {"model_output": output, "timestep": timestep, "sample": sample, **self.arguments}
                 result = self.around(scheduler, known, result)
             updated: torch.Tensor = result[0].double().view_as(sample)
+        except Unknown:
+            raise
         except Exception as error:  # whatever somebody's scheduler raises: it wants what only its own pipeline has
             raise Unknown("its step does not take an output, a timestep and a sample alone") from error
         return updated
@@ -182,7 +217,7 @@ class _Walk:
 def on_cpu(scheduler: Any) -> Any:
     """A copy whose tables are on the CPU, where asking costs no launches: one host sync."""
     tables = (value for value in vars(scheduler).values() if isinstance(value, torch.Tensor))
-    return copy.deepcopy(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
+    return copied(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
 
 
 def _forgets(influence: Array, step: int, depth: int) -> bool:

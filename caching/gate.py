@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +138,9 @@ class CacheGate(Lever):
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
         moment, span = call.moment, self._span(call)
-        predictor, updates = self._forecasting(call)
+        predictor, updates, anatomy = self._forecasting(call)
         gap = None if updates is None else Gap(updates)
-        stream = Stream(key, span, *self.method.parts(self.anatomy, call.denoiser), predictor, gap)
+        stream = Stream(key, span, *self.method.parts(anatomy, call.denoiser), predictor, gap)
         weights = self._weights(call, predictor, updates)[: len(span)]
         stream.decider.begin(moment.sigmas, span, moment.steps, weights)
         return stream
@@ -259,14 +259,19 @@ class CacheGate(Lever):
         answer = rebuilt(stream.template, predictor.answer(call, values, kind))
         return Outcome(answer, "predicted", decision.reason, decision.code)
 
-    def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None]:
-        """The predictor as it fits this run's updates, and these where they can make up for its forecasts."""
+    def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None, Anatomy]:
+        """The predictor as it fits this run's updates, these where they can make up for its forecasts, and the anatomy
+        with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
+        """
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
+        anatomy = self.anatomy
         if reason:
             self._limits.add(f"not corrected under {{}}: {reason}")
+            anatomy = replace(anatomy, uncorrectable=dict.fromkeys(anatomy.uncorrectable, reason))
         elif updates is not None and updates.random:
             self._limits.add("corrected in part under {}: its updates add noise")
-        return predictor, updates
+            anatomy = replace(anatomy, random=True)
+        return predictor, updates, anatomy
 
     def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:
         """What plans are to weigh errors with where Euler's weights are wrong: a solver evaluates levels twice (Heun).

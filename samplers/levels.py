@@ -12,6 +12,7 @@ import torch
 from accel.clock import Timetable
 from accel.samplers.sigmas import Grid, Sigmas, unshifted
 from accel.schedulers import Samples, Told
+from accel.update import settings
 
 
 def choose(
@@ -47,9 +48,9 @@ def choose(
 
 def shift_of(scheduler: Any, mu: float | None) -> float:
     """By how much the scheduler shifts the sigmas that it is given."""
-    if scheduler.config.get("use_dynamic_shifting") and mu is not None:
-        return math.exp(mu) if scheduler.config.get("time_shift_type") == "exponential" else float(mu)
-    config = scheduler.config
+    if settings(scheduler).get("use_dynamic_shifting") and mu is not None:
+        return math.exp(mu) if settings(scheduler).get("time_shift_type") == "exponential" else float(mu)
+    config = settings(scheduler)
     return float(scheduler.shift if hasattr(scheduler, "shift") else config.get("flow_shift", config.get("shift", 1.0)))
 
 
@@ -73,7 +74,7 @@ def training_timesteps(scheduler: Any, levels: Sequence[float]) -> list[int]:
 def training_sigmas(scheduler: Any) -> list[float]:
     """Noise over signal at every training timestep, rising; none for flows, which have no such table."""
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    config = scheduler.config
+    config = settings(scheduler)
     if alphas is None or config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
         return []
     alphas = alphas.double().clamp_min(1e-12)
@@ -83,7 +84,7 @@ def training_sigmas(scheduler: Any) -> list[float]:
 
 def _stretched(scheduler: Any, levels: list[float]) -> list[float]:
     """What a scheduler with a terminal noise level (LTX) makes of them: stretched so that the last is that level."""
-    terminal = scheduler.config.get("shift_terminal")
+    terminal = settings(scheduler).get("shift_terminal")
     if not terminal:
         return levels
     factor = (1.0 - terminal) / (1.0 - levels[-1])

@@ -17,9 +17,9 @@ from diffusers import (
 
 import accel
 from accel import AdaptiveGuidance, GuidanceDelta, GuidanceInterval, families
-from accel.clock import Clock
 from accel.report import Report
 from accel.samplers.passes import Shown, conditional_first
+from accel.streams import Streams
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
 from tests.tiny.case import quiet
@@ -120,13 +120,12 @@ def test_where_it_cannot_be_seen_nothing_is_left_out_and_the_report_says_why() -
 def test_calls_without_a_name_are_seen_at_the_first_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """These pipelines name their calls; where one does not, calls are told apart by their prompts."""
     expected, named = accelerated(pipeline(name), name)
-    by_name = Clock._stream
+    find = Streams.find
 
-    def unnamed(clock: Clock, *call: Any, **order: Any) -> str:
-        clock.context.clear()
-        return by_name(clock, *call, **order)
+    def unnamed(streams: Streams, named: str | None, *call: Any) -> tuple[str, int]:
+        return find(streams, None, *call)
 
-    monkeypatch.setattr(Clock, "_stream", unnamed)
+    monkeypatch.setattr(Streams, "find", unnamed)
     output, report = accelerated(pipeline(name), name)
     assert torch.equal(output, expected) and report.dropped == named.dropped > 0
     assert any("pass 2" in stream for stream in report.timeline())

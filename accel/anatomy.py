@@ -56,7 +56,8 @@ class Anatomy:
     random: bool = False  # whether some scheduler's updates add noise
     depth: int = 1  # outputs that a scheduler's update uses, at most
     leveled: bool = True  # whether all schedulers say at which noise levels their steps are
-    handover: float | None = None  # the noise level below which the second of two experts answers (Wan 2.2)
+    # Of two experts the first, and the flow time below which the other one answers (Wan 2.2).
+    handover: tuple[str, float] | None = None
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
     received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
@@ -128,7 +129,7 @@ def inspect(pipe: Any) -> Anatomy:
         prediction=denoised(prediction, type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
-        handover=pipe.config.get("boundary_ratio") if len(found) > 1 and isinstance(pipe.config, Mapping) else None,
+        handover=_handover(pipe, list(found)),
         uncorrectable={key: scheduler.uncorrectable for key, scheduler in asked.items()},
         random=any(scheduler.random for scheduler in asked.values()),
         depth=max(scheduler.depth for scheduler in asked.values()),
@@ -236,6 +237,11 @@ def _kind(parts: list[str], module: torch.nn.Module) -> str | None:
         along_time = not crossed and any(part in families.TEMPORAL for part in block)
         return "cross_attention" if crossed else "temporal_attention" if along_time else "self_attention"
     return kind
+
+
+def _handover(pipe: Any, denoisers: list[str]) -> tuple[str, float] | None:
+    boundary = pipe.config.get("boundary_ratio") if isinstance(pipe.config, Mapping) else None
+    return (denoisers[0], float(boundary)) if boundary and len(denoisers) > 1 else None
 
 
 def denoised(prediction: Prediction, pipeline: str) -> Prediction:

@@ -149,8 +149,9 @@ class CacheGate(Lever):
         """The positions that are left to this denoiser: the first of two experts hands over at a noise level."""
         moment, handover = call.moment, self.anatomy.handover
         end = moment.end
-        if handover is not None and call.denoiser == next(iter(self.anatomy.denoisers)):
-            end = next((at for at in range(moment.position, end) if moment.sigmas[at] < handover), end)
+        if handover is not None and call.denoiser == handover[0] and moment.table is not None:
+            times = [moment.table.time_of(sigma) for sigma in moment.sigmas]
+            end = next((at for at in range(moment.position, end) if times[at] < handover[1]), end)
         return range(moment.position, end)
 
     def _unfit(self, call: Call, stream: Stream) -> Decision | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
@@ -94,7 +95,9 @@ class ModelSwitch(Solved):
         anatomy = super().seen(anatomy)
         if self._never() or self.obstacle(anatomy) is not None:
             return anatomy
-        return replace(anatomy, denoisers={**anatomy.denoisers, NAME: self._other(anatomy)})
+        first = next(iter(anatomy.denoisers)) if self.side == "below" else NAME
+        denoisers = {**anatomy.denoisers, NAME: self._other(anatomy)}
+        return replace(anatomy, denoisers=denoisers, handover=(first, math.nextafter(self.boundary, 2.0)))
 
     def build(self, anatomy: Anatomy) -> Lever:
         reason = self.obstacle(anatomy)

@@ -13,6 +13,7 @@ import torch
 import accel
 from accel import AdaptiveGuidance, GuidanceDelta, GuidanceInterval, LinearAG
 from accel.clock import Moment
+from accel.patch import session_of
 from accel.samplers import calibrate_linear
 from accel.samplers.adaptive import agreement
 from accel.samplers.delta import split
@@ -222,7 +223,7 @@ def test_calibration_puts_the_attached_session_back() -> None:
     with accel.accelerate(pipe, recipe):
         calibrate_linear(pipe, ["ignored"], generate=lambda pipe, _: run(pipe, TINY["wan"]))
         run(pipe, TINY["wan"])
-        assert type(pipe)._accel_session.recipe == recipe
+        assert session_of(pipe).recipe == recipe
         accel.restore(pipe)
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 

@@ -56,6 +56,7 @@ class Anatomy:
     random: bool = False  # whether some scheduler's updates add noise
     depth: int = 1  # outputs that a scheduler's update uses, at most
     leveled: bool = True  # whether all schedulers say at which noise levels their steps are
+    twice: bool = False  # whether one evaluates some of them twice (Heun)
     # Of two experts the first, and the flow time below which the other one answers (Wan 2.2).
     handover: tuple[str, float] | None = None
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
@@ -68,9 +69,10 @@ class Anatomy:
     @property
     def corrects_in_full(self) -> bool:
         """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
-        where updates use many outputs, errors have come far by then (PNDM). Where noise levels are not known, neither
-        is what forecasts should have been."""
-        return self.leveled and not self.random and self.depth <= 4 and not any(self.uncorrectable.values())
+        where updates use many outputs (PNDM) or evaluate a noise level twice (Heun), errors have come far by then.
+        Where noise levels are not known, neither is what forecasts should have been."""
+        plain = self.leveled and not self.twice and not self.random and self.depth <= 4
+        return plain and not any(self.uncorrectable.values())
 
     @property
     def caveats(self) -> list[str]:
@@ -134,6 +136,7 @@ def inspect(pipe: Any) -> Anatomy:
         random=any(scheduler.random for scheduler in asked.values()),
         depth=max(scheduler.depth for scheduler in asked.values()),
         leveled=all(scheduler.leveled for scheduler in asked.values()),
+        twice=any(scheduler.twice for scheduler in asked.values()),
         irreplaceable={key: scheduler.irreplaceable for key, scheduler in asked.items()},
         samples={key: scheduler.samples for key, scheduler in asked.items()},
         received={key: scheduler.prediction for key, scheduler in asked.items()},

@@ -129,7 +129,8 @@ class Timetable:
 
         around: makes what stands around `step`. Raises Unknown where they are no linear map.
         """
-        key = (prediction, first, repr(arguments), self.whole, tuple(self.timesteps), repr(settings(self.scheduler)))
+        kind, known = type(self.scheduler), repr(settings(self.scheduler))
+        key = (kind, known, prediction, first, repr(arguments), self.whole, tuple(self.timesteps))
         if key not in self._known:
             given = None if prediction is None else self._given_clean(prediction)
             try:

@@ -100,7 +100,8 @@ class Layer:
         if owner is None or id(owner) in memo:
             return copy.deepcopy(self.inner, memo)
         other = Layer.__new__(Layer)
-        other._owner, other._around, other._previous, other.name = self._owner, None, self._previous, self.name
+        other._owner, other._around, other._of = self._owner, None, None
+        other._previous, other.name = self._previous, self.name
         return other
 
     def covers(self, owner: Any, name: str) -> bool:

@@ -58,6 +58,8 @@ def caution(recipe: Recipe, anatomy: Anatomy) -> str | None:
     scheduler, why = next(iter(reasons.items()), (next(iter(anatomy.schedulers)), ""))
     if not anatomy.leveled:
         why = why or "it does not say at which noise levels its steps are"
+    if anatomy.twice:
+        why = why or "it evaluates noise levels twice"
     why = why or ("its updates add noise" if anatomy.random else f"its updates use {anatomy.depth} outputs")
     return (
         f"Under {anatomy.schedulers[scheduler]} what skipped steps get wrong cannot be made up for in full, because "

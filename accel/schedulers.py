@@ -47,6 +47,7 @@ class SchedulerAnatomy:
     random: bool
     depth: int
     leveled: bool  # whether it says at which noise levels its steps are
+    twice: bool  # whether it evaluates some of them twice (Heun)
     exchangeable: Mapping[str, tuple[str, ...]]
 
 
@@ -69,6 +70,7 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
         random=updates is not None and updates.random,
         depth=0 if updates is None else updates.depth,
         leveled=table.told,
+        twice=any(now == then for now, then in pairwise(table.sigmas)),
         exchangeable=exchangeable(scheduler, prediction),
     )
 

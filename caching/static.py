@@ -100,8 +100,10 @@ class Planned(Decider):
         self._first = 0
 
     def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
-        self._first, share = span.start, self._share(steps)
         rest = tuple(sigmas[span.start : span.stop + 1])
+        # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
+        levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
+        self._first, share = span.start, self._share(round(steps * levels))
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
             self._computes = plan(rest, share, flow=flow, rules=self._rules, weights=weights)

@@ -348,8 +348,8 @@ def test_an_empty_recipe_costs_less_than_a_millisecond_per_denoiser_call() -> No
             session = accel.accelerate(pipe, accel.Recipe())
         else:
             session.restore()
-        start = time.perf_counter()
+        start = time.thread_time()  # of this thread's own work, however busy the machine is
         output(pipe, "flux")
-        seconds[on].append(time.perf_counter() - start)
+        seconds[on].append(time.thread_time() - start)
     added = (min(seconds[True]) - min(seconds[False])) / 8
     assert added < 1e-3, f"{added * 1e6:.0f} microseconds for each denoiser call"

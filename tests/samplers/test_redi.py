@@ -233,7 +233,7 @@ def test_a_loop_of_ones_own_is_left_alone() -> None:
     [
         ("flux", lambda: ReDi(bank("wan")), "built with WanPipeline and not with FluxPipeline"),
         ("wan", lambda: redi("wan", solver=PseudoCorrector()), "built with Euler and not with PseudoCorrector"),
-        ("sd", lambda: ReDi(bank("wan")), "no solver can stand in"),
+        ("sd", lambda: ReDi(bank("wan")), "No solver can stand in"),
     ],
 )
 def test_a_foreign_bank_leaves_the_pipeline_alone(name: str, sampler: Any, reason: str) -> None:

@@ -83,7 +83,7 @@ def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver
     assert torch.isfinite(output).all() and output.shape == plain(name).shape
     lever = report.levers[0]
     if name in IDLE:
-        assert not lever.engaged and "no solver can stand in" in lever.reason
+        assert not lever.engaged and "No solver can stand in" in lever.reason
         assert torch.equal(output, plain(name))
     else:
         made = 6 if name == "flux_img2img" else 8
@@ -289,7 +289,7 @@ def test_schedulers_that_are_no_plain_solver_are_left_alone_with_a_reason(schedu
         pipe()
     lever = session.report().levers[0]
     assert not lever.engaged
-    assert type(scheduler).__name__ in lever.reason and "no solver can stand in" in lever.reason
+    assert type(scheduler).__name__ in lever.reason and "No solver can stand in" in lever.reason
 
 
 # The history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -112,8 +113,9 @@ def test_the_carried_difference_is_the_formula(name: str, order: int, corrector:
 
 def carried(name: str, order: int, corrector: int) -> Any:
     scheduler = pipeline(name).scheduler
-    corrects = corrector and type(scheduler).__name__ in EULER and name != "svd"
+    corrects = corrector and type(scheduler).__name__ in EULER
     levels = sigmas(scheduler)  # the accelerated run came first
+    weights = added(levels, name == "svd")
     known: list[tuple[float, torch.Tensor]] = []
     gap: list[tuple[float, float, torch.Tensor]] = []
 
@@ -125,7 +127,7 @@ def carried(name: str, order: int, corrector: int) -> Any:
 
     def rule(step: int, sigma: float, x: Any, c: torch.Tensor, u: torch.Tensor) -> torch.Tensor | None:
         time = sigma / (1 + sigma) if name in NOISE | {"svd"} else sigma
-        weight = levels[step + 1] - sigma
+        weight = weights[step]
         if name == "wan_two_experts" and step == 3:  # the other expert knows nothing yet
             known.clear(), gap.clear()
         begun = 3 if name == "wan_two_experts" and step >= 3 else 0
@@ -143,6 +145,19 @@ def carried(name: str, order: int, corrector: int) -> Any:
         return u + wrong / weight
 
     return rule
+
+
+def added(levels: list[float], velocity: bool) -> list[float]:
+    """What one unit of output adds in each Euler step, in coordinates in which steps add up: with v-predictions a step
+    also changes what was there, x' = x (1 + h s / (s^2 + 1)) + h v / sqrt(s^2 + 1)."""
+    if not velocity:
+        return [after - before for before, after in pairwise(levels)]
+    kept, found = 1.0, []
+    for before, after in pairwise(levels):
+        step = after - before
+        kept *= 1 + step * before / (before**2 + 1)
+        found.append(step / math.sqrt(before**2 + 1) / kept)
+    return found
 
 
 def sigmas(scheduler: Any) -> list[float]:

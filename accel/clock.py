@@ -86,7 +86,7 @@ class Timetable:
     def __init__(self, scheduler: Any, known: dict[object, Updates | Unknown] | None = None) -> None:
         self.scheduler = on_cpu(scheduler)
         self._known = {} if known is None else known
-        timesteps = torch.as_tensor(self.scheduler.timesteps).flatten().tolist()
+        timesteps = torch.as_tensor(getattr(self.scheduler, "timesteps", ())).flatten().tolist()
         self.timesteps: list[float] = timesteps
         sigmas, end = getattr(self.scheduler, "sigmas", None), 0.0
         self.told = sigmas is not None or hasattr(self.scheduler, "alphas_cumprod")  # or no level is known
@@ -242,7 +242,7 @@ class Clock:
         if self.timetable is None:
             self.timetable = Timetable(self._scheduler, self._known) if self._scheduler is not None else None
         table = self.timetable
-        if table is None:
+        if table is None or not table.timesteps:
             return Moment(self.run, self._step, self._step, 0, 0.0)
         position = min(max(self._position(table, timestep), 0), len(table.timesteps) - 1)
         total = len(table.timesteps)

@@ -168,7 +168,9 @@ class _Walk:
     def influence(self) -> tuple[Array, bool]:
         """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
         second walk without outputs, which meets the same noise, tells it apart."""
-        count = len(self.scheduler.timesteps) - self.first
+        count = len(getattr(self.scheduler, "timesteps", ())) - self.first
+        if count < 1:
+            raise Unknown("it has no timetable of its own")
         # One number more meets random outputs: it does not arrive where the map says where something (clipping,
         # thresholding) is not linear.
         random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

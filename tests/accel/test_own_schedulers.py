@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -147,3 +147,20 @@ def test_noise_that_the_call_asks_for_counts_like_that_of_the_scheduler() -> Non
     assert computed == {0.0: 16, 1.0: 22}
     assert "its updates add noise" in reasons[1.0]
     assert "its updates add noise" not in reasons[0.0]
+
+
+def test_one_without_a_timetable_is_left_alone_with_a_clause() -> None:
+    """Made before any run, and deaf to `set_timesteps`."""
+
+    class Bare:
+        config: ClassVar[dict[str, Any]] = {}
+
+        def set_timesteps(self, steps: int) -> None:
+            pass
+
+        def step(self, output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> tuple[torch.Tensor]:
+            return (sample - output,)
+
+    found = scheduler_anatomy(Bare())
+    assert found.uncorrectable == "it has no timetable of its own"
+    assert found.irreplaceable and found.told is None

@@ -127,10 +127,3 @@ def test_the_space_holds_what_can_act_here_and_says_why_not_the_rest(recording: 
     alone = space_of(recording.anatomy, recording.calibration, STEPS, False, ("cache", "guidance"), True)
     assert alone.caches == (PLANNED,) and not alone.guidances
     assert "guidance is off" in alone.left_out["guidance"]
-
-
-def test_candidates_survive_a_file(recording: Recording) -> None:
-    space = space_of(recording.anatomy, recording.calibration, STEPS, True, ("cache", "guidance", "attention"), False)
-    for structure in space.structures():
-        candidate = Candidate(structure, space.dials(structure)[-1])
-        assert Candidate.from_dict(candidate.to_dict()) == candidate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,12 +64,12 @@ class Call:
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
     launched: list[int] = field(default_factory=list, repr=False)
 
-    @property
+    @cached_property
     def listed(self) -> bool:
         """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
         return isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The number of samples in the batch, of both halves."""
         return len(self.latents) if self.listed else self.latents[0].shape[0] if self.latents else 0
@@ -115,7 +116,11 @@ class Arguments:
 
     @staticmethod
     def pick(bound: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-        return next((bound[name] for name in names if bound.get(name) is not None), None)
+        for name in names:
+            value = bound.get(name)
+            if value is not None:
+                return value
+        return None
 
 
 def _positional(method: Callable[..., Any]) -> list[str]:

@@ -205,11 +205,12 @@ class Clock:
         self, denoiser: str, conditioning: torch.Tensor | None, timestep: Any, planned: int | None = None
     ) -> Arrival:
         """A denoiser is called. planned: how many steps the pipeline says that it takes."""
-        told = torch.as_tensor(0.0 if timestep is None else timestep).detach()
-        if self._stepped or self._stepped_unheard(denoiser, told):
+        told = None if self._heard else torch.as_tensor(0.0 if timestep is None else timestep).detach()
+        if self._stepped or (told is not None and self._stepped_unheard(denoiser, told)):
             self._step, self._stepped = self._step + 1, False
             self._called, self._told = {}, {}
-        self._told.setdefault(denoiser, told)
+        if told is not None:
+            self._told.setdefault(denoiser, told)
         called = self._called.setdefault(denoiser, [])
         leader = not called
         streams = self._streams.setdefault(denoiser, Streams())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +11,7 @@ from accel.clock import Moment
 from accel.method import knob, part
 from accel.samplers.delta import GuidanceDelta
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.spaces import clean_from_output
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,5 @@ def _cosine(x: torch.Tensor, c: torch.Tensor, u: torch.Tensor, sigma: float, kin
     for dimension in range(1, min(x.ndim, c.ndim)):
         size = min(x.shape[dimension], c.shape[dimension])
         x, c, u = (tensor.narrow(dimension, 0, size) for tensor in (x, c, u))
-    one, other = (clean(x.float(), output.float(), sigma, kind).flatten(1) for output in (c, u))
+    one, other = (clean_from_output(output, x, sigma, kind).flatten(1) for output in (c, u))
     return torch.nn.functional.cosine_similarity(one, other, dim=1)
-
-
-def clean(x: torch.Tensor, output: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
-    """The clean sample that an output stands for, up to a positive factor.
-
-    flow: x - sigma v. Otherwise the network's input has unit variance: with b = sigma / sqrt(1 + sigma^2),
-    x - b eps, and x / sigma - v (times b); sample: the output itself.
-    """
-    if "flow" in kind:
-        return x - sigma * output if kind == "flow" else x + sigma * output
-    if kind == "epsilon":
-        return x - sigma / math.sqrt(1.0 + sigma * sigma) * output
-    return x - sigma * output if kind == "v_prediction" else output

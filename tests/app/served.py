@@ -12,6 +12,16 @@ from accel.app.limits import Limits
 from accel.app.serve import launch
 from accel.app.studio import Studio
 
+# Settings of a run that takes a second.
+SMALL: dict[str, Any] = {
+    "prompt": "a red circle moves left on a dark background",
+    "steps": 10,
+    "width": 32,
+    "height": 32,
+    "frames": 5,
+    "recipe": {"cache": {"method": "OptimalSchedule", "compute": 0.6}},
+}
+
 
 class Served:
     """A studio and the address of its page."""

@@ -18,19 +18,11 @@ from gradio_client.exceptions import AppError
 
 from accel.app.settings import Settings, embedded
 from accel.rendering.manifest import read_manifest
-from tests.app.served import Served
+from tests.app.served import SMALL, Served
 
 pytestmark = pytest.mark.xdist_group("page")
 
 SNAPSHOT = Path(__file__).with_name("api.json")
-SMALL: dict[str, Any] = {
-    "prompt": "a red circle moves left on a dark background",
-    "steps": 10,
-    "width": 32,
-    "height": 32,
-    "frames": 5,
-    "recipe": {"cache": {"method": "OptimalSchedule", "compute": 0.6}},
-}
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,9 @@ from accel.app.settings import Settings
 from accel.method import Method
 from accel.recipe import LEVERS
 from tests.app.raw import Raw, Refusal
-from tests.app.served import Served
+from tests.app.served import SMALL, Served
 
 pytestmark = pytest.mark.xdist_group("security")
-
-SMALL: dict[str, Any] = {
-    "prompt": "a red circle moves left on a dark background",
-    "steps": 10,
-    "width": 32,
-    "height": 32,
-    "frames": 5,
-    "recipe": {"cache": {"method": "OptimalSchedule", "compute": 0.6}},
-}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from accel import (
 )
 from tests.accel.witness import NOISE, VELOCITY, Exchange, denoisers, flat, pipeline, plain, twin, witness
 from tests.tiny import TINY, run
+from tests.tiny.kinds import KINDS, crossed, kinds_only
 
 every_pipeline = pytest.mark.parametrize("name", TINY)
 RATIOS = (1.0, *[0.9] * 7)
@@ -105,8 +106,7 @@ def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
     assert session.report().computed == len(session.report().calls) > 0
 
 
-@every_pipeline
-@pytest.mark.parametrize("method", NEVER)
+@crossed("method", NEVER)
 def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
     assert torch.equal(output, plain(name))
@@ -114,8 +114,7 @@ def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@every_pipeline
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@crossed("predictor", PREDICTORS, kinds=("wan", "flux", "mochi", "cogvideox", "sdxl"))
 def test_forced_skips_are_the_formula_of_every_predictor(name: str, predictor: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])["fixed"])
 
@@ -125,8 +124,7 @@ def test_what_is_extrapolated_by_default_is_x0_unless_it_is_a_flow(name: str) ->
     check_formula(name, forced(Extrapolate(1))["fixed"])
 
 
-@every_pipeline
-@pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"])
+@crossed("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"], kinds=(*KINDS, "wan_two_experts"))
 def test_forced_skips_are_the_formula_in_every_method(name: str, method: str) -> None:
     check_formula(name, forced(LastResidual())[method])
 
@@ -138,17 +136,17 @@ def test_any_method_takes_any_predictor(name: str, method: str, predictor: str) 
     check_formula(name, forced(PREDICTORS[predictor])[method])
 
 
-@every_pipeline
+@kinds_only()
 def test_forced_skips_are_the_formula_without_guidance(name: str) -> None:
     check_formula(name, forced(Extrapolate(1))["fixed"], guidance=False)
 
 
-@every_pipeline
+@kinds_only()
 def test_forced_skips_are_the_formula_in_a_batch_of_another_size(name: str) -> None:
     check_formula(name, forced(Extrapolate(1))["fixed"], batch=2, size="other")
 
 
-@every_pipeline
+@kinds_only()
 def test_a_batch_of_three_is_three_single_runs(name: str) -> None:
     method = forced(Extrapolate(1))["fixed"]
     batch, _ = accelerated(name, method, batch=3)
@@ -169,7 +167,7 @@ def test_the_unconditional_stream_follows_the_conditional_one(name: str) -> None
     assert 0 < report.predicted < len(report.calls)
 
 
-@every_pipeline
+@kinds_only()
 def test_guards_hold_whatever_the_method_thinks(name: str) -> None:
     """Three steps of warm-up, two last steps, three predictions in a row at most."""
     _, report = accelerated(name, FixedInterval(100, warmup=3, final=2, max_skips=3), steps=12)
@@ -180,7 +178,7 @@ def test_guards_hold_whatever_the_method_thinks(name: str) -> None:
     assert all(call.action == "computed" for call in report.calls if call.step < 3 or call.position >= 10)
 
 
-@every_pipeline
+@kinds_only()
 def test_runs_under_min_steps_are_left_alone_and_the_report_says_so(name: str) -> None:
     output, report = accelerated(name, FixedInterval(2, min_steps=10), steps=8)
     assert torch.equal(output, plain(name))
@@ -188,7 +186,7 @@ def test_runs_under_min_steps_are_left_alone_and_the_report_says_so(name: str) -
     assert "min_steps=10" in report.levers[0].reason
 
 
-@every_pipeline
+@kinds_only()
 def test_a_session_starts_anew_with_every_call(name: str) -> None:
     """Another prompt, another size, another step count, and the first again: each as in a session of its own."""
     method = EasyCache(0.3, warmup=1, final=1, min_steps=1)

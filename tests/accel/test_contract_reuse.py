@@ -20,18 +20,19 @@ from tests.accel.residue import snapshot, traces
 from tests.accel.test_contract import SCHEDULE, SCHEDULES
 from tests.accel.witness import denoisers, flat, pipeline, plain, twin
 from tests.tiny import TINY, run
+from tests.tiny.kinds import KINDS, crossed, kinds_only
 
 every_pipeline = pytest.mark.parametrize("name", TINY)
 
 GUARDS: dict[str, Any] = {"warmup": 2, "final": 1, "min_steps": 1}
 EVERYWHERE = (-1.0, 1001.0)
-KINDS = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
+MODULES = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
 
 
 def flat_errors(error: float) -> tuple[Any, ...]:
     """Error curves that are the same at every noise level of every pipeline here."""
     rows = tuple((sigma, error, error) for sigma in (1e7, 0.0))
-    return tuple((name, kind, rows) for name in ("transformer", "transformer_2", "unet") for kind in KINDS)
+    return tuple((name, kind, rows) for name in ("transformer", "transformer_2", "unet") for kind in MODULES)
 
 
 NEVER: dict[str, ReuseMethod] = {
@@ -144,29 +145,27 @@ def forced(name: str, method: str = "fora") -> Any:
         schedule = {"transformer": "CCP", "transformer_2": "CPPCC"}
     if (name, method) == ("wan_two_experts", "adacache"):  # each expert has to see a change first
         schedule = {"transformer": "CCP", "transformer_2": "CCPPC"}
-    return lambda denoiser, number: KINDS if schedule[denoiser][number] == "P" else ()
+    return lambda denoiser, number: MODULES if schedule[denoiser][number] == "P" else ()
 
 
-@every_pipeline
-@pytest.mark.parametrize("method", NEVER)
+@crossed("method", NEVER)
 def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
     assert torch.equal(output, plain(name))
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@every_pipeline
-@pytest.mark.parametrize("method", FORCED)
+@crossed("method", FORCED, kinds=(*KINDS, "wan_two_experts"))
 def test_forced_reuse_gives_what_each_module_gave_last(name: str, method: str) -> None:
     check(name, FORCED[method], forced(name, method))
 
 
-@every_pipeline
+@kinds_only()
 def test_forced_reuse_without_guidance(name: str) -> None:
     check(name, FORCED["fora"], forced(name), guidance=False)
 
 
-@every_pipeline
+@kinds_only()
 def test_forced_reuse_in_a_batch_of_another_size(name: str) -> None:
     check(name, FORCED["fora"], forced(name), batch=2, size="other")
 
@@ -219,7 +218,7 @@ def test_restore_leaves_no_trace_and_the_output_bit_identical(name: str) -> None
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@every_pipeline
+@kinds_only()
 def test_every_call_starts_anew(name: str) -> None:
     """Another prompt, another size, another step count, and the first again: each as in a session of its own."""
     method = FORCED["fora"]
@@ -234,7 +233,7 @@ class Stop(Exception):
     pass
 
 
-@every_pipeline
+@kinds_only()
 def test_an_exception_inside_of_a_module_leaves_nothing_behind(name: str) -> None:
     pipe, method = TINY[name].build(), FORCED["fora"]
     root = next(iter(denoisers(pipe).values()))
@@ -258,7 +257,7 @@ def test_an_exception_inside_of_a_module_leaves_nothing_behind(name: str) -> Non
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@every_pipeline
+@kinds_only(kinds=(*KINDS, "wan_two_experts"))
 def test_extra_memory_is_one_output_of_every_module_and_stream(name: str) -> None:
     """The largest sum over denoisers: when a second expert starts, the first one's outputs are let go."""
     sizes: dict[str, Counter[Any]] = {}

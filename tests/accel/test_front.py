@@ -17,6 +17,7 @@ from accel.presets import PRESETS
 from tests.accel.residue import snapshot
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
+from tests.tiny.kinds import KINDS
 
 METHOD = FixedInterval(3, warmup=2, min_steps=1)
 
@@ -30,7 +31,11 @@ def test_the_default_preset_speeds_a_long_run_up_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "preset, name", [*((preset, "wan") for preset in PRESETS), *(("balanced", name) for name in TINY)]
+    "preset, name",
+    [
+        *((preset, "wan") for preset in PRESETS),
+        *(pytest.param("balanced", name, marks=() if name in KINDS else pytest.mark.slow) for name in TINY),
+    ],
 )
 def test_every_preset_acts_and_the_default_one_does_on_every_pipeline(preset: str, name: str) -> None:
     with accel.accelerate(pipeline(name), preset) as session:

@@ -142,6 +142,7 @@ def test_also_where_nothing_runs_between(name: str, other: str) -> None:
     check(name, (other,), between=False)
 
 
+@pytest.mark.slow
 def test_three_neighbours_are_right_in_every_order_of_coming_and_going() -> None:
     check("wan", ("cache-dit", "LoRA"), between=False)
 

@@ -37,6 +37,7 @@ from accel.session import bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import denoisers, plain
 from tests.tiny import TINY, run
+from tests.tiny.kinds import kinds_only
 
 every_pipeline = pytest.mark.parametrize("name", TINY)
 GUARDS: dict[str, Any] = {"predictor": LastResidual(), "warmup": 2, "final": 1, "min_steps": 1}
@@ -68,7 +69,7 @@ def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     assert [path for path in before if before[path] != after[path]] == []
 
 
-@every_pipeline
+@kinds_only()
 def test_after_a_run_and_restore_nothing_of_ours_is_left(name: str) -> None:
     pipe = TINY[name].build()
     method = PROBING if hasattr(pipe, "transformer") else METHOD  # a U-Net has no modulated input
@@ -465,8 +466,7 @@ def test_lora_loaded_and_unloaded_while_accelerated() -> None:
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("compiled_first", [True, False])
+@pytest.mark.parametrize(("in_place", "compiled_first"), [(True, False), (False, True)])
 def test_compiled_transformer(in_place: bool, compiled_first: bool) -> None:
     """As one graph: our layer stands outside of what is compiled, whichever came first."""
     pipe, plan = TINY["wan"].build(), ["compile", "accelerate"]

@@ -28,13 +28,14 @@ from accel.session import Session, bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
+from tests.tiny.kinds import kinds_only
 from tests.tiny.video import wan_transformer
 
 METHOD = FixedInterval(3, warmup=2, min_steps=1)
 every_pipeline = pytest.mark.parametrize("name", TINY)
 
 
-@every_pipeline
+@kinds_only()
 def test_a_suspended_pipeline_is_the_untouched_one_and_the_same_session_is_on_again(name: str) -> None:
     pipe = pipeline(name)
     run(pipe, TINY[name])

@@ -50,7 +50,7 @@ TOKENS: dict[str, tuple[tuple[int, int, int], str]] = {
     "z_image": ((1, 8, 8), "last"),
     "sdxl": ((1, 8, 8), ""),
     "sd": ((1, 16, 16), ""),
-    "animatediff": ((1, 16, 16), ""),
+    "animatediff": ((1, 8, 8), ""),
     "svd": ((1, 8, 8), ""),
 }
 UNETS = ("sdxl", "sd", "animatediff", "svd")

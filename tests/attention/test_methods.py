@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 import accel
@@ -22,6 +21,7 @@ from accel.method import Method
 from tests.accel.witness import pipeline, plain
 from tests.attention.quantised import Emulated
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 
 NOW: dict[str, Any] = {"warmup": 0.0, "dense_layers": 0, "min_tokens": 0}
 METHODS: dict[str, Method] = {
@@ -49,8 +49,7 @@ PIPELINES = (
 )
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-@pytest.mark.parametrize("method", METHODS)
+@crossed("method", METHODS, PIPELINES, kinds=("wan", "flux", "sdxl"))
 def test_it_acts_or_says_why_not_and_is_undone_to_the_bit(name: str, method: str) -> None:
     pipe = pipeline(name)
     with accel.accelerate(pipe, accel.Recipe(attention=METHODS[method])) as session:

@@ -1,5 +1,7 @@
 """Caches at the denoiser's boundary leave compiled graphs alone: nothing is recompiled, whatever is skipped."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -15,6 +17,9 @@ CACHES = {
     "sea": SeaCache(0.7, min_steps=1),
     "easy": EasyCache(0.5, min_steps=1),
 }
+
+
+FAST = [("interval", False), ("easy", True)]
 
 
 def compiled(backend="eager", whole=False):
@@ -40,8 +45,13 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
-@pytest.mark.parametrize("label", CACHES)
+@pytest.mark.parametrize(
+    ("label", "whole"),
+    [
+        *FAST,
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in product(CACHES, (False, True)) if pair not in FAST),
+    ],
+)
 def test_one_graph_serves_plain_accelerated_and_restored_runs(label, whole):
     pipe = compiled(whole=whole)
     before = run(pipe, TINY["wan"])

@@ -16,6 +16,7 @@ from accel.calls import CONDITIONING, tensors
 from accel.report import Report
 from accel.streams import Streams
 from tests.tiny import TINY, run
+from tests.tiny.kinds import kinds_only
 
 STEPS = 12  # with an interval of four: ███···█···██
 EXCHANGED = 3  # at the end of this step
@@ -44,7 +45,7 @@ def level(wrong: torch.Tensor, right: torch.Tensor) -> float:
     return float(20 * torch.log10(right.abs().max() / (wrong - right).pow(2).mean().sqrt()))
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in ("pixart", "svd")])  # they take no such callback
+@kinds_only(name for name in TINY if name not in ("pixart", "svd"))  # they take no such callback
 def test_a_prompt_that_is_exchanged_begins_a_new_history_in_every_pipeline(name: str) -> None:
     pipe, heard = TINY[name].build(), list[torch.Tensor]()
 

@@ -17,6 +17,7 @@ from accel.caching.deepcache import cut
 from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import flat, pipeline, plain, twin, witness
 from tests.tiny import TINY, picture, run
+from tests.tiny.kinds import crossed, kinds_only
 from tests.tiny.unet import SHAPE, WIDTHS, build_sd
 from tests.tiny.weights import randomise
 
@@ -32,7 +33,7 @@ FEATURE = {
     "animatediff": ("up_blocks.1.motion_modules.0", "up_blocks.0", "up_blocks.0.motion_modules.0"),
     "svd": ("up_blocks.1.attentions.0", "up_blocks.0", "up_blocks.0.resnets.0"),
 }
-FRAMES = {"sd": 1, "sdxl": 1, "animatediff": 4, "svd": 3}
+FRAMES = {"sd": 1, "sdxl": 1, "animatediff": 3, "svd": 3}
 
 
 def deep(interval: int = 3, branch: int = 0, **guards: Any) -> DeepCache:
@@ -47,8 +48,7 @@ def accelerated(pipe: DiffusionPipeline, name: str, method: DeepCache, **options
 # Bit identity
 
 
-@every_unet
-@every_branch
+@crossed("branch", BRANCHES, UNETS)
 def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     output, report = accelerated(pipeline(name), name, deep(1, branch))
     assert torch.equal(output, plain(name))
@@ -243,18 +243,17 @@ def test_which_steps_are_full(method: DeepCache, marks: str) -> None:
 
 
 @every_unet
-@every_branch
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("branch", "batch"), [(0, 1), (1, 2), (2, 1)])
 def test_extra_memory_is_one_hidden_state(name: str, branch: int, batch: int) -> None:
     _, report = accelerated(pipeline(name), name, deep(3, branch), batch=batch)
     narrow, wide = (32, 64) if name == "svd" else WIDTHS
-    side = 8 if name == "svd" else 16
+    side = 8 if name in ("animatediff", "svd") else 16
     channels, height = [(narrow, side), (wide, side), (wide, side // 2)][branch]
     samples = 2 * batch * FRAMES[name]  # guidance doubles the batch
     assert report.levers[0].extra_bytes == samples * channels * height * height * 4
 
 
-@every_unet
+@kinds_only(UNETS, kinds=["sd"])
 def test_a_session_starts_anew_with_every_call_and_after_an_exception(name: str) -> None:
     asked_for: list[dict[str, Any]] = [{}, {"size": "other", "prompt": 1}, {"batch": 2, "steps": 5}]
     fresh = [accelerated(pipeline(name), name, deep(), **options)[0] for options in asked_for]
@@ -269,7 +268,7 @@ def test_a_session_starts_anew_with_every_call_and_after_an_exception(name: str)
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@every_unet
+@kinds_only(UNETS, kinds=["sd", "sdxl"])
 def test_nothing_is_left_on_the_u_net_after_a_call_and_after_an_interrupted_one(name: str) -> None:
     pipe = TINY[name].build()
     run(pipe, TINY[name])
@@ -291,7 +290,7 @@ def test_nothing_is_left_on_the_u_net_after_a_call_and_after_an_interrupted_one(
 # Where it cannot act
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in UNETS])
+@kinds_only(name for name in TINY if name not in UNETS)
 def test_transformers_are_left_alone_and_the_report_says_what_to_take(name: str) -> None:
     output, report = accelerated(pipeline(name), name, deep())
     assert torch.equal(output, plain(name))

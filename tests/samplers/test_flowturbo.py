@@ -28,6 +28,7 @@ from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain, twin, witness
 from tests.samplers.mixture import even_times, exact, noise, velocity
 from tests.tiny import TINY, run
+from tests.tiny.kinds import kinds_only
 
 FLOWS = (
     "wan",
@@ -220,7 +221,7 @@ def test_an_untrained_refiner_says_every_streams_last_answer_again(name: str) ->
     assert session.report().levers[0].engaged and "3 of" in session.report().levers[0].reason
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@kinds_only(FLOWS)
 def test_the_pipeline_comes_back_as_it_was(name: str) -> None:
     pipe = pipeline(name)
     before = snapshot(pipe)

@@ -17,11 +17,10 @@ from tests.accel.witness import denoisers, pipeline, plain, twin
 from tests.samplers.guidance_reference import by_rule, cut
 from tests.tiny import TINY, run
 from tests.tiny.inputs import generators
+from tests.tiny.kinds import crossed, kinds_only
 
 GUIDED = [name for name, tiny in TINY.items() if tiny.guidance in ("two calls", "batched")]
 EMBEDDED = [name for name, tiny in TINY.items() if tiny.guidance == "embedded"]
-every_pipeline = pytest.mark.parametrize("name", TINY)
-every_guided_pipeline = pytest.mark.parametrize("name", GUIDED)
 
 NOTHING = GuidanceInterval(low=math.inf)  # no step is guided
 HALF = GuidanceInterval(low=0.5)  # the first half of the steps is
@@ -50,8 +49,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> b
     return bool((got - wanted).norm() <= tolerance * wanted.norm())
 
 
-@every_pipeline
-@pytest.mark.parametrize("method", NEVER)
+@crossed("method", NEVER)
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
     assert torch.equal(output, plain(name))
@@ -61,7 +59,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method
         assert "(" in report.levers[0].reason  # and says why
 
 
-@every_pipeline
+@kinds_only()
 def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     output, report = accelerated(name, NOTHING, guidance=False)
     assert torch.equal(output, plain(name, guidance=False))
@@ -76,8 +74,7 @@ def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: st
     assert "true_cfg_scale" in report.levers[0].reason
 
 
-@every_guided_pipeline
-@pytest.mark.parametrize("batch", [1, 3])
+@crossed("batch", [1, 3], GUIDED)
 def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batch: int) -> None:
     output, report = accelerated(name, NOTHING, batch=batch)
     if name in SILENT:
@@ -88,8 +85,7 @@ def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batc
     assert report.levers[0].engaged
 
 
-@every_guided_pipeline
-@pytest.mark.parametrize("method", [HALF, PAPER], ids=["interval", "adaptive"])
+@crossed("method", [HALF, PAPER], GUIDED, ids=lambda method: type(method).__name__)
 def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, method: Any) -> None:
     first = math.ceil(0.5 * steps_of(name)) + (method is PAPER)  # the step that agrees is itself guided
     output, report = accelerated(name, method)
@@ -98,7 +94,7 @@ def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, me
     assert f"{steps_of(name) - first} of " in report.levers[0].reason
 
 
-@every_guided_pipeline
+@kinds_only(GUIDED)
 def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
     """Counted by hooks outside: samples that went through the denoiser."""
     pipe, seen = pipeline(name), []
@@ -116,7 +112,7 @@ def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
         assert sum(seen) < 0.85 * before
 
 
-@every_guided_pipeline
+@kinds_only(GUIDED)
 def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     fresh = [accelerated(name, HALF, **options)[0] for options in ({}, {"size": "other", "batch": 2})]
     with accel.accelerate(pipeline(name), accel.Recipe(guidance=HALF)):
@@ -124,7 +120,7 @@ def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     assert torch.equal(again[0], fresh[0]) and torch.equal(again[1], fresh[1]) and torch.equal(again[2], fresh[0])
 
 
-@every_guided_pipeline
+@kinds_only(GUIDED)
 @pytest.mark.parametrize("method", [HALF, GuidanceDelta(growth=math.inf, every=3)], ids=["interval", "delta"])
 def test_restore_gives_the_pipeline_back_without_residue(name: str, method: Any) -> None:
     pipe = TINY[name].build()
@@ -138,7 +134,7 @@ def test_restore_gives_the_pipeline_back_without_residue(name: str, method: Any)
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@every_guided_pipeline
+@kinds_only(GUIDED)
 def test_an_exception_in_a_run_leaves_nothing_for_the_next(name: str) -> None:
     pipe, method = pipeline(name), GuidanceDelta(growth=math.inf, every=3)
     expected, _ = accelerated(name, method)

@@ -17,6 +17,7 @@ from tests.samplers.guidance_reference import FIRST_HALF, _Batched, cut
 from tests.samplers.test_guidance import SILENT
 from tests.tiny import TINY, TinyPipeline, run
 from tests.tiny.conditioned import CONDITIONED
+from tests.tiny.kinds import kinds_only
 
 ALL = {name: tiny for name, tiny in TINY.items() if tiny.guidance == "batched"} | CONDITIONED
 every_pipeline = pytest.mark.parametrize("name", ALL)
@@ -104,7 +105,7 @@ def test_without_guidance_nothing_is_halved(name: str) -> None:
     assert report.halved == 0 and report.launches == report.evaluations == len(report.calls)
 
 
-@every_pipeline
+@kinds_only(ALL)
 def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     """One launch in each step as before, of the whole batch where the pass is due; the report says so."""
     _, report, seen = accelerated(name, None, COMES_AND_GOES)

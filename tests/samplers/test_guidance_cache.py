@@ -30,6 +30,7 @@ from tests.accel.test_contract import answer_of_twin, corrected, corrects, predi
 from tests.accel.witness import Exchange, pipeline, plain, witness
 from tests.samplers.guidance_reference import FIRST_HALF
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 
 GUIDED = [name for name, tiny in TINY.items() if tiny.guidance in ("two calls", "batched")]
 TWO_CALLS = ["wan", "qwen_image", "flux_true_guidance"]
@@ -184,8 +185,7 @@ def test_agreement_counts_evaluated_steps_only() -> None:
     assert report.timeline() == {"cond": "██·█·█·█", "uncond": "██·█·█○○"}
 
 
-@pytest.mark.parametrize("name", GUIDED)
-@pytest.mark.parametrize("cache", CACHES)
+@crossed("cache", CACHES, GUIDED)
 def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> None:
     """The difference is measured at every third step, so that the batch changes its size again and again."""
     guidance = GuidanceDelta(math.inf, every=3, start=0.2)

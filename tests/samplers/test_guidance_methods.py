@@ -22,6 +22,7 @@ from accel.samplers.guidance import Conditional
 from tests.accel.witness import NOISE, pipeline, plain
 from tests.samplers.guidance_reference import by_rule
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 
 EULER = {"FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "DDIMScheduler"}
 
@@ -99,11 +100,10 @@ def test_the_split_is_a_partition_of_the_spectrum() -> None:
 CARRYING = ["wan_two_experts", "qwen_image", "ltx", "mochi", "sdxl", "animatediff", "z_image", "svd"]
 
 
-@pytest.mark.parametrize("name", CARRYING)
-@pytest.mark.parametrize("order", [0, 1])
-@pytest.mark.parametrize("corrector", [0, 1])
-def test_the_carried_difference_is_the_formula(name: str, order: int, corrector: int) -> None:
+@crossed("orders", [(0, 0), (0, 1), (1, 0), (1, 1)], CARRYING, kinds=["wan", "ltx"])
+def test_the_carried_difference_is_the_formula(name: str, orders: tuple[int, int]) -> None:
     """Two steps are carried after each measured one, and what was wrong with them is made up for in the next."""
+    order, corrector = orders
     method = GuidanceDelta(math.inf, every=3, start=0.3, order=order, corrector=corrector)
     output, report = accelerated(name, method)
     expected = by_rule(name, carried(name, order, corrector))

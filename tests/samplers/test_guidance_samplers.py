@@ -15,6 +15,7 @@ from accel.samplers import LCM, AdamsBashforth, DiffusersScheduler, DPMSolver, P
 from tests.accel.witness import pipeline, plain
 from tests.samplers.guidance_reference import cut, overridden
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 
 PIPELINES = ["wan", "wan_two_experts", "sdxl", "mochi"]
 SAMPLERS: dict[str, Sampler] = {
@@ -34,7 +35,7 @@ SAVING: dict[str, Any] = {
     "adaptive": AdaptiveGuidance(-1.0, start=0.5, rest="conditional"),
     "delta": GuidanceDelta(math.inf, every=3),
 }
-every_pair = pytest.mark.parametrize(("name", "sampler"), [(name, s) for name in PIPELINES for s in SAMPLERS])
+every_pair = crossed("sampler", SAMPLERS, PIPELINES, kinds=["wan"])
 
 
 def together(name: str, guidance: Any, sampler: Sampler | None) -> tuple[torch.Tensor, accel.Report]:

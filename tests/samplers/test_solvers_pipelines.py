@@ -28,6 +28,7 @@ from accel.samplers.coordinates import point_of, scale_of, time_of
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 
 # Tiny pipelines by what their schedulers do.
 EULER_FLOWS = [
@@ -77,8 +78,7 @@ def test_solvers_that_diffusers_has_are_the_same_as_there_in_a_pipeline(name: st
     assert relative(sampled(name, solver, steps=16)[0], plain(name, steps=16)) < 1e-5
 
 
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("solver", HISTORY)
+@crossed("solver", HISTORY)
 def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver: str) -> None:
     output, report = sampled(name, HISTORY[solver])
     assert torch.isfinite(output).all() and output.shape == plain(name).shape
@@ -384,8 +384,7 @@ def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
 # Runs one after another, and ends
 
 
-@pytest.mark.parametrize("name", ["wan", "sdxl", "flux_img2img", "animatediff"])
-@pytest.mark.parametrize("solver", HISTORY)
+@crossed("solver", HISTORY, ["wan", "sdxl", "flux_img2img", "animatediff"], kinds=["wan"])
 def test_a_session_starts_anew_with_every_call(name: str, solver: str) -> None:
     asked: list[dict[str, Any]] = [{}, {"size": "other"}, {"steps": 5, "prompt": 1}, {"batch": 3}, {}]
     fresh = [sampled(name, HISTORY[solver], **options)[0] for options in asked[:-1]]

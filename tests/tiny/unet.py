@@ -111,8 +111,9 @@ def sdxl_arguments(ask: Ask) -> dict[str, Any]:
 
 
 def animatediff_arguments(ask: Ask) -> dict[str, Any]:
-    arguments = sd_arguments(ask)
-    return arguments | {"num_frames": 4 if ask.size == "default" else 3}
+    """Small and few frames: it is the slowest of all."""
+    arguments = sd_arguments(ask) | ask.extent((64, 64), (72, 56))
+    return arguments | {"num_frames": 3 if ask.size == "default" else 2}
 
 
 def build_svd() -> DiffusionPipeline:

@@ -113,6 +113,7 @@ def test_the_same_call_goes_on_where_it_was(pipe: Any, folder: Path) -> None:
     assert (folder / JOURNAL).read_text().splitlines() == before
 
 
+@pytest.mark.slow
 def test_another_goal_uses_the_runs_of_the_first(pipe: Any, folder: Path) -> None:
     faster = tuned(pipe, target_speedup=1.3, out=folder)
     assert faster.evidence["speedup"] >= 1.3
@@ -158,6 +159,7 @@ def test_an_interruption_before_anything_is_verified_keeps_the_runs(pipe: Any, t
     assert session_of(pipe) is SESSIONS[-1]
 
 
+@pytest.mark.slow
 def test_an_interruption_after_that_returns_the_best_so_far(pipe: Any, tmp_path: Path) -> None:
     def tell(text: str) -> None:
         if text.startswith("verified"):
@@ -168,6 +170,7 @@ def test_an_interruption_after_that_returns_the_best_so_far(pipe: Any, tmp_path:
     assert json.loads((tmp_path / "recipe.json").read_text())["evidence"]["met"]
 
 
+@pytest.mark.slow
 def test_a_metric_of_ones_own(pipe: Any) -> None:
     worst = Bound("worst pixel", lambda one, other: float(abs(one - other).max()), most=0.5, slack=0.05)
     recipe = tuned(pipe, bounds=[worst])

@@ -67,7 +67,7 @@ class Raw:
         return Refusal(data["error"]) if kind == "error" else data[0]
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60, source_address=(self.address, 0))
+        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=300, source_address=(self.address, 0))
 
     def _named(self, headers: dict[str, str]) -> dict[str, str]:
         return self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -82,7 +82,7 @@ def _message(part: str) -> tuple[str, Any]:
     return kind.removeprefix("event: "), json.loads(data)
 
 
-def eventually(true: Any, seconds: float = 60.0) -> bool:
+def eventually(true: Any, seconds: float = 300.0) -> bool:
     """Whether it becomes true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -86,10 +86,9 @@ def test_what_was_not_predicted_is_stopped() -> None:
     stage.studio.close()
     with Studio(Limits(seconds=0.3), load=stage._load) as studio:
         studio._shelf.get("pocket:video").pipe.transformer.register_forward_hook(_late)
-        begun = time.monotonic()
         with pytest.raises(StudioError, match="took longer than this server allows"):
             list(studio.run(replace(LONG, seed=1)))
-        assert stage.calls < 2 * LONG.steps and time.monotonic() - begun < 30.0
+        assert stage.calls < 2 * LONG.steps
 
 
 def test_memory_counts_all_of_a_pair(tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_a_clip_that_is_compressed_makes_no_other_wait(tmp_path: Path, monkeypat
     monkeypatch.setattr(sheets, "_write", lambda frames, folder: _held(frames, folder, begun, go, write))
     first = threading.Thread(target=sheets.sheets_of, args=(slow,))
     first.start()
-    assert begun.wait(30.0)
+    assert begun.wait(120.0)
     assert sheets.sheets_of(quick).files  # while the other is still at it
     go.set()
     first.join(30.0)
@@ -142,5 +141,5 @@ def _late(*_: Any) -> None:
 def _held(frames: Any, folder: Path, begun: threading.Event, go: threading.Event, write: Any) -> Any:
     if len(frames) == 3:
         begun.set()
-        assert go.wait(30.0)
+        assert go.wait(120.0)
     return write(frames, folder)

@@ -32,9 +32,14 @@ def served() -> Iterator[Served]:
     found.close()
 
 
+def connected(served: Served, **options: Any) -> Client:
+    """gradio's client gives up after five seconds without an answer, which a busy machine may need."""
+    return Client(served.url, verbose=False, httpx_kwargs={"timeout": 300}, **options)
+
+
 @pytest.fixture
 def client(served: Served, tmp_path: Path) -> Client:
-    return Client(served.url, verbose=False, download_files=tmp_path)
+    return connected(served, download_files=tmp_path)
 
 
 def last(client: Client, *values: Any, endpoint: str = "/run", **named: Any) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def test_the_endpoints_are_the_ones_that_programs_rely_on(client: Client) -> Non
 
 def test_run_streams_progress_and_ends_with_the_pair_and_its_files(client: Client) -> None:
     job = client.submit(SMALL, api_name="/run")
-    pair = job.result(timeout=120)["pair"]
+    pair = job.result(timeout=600)["pair"]
     stages = [answer["stage"] for answer in job.outputs()]
     assert stages[-1] == "done" and "accelerated" in stages
     assert pair["metrics"]["psnr"] > 15 and len(pair["psnr_per_frame"]) == 5
@@ -108,7 +113,7 @@ def test_votes_are_kept_with_the_settings(client: Client) -> None:
 def test_history_is_the_visitors_own(served: Served, client: Client) -> None:
     last(client, SMALL)
     assert [run["settings"]["steps"] for run in client.predict(api_name="/history")] == [10]
-    assert Client(served.url, verbose=False).predict(api_name="/history") == []
+    assert connected(served).predict(api_name="/history") == []
 
 
 def test_pair_of_an_earlier_run(client: Client) -> None:
@@ -145,7 +150,7 @@ def test_what_there_is_to_choose_from(client: Client) -> None:
 
 
 def test_cancel_stops_the_work_of_this_client_only(served: Served, client: Client) -> None:
-    other = Client(served.url, verbose=False)
+    other = connected(served)
     with served.slowly(0.2):
         job = client.submit(SMALL | {"seed": 11, "steps": 100}, api_name="/run")
         begun = served.calls
@@ -155,7 +160,7 @@ def test_cancel_stops_the_work_of_this_client_only(served: Served, client: Clien
         assert client.predict(api_name="/cancel") == 1
         before = served.calls
         with pytest.raises(AppError, match="cancelled"):
-            job.result(timeout=30)
+            job.result(timeout=300)
         assert served.at_rest() - before <= 2
 
 
@@ -206,7 +211,7 @@ def test_a_file_without_settings_is_refused(client: Client, tmp_path: Path) -> N
 def test_no_file_but_the_studios_own_is_served(served: Served, path: str) -> None:
     asked = path.format(root=Path(__file__).parents[2])
     with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(f"{served.url}gradio_api/file={asked}", timeout=10)
+        urllib.request.urlopen(f"{served.url}gradio_api/file={asked}", timeout=300)
     assert error.value.code in (403, 404)
 
 
@@ -217,8 +222,8 @@ def test_the_server_opens_no_file_that_a_client_names(served: Served, tmp_path: 
     asked = json.dumps({"data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}]}).encode()
     call = f"{served.url}gradio_api/call/restore"
     request = urllib.request.Request(call, asked, {"Content-Type": "application/json"})
-    event = json.load(urllib.request.urlopen(request, timeout=10))["event_id"]
-    answer = urllib.request.urlopen(f"{call}/{event}", timeout=10).read().decode()
+    event = json.load(urllib.request.urlopen(request, timeout=300))["event_id"]
+    answer = urllib.request.urlopen(f"{call}/{event}", timeout=300).read().decode()
     assert "event: error" in answer and SMALL["prompt"] not in answer
 
 

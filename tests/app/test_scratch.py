@@ -102,7 +102,7 @@ def test_an_app_that_is_ended_leaves_nothing(temporary: Path, ending: signal.Sig
         uploaded = Path(raw.upload("mine.json", b"{}"))
         assert uploaded.exists() and any(uploaded.is_relative_to(path) for path in temporary.glob(f"{PREFIX}*"))
         app.send_signal(ending)
-        app.wait(60)
+        app.wait(300)
     finally:
         app.kill()
     assert [path for path in temporary.rglob("*") if path.is_file() or path.name.startswith(PREFIX)] == []

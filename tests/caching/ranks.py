@@ -65,7 +65,7 @@ def work(rank: int, folder: Path) -> None:
     torch.accelerator.device_count = lambda: 1  # diffusers divides by it, and a machine without accelerators has 0
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=RANKS,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=600),
     )  # fmt: skip
     watch, results = Watch(), {}
     toys(rank, watch, results)

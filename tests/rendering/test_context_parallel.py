@@ -13,7 +13,7 @@ import pytest
 import accel
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "render_context_parallel.py"
-SECONDS = 300
+SECONDS = 900
 
 
 def start(ranks: int, out: Path, recipe: str) -> list[subprocess.Popen[str]]:

@@ -53,7 +53,7 @@ class Killer(threading.Thread):
         self.folder, self.times, self.killed = folder, times, 0
 
     def run(self) -> None:
-        chance, end = random.Random(0), time.monotonic() + 120
+        chance, end = random.Random(0), time.monotonic() + 600
         while self.killed < self.times and time.monotonic() < end:
             living = [pid for pid in workers_of(self.folder) if alive(pid)]
             if living:
@@ -85,7 +85,7 @@ def test_workers_killed_at_random_lose_nothing_and_poison_fails_alone(
 def test_a_killed_driver_takes_its_workers_along_and_resumes(tmp_path: Path) -> None:
     driver = multiprocessing.get_context("fork").Process(target=drive, args=(tmp_path,))
     driver.start()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while len(ledger_lines(tmp_path)) < 5 and time.monotonic() < end:
         time.sleep(0.01)
     assert driver.pid is not None
@@ -104,7 +104,7 @@ def test_a_killed_driver_takes_its_workers_along_and_resumes(tmp_path: Path) -> 
 
 def test_ctrl_c_finishes_the_jobs_at_hand(tmp_path: Path) -> None:
     def interrupt() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while len(ledger_lines(tmp_path)) < 3 and time.monotonic() < end:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)

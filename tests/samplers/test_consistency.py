@@ -234,11 +234,14 @@ def test_only_the_first_steps_are_clipped() -> None:
 
 # In pipelines
 
-WITH_NOISE = ["wan", "sdxl", "flux", "sd3", "mochi", "pixart", "cogvideox", "svd", "animatediff", "z_image"]
+SEEDED = [
+    pytest.param(name, marks=() if name in ("wan", "sdxl", "flux") else pytest.mark.slow)
+    for name in ["wan", "sdxl", "flux", "sd3", "mochi", "pixart", "cogvideox", "svd", "animatediff", "z_image"]
+]
 
 
+@pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
-@pytest.mark.parametrize("name_of_pipeline", WITH_NOISE)
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:
     pipe, tiny = pipeline(name_of_pipeline), TINY[name_of_pipeline]
     with accel.accelerate(pipe, accel.Recipe(sampler=FEW[name])) as session:

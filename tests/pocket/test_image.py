@@ -9,11 +9,11 @@ from accel import AdaptiveGuidance, OptimalSchedule, PseudoCorrector, Recipe, ac
 from accel.anatomy import inspect
 from accel.loading import load_pipeline
 from accel.metrics import psnr
-from accel.pocket import train_image
 from accel.pocket.autoencoder import PicturePatchAutoencoder
-from accel.pocket.evaluate import PICTURE, adherence, generate
 from accel.pocket.image_pipeline import StableDiffusionPocketPipeline
 from accel.rendering.calls import class_of
+from benchmarks.pocket import train_image
+from benchmarks.pocket.evaluate import PICTURE, adherence, generate
 
 PROMPT = "a red circle moves left on a dark background"
 PROMPTS = pocket.prompts(24, 2024)  # the first of those that evaluation.json is about

@@ -70,6 +70,7 @@ def measure(
 
 
 def ablation(options: argparse.Namespace) -> None:
+    """Measure every lever on and off, on the pocket model at its largest."""
     result = measure(
         load("pocket:video", options),
         pocket.prompts(options.clips, seed=13),
@@ -84,7 +85,7 @@ def ablation(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = command_of("Measure every lever on and off, on the pocket model at its largest.", ablation)
+    command = command_of("benchmarks.ablation", ablation)
     command.add_argument("--clips", type=int, default=2, help="how many prompts (2)")
     command.add_argument("--out", type=Path, default=Path("out/levers"), help="folder for the results")
     add_call(command, steps=50)

@@ -233,6 +233,7 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def frontier(options: argparse.Namespace) -> None:
+    """Measure every cache, fewer steps and other libraries on the pocket model."""
     prompts = pocket.prompts(options.clips + 6, seed=11)
     result = measure(
         load("pocket:video", options),
@@ -249,7 +250,7 @@ def frontier(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = command_of("Measure every cache, fewer steps and other libraries on the pocket model.", frontier)
+    command = command_of("benchmarks.frontier", frontier)
     command.add_argument("--clips", type=int, default=4, help="how many prompts (4)")
     add_measurement(command, out="out/frontier", steps=50)
     return run(command.parse_args(argv))

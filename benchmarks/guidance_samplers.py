@@ -219,6 +219,7 @@ def text_of(results: Results) -> str:
 
 
 def trajectory(options: argparse.Namespace) -> None:
+    """Measure guidance methods, samplers and compositions of levers."""
     prompts = pocket.prompts(options.clips + 6, seed=12)
     results = measure(
         load("pocket:video", options),
@@ -233,7 +234,7 @@ def trajectory(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = command_of("Measure guidance methods, samplers and compositions of levers.", trajectory)
+    command = command_of("benchmarks.guidance_samplers", trajectory)
     command.add_argument("--clips", type=int, default=48, help="prompts that the compositions are judged on (48)")
     command.add_argument("--out", type=Path, default=Path("out/trajectory"), help="folder for the results")
     add_call(command, steps=50)

@@ -238,6 +238,7 @@ def _never(one: Any, other: Any) -> float:
 
 
 def bench(options: argparse.Namespace) -> None:
+    """Tune, and measure what was found against all else."""
     prompts = recorded_prompts(options.prompts, options.model)
     if len(prompts) < options.clips + 6:
         raise ValueError(
@@ -256,7 +257,7 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = command_of("Tune, and measure what was found against presets, single levers and other libraries.", bench)
+    command = command_of("benchmarks.tuning", bench)
     add_model(command, default="pocket:video")
     command.add_argument(
         "--prompts", default="38", help="a file with one prompt per line, or how many of the pocket model's own (38)"

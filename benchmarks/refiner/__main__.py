@@ -16,6 +16,7 @@ from benchmarks.refiner.training import train_refiner
 
 
 def train(options: argparse.Namespace) -> None:
+    """Train a small refiner for a flow model, for the sampler FlowTurbo."""
     prompts = recorded_prompts(options.prompts, options.model)
     pipe, arguments = load(options.model, options), call_arguments(options)
     if options.steps is not None:
@@ -29,7 +30,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = command_of("Train a small refiner for a flow model, for the sampler FlowTurbo.", train)
+    command = command_of("benchmarks.refiner", train)
     add_model(command)
     command.add_argument(
         "--prompts", default="96", help="a file with one prompt per line, or how many of the pocket model's own (96)"

@@ -199,5 +199,5 @@ def test_words_in_training_are_those_of_the_pipeline(autoencoder):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train one with python -m accel\.pocket\.train_image"):
+    with pytest.raises(FileNotFoundError, match=r"train one with python -m benchmarks\.pocket\.train_image"):
         StableDiffusionPocketPipeline.from_folder(tmp_path / "nowhere")

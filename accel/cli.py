@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from accel import __version__
 from accel.commands import comparing, looking, rendering, serving, tuning
 from accel.terminal import show
+from accel.version import __version__
 
 if TYPE_CHECKING:
     from accel.results import Comparison

@@ -105,3 +105,8 @@ def test_the_refiner_that_ships_belongs_to_the_pocket_model() -> None:
     assert json.loads((pocket.folder("refiner") / "refiner.json").read_text())["pipeline"] == "WanPocketPipeline"
     with pytest.raises(ValueError, match="no pocket files 'nothing'"):
         pocket.folder("nothing")
+
+
+def test_training_has_moved_and_says_where_to() -> None:
+    with pytest.raises(ImportError, match=r"train_refiner is now benchmarks\.refiner\.training\.train_refiner"):
+        from accel.samplers import train_refiner  # noqa: F401

@@ -1,5 +1,9 @@
 """Step-reducing samplers, sigma schedules and adaptive guidance."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from accel.samplers.adaptive import AdaptiveGuidance
 from accel.samplers.bank import TrajectoryBank
 from accel.samplers.consistency import LCM, TCD, TDD
@@ -14,7 +18,6 @@ from accel.samplers.method import Sampler
 from accel.samplers.origin import Origin
 from accel.samplers.redi import ReDi
 from accel.samplers.refiner import Refiner
-from accel.samplers.refiner_training import train_refiner
 from accel.samplers.search import Search, search_sigmas
 from accel.samplers.sigmas import (
     AlignYourSteps,
@@ -65,5 +68,13 @@ __all__ = [
     "UniPC",
     "calibrate_linear",
     "search_sigmas",
-    "train_refiner",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train_refiner":
+        # Not an AttributeError, of which `from accel.samplers import train_refiner` would not show the sentence.
+        raise ImportError(
+            "train_refiner is now benchmarks.refiner.training.train_refiner, in a checkout of accel's repository."
+        )
+    raise AttributeError(f"module 'accel.samplers' has no attribute {name!r}")

@@ -68,7 +68,7 @@ siblings: $(VENV)/installed
 	$(BIN)/python -m benchmarks.pocket.shrink --out out/small --compile $(SHRINK_ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

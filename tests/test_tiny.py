@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from tests.tiny import TINY, picture, run
+from tests.tiny.kinds import KINDS, crossed, kinds_only
 from tests.tiny.weights import randomise
 
 CONTROLLED = {
@@ -209,3 +210,12 @@ def test_randomise_depends_on_its_seed_alone() -> None:
     first = randomise(nn.Linear(4, 4), seed=1)
     assert torch.equal(randomise(nn.Linear(4, 4), seed=1).weight, first.weight)
     assert not torch.equal(randomise(nn.Linear(4, 4), seed=2).weight, first.weight)
+
+
+def test_each_value_meets_each_kind_and_each_pipeline_a_value_and_the_rest_is_slow() -> None:
+    *_, pairs = crossed("value", "abc").args
+    fast = {pair.values for pair in pairs if not pair.marks}
+    assert fast >= {(name, value) for name in KINDS for value in "abc"}
+    assert {name for name, _ in fast} == set(TINY)
+    assert {pair.values for pair in pairs} == {(name, value) for name in TINY for value in "abc"}
+    assert {pair.values[0] for pair in kinds_only().args[1] if not pair.marks} == set(KINDS)

@@ -28,7 +28,7 @@ from accel.samplers.coordinates import point_of, scale_of, time_of
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
-from tests.tiny.kinds import crossed
+from tests.tiny.kinds import crossed, kinds_only
 
 # Tiny pipelines by what their schedulers do.
 EULER_FLOWS = [
@@ -422,7 +422,7 @@ def attributes(pipe: Any) -> dict[str, set[str]]:
     return {name: set(vars(part)) for name, part in pipe.components.items() if hasattr(part, "__dict__")}
 
 
-@pytest.mark.parametrize("name", TINY)
+@kinds_only()
 def test_restored_is_bit_identical_without_residue(name: str) -> None:
     pipe = TINY[name].build()
     run(pipe, TINY[name], steps=2)

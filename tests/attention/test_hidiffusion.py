@@ -33,6 +33,7 @@ from tests.accel.witness import plain as tiny_plain
 from tests.attention.asked import ask, mask_of, random, under
 from tests.attention.unets import SHARED, build, pipeline, plain
 from tests.tiny import TINY, picture, run
+from tests.tiny.kinds import crossed
 from tests.tiny.weights import randomise
 
 NAMES = ("sd", "sdxl")
@@ -301,9 +302,8 @@ def check_steps(
     return session.report()
 
 
+@pytest.mark.parametrize(("size", "batch"), [("default", 1), ("other", 2)])
 @every_unet
-@pytest.mark.parametrize("size", ["default", "other"])
-@pytest.mark.parametrize("batch", [1, 2])
 def test_a_u_net_with_halved_features_is_the_one_written_down_by_hand(name: str, size: str, batch: int) -> None:
     """9 x 13 latents are halved to 5 x 7, 3 x 4 and so on, which the U-Net has to be told on its way up."""
     first, both = (BY_HAND[name, size, stage] for stage in ("first", "both"))
@@ -505,8 +505,7 @@ def test_lora_on_the_convolution_that_takes_every_fourth_place() -> None:
 GUARDS: dict[str, Any] = {"warmup": 1, "final": 0, "min_steps": 1}
 
 
-@every_unet
-@pytest.mark.parametrize("size", ["default", "other"])
+@crossed("size", ["default", "other"], NAMES, kinds=())
 def test_beside_deep_cache_with_any_of_its_branches(name: str, size: str) -> None:
     """Its kept feature may come from a step with other sizes, and skipped steps reach into the halved layers."""
     pipe = build(name, sample_size=4)

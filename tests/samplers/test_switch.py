@@ -19,6 +19,7 @@ from accel.samplers import AdaptiveGuidance, Euler, GuidanceInterval, ModelSwitc
 from tests.accel.residue import raising_in_call, snapshot, traces
 from tests.accel.witness import denoisers, pipeline, plain
 from tests.tiny import TINY, run
+from tests.tiny.kinds import crossed
 from tests.tiny.video import wan_transformer
 from tests.tiny.weights import randomise
 
@@ -84,8 +85,7 @@ def test_two_copies_of_one_network_are_that_network(name: str, side: str) -> Non
     assert whose == {True, False}, "both must have answered"
 
 
-@pytest.mark.parametrize("name", ["wan", "sdxl", "ltx"])
-@pytest.mark.parametrize("cache", [None, FORA(2), FixedInterval(2, **GUARDS), DeepCache(2)], ids=str)
+@crossed("cache", [None, DeepCache(2), FORA(2), FixedInterval(2, **GUARDS)], ["wan", "sdxl", "ltx"], kinds=["wan"])
 def test_at_the_ends_there_is_one_model_alone_with_every_cache(name: str, cache: Any) -> None:
     """Everything from the other model: as if the pipeline had it. Nothing: as if there were no switch."""
     pipe, own = TINY[name].build(), pipeline(name)

@@ -133,6 +133,7 @@ def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
         tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=30.0, out=folder)
 
 
+@pytest.mark.slow  # test_command.py asks for such a one too
 def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
     with pytest.raises(
         NotMet, match=r"PSNR at least 99 cannot be promised .* what comes nearest is .* promises PSNR"

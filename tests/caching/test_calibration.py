@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -50,6 +51,12 @@ def recorded(name: str = "wan", steps: int = 12, prompts: int = 2, **options: An
         run(pipe, TINY[name], steps=steps, seed=index, prompt=index)
 
     return pipe, calibrate(pipe, ["x"] * prompts, generate=generate, **options)
+
+
+@cache
+def of_forty_steps() -> Calibration:
+    """For tests that only read it."""
+    return recorded(steps=40)[1]
 
 
 def computed(pipe: Any, method: Any, **options: Any) -> tuple[bool, ...]:
@@ -300,7 +307,7 @@ def test_shares_of_reused_modules_are_simulated(method):
 
 @pytest.mark.parametrize("compute", [0.35, 0.5, 0.8])
 def test_thresholds_compute_the_wanted_fraction(compute):
-    _, calibration = recorded(steps=40)
+    calibration = of_forty_steps()
     guards = {"warmup": 2, "max_skips": 20}
     methods = [SeaCache(**guards), EasyCache(**guards), TeaCache(**guards), FirstBlockCache(**guards)]
     methods += [MagCache(most=20, retention=0.0), DiCache(retention=0.0), DBCache(first=2, **guards), SmoothCache()]

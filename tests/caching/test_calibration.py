@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from functools import cache
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -53,7 +53,7 @@ def recorded(name: str = "wan", steps: int = 12, prompts: int = 2, **options: An
     return pipe, calibrate(pipe, ["x"] * prompts, generate=generate, **options)
 
 
-@cache
+@functools.cache
 def of_forty_steps() -> Calibration:
     """For tests that only read it."""
     return recorded(steps=40)[1]

@@ -48,11 +48,19 @@ def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
     assert top_level_modules_after("import accel.cli") & HEAVY == set()
 
 
+FOLDERS = {"attention", "caching", "pocket", "samplers"}
+
+
 @pytest.mark.parametrize("name", accel.__all__)
 def test_public_name_exists_and_hides_no_module(name: str) -> None:
     """A module `accel.compare` would be hidden by the function of that name, or hide it, by order of import."""
     assert getattr(accel, name) is not None
-    assert name not in {module.name for module in pkgutil.iter_modules(accel.__path__)}
+    assert name in FOLDERS or name not in {module.name for module in pkgutil.iter_modules(accel.__path__)}
+
+
+def test_the_front_door_is_small() -> None:
+    assert set(dir(accel)) == {*accel.__all__, "__version__"}
+    assert len(accel.__all__) <= 25
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Decision
-from accel.caching.extrapolate import Extrapolate
 from accel.caching.method import CacheMethod
 from accel.caching.predictor import Predictor
 from accel.caching.recorded_signals import Distance, no_distance
@@ -122,11 +121,9 @@ class StaticSchedule(CacheMethod):
 
 
 def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> Rules:
-    """What a plan must know of the cache that follows it. Other predictors are planned for as plain reuse."""
-    degrees = (0, 0)
-    if isinstance(predictor, Extrapolate):
-        degrees = min(predictor.order, 1), min(predictor.corrector, 2)
-    return Rules(warmup, final, max_skips, *degrees)
+    """What a plan must know of the cache that follows it."""
+    order, corrector = predictor.degrees
+    return Rules(warmup, final, max_skips, min(order, 1), min(corrector, 2))
 
 
 class Planned(Decider):

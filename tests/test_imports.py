@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import accel
+from accel.method import Method
 
 # Measuring, the app and batch rendering need these; accelerating a pipeline does not.
 HEAVY = {
@@ -63,9 +64,24 @@ def test_the_front_door_is_small() -> None:
     assert len(accel.__all__) <= 25
 
 
+def test_every_technique_has_a_short_name_that_is_its_own() -> None:
+    ours = [kind for kinds in Method.registry.values() for kind in kinds.values() if kind.__module__[:6] == "accel."]
+    assert len(ours) > 50
+    assert [kind for kind in ours if getattr(accel, kind.__name__) is not kind] == []
+
+
+def test_a_technique_of_earlier_versions_says_what_to_do_now() -> None:
+    with pytest.raises(AttributeError, match="switch it on with pipe.transformer.enable_cache"):
+        _ = accel.DiffusersCache
+    with pytest.raises(AttributeError, match=r"accel\.caching\.TextKeyValueCache: it saved"):
+        _ = accel.caching.TextKeyValueCache
+    with pytest.raises(AttributeError, match="no attribute 'UniPC'"):  # which is a sampler
+        _ = accel.caching.UniPC
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'acelerate'"):
-        _ = accel.acelerate  # type: ignore[attr-defined]
+        _ = accel.acelerate
 
 
 def test_classes_have_one_identity() -> None:

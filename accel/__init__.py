@@ -57,6 +57,9 @@ def __getattr__(name: str) -> Any:
         return import_module("accel.pocket")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
+    for folder in (caching, samplers, attention):
+        if name in folder.__all__:
+            return getattr(folder, name)
     return discovery.technique(__name__, name)
 
 

@@ -7,12 +7,12 @@ kernel of the device.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -101,7 +101,7 @@ def measured(runs: Mapping[str, Run], options: Options) -> dict[str, float]:
             start = _now(options)
             runs[name]()
             times[name].append((_now(options) - start) * 1e3)
-    return {name: statistics.median(some) for name, some in times.items()}
+    return {name: float(np.median(some)) for name, some in times.items()}
 
 
 def _now(options: Options) -> float:

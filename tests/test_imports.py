@@ -68,10 +68,11 @@ def test_every_technique_has_a_short_name_that_is_its_own() -> None:
     ours = [kind for kinds in Method.registry.values() for kind in kinds.values() if kind.__module__[:6] == "accel."]
     assert len(ours) > 50
     assert [kind for kind in ours if getattr(accel, kind.__name__) is not kind] == []
+    assert accel.TrajectoryBank is accel.samplers.TrajectoryBank
 
 
 def test_a_technique_of_earlier_versions_says_what_to_do_now() -> None:
-    with pytest.raises(AttributeError, match="switch it on with pipe.transformer.enable_cache"):
+    with pytest.raises(AttributeError, match=r"switch it on with pipe\.transformer\.enable_cache"):
         _ = accel.DiffusersCache
     with pytest.raises(AttributeError, match=r"accel\.caching\.TextKeyValueCache: it saved"):
         _ = accel.caching.TextKeyValueCache

@@ -115,7 +115,8 @@ def space_of(
     """
     left_out: dict[str, str] = {}
     constants = None if generic else calibration
-    dialled = tuple(name for name, method in caches().items() if _dialled(name, method, constants, steps, left_out))
+    known = caches() if "cache" in levers else {}
+    dialled = tuple(name for name, method in known.items() if _dialled(name, method, constants, steps, left_out))
     chosen = {lever: settings(lever) if guided or lever != "guidance" else [] for lever in LEVERS[1:]}
     if not guided:
         left_out["guidance"] = "classifier-free guidance is off, so there is no second pass to save"
@@ -124,7 +125,7 @@ def space_of(
         for lever, methods in chosen.items()
     }
     return Space(
-        dialled if "cache" in levers else (),
+        dialled,
         able["guidance"], able["sampler"], able["attention"], steps, left_out,
     )  # fmt: skip
 

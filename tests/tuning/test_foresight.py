@@ -57,6 +57,8 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         Recipe(guidance=GuidanceDelta()),
         Recipe(guidance=GuidanceDelta(1.2)),
         Recipe(guidance=AdaptiveGuidance()),
+        Recipe(guidance=AdaptiveGuidance(0.9, rest="conditional")),
+        Recipe(guidance=accel.GuidanceInterval(0.5)),
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=GuidanceDelta(1.3)),
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=AdaptiveGuidance()),
         Recipe(sampler=accel.PseudoCorrector(steps=0.5)),

@@ -28,44 +28,44 @@ app: $(VENV)/installed-app
 	$(BIN)/accel app $(APP_ARGS)
 
 trajectory: $(VENV)/installed
-	$(BIN)/accel trajectory --out out/trajectory $(TRAJECTORY_ARGS)
+	$(BIN)/python -m benchmarks.guidance_samplers --out out/trajectory $(TRAJECTORY_ARGS)
 
 levers: $(VENV)/installed
-	$(BIN)/accel levers --out out/levers $(LEVERS_ARGS)
+	$(BIN)/python -m benchmarks.ablation --out out/levers $(LEVERS_ARGS)
 
 bench: $(VENV)/installed-bench
-	$(BIN)/accel bench --out out/bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.tuning --out out/bench $(BENCH_ARGS)
 
 tune: $(VENV)/installed
 	$(BIN)/accel tune pocket:video --min-psnr 30 --out out/tune $(TUNE_ARGS)
 
 hindsight: $(VENV)/installed
-	$(BIN)/python -m accel.tuning.hindsight --out out/hindsight $(HINDSIGHT_ARGS)
+	$(BIN)/python -m benchmarks.hindsight --out out/hindsight $(HINDSIGHT_ARGS)
 
 presets: $(VENV)/installed
-	$(BIN)/python -m accel.tuning.derive --out out/presets $(PRESETS_ARGS)
+	$(BIN)/python -m benchmarks.presets --out out/presets $(PRESETS_ARGS)
 
 frontier: $(VENV)/installed-bench
-	$(BIN)/accel frontier --out out/frontier $(FRONTIER_ARGS)
+	$(BIN)/python -m benchmarks.frontier --out out/frontier $(FRONTIER_ARGS)
 
 bench-attention: $(VENV)/installed
-	$(BIN)/python -m accel.attention.bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.attention $(BENCH_ARGS)
 
 bench-render: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m accel.rendering.bench $(BENCH_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rendering $(BENCH_ARGS)
 
 train: $(VENV)/installed
-	$(BIN)/python -m accel.pocket.train --out out/pocket $(TRAIN_ARGS)
+	$(BIN)/python -m benchmarks.pocket.train_video --out out/pocket $(TRAIN_ARGS)
 
 train-image: $(VENV)/installed
-	$(BIN)/python -m accel.pocket.train_image --out out/image $(TRAIN_ARGS)
+	$(BIN)/python -m benchmarks.pocket.train_image --out out/image $(TRAIN_ARGS)
 
 judges: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)
 
 siblings: $(VENV)/installed
-	$(BIN)/python -m accel.pocket.distill --out out/few --compile $(DISTILL_ARGS)
-	$(BIN)/python -m accel.pocket.shrink --out out/small --compile $(SHRINK_ARGS)
+	$(BIN)/python -m benchmarks.pocket.distill --out out/few --compile $(DISTILL_ARGS)
+	$(BIN)/python -m benchmarks.pocket.shrink --out out/small --compile $(SHRINK_ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
@@ -74,13 +74,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The built wheel is checked, because type checkers do not see through an editable install with mapped folders. A build/
+# The built wheel is checked, and the laboratory beside it, because type checkers do not see through an editable install with mapped folders. A build/
 # that is left over would put deleted files into the wheel.
 types: $(VENV)/installed-dev
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 	$(INSTALL) --no-deps --target build/typed build/dist/*.whl
-	MYPYPATH=build/typed $(BIN)/mypy --strict -p accel
+	MYPYPATH=build/typed:. $(BIN)/mypy --strict -p accel -p benchmarks
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

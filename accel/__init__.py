@@ -21,14 +21,13 @@ from accel.recipe import Recipe
 from accel.report import Report
 from accel.samplers import search_sigmas
 from accel.session import Session
+from accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from accel import pocket
     from accel.comparison import compare
     from accel.rendering import render
     from accel.tuning import tune
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Calibration",

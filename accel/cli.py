@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from accel.commands import comparing, looking, measuring, rendering, serving, tuning
+from accel.commands import comparing, looking, rendering, serving, tuning
 from accel.terminal import show
+from accel.version import __version__
 
 if TYPE_CHECKING:
     from accel.results import Comparison
@@ -18,12 +19,32 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130
 
+# Commands that were part of `accel` and have moved to the repository, where what proves the library is.
+MOVED = {
+    "bench": "benchmarks.tuning",
+    "frontier": "benchmarks.frontier",
+    "levers": "benchmarks.ablation",
+    "refine": "benchmarks.refiner",
+    "trajectory": "benchmarks.guidance_samplers",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 1 where `render` could not render everything, 2 for bad input (one sentence on
     stderr), or 130 after Ctrl-C.
     """
-    options = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    name = next((word for word in given if not word.startswith("-")), "")
+    if name in MOVED:
+        show(
+            f"accel: accel {name} is now python -m {MOVED[name]}, in a checkout of accel's repository.", file=sys.stderr
+        )
+        return BAD_INPUT
+    return run(parser().parse_args(given))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs `options.command`, and returns as `main` does."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # their advice at import time is not about anything we do
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     command: Callable[[argparse.Namespace], int | None] = options.command
@@ -45,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="accel", description="Makes diffusers pipelines faster without retraining, and proves it."
     )
+    found.add_argument("--version", action="version", version=f"accel {__version__}")
     found.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = found.add_subparsers(required=True, metavar="COMMAND")
     comparing.add_demo(commands)
@@ -52,12 +74,7 @@ def parser() -> argparse.ArgumentParser:
     serving.add_app(commands)
     tuning.add_tune(commands)
     rendering.add_render(commands)
-    measuring.add_bench(commands)
-    measuring.add_frontier(commands)
-    measuring.add_trajectory(commands)
-    measuring.add_levers(commands)
     tuning.add_calibrate(commands)
-    tuning.add_refine(commands)
     looking.add_inspect(commands)
     looking.add_presets(commands)
     return found

@@ -11,6 +11,8 @@ from typing import Any
 
 from accel.contest import BASELINE, Contest, Contestant, Metric, Verifier, accepts, call_default, quiet
 from accel.files import last_name
+from accel.method import Method
+from accel.recipe import Recipe
 from accel.results import Comparison, summarise
 from accel.terminal import one_line
 
@@ -158,9 +160,7 @@ def _explicit_counts(fewer_steps: bool | Sequence[int]) -> list[int]:
 
 
 def _contestants(recipes: Sequence[Any], steps: int) -> list[Contestant]:
-    import accel
-
-    found = [Contestant(BASELINE, "baseline", steps, accel.Recipe())]
+    found = [Contestant(BASELINE, "baseline", steps, Recipe())]
     taken = {BASELINE}
     for entry in recipes:
         label, recipe = entry if isinstance(entry, tuple) and len(entry) == 2 else (_label(entry), entry)
@@ -175,13 +175,10 @@ def _contestants(recipes: Sequence[Any], steps: int) -> list[Contestant]:
 
 def _as_recipe(recipe: Any) -> Any:
     """A single method stands for the recipe with only this lever."""
-    import accel
-    from accel.method import Method
-
     if not isinstance(recipe, Method):
         return recipe
     levers: dict[str, Any] = {recipe.lever: recipe}
-    return accel.Recipe(**levers)
+    return Recipe(**levers)
 
 
 def _label(entry: Any) -> str:
@@ -191,9 +188,7 @@ def _label(entry: Any) -> str:
 
 
 def _fewer(steps: int) -> Contestant:
-    import accel
-
-    return Contestant(f"{steps} steps", "fewer_steps", steps, accel.Recipe())
+    return Contestant(f"{steps} steps", "fewer_steps", steps, Recipe())
 
 
 def _equal_time_counts(comparison: Comparison, steps: int) -> dict[int, list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from accel.clips import Clips
+from accel.front import accelerate
 from accel.media import to_pixels
 from accel.metrics import (
     SSIM_WINDOW,
@@ -26,11 +27,14 @@ from accel.metrics import (
     to_frames,
 )
 from accel.patch import undone
+from accel.recipe import Recipe
+from accel.session import bare
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
 Verifier = Callable[[Clip, str], Any]
 Metric = Callable[[Clip, Clip], float]  # (candidate, unaccelerated)
 BASELINE = "unaccelerated"
+CANDIDATES: tuple[Kind, ...] = ("recipe", "other")  # those whose speed and quality are the question
 WARMUP_STEPS = 4
 
 
@@ -248,14 +252,11 @@ def attached(pipe: Any, recipe: Any) -> Iterator[Any]:
     """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
     attached. A session that was attached before is suspended meanwhile.
     """
-    import accel
-    from accel.session import bare
-
     with bare(pipe), ExitStack() as undo:
         if callable(recipe):
             undo.callback(recipe(pipe))
-            recipe = accel.Recipe()
-        yield undo.enter_context(accel.accelerate(pipe, recipe))
+            recipe = Recipe()
+        yield undo.enter_context(accelerate(pipe, recipe))
 
 
 def quiet(pipe: Any) -> AbstractContextManager[None]:

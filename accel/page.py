@@ -6,12 +6,14 @@ import base64
 import math
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accel.contest import BASELINE
+from accel.contest import BASELINE, CANDIDATES
 from accel.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
-from accel.results import CANDIDATES, Comparison, Row
 from accel.tables import megabytes, signed
+
+if TYPE_CHECKING:
+    from accel.results import Comparison, Row
 
 DIFFERENCE_GAIN = 8.0
 _LONGEST_SIDE = 512

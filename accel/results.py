@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from accel.clips import Clips
-from accel.contest import BASELINE, Kind, Ledger, Sample
+from accel.contest import BASELINE, CANDIDATES, Kind, Ledger, Sample
 from accel.media import Pixels, save_clip, side_by_side
 from accel.metrics import MAX_PSNR
 from accel.terminal import one_line
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-CANDIDATES = ("recipe", "other")
 UNSTEADY = 1.5  # longest over shortest run of one row
 
 

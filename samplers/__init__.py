@@ -11,7 +11,6 @@ from accel.samplers.fit import calibrate_linear
 from accel.samplers.guidance import GuidanceMethod
 from accel.samplers.method import Sampler
 from accel.samplers.refiner import Refiner
-from accel.samplers.refiner_training import train_refiner
 from accel.samplers.search import Search, search_sigmas
 from accel.samplers.sigmas import Sigmas
 
@@ -24,13 +23,17 @@ __all__ = [
     "TrajectoryBank",
     "calibrate_linear",
     "search_sigmas",
-    "train_refiner",
 ]
 
 discovery.load(__name__)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train_refiner":
+        # Not an AttributeError, of which `from accel.samplers import train_refiner` would not show the sentence.
+        raise ImportError(
+            "train_refiner is now benchmarks.refiner.training.train_refiner, in a checkout of accel's repository."
+        )
     return discovery.technique(__name__, name)
 
 

@@ -36,7 +36,8 @@ class FlowTurbo(Solved, lever="sampler"):
     two evaluations; P, a pseudo-corrected step with one; R, the same with the answer of a refiner, which costs what one
     block of the denoiser does. H come first and P in between.
 
-    refiner: the folder of a trained one (`accel refine MODEL --out FOLDER`), or a `Refiner`. It belongs to one model.
+    refiner: the folder of a trained one (`python -m benchmarks.refiner MODEL --out FOLDER`, in a checkout of accel's
+    repository), or a `Refiner`. It belongs to one model.
     heun: number of H blocks, or, below 1, the share of the steps that goes to them. A block is two steps of the run,
     so the number of steps stays what the call asks for. One pays where steps are few (see below); the scheduler must be
     able to step to the noise level that it is at. refined: number of steps that the refiner answers, or, below 1, the
@@ -119,7 +120,7 @@ class FlowTurbo(Solved, lever="sampler"):
                 f"{alternative(anatomy, next(iter(anatomy.schedulers)))}."
             )
         if self.refined and not self.refiner:
-            return "No refiner was given: train one with `accel refine` and give its folder, or set refined=0."
+            return "No refiner was given: train one (python -m benchmarks.refiner), give its folder, or set refined=0."
         return super().obstacle(anatomy) or (self._foreign(anatomy) if self.refined else None)
 
     def seen(self, anatomy: Anatomy) -> Anatomy:

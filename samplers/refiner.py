@@ -44,10 +44,10 @@ class Facts:
     @classmethod
     def parse(cls, data: Any) -> Facts:
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise ValueError(f"this is not a refiner of schema {SCHEMA}; train it anew with accel refine.")
+            raise ValueError(f"this is not a refiner of schema {SCHEMA}; train it anew: python -m benchmarks.refiner.")
         missing = [name for name in ("pipeline", "denoiser", "width") if name not in data]
         if missing:
-            raise ValueError(f"{missing[0]!r} is missing; train the refiner anew with accel refine.")
+            raise ValueError(f"{missing[0]!r} is missing; train the refiner anew: python -m benchmarks.refiner.")
         known = {item.name: data[item.name] for item in fields(cls) if item.name in data}
         return cls(**known | {"step_counts": tuple(data.get("step_counts", ()))})
 
@@ -57,7 +57,8 @@ class Refiner:
     """A denoiser of one block that is given the noisy input and the last answer stacked along the channels, and all
     other arguments as they are: v' = model(cat(x, v), t, ...) + v (FlowTurbo, arXiv 2409.18128, section 3.3).
 
-    `accel.samplers.train_refiner` makes one and `save` keeps it. path: the folder it was saved to or loaded from.
+    `python -m benchmarks.refiner`, in a checkout of accel's repository, trains one; `save` keeps it. path: the folder
+    it was saved to or loaded from.
     """
 
     model: torch.nn.Module = field(repr=False)
@@ -132,7 +133,7 @@ def described(folder: str | os.PathLike[str]) -> tuple[Facts, dict[str, Any]]:
 
 def foreign(name: object, facts: Facts, config: Mapping[str, Any], anatomy: Anatomy) -> str | None:
     """Why a refiner with these settings is not one for a pipeline's denoisers, and what to do; None if it is."""
-    mine, train = _comparable(config), "train one for this pipeline with `accel refine`"
+    mine, train = _comparable(config), "train one for this pipeline with `python -m benchmarks.refiner`"
     for denoiser in anatomy.denoisers.values():
         if denoiser.kind != facts.denoiser:
             return f"{name} refines a {facts.denoiser} and not a {denoiser.kind}: {train}."

@@ -28,6 +28,13 @@ def source_files(pattern: str) -> Iterator[Path]:
             yield from (path.relative_to(ROOT) for path in folder.rglob(pattern))
 
 
+def imported(path: Path) -> list[str]:
+    """The modules that a file imports, at whatever place in it."""
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return names + [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+
+
 def test_every_folder_with_modules_is_a_package_in_pyproject() -> None:
     found = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] not in SCRIPTS}
     assert found == set(FOLDERS.values())
@@ -53,14 +60,21 @@ def test_every_data_file_is_package_data() -> None:
 @pytest.mark.parametrize("path", sorted(source_files("*.py")), ids=str)
 def test_root_folders_are_imported_below_accel(path: Path) -> None:
     """`from caching import X` works in the repository's root and makes a second copy of every class."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    imported += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
-    assert [name for name in imported if name.partition(".")[0] in BELOW_ACCEL] == []
+    assert [name for name in imported(path) if name.partition(".")[0] in BELOW_ACCEL] == []
 
 
 def test_test_folders_mirror_the_packages() -> None:
-    """tests/caching tests caching/, and tests/pocket tests accel/pocket/. A folder without tests holds their tools."""
+    """tests/caching tests caching/, tests/pocket tests accel/pocket/, and tests/benchmarks/pocket tests
+    benchmarks/pocket/. A folder without tests holds their tools.
+    """
     packages = {folder.rpartition("/")[2] for folder in FOLDERS.values()}
+    laboratory = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] == "benchmarks"}
     folders = {path.parent.as_posix() for path in source_files("test_*.py") if path.parts[0] == "tests"}
-    assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages | SCRIPTS
+    assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages | laboratory
+
+
+def test_the_product_does_not_need_the_laboratory() -> None:
+    """The wheel has no `benchmarks`, so nothing that it holds may import them."""
+    for path in source_files("*.py"):
+        if path.parts[0] not in SCRIPTS:
+            assert not [name for name in imported(path) if name.partition(".")[0] in SCRIPTS], path

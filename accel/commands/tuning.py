@@ -1,4 +1,4 @@
-"""`accel tune`, `calibrate` and `refine`: what is learned about one model."""
+"""`accel tune` and `accel calibrate`: what is learned about one model."""
 
 from __future__ import annotations
 
@@ -63,19 +63,6 @@ def add_calibrate(commands: Any) -> None:
     command.set_defaults(command=calibrate_model)
 
 
-def add_refine(commands: Any) -> None:
-    command = commands.add_parser("refine", help="train a small refiner for a flow model, for the sampler FlowTurbo")
-    command.add_argument("model", metavar="MODEL", help="pocket:video, a diffusers folder, or a model id")
-    command.add_argument(
-        "--prompts", default="96", help="a file with one prompt per line, or how many of the pocket model's own (96)"
-    )
-    command.add_argument("--out", type=Path, required=True, help="folder for the refiner")
-    command.add_argument("--minutes", type=float, default=10.0, help="of training, besides the recording (10)")
-    add_call(command, steps=None)
-    add_machine(command)
-    command.set_defaults(command=train_refiner_of)
-
-
 def tune_model(options: argparse.Namespace) -> int:
     """The fastest recipe that keeps a quality, or the most faithful one at a speed."""
     from accel.tuning import NotMet, tune
@@ -116,20 +103,3 @@ def calibrate_model(options: argparse.Namespace) -> None:
         calibration = calibrate(pipe, prompts, layer_lags=options.layer_lags, progress=True, **arguments)
     calibration.save(options.out)
     show(calibration, f"\nCalibration: {options.out}")
-
-
-def train_refiner_of(options: argparse.Namespace) -> None:
-    """Trains a small refiner that answers for a flow model at some steps."""
-    from accel.contest import quiet
-    from accel.samplers import train_refiner
-
-    prompts = recorded_prompts(options.prompts, options.model)
-    pipe, arguments = load(options.model, options), call_arguments(options)
-    if options.steps is not None:
-        arguments["step_counts"] = (options.steps,)
-    with quiet(pipe), waiting("training") as status:
-        refiner = train_refiner(pipe, prompts, minutes=options.minutes, progress=status.update, **arguments)
-    refiner.save(options.out)
-    facts = refiner.facts
-    told = f"{facts.updates} updates; of the change between two answers it misses {facts.error:.2f}"
-    show(f"{told} (the last answer 1.00, a straight line through two {facts.extrapolated:.2f})\nRefiner: {options.out}")

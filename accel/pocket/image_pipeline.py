@@ -46,10 +46,10 @@ class StableDiffusionPocketPipeline(StableDiffusionPipeline):  # type: ignore[mi
 
     @classmethod
     def from_folder(cls, folder: Path) -> StableDiffusionPocketPipeline:
-        """Loads the model that `python -m accel.pocket.train_image` wrote to a folder, quietly."""
+        """Loads the model that `python -m benchmarks.pocket.train_image` wrote to a folder, quietly."""
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
-                f"there is no model in {folder}; train one with python -m accel.pocket.train_image --out {folder}"
+                f"there is no model in {folder}; train one with python -m benchmarks.pocket.train_image --out {folder}"
             )
         with no_progress_bars():
             pipe: StableDiffusionPocketPipeline = cls.from_pretrained(folder, local_files_only=True)

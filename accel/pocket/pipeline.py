@@ -56,7 +56,7 @@ class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
         """
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
-                f"there is no model in {folder}; train one with python -m accel.pocket.train --out {folder}"
+                f"there is no model in {folder}; train one with python -m benchmarks.pocket.train_video --out {folder}"
             )
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         kind = calling_with(cls, index.get("call_defaults", {}))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from accel.media import Pixels, durations, encode_mp4
 from accel.plain import parsed
 from accel.rendering.jobs import DEFAULT_FPS, Job
+from accel.version import __version__
 
 KEY = "accel"
 _DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, which is ASCII by its standard
@@ -25,8 +26,6 @@ def embedded(job: Job) -> dict[str, Any]:
     """What is written into a file: the job as a line of a manifest, and its identity. Nothing about time, machine or
     its folders, so that the same job is the same file everywhere.
     """
-    from accel import __version__
-
     line = {name: value for name, value in job.told().items() if name != "output"}
     return {"accel": __version__, "id": job.id, "line": line}
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from accel.pocket.training import Learner, proceed
 from benchmarks.judges import Judge
 from benchmarks.judges.language import Words
 from benchmarks.judges.roster import CANDIDATES, JUDGES
+from benchmarks.pocket.training import Learner, proceed
 
 DROPPED = 0.12
 """Share of the prompts that are left out in training, for guidance."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
+import accel
 from accel import comparison, pocket
 from accel.caching import Calibration
-from accel.cli import main
+from accel.cli import MOVED, main
 from accel.recipe import Recipe
 from tests.tiny import TINY
 
@@ -154,23 +157,25 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_frontier_calibrates_on_other_prompts_than_it_measures(
-    loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given: dict[str, Any] = {}
+def test_the_daily_commands_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(commands) == ["app", "calibrate", "compare", "demo", "inspect", "presets", "render", "tune"]
 
-    def measure(pipe: Any, prompts: list[str], calibration: list[str], **options: Any) -> str:
-        given.update(options, prompts=prompts, calibration=calibration)
-        return "the table"
 
-    monkeypatch.setattr(pocket, "prompts", lambda n, seed: [f"prompt {index}" for index in range(n)])
-    monkeypatch.setattr("accel.frontier.measure", measure)
-    monkeypatch.setattr("accel.frontier.save", lambda result, out: ["the verdict"])
-    assert main(["frontier", "--clips", "1", *arguments(tmp_path)]) == 0
-    assert (given["prompts"], given["calibration"]) == (["prompt 6"], [f"prompt {index}" for index in range(6)])
-    assert (given["steps"], given["call_arguments"]["num_frames"]) == (8, 5)
-    printed = capsys.readouterr().out
-    assert "the table" in printed and "the verdict" in printed and str(tmp_path) in printed
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert (stopped.value.code, capsys.readouterr().out) == (0, f"accel {accel.__version__}\n")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_command_that_has_moved_says_what_it_is_now_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--traceback", name, "pocket:video", "--clips", "2"]) == 2
+    message = capsys.readouterr().err
+    assert message == f"accel: accel {name} is now python -m {MOVED[name]}, in a checkout of accel's repository.\n"
+    assert find_spec(MOVED[name]) is not None
 
 
 @pytest.mark.parametrize("command", [["demo", "--stepz", "3"], ["inspect"], ["demo", "--size", "large"], ["dance"], []])

@@ -103,8 +103,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipeline]:
     def accelerate(pipe: FakePipeline, recipe: Any) -> FakeSession:
         return FakeSession(pipe, Recipe(name=recipe) if isinstance(recipe, str) else recipe)
 
-    monkeypatch.setattr(accel, "accelerate", accelerate, raising=False)
-    monkeypatch.setattr(accel, "Recipe", Recipe, raising=False)
+    monkeypatch.setattr(contest, "accelerate", accelerate)
     monkeypatch.setattr(contest, "time", clock)
     yield FakePipeline(clock)
 

@@ -28,7 +28,6 @@ SOURCES = [path for room in ROOMS for path in ROOT.glob(f"{room}/**/*.py")]
 # Who writes to others without accel.patch, and why that is right.
 ALLOWED = {
     "accel/patch.py": "it is where this is done",
-    "accel/rivals.py": "takes back what cache-dit leaves on modules and on its class",
     "accel/update.py: setattr(other, ": "of a copy that it has just made",
     "accel/update.py: delattr(other, ": "of a copy that it has just made",
 }

@@ -22,9 +22,9 @@ from accel.samplers import (
     TrajectoryBank,
     calibrate_linear,
     search_sigmas,
-    train_refiner,
 )
 from accel.session import Session, bare
+from benchmarks.refiner.training import train_refiner
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run

@@ -9,11 +9,11 @@ from accel import AdaptiveGuidance, OptimalSchedule, PseudoCorrector, Recipe, ac
 from accel.anatomy import inspect
 from accel.loading import load_pipeline
 from accel.metrics import psnr
-from accel.pocket import train_image
 from accel.pocket.autoencoder import PicturePatchAutoencoder
-from accel.pocket.evaluate import PICTURE, adherence, generate
 from accel.pocket.image_pipeline import StableDiffusionPocketPipeline
 from accel.rendering.calls import class_of
+from benchmarks.pocket import train_image
+from benchmarks.pocket.evaluate import PICTURE, adherence, generate
 
 PROMPT = "a red circle moves left on a dark background"
 PROMPTS = pocket.prompts(24, 2024)  # the first of those that evaluation.json is about
@@ -199,5 +199,5 @@ def test_words_in_training_are_those_of_the_pipeline(autoencoder):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train one with python -m accel\.pocket\.train_image"):
+    with pytest.raises(FileNotFoundError, match=r"train one with python -m benchmarks\.pocket\.train_image"):
         StableDiffusionPocketPipeline.from_folder(tmp_path / "nowhere")

@@ -10,8 +10,8 @@ from diffusers import WanPipeline
 
 from accel import pocket
 from accel.pocket import pipeline
-from accel.pocket.evaluate import adherence, generate
 from accel.pocket.pipeline import WanPocketPipeline, calling_with, write_sibling
+from benchmarks.pocket.evaluate import adherence, generate
 
 PROMPT = "a red circle moves left on a dark background"
 PROMPTS = pocket.prompts(5, 2024)  # the first of those that evaluation.json is about

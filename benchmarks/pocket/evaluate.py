@@ -1,4 +1,4 @@
-"""Measures a pocket model: `python -m accel.pocket.evaluate --out evaluation.json`, or with `--name few`.
+"""Measures a pocket model: `python -m benchmarks.pocket.evaluate --out evaluation.json`, or with `--name few`.
 
 Adherence: the share of clips in which the verifier reads what the caption says, for each attribute and for all of them
 at once. Fairness: the PSNR of half the steps against all, from the same noise; a model on which half the steps change
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.sheet is not None:
         write_sheet(options.sheet, generate(pipe, captions[:12], first, counts[0], guidances[0]))
     command = (
-        "python -m accel.pocket.evaluate"
+        "python -m benchmarks.pocket.evaluate"
         + (f" --name {options.name}" if options.name != "video" else "")
         + f" --prompts {options.prompts} --seed {options.seed} --guidance "
         + " ".join(f"{value:g}" for value in guidances)

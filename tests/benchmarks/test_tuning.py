@@ -1,4 +1,4 @@
-"""How the benchmark reads what was measured: who keeps a quality at what speed. Measuring is `accel bench`."""
+"""How the benchmark reads what was measured: who keeps a quality at what speed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from accel.bench import Bench, fastest, save, single_levers
-from accel.frontier import Curve
 from accel.results import Comparison
+from benchmarks.frontier import Curve
+from benchmarks.tuning import Bench, fastest, save, single_levers
 from tests.accel.rows import row, sample
 
 
@@ -58,7 +58,7 @@ def test_the_verdict_names_the_best_of_both_sides() -> None:
 
 def test_everything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bench, "table", lambda self: "the table")
-    monkeypatch.setattr("accel.bench.render_page", lambda comparison: "the page")
+    monkeypatch.setattr("benchmarks.tuning.render_page", lambda comparison: "the page")
     monkeypatch.setattr(Comparison, "to_dict", lambda self: {"rows": []})
     lines = save(bench(), tmp_path, [30.0])
     assert lines[-1] == "Tuning for 2x: no time"

@@ -1,9 +1,11 @@
 """The repository's benchmark: recipes that the tuner finds here and now, presets, single levers, fewer steps and other
-libraries, on prompts that none of them was tuned on, in one process."""
+libraries, on prompts that none of them was tuned on, in one process: `python -m benchmarks.tuning` (`make bench`)."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,22 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from accel.caching import Calibration, OptimalSchedule
+from accel.cli import run
+from accel.commands.options import (
+    add_call,
+    add_machine,
+    add_model,
+    call_arguments,
+    load,
+    recorded_prompts,
+    verifier,
+)
 from accel.comparison import compare
 from accel.contest import Verifier
 from accel.files import write_whole
-from accel.frontier import Curve, curves, series_of
 from accel.page import render_page
 from accel.pareto import FEWER_STEPS, Point, pareto_svg
 from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.results import Comparison
-from accel.rivals import rivals
 from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector
 from accel.tables import as_text, comparison_table
+from accel.terminal import show, waiting
 from accel.tuning import NotMet, tune
 from accel.tuning.foresight import CALIBRATION
 from accel.tuning.goal import SLACK, Bound
 from accel.tuning.space import caches
+from benchmarks.command import command_of
+from benchmarks.frontier import Curve, curves, series_of
+from benchmarks.rivals import rivals
 
 # The sweep of single levers: shares of computed steps.
 SWEEP = (0.5, 0.34, 0.28, 0.24, 0.22, 0.2, 0.18)
@@ -222,3 +236,44 @@ def _fewer(steps: int) -> list[int]:
 
 def _never(one: Any, other: Any) -> float:
     raise NotImplementedError
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Tune, and measure what was found against all else."""
+    prompts = recorded_prompts(options.prompts, options.model)
+    if len(prompts) < options.clips + 6:
+        raise ValueError(
+            f"{options.clips} prompts to judge on and at least 6 to tune on are needed, not {len(prompts)}."
+        )
+    with waiting("tuning") as status:
+        result = measure(
+            load(options.model, options), prompts[: options.clips], prompts[options.clips :], options.out,
+            qualities=options.qualities, speeds=options.speeds, minutes=options.minutes, steps=options.steps,
+            call_arguments=call_arguments(options), verify=verifier(options.model), tell=status.update,
+        )  # fmt: skip
+    with waiting(f"writing {options.out}"):
+        lines = save(result, options.out, options.qualities)
+    show(result.table(), "", *lines, "")
+    show(f"Picture: {options.out / 'bench.svg'}\nPage:    {options.out / 'page.html'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = command_of("benchmarks.tuning", bench)
+    add_model(command, default="pocket:video")
+    command.add_argument(
+        "--prompts", default="38", help="a file with one prompt per line, or how many of the pocket model's own (38)"
+    )
+    command.add_argument("--clips", type=int, default=8, help="how many of them to judge on; the others tune (8)")
+    command.add_argument(
+        "--qualities", type=float, nargs="*", default=[24, 30, 40], help="PSNRs to tune for (24 30 40)"
+    )
+    command.add_argument("--speeds", type=float, nargs="*", default=[2, 3], help="speed-ups to tune for (2 3)")
+    command.add_argument("--minutes", type=float, default=6.0, help="for each tuning (6)")
+    command.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for the results (out/bench)")
+    add_call(command, steps=50)
+    add_machine(command)
+    return run(command.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,8 @@ import math
 from accel.caching import OptimalSchedule
 from accel.recipe import Recipe
 from accel.samplers import GuidanceDelta
-from accel.tuning.hindsight import Judged, judge, single_levers, sweep, text_of
 from accel.tuning.space import Recipes, Space
+from benchmarks.hindsight import Judged, judge, single_levers, sweep, text_of
 
 SPACE = Space(("OptimalSchedule",), (GuidanceDelta(),), (), (), steps=20)
 

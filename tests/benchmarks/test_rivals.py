@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from accel.rivals import rivals
+from benchmarks.rivals import rivals
 from tests.tiny import TINY, run
 
 WAN = TINY["wan"]

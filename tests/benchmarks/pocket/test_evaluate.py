@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from accel import pocket
-from accel.pocket import evaluate
 from accel.pocket.scenes import Caption, render, sample_scene
+from benchmarks.pocket import evaluate
 
 
 def drawn(caption: str, seed: int, size: tuple[int, int, int] = (64, 64, 17)) -> np.ndarray:
@@ -50,7 +50,9 @@ def test_the_report_and_the_sheet(monkeypatch, tmp_path, capsys):
     assert [result["guidance"] for result in report["results"]] == [4.0, 5.0]
     assert report["results"][0]["adherence"]["correct"] == 1.0
     assert 3 < report["results"][0]["psnr_25_against_50"]["mean"] < 20
-    assert report["command"] == "python -m accel.pocket.evaluate --prompts 3 --seed 2024 --guidance 4 5 --no-larger"
+    assert (
+        report["command"] == "python -m benchmarks.pocket.evaluate --prompts 3 --seed 2024 --guidance 4 5 --no-larger"
+    )
     assert Image.open(sheet).size == (2 * 6 * 64, 2 * 3 * 64)
     assert capsys.readouterr().out.count("psnr_25_against_50") == 2
 

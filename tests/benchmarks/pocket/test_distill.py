@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from accel import pocket
-from accel.pocket import distill, shrink
 from accel.pocket.pipeline import WanPocketPipeline
-from accel.pocket.train import make_denoiser
+from benchmarks.pocket import distill, shrink
+from benchmarks.pocket.train_video import make_denoiser
 
 CAPTIONS = ["a red circle moves left on a dark background", "a blue cross stays still on a light background"]
 

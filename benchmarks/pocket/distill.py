@@ -1,4 +1,4 @@
-"""Distils the pocket video model to four steps without guidance: `python -m accel.pocket.distill --out DIR`.
+"""Distils the pocket video model to four steps without guidance: `python -m benchmarks.pocket.distill --out DIR`.
 
 Phased trajectory distillation (the phases are those of PCM, arXiv 2405.18407; the targets on the teacher's trajectories
 those of TDD, arXiv 2409.01347). The schedule is cut into four phases. The guided teacher runs from noise, and the
@@ -26,8 +26,8 @@ from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.scenes import captions
 from accel.pocket.text import embed
-from accel.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
 from accel.samplers.solvers import PseudoCorrector
+from benchmarks.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
 
 PHASES = 4
 PARTS = 4  # steps of the teacher in a phase

@@ -1,6 +1,6 @@
 """Where the presets' numbers come from: what the tuner finds for their promises on every setting of the pocket models.
 
-`python -m accel.tuning.derive` (`make presets`) writes the table. A preset needs no constants of a model and must hold
+`python -m benchmarks.presets` (`make presets`) writes the table. A preset needs no constants of a model and must hold
 on models that nobody has measured, so it takes the most careful of what was found, for its promise and a reserve: large
 models are harder to forecast than these small ones. Its share is that at 50 steps, and what was found for shorter runs
 is the least number of steps that it computes.

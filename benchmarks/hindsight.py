@@ -1,7 +1,7 @@
 """How near a tuned recipe comes to what hindsight knows: every setting of every single lever, judged by the same
 promise on many prompts that no tuning has seen.
 
-`python -m accel.tuning.hindsight` (`make hindsight`) tunes a pocket model, sweeps, and writes the table. The sweep may
+`python -m benchmarks.hindsight` (`make hindsight`) tunes a pocket model, sweeps, and writes the table. The sweep may
 look at the prompts that it is judged on, and the tuner may not, so a tie is as good as it gets.
 """
 

@@ -1,4 +1,4 @@
-"""Trains the pocket image model on single frames of the scenes: `python -m accel.pocket.train_image --out DIR`.
+"""Trains the pocket image model on single frames of the scenes: `python -m benchmarks.pocket.train_image --out DIR`.
 
 Noise prediction with the schedule of Stable Diffusion on the latents of a linear autoencoder, U-Net and text encoder
 together. The captions are those of the clips, and their motion means nothing in a single picture. It stops by the
@@ -21,7 +21,7 @@ from accel.pocket.autoencoder import PicturePatchAutoencoder
 from accel.pocket.image_pipeline import StableDiffusionPocketPipeline
 from accel.pocket.scenes import render, sample_scene
 from accel.pocket.text import MAX_TOKENS, make_text_encoder, make_tokenizer
-from accel.pocket.training import Learner, begin, parser_of, proceed
+from benchmarks.pocket.training import Learner, begin, parser_of, proceed
 
 CAPTION_DROPOUT = 0.1
 SIDE = 64

@@ -1,14 +1,20 @@
-"""The whole frontier on one pipeline: every cache, fewer steps, and the rivals, measured alike."""
+"""The whole frontier on one pipeline: every cache, fewer steps, and the rivals, measured alike.
+
+`python -m benchmarks.frontier` (`make frontier`) measures it on the pocket model.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accel import pocket
 from accel.anatomy import Anatomy, inspect
 from accel.caching.averages import calibrate
 from accel.caching.calibration import Calibration
@@ -16,13 +22,17 @@ from accel.caching.extrapolate import Extrapolate
 from accel.caching.interval import FixedInterval
 from accel.caching.method import Cache
 from accel.caching.predictor import LastOutput, LastResidual
+from accel.cli import run
+from accel.commands.options import add_measurement, call_arguments, load
 from accel.comparison import compare
 from accel.contest import Verifier, quiet
 from accel.lever import Idle
 from accel.method import Method
 from accel.pareto import FEWER_STEPS
 from accel.results import Comparison, Row
-from accel.rivals import rivals
+from accel.terminal import show, waiting
+from benchmarks.command import command_of
+from benchmarks.rivals import rivals
 
 # Every method is set to these shares of computed steps, the denoiser's speed-up being the inverse.
 SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0)
@@ -204,3 +214,31 @@ def _sentence(row: dict[str, Any]) -> str:
         difference = row["psnr"] - row["fewer_steps_psnr"]
         text += f"; fewer steps {row['fewer_steps_psnr']:.1f} dB ({difference:+.1f})"
     return text + "."
+
+
+def frontier(options: argparse.Namespace) -> None:
+    """Measure every cache, fewer steps and other libraries on the pocket model."""
+    prompts = pocket.prompts(options.clips + 6, seed=11)
+    result = measure(
+        load("pocket:video", options),
+        prompts[6:],
+        prompts[:6],
+        steps=options.steps,
+        repeats=options.repeats,
+        call_arguments=call_arguments(options),
+        verify=pocket.verify,
+    )
+    with waiting(f"writing {options.out}"):
+        lines = save(result, options.out)
+    show(result, *lines, f"\nTable, data and picture: {options.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = command_of("benchmarks.frontier", frontier)
+    command.add_argument("--clips", type=int, default=4, help="how many prompts (4)")
+    add_measurement(command, out="out/frontier", steps=50)
+    return run(command.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

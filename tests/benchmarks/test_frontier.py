@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from accel import OptimalSchedule, calibrate, pocket
 from accel.anatomy import inspect
-from accel.frontier import Curve, candidates, curves, save, verdict
+from benchmarks import frontier
+from benchmarks.frontier import Curve, candidates, curves, save, verdict
 from tests.accel.test_page import comparison
 
 
@@ -66,3 +68,23 @@ def test_save_writes_table_data_and_picture(tmp_path: Path):
     assert set(data["curves"]) == set(curves(measured))
     assert "<svg" in (tmp_path / "frontier.svg").read_text()
     assert lines[0] in (tmp_path / "frontier.txt").read_text()
+
+
+def test_the_command_calibrates_on_other_prompts_than_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def measure(pipe: Any, prompts: list[str], calibration: list[str], **options: Any) -> str:
+        given.update(options, pipe=pipe, prompts=prompts, calibration=calibration)
+        return "the table"
+
+    monkeypatch.setattr("accel.loading.load_pipeline", lambda model, **_: model)
+    monkeypatch.setattr(pocket, "prompts", lambda n, seed: [f"prompt {index}" for index in range(n)])
+    monkeypatch.setattr(frontier, "measure", measure)
+    monkeypatch.setattr(frontier, "save", lambda result, out: ["the verdict"])
+    assert frontier.main(["--clips", "1", "--steps", "8", "--frames", "5", "--out", str(tmp_path)]) == 0
+    assert (given["pipe"], given["steps"], given["call_arguments"]) == ("pocket:video", 8, {"num_frames": 5})
+    assert (given["prompts"], given["calibration"]) == (["prompt 6"], [f"prompt {index}" for index in range(6)])
+    printed = capsys.readouterr().out
+    assert "the table" in printed and "the verdict" in printed and str(tmp_path) in printed

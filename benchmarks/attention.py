@@ -1,4 +1,4 @@
-"""How fast planned attention is beside dense attention: python -m accel.attention.bench [--device cuda].
+"""How fast planned attention is beside dense attention: python -m benchmarks.attention [--device cuda].
 
 On random tensors, warm, all kernels in turn in every repeat, medians. The ideal is 1/density times the fastest dense
 kernel of the device.

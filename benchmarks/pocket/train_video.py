@@ -1,4 +1,4 @@
-"""Trains the pocket video model on procedurally drawn clips: `python -m accel.pocket.train --out DIR --minutes 75`.
+"""Trains the pocket video model on drawn clips: `python -m benchmarks.pocket.train_video --out DIR --minutes 75`.
 
 Flow matching (v = noise - x0) on the latents of a linear autoencoder, denoiser and text encoder together. Runs on a
 CPU in about an hour or on a GPU in minutes; stops by the clock, can be interrupted and resumed at any time, and writes
@@ -22,7 +22,7 @@ from transformers import UMT5EncoderModel
 from accel.pocket.autoencoder import PatchAutoencoder
 from accel.pocket.scenes import render, sample_scene
 from accel.pocket.text import embed, make_text_encoder, make_tokenizer
-from accel.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
+from benchmarks.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
 
 CAPTION_DROPOUT = 0.1
 

@@ -1,4 +1,4 @@
-"""Trains a smaller sibling of the pocket video model: `python -m accel.pocket.shrink --out DIR --minutes 15`.
+"""Trains a smaller sibling of the pocket video model: `python -m benchmarks.pocket.shrink --out DIR --minutes 15`.
 
 It has the teacher's latents, schedule and text encoder and learns the teacher's unguided velocity on noised drawn
 clips, a tenth of them without their captions, so that classifier-free guidance works with it. The teacher's velocity is
@@ -17,8 +17,8 @@ import torch
 from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.text import embed
-from accel.pocket.train import SIZES, Clips, make_denoiser, sample_sigma
-from accel.pocket.training import Learner, begin, parser_of, proceed
+from benchmarks.pocket.train_video import SIZES, Clips, make_denoiser, sample_sigma
+from benchmarks.pocket.training import Learner, begin, parser_of, proceed
 
 
 class Shrinking:

@@ -1,4 +1,5 @@
-"""What guidance, samplers and their composition with a cache are worth on the pocket model, measured by one command.
+"""What guidance, samplers and their composition with a cache are worth on the pocket model, measured by one
+command: `python -m benchmarks.guidance_samplers` (`make trajectory`).
 
 Two kinds of questions. Recipes against the same pipeline unaccelerated, in wall-clock time, fidelity and prompt
 adherence: guidance methods, compositions of levers, and the methods that go another way through the latents. And
@@ -7,7 +8,9 @@ solvers with few steps against a run of a thousand, because a solver may be near
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +22,8 @@ import torch
 
 from accel import pocket
 from accel.caching import OptimalSchedule
+from accel.cli import run
+from accel.commands.options import add_call, add_machine, call_arguments, load
 from accel.comparison import compare
 from accel.contest import Verifier, quiet
 from accel.files import write_whole
@@ -45,6 +50,8 @@ from accel.samplers import (
     search_sigmas,
 )
 from accel.session import Session, bare
+from accel.terminal import show
+from benchmarks.command import command_of
 
 TRUTH = 1000  # steps of the run that counts as converged
 
@@ -209,3 +216,31 @@ def text_of(results: Results) -> str:
     parts = ["\n".join([f"solvers, against {TRUTH} Euler steps", "", *lines])]
     parts += [f"{title}\n\n{comparison}" for title, comparison in results.comparisons.items()]
     return "\n\n".join(parts)
+
+
+def trajectory(options: argparse.Namespace) -> None:
+    """Measure guidance methods, samplers and compositions of levers."""
+    prompts = pocket.prompts(options.clips + 6, seed=12)
+    results = measure(
+        load("pocket:video", options),
+        prompts[6:],
+        prompts[:6],
+        options.out,
+        steps=options.steps,
+        call_arguments=call_arguments(options),
+        verify=pocket.verify,
+    )
+    show(text_of(results), f"\nTable and data: {options.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = command_of("benchmarks.guidance_samplers", trajectory)
+    command.add_argument("--clips", type=int, default=48, help="prompts that the compositions are judged on (48)")
+    command.add_argument("--out", type=Path, default=Path("out/trajectory"), help="folder for the results")
+    add_call(command, steps=50)
+    add_machine(command)
+    return run(command.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

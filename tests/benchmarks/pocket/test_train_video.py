@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
-from accel.pocket import train, training
 from accel.pocket.pipeline import WanPocketPipeline
+from benchmarks.pocket import train_video, training
 
 TINY = ["--width", "32", "--layers", "1", "--channels", "4", "--pool", "24", "--device", "cpu", "--minutes", "5"]
 
 
 def run(out, steps: int) -> dict:
-    train.main(["--out", str(out), "--steps", str(steps), *TINY])
+    train_video.main(["--out", str(out), "--steps", str(steps), *TINY])
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
@@ -51,7 +51,7 @@ def test_the_exported_folder_is_a_pipeline_of_the_averaged_weights(runs):
 
 def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
     out, _, second = runs
-    train.main(["--out", str(tmp_path), "--steps", "0", "--start", str(out), *TINY])
+    train_video.main(["--out", str(tmp_path), "--steps", "0", "--start", str(out), *TINY])
     started = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert started["step"] == 0
     for name, value in second["run"]["averaged"]["denoiser"].items():
@@ -60,22 +60,23 @@ def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
 
 def test_training_lowers_the_loss_on_one_batch():
     torch.manual_seed(0)
-    autoencoder = train.fit_autoencoder(16, 4)
-    trainer = train.Trainer(autoencoder, width=32, layers=1, rate=5e-3, device="cpu")
-    latents, captions = train.Clips(autoencoder, train.Size(32, 32, 5, 8, 0.0, 1), 8, seed=0).batch(fresh=0)
+    autoencoder = train_video.fit_autoencoder(16, 4)
+    trainer = train_video.Trainer(autoencoder, width=32, layers=1, rate=5e-3, device="cpu")
+    latents, captions = train_video.Clips(autoencoder, train_video.Size(32, 32, 5, 8, 0.0, 1), 8, seed=0).batch(fresh=0)
     losses = [trainer.update(latents, captions, progress=0.1) for _ in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
 def test_larger_sizes_join_late():
     chosen = {
-        progress: {train.size_at(step, progress, train.SIZES).height for step in range(30)} for progress in (0.3, 0.8)
+        progress: {train_video.size_at(step, progress, train_video.SIZES).height for step in range(30)}
+        for progress in (0.3, 0.8)
     }
     assert chosen == {0.3: {64}, 0.8: {64, 96, 128}}
 
 
 def test_noise_levels_cover_the_schedule():
-    sigma = train.sample_sigma(4000)
+    sigma = train_video.sample_sigma(4000)
     assert 0 < float(sigma.min()) < 0.1
     assert 0.97 < float(sigma.max()) <= 1
     assert 0.6 < float(sigma.median()) < 0.85

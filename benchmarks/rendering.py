@@ -1,4 +1,4 @@
-"""How fast rendering a manifest is beside a plain loop over the pipeline: python -m accel.rendering.bench.
+"""How fast rendering a manifest is beside a plain loop over the pipeline: python -m benchmarks.rendering.
 
 Both use one accelerated pipeline in one process, warm, and take turns in every repeat. The plain loop is
 `pipe(prompt, ...)` and then the file, with the encoder's settings that `accel render` has. A render's time holds all

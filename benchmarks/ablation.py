@@ -1,19 +1,32 @@
-"""Every lever on and off, alone and together, on one pipeline: whether their gains multiply."""
+"""Every lever on and off, alone and together, on one pipeline: whether their gains multiply.
+
+`python -m benchmarks.ablation` (`make levers`) measures it on the pocket model at its largest.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+from accel import pocket
 from accel.attention import LowPrecision, WindowResidual
 from accel.caching import OptimalSchedule
+from accel.cli import run
+from accel.commands.options import add_call, add_machine, call_arguments, load
 from accel.comparison import compare
 from accel.contest import Verifier
+from accel.files import write_whole
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.results import Comparison
 from accel.samplers import AdaptiveGuidance
+from accel.terminal import show
+from benchmarks.command import command_of
 
 # One method for each lever that leaves the number of steps alone, so that fidelity to the same run can be measured.
 CHOSEN: dict[str, Method] = {
@@ -54,3 +67,32 @@ def measure(
         verify=verify,
         fewer_steps=fewer,
     )
+
+
+def ablation(options: argparse.Namespace) -> None:
+    """Measure every lever on and off, on the pocket model at its largest."""
+    result = measure(
+        load("pocket:video", options),
+        pocket.prompts(options.clips, seed=13),
+        steps=options.steps,
+        call_arguments=call_arguments(options),
+        verify=pocket.verify,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "levers.txt", f"{result}\n")
+    write_whole(options.out / "levers.json", json.dumps(result.to_dict(), indent=1))
+    show(result, f"\nTable and data: {options.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = command_of("benchmarks.ablation", ablation)
+    command.add_argument("--clips", type=int, default=2, help="how many prompts (2)")
+    command.add_argument("--out", type=Path, default=Path("out/levers"), help="folder for the results")
+    add_call(command, steps=50)
+    add_machine(command)
+    command.set_defaults(size=(128, 128), frames=33)
+    return run(command.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

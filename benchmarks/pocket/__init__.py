@@ -1,0 +1,1 @@
+"""Training and measuring of the pocket models that ship with the library."""

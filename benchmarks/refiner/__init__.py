@@ -1,0 +1,1 @@
+"""Trains the small refiners that the sampler FlowTurbo takes: `python -m benchmarks.refiner MODEL --out FOLDER`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,13 +28,18 @@ RETIRED = {
 
 @dataclass(frozen=True)
 class Knob:
-    """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it."""
+    """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it.
+
+    dial: whether it is one of the few that decide what the method gives up for speed. The app shows these first, and
+    the first of them is what is turned to reach a speed.
+    """
 
     low: float | None
     high: float | None
     help: str
     choices: tuple[str, ...] = ()
     integer: bool = False
+    dial: bool = False
 
 
 def knob(
@@ -43,13 +48,14 @@ def knob(
     high: float | None = None,
     help: str = "",
     choices: tuple[str, ...] = (),
+    dial: bool = False,
 ) -> Any:
     """A dataclass field with a checked range (inclusive) or a closed set of choices.
 
     An `int` default makes the parameter an integer; a `float` default takes any real number in the range.
     """
     integer = isinstance(default, int) and not isinstance(default, bool)
-    metadata = {"knob": Knob(low, high, help, choices, integer)}
+    metadata = {"knob": Knob(low, high, help, choices, integer, dial)}
     return field(default=default, metadata=metadata)
 
 
@@ -64,6 +70,8 @@ class Method:
 
     lever: ClassVar[str] = ""
     registry: ClassVar[dict[str, dict[str, type[Method]]]] = {}
+    data_free: ClassVar[bool] = False
+    """Whether it decides without a look at what is rendered: alike for all samples, in a batch as alone."""
 
     def __init_subclass__(cls, *, lever: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,6 +98,24 @@ class Method:
             if nested and not left_out and not (isinstance(value, Method) and value.lever == nested):
                 known = ", ".join(Method.registry.get(nested, {}))
                 raise TypeError(f"{owner}.{parameter.name} must be one of {known}, not {value!r}.")
+
+    @classmethod
+    def dial(cls) -> str | None:
+        """The parameter that is turned to reach a speed: the first that is declared as a dial."""
+        return next((parameter.name for parameter in dataclasses.fields(cls) if is_dial(parameter)), None)
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[Method]:
+        """Settings of it that `accel.tune` chooses from. A technique is left out unless it names some."""
+        return ()
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[Method]:
+        """Settings of it that a comparison of all techniques shows: its defaults, if it can do with them."""
+        try:
+            return (cls(),)
+        except (TypeError, ValueError):  # it needs a table of constants, a folder or a model
+            return ()
 
     def build(self, anatomy: Anatomy) -> Lever:
         """What acts on the denoiser's calls of a pipeline with this anatomy: every method of a recipe's lever has it,
@@ -155,6 +181,11 @@ def from_dict(lever: str, data: object, where: str) -> Method:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def is_dial(parameter: dataclasses.Field[Any]) -> bool:
+    """Whether a field of a method was declared with `knob(..., dial=True)`."""
+    return "knob" in parameter.metadata and bool(parameter.metadata["knob"].dial)
 
 
 def finite_numbers(value: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from accel.anatomy import Anatomy
-from accel.caching import OptimalSchedule
+from accel.caching.static import OptimalSchedule
 from accel.plain import told
 from accel.recipe import Recipe
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from accel import presets
 from accel.app import knobs
-from accel.app.recipe_editor import FIRST
 from accel.app.settings import Settings
 from accel.app.sweeping import PRESET, STEPS
 from accel.recipe import Recipe
@@ -18,7 +17,7 @@ _SHARES = (0.75, 0.5, 0.35, 0.25)
 def axes_of(recipe: Recipe) -> list[tuple[str, str]]:
     """(words, axis) of what can be swept: presets, the recipe's numbers (deciding ones first), fewer steps."""
     found = [
-        (f"{type(method).__name__}: {knob.name}", f"{lever}.{knob.name}", knob.name not in FIRST)
+        (f"{type(method).__name__}: {knob.name}", f"{lever}.{knob.name}", not knob.first)
         for lever, method in recipe.methods().items()
         for knob in knobs.methods(lever).get(type(method).__name__, ())
         if knob.kind in ("number", "integer")

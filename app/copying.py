@@ -97,15 +97,14 @@ def _expression(value: Any, imports: dict[str, set[str]]) -> str:
         return f'float("{value}")'
     if not isinstance(value, Method):
         return repr(value)
-    import accel
-
     kind = type(value)
-    if kind.__name__ not in accel.__all__:
+    ours = kind.__module__.startswith("accel.")
+    if not ours:
         imports.setdefault(kind.__module__, set()).add(kind.__name__)
     changed = [
         f"{each.name}={_expression(getattr(value, each.name), imports)}"
         for each in dataclasses.fields(value)
         if getattr(value, each.name) != each.default
     ]
-    name = kind.__name__ if kind.__name__ not in accel.__all__ else f"accel.{kind.__name__}"
+    name = f"accel.{kind.__name__}" if ours else kind.__name__
     return f"{name}({', '.join(changed)})"

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal
 
 from accel.method import Method
@@ -22,6 +22,8 @@ NONE = "none"
 class Knob:
     """One control. `least` and `most` are inclusive, None for no bound. `help` is a few words.
 
+    Those that are `first` decide about the method; the others (guards, blocks, seeds) are folded away.
+
     Of a number, an empty (None) value is the default: some defaults are infinite, which no slider can hold.
     """
 
@@ -32,6 +34,7 @@ class Knob:
     most: float | None = None
     choices: tuple[str, ...] = ()
     help: str = ""
+    first: bool = False
 
 
 def levers() -> tuple[str, ...]:
@@ -39,7 +42,6 @@ def levers() -> tuple[str, ...]:
     return tuple(lever for lever in LEVERS if methods(lever))
 
 
-@cache
 def methods(lever: str) -> Mapping[str, tuple[Knob, ...]]:
     """The methods of a lever by class name, with their knobs.
 
@@ -50,6 +52,12 @@ def methods(lever: str) -> Mapping[str, tuple[Knob, ...]]:
 
     if lever not in LEVERS:
         raise ValueError(f"there is no lever {lever!r}; the levers are {', '.join(LEVERS)}.")
+    return _methods(lever, tuple(kind for kinds in Method.registry.values() for kind in kinds.values()))
+
+
+@lru_cache(maxsize=64)
+def _methods(lever: str, known: tuple[type[Method], ...]) -> Mapping[str, tuple[Knob, ...]]:
+    """`known` are all techniques there are: one may be defined at any time, and stand in the knobs of others."""
     kinds = Method.registry.get(lever, {})
     found = {name: _knobs(kind) for name, kind in kinds.items()}
     return {
@@ -109,11 +117,11 @@ def _knob(kind: type[Method], parameter: dataclasses.Field[Any]) -> Knob | None:
     told = parameter.metadata.get("knob")
     words = (told.help if told is not None else "") or _described(kind, name)
     if told is not None and told.choices:
-        return Knob(name, "choice", default, choices=told.choices, help=words)
+        return Knob(name, "choice", default, choices=told.choices, help=words, first=told.dial)
     if told is not None:
         empty = isinstance(default, float) and not math.isfinite(default)
         number: Kind = "integer" if told.integer else "number"
-        return Knob(name, number, None if empty else default, told.low, told.high, help=words)
+        return Knob(name, number, None if empty else default, told.low, told.high, help=words, first=told.dial)
     if "nested" in parameter.metadata:
         options = _nested(kind, parameter)
         return Knob(name, "choice", _name(default), choices=options, help=words) if len(options) > 1 else None

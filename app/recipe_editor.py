@@ -15,8 +15,6 @@ from accel.app.assets import read
 from accel.method import Method
 from accel.recipe import Recipe
 
-# They decide about a method; the others (guards, blocks, seeds) are folded away.
-FIRST = ("threshold", "compute", "interval", "density", "decay", "ratio", "steps", "order", "low", "scheduler", "alpha")
 _OFF = Recipe(name="off")
 _OFF_PROMISE = "the same twice, which shows the noise of the measurement"
 
@@ -73,7 +71,4 @@ def _method(lever: str, name: str, values: Mapping[str, Any], before: Method | N
 
 
 def _schema(lever: str) -> dict[str, list[dict[str, Any]]]:
-    return {
-        name: [dataclasses.asdict(knob) | {"first": knob.name in FIRST} for knob in every]
-        for name, every in knobs.methods(lever).items()
-    }
+    return {name: [dataclasses.asdict(knob) for knob in every] for name, every in knobs.methods(lever).items()}

@@ -1,29 +1,23 @@
-"""Sparse spatial-temporal and low-precision attention."""
+"""Sparse spatial-temporal and low-precision attention.
 
-from accel.attention.bfloat16 import LowPrecision
-from accel.attention.hidiffusion import HiDiffusion
+Every technique is a module of this folder, found by looking: `accel.attention.Radial` is the class of that name.
+"""
+
+from typing import Any
+
+from accel import discovery
 from accel.attention.layout import TokenLayout
 from accel.attention.method import SparseAttention
 from accel.attention.plan import Plan
-from accel.attention.radial import Radial
-from accel.attention.sage import SageAttention
-from accel.attention.sliding_tile import SlidingTile
-from accel.attention.sparse_video_gen import SparseVideoGen
-from accel.attention.token_merging import TokenMerging
-from accel.attention.topk_blocks import TopKBlocks
-from accel.attention.window_residual import WindowResidual
 
-__all__ = [
-    "HiDiffusion",
-    "LowPrecision",
-    "Plan",
-    "Radial",
-    "SageAttention",
-    "SlidingTile",
-    "SparseAttention",
-    "SparseVideoGen",
-    "TokenLayout",
-    "TokenMerging",
-    "TopKBlocks",
-    "WindowResidual",
-]
+__all__ = ["Plan", "SparseAttention", "TokenLayout"]
+
+discovery.load(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    return discovery.technique(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return discovery.public(__name__, __all__)

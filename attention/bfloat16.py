@@ -13,6 +13,7 @@ from accel.attention.arithmetic import Arithmetic, DenseKernel
 from accel.attention.gather import Gather
 from accel.attention.kernels import Kernel
 from accel.attention.plan import Plan
+from accel.attention.window_residual import WindowResidual
 from accel.method import knob
 
 # Scores of one product: they should stay in the cache until the second. 1 to 2 MiB measured best, 8 lose all gain.
@@ -34,6 +35,10 @@ class LowPrecision(Arithmetic):
     """
 
     dtype: str = knob("bfloat16", help="what attention is computed in", choices=("bfloat16", "float16"))
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[LowPrecision]:
+        return (cls(), cls(sparse=WindowResidual()))
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[DenseKernel] | str:
         if device.type == "cpu":

@@ -33,7 +33,7 @@ class Radial(StaticAttention):
     of frames: 2 are dense, and 9 of 16 x 16 tokens have 60 %, which is slower than dense.
     """
 
-    decay: float = knob(0.2, 0.0, 4.0, "width of the bands: smaller is faster")
+    decay: float = knob(0.2, 0.0, 4.0, "width of the bands: smaller is faster", dial=True)
     block: int = knob(0, 0, 1024, "tokens of a block; 0: 128, or less for small frames")
     sink: bool = True
 

@@ -35,7 +35,7 @@ class SlidingTile(StaticAttention):
     included. Memory: the numbers of all tokens once. Not for motion across the whole picture between two frames.
     """
 
-    density: float = knob(0.3, 0.01, 1.0, "share of the pairs to compute, if no window is given")
+    density: float = knob(0.3, 0.01, 1.0, "share of the pairs to compute, if no window is given", dial=True)
     tile: tuple[int, int, int] | None = None
     window: tuple[int, int, int] | None = None
 

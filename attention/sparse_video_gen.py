@@ -37,7 +37,7 @@ class SparseVideoGen(SparseAttention):
     frames, where the bands cover most of what there is; `TopKBlocks` does better on short clips.
     """
 
-    density: float = knob(0.3, 0.01, 1.0, "share of the pairs that a sparse head computes")
+    density: float = knob(0.3, 0.01, 1.0, "share of the pairs that a sparse head computes", dial=True)
     block: int = knob(64, 1, 4096, "tokens of a block")
     rows: int = knob(32, 1, None, "queries sampled to choose a head's class")
     tolerance: float = knob(0.3, 0.0, None, "relative error above which a head stays dense")

@@ -36,7 +36,7 @@ class TokenMerging(SparseAttention):
     no place. Memory: 64 MiB at most while tokens are compared.
     """
 
-    ratio: float = knob(0.5, 0.0, 0.99, "share of the tokens to merge away; 0 changes nothing")
+    ratio: float = knob(0.5, 0.0, 0.99, "share of the tokens to merge away; 0 changes nothing", dial=True)
     stride: int = knob(2, 2, 16, "side of the cells that keep one token each, at least")
     queries: bool = True
     seed: int = knob(0, 0, None, "of the destinations")

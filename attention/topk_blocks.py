@@ -42,7 +42,7 @@ class TopKBlocks(SparseAttention):
     this method is the way to keep them.
     """
 
-    density: float = knob(0.3, 0.01, 1.0, "share of the pairs to compute")
+    density: float = knob(0.3, 0.01, 1.0, "share of the pairs to compute", dial=True)
     block: int = knob(64, 1, 4096, "tokens of a block, roughly")
     adaptive: int = knob(1, 0, 1, "1: heads share the density by what they miss; 0: all have the same")
     similarity: float = knob(0.0, 0.0, 1.0, "blocks of keys less alike than this go first; 0: none")

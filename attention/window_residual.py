@@ -37,10 +37,14 @@ class WindowResidual(SparseAttention):
     """
 
     window: SparseAttention = part(SlidingTile(density=0.02), "attention")  # noqa: RUF009
-    refresh: int = knob(4, 1, None, "steps from one full attention to the next")
+    refresh: int = knob(4, 1, None, "steps from one full attention to the next", dial=True)
     order: int = knob(1, 0, 1, "0 holds the last residual, 1 extrapolates it")
     _: KW_ONLY
     dense_layers: int = knob(0, 0, None, "layers, from the first, that stay dense")
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[WindowResidual]:
+        return (cls(),)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,15 +7,13 @@ kernel of the device.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,6 +24,9 @@ from accel.attention.layout import TokenLayout
 from accel.attention.plan import Plan
 from accel.attention.selftest import sampled_error
 from accel.attention.sliding_tile import tile_plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Run = Callable[[], torch.Tensor]
 
@@ -100,7 +101,7 @@ def measured(runs: Mapping[str, Run], options: Options) -> dict[str, float]:
             start = _now(options)
             runs[name]()
             times[name].append((_now(options) - start) * 1e3)
-    return {name: statistics.median(some) for name, some in times.items()}
+    return {name: float(np.median(some)) for name, some in times.items()}
 
 
 def _now(options: Options) -> float:
@@ -149,6 +150,8 @@ def bench(shape: Shape, density: float, options: Options) -> Table:
 
 
 def _table(shape: Shape, options: Options) -> Table:
+    from rich.table import Table
+
     name = f"{shape.name}: {shape.layout.tokens} tokens, {shape.heads} heads x {shape.width}"
     table = Table(title=f"{name}, {str(options.dtype)[6:]}, {options.device.type}, {torch.get_num_threads()} threads")
     for column in ("plan", "density", "kernel", "ms", "TFLOP/s", "x dense", "of ideal", "gather ms", "largest error"):
@@ -184,15 +187,18 @@ def main() -> None:
         "--thread-time", action="store_true", help="processor time instead of wall-clock time: one thread, busy machine"
     )
     given = parser.parse_args()
+    from rich.console import Console
+
     device = torch.device(given.device)
     if given.thread_time:
         torch.set_num_threads(1)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     options = Options(device, dtype, given.repeats, given.thread_time)
     torch.manual_seed(0)
+    console = Console(width=120)
     for shape in CPU if device.type == "cpu" else CUDA:
         if given.only in shape.name:
-            Console(width=120).print(bench(shape, given.density, options))
+            console.print(bench(shape, given.density, options))
 
 
 if __name__ == "__main__":

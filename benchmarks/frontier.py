@@ -15,28 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from accel import pocket
-from accel.caching import (
-    FORA,
-    PAB,
-    AdaCache,
-    Calibration,
-    DBCache,
-    DiCache,
-    EasyCache,
-    Extrapolate,
-    FirstBlockCache,
-    FixedInterval,
-    LastOutput,
-    LastResidual,
-    OptimalSchedule,
-    SeaCache,
-    TGate,
-    calibrate,
-)
+from accel.anatomy import Anatomy, inspect
+from accel.caching.averages import calibrate
+from accel.caching.calibration import Calibration
+from accel.caching.extrapolate import Extrapolate
+from accel.caching.interval import FixedInterval
+from accel.caching.method import Cache
+from accel.caching.predictor import LastOutput, LastResidual
 from accel.cli import run
 from accel.commands.options import add_measurement, call_arguments, load
 from accel.comparison import compare
 from accel.contest import Verifier, quiet
+from accel.lever import Idle
 from accel.method import Method
 from accel.pareto import FEWER_STEPS
 from accel.results import Comparison, Row
@@ -73,42 +63,36 @@ class Curve:
         return max(best, y0 + (y1 - y0) * (speedup - x0) / (x1 - x0))
 
 
-def candidates(calibration: Calibration) -> list[tuple[str, Method]]:
-    """Every method at every speed that it can be set to. Labels are "method: speed"."""
-    guards: dict[str, Any] = {"warmup": 5, "max_skips": 7}
-    thresholded: dict[str, Method] = {
-        "EasyCache": EasyCache(**guards),
-        "SeaCache": SeaCache(**guards),
-        "TeaCache": calibration.teacache(**guards),
-        "MagCache": calibration.magcache(most=7),
-        "FirstBlockCache": FirstBlockCache(**guards),
-        "DBCache, 2 blocks": DBCache(first=2, **guards),
-        "DiCache": DiCache(retention=0.1),
-        "SmoothCache": calibration.smoothcache(),
-    }
-    found: list[tuple[str, Method]] = []
+def candidates(calibration: Calibration, anatomy: Anatomy) -> list[tuple[str, Method]]:
+    """Every cache at every speed that it can be set to, or else at its defaults, and what other predictors do to a
+    fixed interval. Labels are "method: setting".
+    """
+    found: dict[str, Method] = {}
+    for kind in Method.registry["cache"].values():
+        for method in kind.for_comparison():
+            found |= _at_speeds(method, calibration, anatomy)
     for speed in SPEEDS:
-        methods = _schedules(calibration, speed)
-        for name, method in thresholded.items():
-            with suppress(ValueError):  # its guards compute more than that
-                methods[name] = calibration.threshold(method, 1.0 / speed)
-        known = [method for _, method in found]
-        found += [(f"{name}: {speed:g}x", method) for name, method in methods.items() if method not in known]
-    return [*found, ("PAB: default", PAB()), ("T-GATE: default", TGate()), ("AdaCache: default", AdaCache())]
+        interval = FixedInterval(round(speed), warmup=5)
+        found[f"FixedInterval, not corrected: {speed:g}x"] = replace(interval, predictor=Extrapolate(corrector=0))
+        found[f"FixedInterval, last residual: {speed:g}x"] = replace(interval, predictor=LastResidual())
+        found[f"FixedInterval, last output: {speed:g}x"] = replace(interval, predictor=LastOutput())
+    first: dict[Method, str] = {}
+    for label, method in found.items():
+        first.setdefault(method, label)  # an interval of 2 is the nearest to two of the speeds
+    return [(label, method) for method, label in first.items()]
 
 
-def _schedules(calibration: Calibration, speed: float) -> dict[str, Method]:
-    """Methods that know beforehand what they compute."""
-    interval = FixedInterval(round(speed), warmup=5)
-    return {
-        "optimal schedule": OptimalSchedule(1.0 / speed),
-        "optimal schedule, calibrated": calibration.schedule(1.0 / speed),
-        "interval": interval,
-        "interval, not corrected": replace(interval, predictor=Extrapolate(corrector=0)),
-        "interval, last residual": replace(interval, predictor=LastResidual()),
-        "interval, last output": replace(interval, predictor=LastOutput()),
-        "FORA": FORA(round(speed), warmup=5),
-    }
+def _at_speeds(method: Method, calibration: Calibration, anatomy: Anatomy) -> dict[str, Method]:
+    name = type(method).__name__
+    found: dict[str, Method] = {}
+    for speed in SPEEDS:
+        if not isinstance(method, Cache):
+            break
+        with suppress(ValueError):  # its guards compute more than that, or it has no dial
+            found[f"{name}: {speed:g}x"] = method.at_share(1.0 / speed, calibration, calibration.steps)
+    if not found and not isinstance(method.build(anatomy), Idle):
+        found[f"{name}: default"] = method
+    return found
 
 
 def measure(
@@ -129,7 +113,7 @@ def measure(
     arguments = dict(call_arguments or {})
     with quiet(pipe):
         measured = calibrate(pipe, calibration, num_inference_steps=steps, **arguments)
-    entries: list[tuple[str, Any]] = [*candidates(measured), *rivals(pipe)]
+    entries: list[tuple[str, Any]] = [*candidates(measured, inspect(pipe)), *rivals(pipe)]
     if only:
         entries = [entry for entry in entries if any(word in entry[0] for word in only)]
     fewer = sorted({round(steps / speed) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5, 6)})

@@ -37,7 +37,7 @@ from accel.terminal import show, waiting
 from accel.tuning import NotMet, tune
 from accel.tuning.foresight import CALIBRATION
 from accel.tuning.goal import SLACK, Bound
-from accel.tuning.space import MEASURING
+from accel.tuning.space import caches
 from benchmarks.command import command_of
 from benchmarks.frontier import Curve, curves, series_of
 from benchmarks.rivals import rivals
@@ -193,9 +193,10 @@ def single_levers(calibration: Calibration) -> list[tuple[str, Recipe]]:
         found.append((f"planned cache: {share:g}", Recipe(cache=OptimalSchedule(share))))
         with suppress(ValueError):  # nothing was recorded to plan with
             found.append((f"calibrated cache: {share:g}", Recipe(cache=calibration.schedule(share))))
-        for name, method in MEASURING.items():
-            with suppress(ValueError):  # its guards compute more than that
-                found.append((f"{name}: {share:g}", Recipe(cache=calibration.threshold(method, share))))
+        for name, method in caches().items():
+            if not method.data_free:
+                with suppress(ValueError):  # its guards compute more than that
+                    found.append((f"{name}: {share:g}", Recipe(cache=calibration.threshold(method, share))))
     guidances = (AdaptiveGuidance(), GuidanceDelta(1.3), GuidanceDelta())
     found += [(f"guidance: {method}", Recipe(guidance=method)) for method in guidances]
     return found + [(f"sampler: {share:g}", Recipe(sampler=PseudoCorrector(steps=share))) for share in (0.7, 0.5, 0.35)]

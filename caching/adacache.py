@@ -32,7 +32,9 @@ class AdaCache(ReuseMethod):
     advice = "the change was above all bounds that allow reuse: raise them"
 
     codebook: tuple[float, ...] = FAST
-    otherwise: int = knob(1, 1, 1000, "steps until the next computed one where the change is above all bounds")
+    otherwise: int = knob(
+        1, 1, 1000, "steps until the next computed one where the change is above all bounds", dial=True
+    )
     _: KW_ONLY
     final: int = knob(2, 0, 1000, "last steps that compute everything")
 

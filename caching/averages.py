@@ -15,8 +15,7 @@ from accel.anatomy import Anatomy
 from accel.caching.calibration import Calibration, Key, is_plain, scheduler_settings
 from accel.caching.layer_errors import Errors
 from accel.caching.recorder import Course, Record
-from accel.caching.smoothcache import Rows
-from accel.caching.table import CHANGES, DEPTHS, Table, Trace, rounded, rounded_row
+from accel.caching.table import DEPTHS, Rows, Table, Trace, rounded, rounded_row
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
@@ -170,7 +169,7 @@ def _table(courses: list[Course], anatomy: Anatomy, guidance: float) -> Table:
 
 def _trace(course: Course) -> Trace:
     rows = course.rows
-    heard = [name for name in CHANGES if any(name in row.changes for row in rows)]
+    heard = dict.fromkeys(name for row in rows for name in row.changes)
     depths = [depth for depth in DEPTHS if all(depth in row.drifts for row in rows)]
     return Trace(
         changes={name: rounded_row([row.changes.get(name, math.nan) for row in rows]) for name in heard},

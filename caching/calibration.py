@@ -6,26 +6,24 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from accel.anatomy import Anatomy, components_of, inspect, schedulers_of
-from accel.caching import hub, replay, resample
+from accel.caching import hub, polynomial_fit, replay, resample
 from accel.caching.extrapolate import Extrapolate
-from accel.caching.magcache import MagCache
+from accel.caching.method import Cache
 from accel.caching.predictor import Predictor
 from accel.caching.schedule import plan
-from accel.caching.smoothcache import SmoothCache
+from accel.caching.signal import TIME_SIGNALS
 from accel.caching.static import StaticSchedule, rules_for
-from accel.caching.table import CHANGES, Array, Table, rounded, rounded_row
-from accel.caching.teacache import SIGNALS, TeaCache
+from accel.caching.table import Array, Table
 from accel.method import Method
 
-# A polynomial that explains less of the output's change than this is no better than a fixed interval.
-GOOD_FIT = 0.5
 ENOUGH_RUNS = 10
-M = TypeVar("M", bound=Method)
+C = TypeVar("C", bound=Cache)
 Plain = str | int | float | bool | None
 # Settings of schedulers that do not change the noise levels of a run.
 INDIFFERENT = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
@@ -65,52 +63,30 @@ class Calibration:
         return sum(table.steps for table in self.tables)
 
     @property
+    def timetable(self) -> tuple[float, ...]:
+        """The noise levels of the whole run, from its first step on the scheduler's list, and of its end.
+
+        Raises ValueError where the tables are of several runs.
+        """
+        if len({table.timetable for table in self.tables}) > 1:
+            names = ", ".join(table.denoiser for table in self.tables)
+            raise ValueError(f"This calibration holds several runs with noise levels of their own ({names}).")
+        return self.tables[0].timetable
+
+    @property
     def sigmas(self) -> tuple[float, ...]:
         """The noise levels of the recorded run and, last, of its end."""
-        return self._run().timetable[self.tables[0].start :]
+        return self.timetable[self.tables[0].start :]
 
-    def teacache(self, threshold: float = 0.15, signal: str = "auto", degree: int = 4, **guards: Any) -> TeaCache:
-        """TeaCache with a polynomial fitted by least squares, from signal change to output change.
-
-        signal: "auto" takes the one of TeaCache's that explains most. Each expert has its own polynomial.
-        The first steps, where both move fast, take part as well; `fit_quality` says how well it fits. guards: further
-        parameters of the method, such as warmup and max_skips; so in `magcache` and `smoothcache`.
+    def __getattr__(self, name: str) -> Any:
+        """`calibration.teacache(...)` is `TeaCache.from_calibration(calibration, ...)`; so for every cache that is made
+        from a calibration, by its name in lower case.
         """
-        signal = self._tea_signal(signal, degree)
-        fits = [(table.denoiser, *self._fit(table, signal, degree)) for table in self.tables]
-        if len(fits) > 1:
-            return TeaCache(threshold, signal=signal, experts=tuple(fits), **guards)
-        _, coefficients, span = fits[0]
-        return TeaCache(threshold, coefficients=coefficients, signal=signal, fitted_range=span, **guards)
-
-    def magcache(
-        self,
-        threshold: float = 0.12,
-        most: int = 4,
-        retention: float = 0.2,
-        steps: int | None = None,
-        **guards: Any,
-    ) -> MagCache:
-        """MagCache with the mean ratio of each step over all runs, 1 at the first step of each denoiser.
-
-        steps: of the runs to come, where they differ from the recorded ones.
-        """
-        wanted = self.at(steps)
-        ratios = [1.0] * (len(wanted._run().timetable) - 1)
-        for table in wanted.tables:
-            ratios[table.start : table.start + table.steps] = table.ratios
-        return MagCache(threshold, most, retention, ratios=tuple(ratios), **guards)
-
-    def smoothcache(self, alpha: float = 0.1, **guards: Any) -> SmoothCache:
-        """SmoothCache with the recorded error curves; it may reuse as many steps in a row as `layer_lags`."""
-        curves = tuple(curve for table in self.tables for curve in table.error_curves())
-        if not curves:
-            raise ValueError(
-                "This calibration has no error curves for SmoothCache: it was recorded with layer_lags=0, or no "
-                "attention or feed-forward module could be reached."
-            )
-        lags = max(len(row) - 1 for _, _, rows in curves for row in rows)
-        return SmoothCache(alpha, curves, **{"most": max(lags, 1), **guards})
+        kinds = {kind.__name__.lower(): kind for kind in Method.registry["cache"].values()}
+        make = getattr(kinds.get(name), "from_calibration", None)
+        if make is None:
+            raise AttributeError(f"a calibration has no {name!r}")
+        return partial(make, self)
 
     def schedule(
         self,
@@ -138,27 +114,29 @@ class Calibration:
             chosen += [sigma for sigma, wanted in zip(table.sigmas, computes, strict=True) if wanted]
         return StaticSchedule(tuple(chosen), predictor=predictor, final=final)
 
-    def threshold(self, method: M, compute: float) -> M:
+    def threshold(self, method: C, compute: float) -> C:
         """The method, set so that it computes the fraction `compute` of the steps, or as near to it as it can be set.
 
-        What is set is `threshold`, SmoothCache's alpha or an interval, by simulating the decisions on the recorded
-        numbers, without running the model. TeaCache, MagCache and SmoothCache without constants get those of this
-        calibration. What a cache then really computes differs by a few per cent, because its answers change what it
-        measures.
+        What is set is its dial (a threshold, an interval), by simulating the decisions on the recorded numbers, without
+        running the model. A method without constants gets those of this calibration. What a cache then really computes
+        differs by a few per cent, because its answers change what it measures.
         Raises ValueError where the method cannot be simulated, or cannot compute as little.
         """
-        return replay.tuned(self._completed(method), self.tables, compute)
+        if not isinstance(method, Cache):
+            raise ValueError(_no_cache(method))
+        return replay.tuned(method.fitted(self), self.tables, compute)
 
     def compute(self, method: Method) -> float:
         """The fraction of the steps that the method would compute, simulated: the counterpart of `threshold`."""
-        return replay.fraction(self._completed(method), self.tables)
+        if not isinstance(method, Cache):
+            raise ValueError(_no_cache(method))
+        return method.fitted(self).computed_share(self.tables)
 
     def fit_quality(self, signal: str = "auto", degree: int = 4) -> float:
         """Share of the variance of the output's change that TeaCache's polynomial explains (R squared); of two experts
         the lower one.
         """
-        signal = self._tea_signal(signal, degree)
-        return min(self._explained(table, signal, degree) for table in self.tables)
+        return polynomial_fit.explained(self.tables, self.time_signal(signal, degree), degree)
 
     def signals(self) -> dict[str, float]:
         """Rank correlation of each signal's change with the output's change, best first, mean over the denoisers.
@@ -167,14 +145,13 @@ class Calibration:
         """
         found = {
             name: float(np.mean([_rank_correlation(*table.pairs(name)) for table in self.tables]))
-            for name in self._recorded(CHANGES)
-            if name != "output"
+            for name in self.recorded_signals(name for name in self.tables[0].runs[0].changes if name != "output")
         }
         return dict(sorted(found.items(), key=lambda entry: -entry[1] if math.isfinite(entry[1]) else 2.0))
 
     def resampled(self, sigmas: Sequence[float]) -> Calibration:
         """The same calibration at the noise levels of other runs: those of all their steps and, last, of the end."""
-        self._run()
+        _ = self.timetable  # which is one, or this raises
         return replace(self, tables=resample.resampled(self.tables, sigmas, self.key.prediction))
 
     def at(self, steps: int | None) -> Calibration:
@@ -214,7 +191,7 @@ class Calibration:
 
     @property
     def quality(self) -> str:
-        """What was measured, which signal is best, how well TeaCache's polynomial fits, and what is unreliable."""
+        """What was measured, which signal is best, what the caches make of it, and what is unreliable."""
         key = self.key
         lines = [f"Calibration of {key.pipeline} ({key.model or 'built in memory'}), {key.scheduler}"]
         for table in self.tables:
@@ -228,8 +205,7 @@ class Calibration:
         lines.append("  called with " + (", ".join(known) or "its defaults"))
         ranked = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in self.signals().items()]
         lines.append("  rank correlation with the output's change: " + ", ".join(ranked))
-        for name in self._recorded(SIGNALS):
-            lines.append(f"  TeaCache on the {name.replace('_', ' ')}: {self._fit_sentence(name)}")
+        lines += [f"  {remark}" for kind in _caches() for remark in kind.remarks(self)]
         return "\n".join(lines + [f"  caution: {caution}" for caution in self.cautions()])
 
     def cautions(self) -> list[str]:
@@ -240,16 +216,7 @@ class Calibration:
             found.append(
                 f"recorded on {runs} prompts only: thresholds and polynomials are stable from about {ENOUGH_RUNS}"
             )
-        known = self._recorded(SIGNALS)
-        if not known:
-            found.append("TeaCache cannot be calibrated, because this model has none of its signals")
-        elif max(self._quality_or_none(name) or 0.0 for name in known) < GOOD_FIT:
-            found.append("TeaCache's polynomial hardly explains the output: prefer a schedule or another cache")
-        if not any(table.curves for table in self.tables):
-            found.append("SmoothCache cannot be calibrated, because no error curves were recorded")
-        if not any(run.drifts for table in self.tables for run in table.runs):
-            found.append("FirstBlockCache and DiCache cannot be simulated, because there is no first block to probe")
-        return found
+        return found + [caution for kind in _caches() for caution in kind.cautions(self)]
 
     def __str__(self) -> str:
         return self.quality
@@ -282,72 +249,32 @@ class Calibration:
         """
         return hub.push(self, repository, **hub_arguments)
 
-    def _run(self) -> Table:
-        """Any table, once it is known that all of them are parts of one run."""
-        if len({table.timetable for table in self.tables}) > 1:
-            names = ", ".join(table.denoiser for table in self.tables)
-            raise ValueError(f"This calibration holds several runs with noise levels of their own ({names}).")
-        return self.tables[0]
-
-    def _completed(self, method: M) -> M:
-        """With the constants of this calibration, where the method has none of its own."""
-        bare: Any = method
-        if isinstance(method, TeaCache) and not (method.coefficients or method.experts or method.model):
-            fitted = self.teacache(signal=method.signal)
-            bare = replace(
-                method, signal=fitted.signal, coefficients=fitted.coefficients, fitted_range=fitted.fitted_range,
-                experts=fitted.experts,
-            )  # fmt: skip
-        elif isinstance(method, MagCache) and not (method.ratios or method.model):
-            bare = replace(method, ratios=self.magcache().ratios)
-        elif isinstance(method, SmoothCache) and not method.errors:
-            bare = replace(method, errors=self.smoothcache().errors)
-        complete: M = bare
-        return complete
-
-    def _recorded(self, names: Iterable[str]) -> list[str]:
-        """The signals that every denoiser has."""
+    def recorded_signals(self, names: Iterable[str]) -> list[str]:
+        """Those of these signals that every denoiser has."""
         return [name for name in names if all(len(table.pairs(name)[0]) for table in self.tables)]
 
-    def _tea_signal(self, signal: str, degree: int) -> str:
-        if signal not in ("auto", *SIGNALS):
-            raise ValueError(f"The signal must be one of auto, {', '.join(SIGNALS)}, not {signal!r}.")
-        known = self._recorded(SIGNALS)
+    def time_signal(self, signal: str, degree: int = 4) -> str:
+        """A signal that follows the timestep (`TIME_SIGNALS`); "auto": whose polynomial of this degree explains most.
+
+        Raises ValueError where there is none of this name.
+        """
+        if signal not in ("auto", *TIME_SIGNALS):
+            raise ValueError(f"The signal must be one of auto, {', '.join(TIME_SIGNALS)}, not {signal!r}.")
+        known = self.recorded_signals(TIME_SIGNALS)
         if signal == "auto" and known:
-            return max(known, key=lambda name: self._quality_or_none(name, degree) or 0.0)
+            return max(known, key=lambda name: polynomial_fit.explained_or_none(self.tables, name, degree) or 0.0)
         if signal not in known:
             what = "signal for TeaCache" if signal == "auto" else signal.replace("_", " ")
             raise ValueError(f"The calibration has no {what}: this model has no such module.")
         return signal
 
-    def _fit(self, table: Table, signal: str, degree: int) -> tuple[tuple[float, ...], tuple[float, float]]:
-        """Coefficients, highest power first, and the range that they were fitted on."""
-        x, y = table.pairs(signal)
-        if len(np.unique(x)) <= degree:
-            raise ValueError(
-                f"A polynomial of degree {degree} needs more than {degree} different changes of the "
-                f"{signal.replace('_', ' ')}, and {len(np.unique(x))} were recorded; take a lower degree or more steps."
-            )
-        coefficients = np.polynomial.Polynomial.fit(x, y, degree).convert().coef
-        padded = [*coefficients.tolist(), *[0.0] * (degree + 1 - len(coefficients))]
-        return rounded_row(padded[::-1], 9), (rounded(float(x.min()), 6), rounded(float(x.max()), 6))
 
-    def _explained(self, table: Table, signal: str, degree: int) -> float:
-        x, y = table.pairs(signal)
-        coefficients, _ = self._fit(table, signal, degree)
-        residual = y - np.polyval(coefficients, x)
-        return float(1.0 - residual.var() / max(float(y.var()), 1e-30))
+def _caches() -> list[type[Cache]]:
+    return [kind for kind in Method.registry["cache"].values() if issubclass(kind, Cache)]
 
-    def _quality_or_none(self, signal: str, degree: int = 4) -> float | None:
-        """None where there are too few steps for such a polynomial."""
-        try:
-            return self.fit_quality(signal, degree)
-        except ValueError:
-            return None
 
-    def _fit_sentence(self, signal: str) -> str:
-        quality = self._quality_or_none(signal)
-        return "too few different steps for a polynomial" if quality is None else f"R² {quality:.2f}"
+def _no_cache(method: Method) -> str:
+    return f"{type(method).__name__} cannot be simulated: it is no accel.caching.Cache."
 
 
 def scheduler_settings(pipe: Any) -> dict[str, Plain]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Decision, nearest_entry
 from accel.caching.firstblock import BlockResidual, Within, after_blocks
 from accel.caching.method import CacheMethod
+from accel.caching.recorded_signals import Distance, drift_behind, no_distance
 from accel.caching.signal import NoSignal, Signal
+from accel.caching.table import Table, Trace
 from accel.method import knob
 from accel.reasons import Code
 
@@ -32,7 +35,7 @@ class DBCache(CacheMethod):
     denoisers with no more than `first` blocks.
     """
 
-    threshold: float = knob(0.08, 0.0, None, "relative change since the last computed step; 0 never skips")
+    threshold: float = knob(0.08, 0.0, None, "relative change since the last computed step; 0 never skips", dial=True)
     first: int = knob(8, 1, 1000, "blocks in front of the probe")
     max_cached: int = knob(1000, 0, 1000, "most predictions in a run")
     mask: tuple[int, ...] | None = None
@@ -49,11 +52,22 @@ class DBCache(CacheMethod):
         if mask is None and self.policy == "static":
             raise ValueError('DBCache.policy "static" skips the zeros of a mask: give one, such as mask=(1, 1, 0, 1).')
 
+    @classmethod
+    def for_comparison(cls) -> Sequence[DBCache]:
+        return (cls(first=2, warmup=5, max_skips=7),)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        decider = Capped(None if self.policy == "static" else self.threshold, self.max_cached, self.mask)
         if self.policy == "static":
-            return NoSignal(), decider
-        return BlockResidual(after_blocks(f"DBCache(first={self.first})", anatomy, denoiser, self.first)), decider
+            return NoSignal(), self._decider()
+        probe = after_blocks(f"DBCache(first={self.first})", anatomy, denoiser, self.first)
+        return BlockResidual(probe), self._decider()
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        static = self.policy == "static"
+        return no_distance if static else drift_behind(self.first, "DBCache", table, trace), self._decider()
+
+    def _decider(self) -> Capped:
+        return Capped(None if self.policy == "static" else self.threshold, self.max_cached, self.mask)
 
 
 class Capped(Decider):

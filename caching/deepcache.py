@@ -11,11 +11,11 @@ import torch
 
 from accel.anatomy import Anatomy, submodule
 from accel.caching.decider import Decision, Every, guard
-from accel.caching.method import NotApplicable
+from accel.caching.method import Cache, NotApplicable
 from accel.caching.regime import Regime
 from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.lever import Idle, Lever
-from accel.method import Method, knob
+from accel.method import knob
 from accel.patch import Layer, is_compiled
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
@@ -25,7 +25,7 @@ NO_FEATURE = Decision(False, "no deep feature yet", Code.NO_HISTORY)
 
 
 @dataclass(frozen=True)
-class DeepCache(Method, lever="cache"):
+class DeepCache(Cache):
     """Runs the whole U-Net in every `interval`-th step and only its shallow layers in the others.
 
     Source: DeepCache (CVPR 2024, arXiv 2312.00858), section 3.3, uniform schedule. The hidden state that enters the
@@ -41,7 +41,7 @@ class DeepCache(Method, lever="cache"):
     precision with guidance in one batch.
     """
 
-    interval: int = knob(3, 1, 1000, "run the whole U-Net in every n-th step; 1 never skips")
+    interval: int = knob(3, 1, 1000, "run the whole U-Net in every n-th step; 1 never skips", dial=True)
     branch: int = knob(0, 0, 100, "down layers that run in skipped steps; 0 is cheapest")
     _: KW_ONLY
     warmup: int = knob(1, 1, 1000, "first steps that run in full")

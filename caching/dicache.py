@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -11,7 +12,9 @@ from accel.caching.decider import Accumulate, Decider, Decision
 from accel.caching.firstblock import after_blocks
 from accel.caching.method import CacheMethod
 from accel.caching.predictor import Memory, Predictor, at
+from accel.caching.recorded_signals import Distance, change_of
 from accel.caching.signal import Probe, Signal, sample_means
+from accel.caching.table import Table, Trace
 from accel.calls import Call
 from accel.method import knob, part
 from accel.reasons import Code
@@ -71,7 +74,7 @@ class DiCache(CacheMethod):
     `compile_repeated_blocks`, without recompiling. Not for U-Nets, nor for runs of few steps.
     """
 
-    threshold: float = knob(0.1, 0.0, None, "relative change that may accumulate; 0 never skips")
+    threshold: float = knob(0.1, 0.0, None, "relative change that may accumulate; 0 never skips", dial=True)
     depth: int = knob(1, 1, 1000, "blocks in front of the probe; 1 to 5")
     mode: str = knob(
         "delta_y", choices=("delta_y", "delta_minus"), help="change of the output, or of output over input"
@@ -82,9 +85,19 @@ class DiCache(CacheMethod):
     warmup: int = knob(1, 1, 1000, "first steps that always compute")
     max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
+    @classmethod
+    def for_comparison(cls) -> Sequence[DiCache]:
+        return (cls(retention=0.1),)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         probe = after_blocks(f"DiCache(depth={self.depth})", anatomy, denoiser, self.depth)
         return ProbeTrajectory(probe, self.mode), Retained(self.retention, Accumulate(self.threshold))
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        if self.depth != 1 or self.mode != "delta_y":
+            raise ValueError('DiCache can be simulated with depth=1 and mode="delta_y" only.')
+        change = change_of("block_output", "DiCache", table, trace)
+        return change, Retained(self.retention, Accumulate(self.threshold))
 
 
 class ProbeTrajectory:

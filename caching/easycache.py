@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching.decider import Accumulate, Decider
 from accel.caching.method import CacheMethod
+from accel.caching.recorded_signals import Distance, at_lag
 from accel.caching.signal import Probe, Signal, sample_means
+from accel.caching.table import Table, Trace
 from accel.calls import Call, noise_part
 from accel.method import knob
 
@@ -24,12 +27,26 @@ class EasyCache(CacheMethod):
     Memory: three latents for the signal and the predictor's outputs. Not for runs of few steps.
     """
 
-    threshold: float = knob(0.05, 0.0, None, "predicted relative change that may accumulate; 0 never skips")
+    threshold: float = knob(0.05, 0.0, None, "predicted relative change that may accumulate; 0 never skips", dial=True)
     _: KW_ONLY
     max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[EasyCache]:
+        return (cls(warmup=3, max_skips=7),)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return TransformationRate(), Accumulate(self.threshold)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        def distance(step: int, computed: Sequence[int]) -> float | None:
+            if len(computed) < 2:
+                return None
+            before, last = computed[-2:]
+            rate = at_lag(trace.rates[last], last - before, growing=False)
+            return rate * trace.moves[step] / max(trace.sizes[last], 1e-12)
+
+        return distance, Accumulate(self.threshold)
 
 
 class TransformationRate:

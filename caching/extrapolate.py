@@ -56,6 +56,10 @@ class Extrapolate(Predictor, lever="predictor"):
     damping: float = knob(0.8, 0.0, 1.0, "share of the way that a forecast goes where it is corrected afterwards")
 
     @property
+    def degrees(self) -> tuple[int, int]:
+        return self.order, self.corrector
+
+    @property
     def depth(self) -> int:
         return max(self.order + 1, self.corrector)
 

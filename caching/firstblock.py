@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,10 +12,15 @@ from accel import families
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Decision
 from accel.caching.method import CacheMethod, NotApplicable
+from accel.caching.recorded_signals import Distance, drift_behind
 from accel.caching.signal import Probe, Signal, relative_distance
+from accel.caching.table import Table, Trace
 from accel.calls import Call
 from accel.method import knob
 from accel.reasons import Code
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,22 @@ class FirstBlockCache(CacheMethod):
     compiled as a whole. Not for U-Nets, which have no such blocks, nor for runs of few steps.
     """
 
-    threshold: float = knob(0.05, 0.0, None, "relative change since the last computed step; 0 never skips")
+    threshold: float = knob(0.05, 0.0, None, "relative change since the last computed step; 0 never skips", dial=True)
     _: KW_ONLY
     warmup: int = knob(1, 1, 1000, "first steps that always compute")
     max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
+    @classmethod
+    def cautions(cls, calibration: Calibration) -> Sequence[str]:
+        if any(run.drifts for table in calibration.tables for run in table.runs):
+            return ()
+        return ("FirstBlockCache, DBCache and DiCache cannot be simulated, because there is no first block to probe",)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return BlockResidual(after_blocks("FirstBlockCache", anatomy, denoiser, 1)), Within(self.threshold)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        return drift_behind(1, "FirstBlockCache", table, trace), Within(self.threshold)
 
 
 class BlockResidual:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from accel.anatomy import Anatomy
 from accel.caching.modules import KINDS
 from accel.caching.reuse_method import BOUNDARY, ReuseMethod, ReusePolicy, require
+from accel.caching.table import Table
 from accel.clock import Moment
 from accel.method import knob
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,26 @@ class FORA(ReuseMethod):
     """
 
     advice = "the run is too short for this warm-up and these last steps"
+    data_free = True
 
-    interval: int = knob(3, 1, 1000, "compute every n-th step; 1 never reuses")
+    interval: int = knob(3, 1, 1000, "compute every n-th step; 1 never reuses", dial=True)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[FORA]:
+        return (cls(warmup=5),)
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> Self:
+        """The interval whose share it is; what guards compute comes on top."""
+        return replace(self, interval=max(round(1.0 / share), 1))
 
     def kinds(self) -> frozenset[str]:
         return frozenset(KINDS) if self.interval > 1 else frozenset()
 
     def policy(self, anatomy: Anatomy, denoiser: str) -> ReusePolicy:
         return Interval(self.interval, require("FORA", anatomy, denoiser, KINDS, BOUNDARY))
+
+    def recorded_policy(self, table: Table) -> ReusePolicy:
+        return Interval(self.interval, frozenset(kind for kind, _ in table.curves))
 
 
 class Interval:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Every
 from accel.caching.method import CacheMethod
+from accel.caching.recorded_signals import Distance, no_distance
 from accel.caching.signal import NoSignal, Signal
+from accel.caching.table import Table, Trace
 from accel.method import knob
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -20,9 +26,18 @@ class FixedInterval(CacheMethod):
     Memory: the predictor's, order + 1 outputs of latent size per stream.
     """
 
-    interval: int = knob(2, 1, 1000, "compute every n-th step; 1 never skips")
+    data_free = True
+
+    interval: int = knob(2, 1, 1000, "compute every n-th step; 1 never skips", dial=True)
     _: KW_ONLY
     max_skips: int = knob(1000, 1, 1000, "most predictions in a row")
 
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> Self:
+        """The interval whose share it is; what guards compute comes on top."""
+        return replace(self, interval=max(round(1.0 / share), 1))
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return NoSignal(), Every(self.interval)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        return no_distance, Every(self.interval)

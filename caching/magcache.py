@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from accel.anatomy import Anatomy
 from accel.caching import published
 from accel.caching.decider import Decider, Magnitude
 from accel.caching.method import CacheMethod, NotApplicable
+from accel.caching.recorded_signals import Distance, no_distance
 from accel.caching.signal import NoSignal, Signal
+from accel.caching.table import Table, Trace
 from accel.method import finite_numbers, knob
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,9 @@ class MagCache(CacheMethod):
     Memory: the predictor's outputs. Ratios belong to a scheduler and its shift: measure again where those change.
     """
 
-    threshold: float = knob(0.12, 0.0, None, "deviation that may accumulate")
+    data_free = True
+
+    threshold: float = knob(0.12, 0.0, None, "deviation that may accumulate", dial=True)
     most: int = knob(4, 1, 1000, "longest run of predictions")
     retention: float = knob(0.2, 0.0, 1.0, "fraction of the run that computes first")
     ratios: tuple[float, ...] | None = None
@@ -39,6 +48,34 @@ class MagCache(CacheMethod):
             raise ValueError(f"MagCache.ratios must be a tuple of at least two numbers, not {self.ratios!r}.")
         published.check("magcache", self.model)
 
+    @classmethod
+    def from_calibration(
+        cls,
+        calibration: Calibration,
+        threshold: float = 0.12,
+        most: int = 4,
+        retention: float = 0.2,
+        steps: int | None = None,
+        **guards: Any,
+    ) -> MagCache:
+        """With the mean ratio of each step over all recorded runs, 1 at the first step of each denoiser.
+
+        steps: of the runs to come, where they differ from the recorded ones. guards: see `TeaCache`.
+        """
+        wanted = calibration.at(steps)
+        ratios = [1.0] * (len(wanted.timetable) - 1)
+        for table in wanted.tables:
+            ratios[table.start : table.start + table.steps] = table.ratios
+        return cls(threshold, most, retention, ratios=tuple(ratios), **guards)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[MagCache]:
+        return (cls(most=7),)
+
+    def fitted(self, calibration: Calibration) -> Self:
+        known = self.ratios or self.model
+        return self if known else replace(self, ratios=self.from_calibration(calibration).ratios)
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         ratios = self.ratios
         if ratios is None:
@@ -51,3 +88,8 @@ class MagCache(CacheMethod):
                 )
             ratios = found
         return NoSignal(), Magnitude(ratios, self.threshold, self.most, self.retention)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        if self.ratios is None:
+            raise ValueError("MagCache without ratios cannot be simulated; take those of calibration.magcache().")
+        return no_distance, Magnitude(self.ratios, self.threshold, self.most, self.retention)

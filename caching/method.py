@@ -1,21 +1,74 @@
-"""A cache is signal × decider × predictor at the denoiser's boundary; this is the common part of their parameters."""
+"""A cache is signal × decider × predictor at the denoiser's boundary; this is the common part of their parameters.
+
+What a calibration may ask of a cache is part of it: how it is recorded, fitted and simulated.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Self
 
 from accel.anatomy import Anatomy
+from accel.caching import replay
 from accel.caching.decider import Decider
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.gate import CacheGate
 from accel.caching.predictor import Predictor
+from accel.caching.recorded_signals import Distance, no_distance
 from accel.caching.signal import Signal
+from accel.caching.table import Table, Trace
 from accel.lever import Idle, Lever
 from accel.method import Method, knob, part
 
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
+
 
 @dataclass(frozen=True)
-class CacheMethod(Method, lever="cache", abstract=True):
+class Cache(Method, lever="cache", abstract=True):
+    """What calibrations and the tuner ask of every cache. There is an answer to all of it here, which will do."""
+
+    @classmethod
+    def columns(cls, anatomy: Anatomy, denoiser: str) -> Mapping[str, Signal]:
+        """Signals, by the names of their columns, whose distances in every step of an unaccelerated run `calibrate` is
+        to record (`Trace.changes`), fresh for one stream of one run.
+        """
+        return {}
+
+    @classmethod
+    def remarks(cls, calibration: Calibration) -> Sequence[str]:
+        """What a calibration's own description says about this method, one sentence each."""
+        return ()
+
+    @classmethod
+    def cautions(cls, calibration: Calibration) -> Sequence[str]:
+        """What speaks against this method on that calibration, one sentence each."""
+        return ()
+
+    def fitted(self, calibration: Calibration) -> Self:
+        """With the constants that the calibration yields, where the method takes some and has none of its own."""
+        return self
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> Self:
+        """Set so that it computes this share of a run of so many steps.
+
+        Raises ValueError, in one sentence, where it cannot be set so, or needs a calibration for it.
+        """
+        if calibration is None:
+            raise ValueError(f"{type(self).__name__} is set to a speed by a calibration only.")
+        return calibration.threshold(self, share)
+
+    def computed_share(self, tables: Sequence[Table]) -> float:
+        """Mean share of the work in a recorded run that it would compute, simulated.
+
+        Raises ValueError, in one sentence, where it cannot be simulated.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be simulated; accel.compare measures it.")
+
+
+@dataclass(frozen=True)
+class CacheMethod(Cache, abstract=True):
     """Parameters that every cache has.
 
     predictor: what stands in for a skipped evaluation.
@@ -31,6 +84,14 @@ class CacheMethod(Method, lever="cache", abstract=True):
     max_skips: int = knob(4, 1, 1000, "most predictions in a row")
     min_steps: int = knob(10, 1, 1000, "runs with fewer steps are left alone")
 
+    @classmethod
+    def for_comparison(cls) -> Sequence[Method]:
+        """All with the same guards."""
+        try:
+            return (cls(warmup=5, max_skips=7),)
+        except ValueError:  # it needs a table of constants
+            return ()
+
     def fresh(self, predictor: Predictor) -> int:
         """So many answers are computed before a forecast, wherever in the run a history begins: a straight line's."""
         return min(self.warmup, predictor.depth, 2)
@@ -41,6 +102,21 @@ class CacheMethod(Method, lever="cache", abstract=True):
         Raises NotApplicable, in one sentence with the way out, where the method cannot act on this denoiser.
         """
         raise NotImplementedError
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        """The same from recorded numbers: what its signal would measure (see `accel.caching.recorded_signals`), and a
+        fresh decider.
+
+        anatomy: of the pipeline, where it is at hand; then a method that looks at no data needs nothing more than
+        `parts`. Raises ValueError, in one sentence, where the method cannot be simulated.
+        """
+        if anatomy is None or not self.data_free:
+            raise ValueError(f"{type(self).__name__} cannot be simulated; accel.compare measures it.")
+        return no_distance, self.parts(anatomy, table.denoiser)[1]
+
+    def computed_share(self, tables: Sequence[Table]) -> float:
+        steps = [step for run in replay.masks(self, tables) for step in run]
+        return sum(steps) / len(steps)
 
     def build(self, anatomy: Anatomy) -> Lever:
         """The working cache for this pipeline, or an idle lever that says why there is none."""

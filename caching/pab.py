@@ -25,10 +25,11 @@ class PAB(ReuseMethod):
     """
 
     advice = "no step within the window lies between computed ones: widen it or raise the ranges"
+    data_free = True
 
-    cross: int = knob(6, 1, 1000, "steps for which a cross-attention's output serves")
-    spatial: int = knob(2, 1, 1000, "the same for self-attention and joint attention")
-    temporal: int = knob(4, 1, 1000, "the same for attention along time")
+    cross: int = knob(6, 1, 1000, "steps for which a cross-attention's output serves", dial=True)
+    spatial: int = knob(2, 1, 1000, "the same for self-attention and joint attention", dial=True)
+    temporal: int = knob(4, 1, 1000, "the same for attention along time", dial=True)
     window: tuple[float, float] = (100.0, 800.0)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,13 @@ class Predictor(Method, lever="predictor", abstract=True):
         return 1
 
     @property
+    def degrees(self) -> tuple[int, int]:
+        """The degrees of the forecasting and of the correcting polynomial, by which a schedule is planned; 0 is reuse,
+        and no correction.
+        """
+        return 0, 0
+
+    @property
     def corrects(self) -> bool:
         """Whether the first computed step after forecasts makes up for their errors."""
         return False

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from accel.anatomy import Anatomy
@@ -59,6 +58,8 @@ def names() -> list[str]:
 
 @cache
 def _table(name: str) -> list[dict[str, Any]]:
+    from importlib.resources import files  # takes a while, and not every session needs a table
+
     rows: list[dict[str, Any]] = json.loads(files("accel.caching").joinpath(f"{name}.json").read_text("utf-8"))
     return rows
 

@@ -14,13 +14,11 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching.firstblock import after_blocks
 from accel.caching.layer_errors import Errors, LayerErrors
-from accel.caching.method import NotApplicable
+from accel.caching.method import Cache, NotApplicable
 from accel.caching.predictor import bases
 from accel.caching.probe import hearing, obstacle
-from accel.caching.seacache import SpectralChange
-from accel.caching.signal import Probe, relative_distance, sample_means
+from accel.caching.signal import Probe, Signal, relative_distance, sample_means
 from accel.caching.table import DEPTHS, LAGS, Array
-from accel.caching.teacache import SIGNALS
 from accel.calls import Call, Outcome, Proceed, noise_part, tensors
 from accel.lever import Lever
 from accel.method import Method
@@ -99,8 +97,8 @@ class Record(Method, lever="cache", abstract=True):
 class Track:
     """What one stream keeps of its calls before: of the last one everything, of `LAGS` of them what is small."""
 
-    def __init__(self, key: object, spectral: SpectralChange) -> None:
-        self.key, self.spectral = key, spectral
+    def __init__(self, key: object, columns: dict[str, Signal]) -> None:
+        self.key, self.columns = key, columns
         self.heard: dict[str, Values] = {}
         self.blocks: dict[int, deque[torch.Tensor]] = {}  # elements of the first blocks' residual
         self.past: deque[tuple[Values, Values]] = deque(maxlen=LAGS)  # input, output
@@ -154,7 +152,7 @@ class Recorder(Lever):
         track = self._track(call)
         inputs = [_noisy(value, output).detach().clone() for value, output in zip(call.latents, outputs, strict=False)]
         blocks = {depth: elements(heard.pop(f"residual {depth}")) for depth in DEPTHS if f"residual {depth}" in heard}
-        changes = self._changes(call, track, {name: [value] for name, value in heard.items()}, inputs, outputs)
+        changes = self._changes(call, track, heard, inputs, outputs)
         norms, past = _residual_norms(inputs, outputs), list(reversed(track.past))
         row = Row(
             step=call.moment.step,
@@ -173,20 +171,24 @@ class Recorder(Lever):
         return row
 
     def _changes(
-        self, call: Call, track: Track, heard: dict[str, Values], inputs: Values, outputs: Values
+        self, call: Call, track: Track, heard: dict[str, torch.Tensor], inputs: Values, outputs: Values
     ) -> dict[str, float]:
-        now = heard | {"latents": inputs, "output": outputs}
+        blocks = {name: [heard[name]] for name in ("first_block", "block_output") if name in heard}
+        now = {"latents": inputs, "output": outputs} | blocks
         changes = {name: _distance(values, track.heard.get(name)) for name, values in now.items()}
-        spectral = track.spectral.observe(call, None)
         track.heard = now
-        return changes | {"spectral": float("nan") if spectral is None else spectral}
+        for name, signal in track.columns.items():
+            if signal.probe is None or name in heard:
+                distance = signal.observe(call, heard.get(name))
+                signal.computed(call, outputs)
+                changes[name] = float("nan") if distance is None else distance
+        return changes
 
     def _track(self, call: Call) -> Track:
         key = [(value.shape, value.dtype) for value in call.latents]
         track = self._tracks.get((call.denoiser, call.stream))
         if track is None or track.key != key:
-            spectral = SpectralChange(0.0, self.anatomy.prediction, self.anatomy.denoisers[call.denoiser].config)
-            track = self._tracks[call.denoiser, call.stream] = Track(key, spectral)
+            track = self._tracks[call.denoiser, call.stream] = Track(key, _columns(self.anatomy, call.denoiser))
         return track
 
 
@@ -207,15 +209,20 @@ def elements(value: torch.Tensor) -> torch.Tensor:
 
 
 def _probes(anatomy: Anatomy, denoiser: str) -> Iterator[tuple[str, Probe]]:
-    for name, side in SIGNALS.items():
-        path = getattr(anatomy.denoisers[denoiser], name)
-        if path:
-            yield name, Probe(path, side)
+    for name, signal in _columns(anatomy, denoiser).items():
+        if signal.probe is not None:
+            yield name, signal.probe
     for depth in DEPTHS:
         try:
             yield f"residual {depth}", after_blocks("Calibration", anatomy, denoiser, depth)
         except NotApplicable:
             return
+
+
+def _columns(anatomy: Anatomy, denoiser: str) -> dict[str, Signal]:
+    """What the caches want to be recorded of this denoiser."""
+    kinds = [kind for kind in Method.registry["cache"].values() if issubclass(kind, Cache)]
+    return {name: signal for kind in kinds for name, signal in kind.columns(anatomy, denoiser).items()}
 
 
 def _keeper(heard: dict[str, torch.Tensor], name: str) -> Callable[[torch.Tensor], None]:

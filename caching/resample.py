@@ -8,9 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from accel.caching.replay import at_lag
-from accel.caching.smoothcache import Rows
-from accel.caching.table import LAGS, Array, Table, Trace, falling, rounded_row
+from accel.caching.recorded_signals import at_lag
+from accel.caching.table import LAGS, Array, Rows, Table, Trace, falling, rounded_row
 from accel.spaces import time_of
 
 

@@ -7,18 +7,19 @@ cache at the denoiser's boundary, and saves less; it changes the picture less ab
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import guard
-from accel.caching.method import NotApplicable
+from accel.caching.method import Cache, NotApplicable
 from accel.caching.modules import KINDS
 from accel.caching.reuse import ReuseGate
+from accel.caching.table import Table
 from accel.clock import Moment
 from accel.lever import Idle, Lever
-from accel.method import Method, knob
+from accel.method import knob
 from accel.reasons import Code
 
 
@@ -43,7 +44,7 @@ class ReusePolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class ReuseMethod(Method, lever="cache", abstract=True):
+class ReuseMethod(Cache, abstract=True):
     """Parameters that every reuse method has.
 
     warmup: the first steps compute everything. final: the last steps do. min_steps: shorter runs are left alone.
@@ -66,6 +67,22 @@ class ReuseMethod(Method, lever="cache", abstract=True):
         Raises NotApplicable, in one sentence with the way out, where the method cannot act on this denoiser.
         """
         raise NotImplementedError
+
+    def recorded_policy(self, table: Table) -> ReusePolicy:
+        """`policy`, for a recorded run of one denoiser. Raises ValueError where it cannot be simulated."""
+        raise ValueError(f"{type(self).__name__} cannot be simulated; accel.compare measures it.")
+
+    def computed_share(self, tables: Sequence[Table]) -> float:
+        """The mean over the steps and the kinds of modules."""
+        shares = [share for table in tables for share in self._reused(table, tables[0].start)]
+        return 1.0 - sum(shares) / len(shares)
+
+    def _reused(self, table: Table, first: int) -> list[float]:
+        """For each step the share of the kinds of modules that are reused."""
+        total = len(table.timetable) - 1
+        positions = range(table.start, table.start + table.steps)
+        moments = [Moment(0, place - first, place, total, table.timetable[place], first=first) for place in positions]
+        return [len(kinds) / max(len(table.curves), 1) for kinds in self.simulate(self.recorded_policy(table), moments)]
 
     def decide(self, policy: ReusePolicy, moment: Moment) -> Reuse:
         """What is reused at this moment. A pure function of numbers and of the policy's state."""

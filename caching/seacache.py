@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching.decider import Accumulate, Decider
 from accel.caching.method import CacheMethod
+from accel.caching.recorded_signals import Distance, change_of
 from accel.caching.signal import Probe, Signal, relative_distance
+from accel.caching.table import Table, Trace
 from accel.calls import Call
 from accel.layout import on_grid
 from accel.method import knob
@@ -29,15 +31,28 @@ class SeaCache(CacheMethod):
     latents' rows and columns are not known, the change is measured without the filter, and the report says so.
     """
 
-    threshold: float = knob(0.25, 0.0, None, "relative change that may accumulate; 0 never skips")
+    threshold: float = knob(0.25, 0.0, None, "relative change that may accumulate; 0 never skips", dial=True)
     power: float = knob(0.0, 0.0, 10.0, "exponent of the clean spectrum; 0 takes 3 for video and 2 for images")
     _: KW_ONLY
     warmup: int = knob(1, 1, 1000, "first steps that always compute")
     max_skips: int = knob(2, 1, 1000, "most predictions in a row")
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[SeaCache]:
+        return (cls(warmup=3, max_skips=7),)
+
+    @classmethod
+    def columns(cls, anatomy: Anatomy, denoiser: str) -> Mapping[str, Signal]:
+        return {"spectral": SpectralChange(0.0, anatomy.prediction, anatomy.denoisers[denoiser].config)}
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         config = anatomy.denoisers[denoiser].config
         return SpectralChange(self.power, anatomy.prediction, config), Accumulate(self.threshold)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        if self.power:
+            raise ValueError("SeaCache can be simulated at its default power only; set power=0.")
+        return change_of("spectral", "SeaCache", table, trace), Accumulate(self.threshold)
 
 
 class SpectralChange:

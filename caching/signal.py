@@ -8,6 +8,10 @@ import torch
 
 from accel.calls import Call
 
+# Modules whose change follows the timestep, by their names in `DenoiserAnatomy`, and what is listened to there. The
+# modulated input is what the first block's self-attention receives.
+TIME_SIGNALS = {"modulated_input": "input", "time_embedding": "output", "time_projection": "output"}
+
 
 class Probe(NamedTuple):
     """A place inside the denoiser where a signal listens: a module path, and its input or its output.

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from accel.anatomy import Anatomy
 from accel.caching.method import NotApplicable
 from accel.caching.modules import KINDS
 from accel.caching.reuse_method import ReuseMethod, ReusePolicy
+from accel.caching.table import Rows, Table
 from accel.clock import Moment
 from accel.method import finite_numbers, knob
 
-# (sigma, error after 1 step, after 2 steps, ...) for each step of the recorded run, in order.
-Rows = tuple[tuple[float, ...], ...]
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
+
 # (denoiser, kind of module, rows)
 Curve = tuple[str, str, Rows]
 
@@ -36,8 +38,9 @@ class SmoothCache(ReuseMethod):
     """
 
     advice = "every recorded error is above alpha: raise it"
+    data_free = True
 
-    alpha: float = knob(0.1, 0.0, None, "largest recorded error; 0 never reuses")
+    alpha: float = knob(0.1, 0.0, None, "largest recorded error; 0 never reuses", dial=True)
     errors: tuple[Curve, ...] | None = None
     most: int = knob(3, 1, 1000, "most steps in a row that an output is reused for")
 
@@ -46,17 +49,47 @@ class SmoothCache(ReuseMethod):
         if self.errors is not None:
             object.__setattr__(self, "errors", _checked(self.errors))  # JSON gives lists
 
+    @classmethod
+    def from_calibration(cls, calibration: Calibration, alpha: float = 0.1, **guards: Any) -> SmoothCache:
+        """With the recorded error curves; it may reuse as many steps in a row as `layer_lags`. guards: see `TeaCache`.
+
+        Raises ValueError where none were recorded.
+        """
+        curves = tuple((table.denoiser, *curve) for table in calibration.tables for curve in table.curves)
+        if not curves:
+            raise ValueError(
+                "This calibration has no error curves for SmoothCache: it was recorded with layer_lags=0, or no "
+                "attention or feed-forward module could be reached."
+            )
+        lags = max(len(row) - 1 for _, _, rows in curves for row in rows)
+        return cls(alpha, curves, **{"most": max(lags, 1), **guards})
+
+    @classmethod
+    def cautions(cls, calibration: Calibration) -> Sequence[str]:
+        if any(table.curves for table in calibration.tables):
+            return ()
+        return ("SmoothCache cannot be calibrated, because no error curves were recorded",)
+
+    def fitted(self, calibration: Calibration) -> Self:
+        return self if self.errors else replace(self, errors=self.from_calibration(calibration).errors)
+
     def kinds(self) -> frozenset[str]:
         return frozenset(kind for _, kind, _ in self.errors or ())
 
     def policy(self, anatomy: Anatomy, denoiser: str) -> ReusePolicy:
-        curves = {kind: rows for name, kind, rows in self.errors or () if name == denoiser}
+        curves = self._curves(denoiser)
         if not curves:
             raise NotApplicable(
                 f"SmoothCache has no error curves for the {denoiser}. Record them once with "
                 f"accel.calibrate(pipe, prompts).smoothcache(), or use FORA, which needs none."
             )
         return Curves(curves, self.alpha, self.most)
+
+    def recorded_policy(self, table: Table) -> ReusePolicy:
+        return Curves(self._curves(table.denoiser), self.alpha, self.most)
+
+    def _curves(self, denoiser: str) -> dict[str, Rows]:
+        return {kind: rows for name, kind, rows in self.errors or () if name == denoiser}
 
 
 class Curves:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
 
 from accel.anatomy import Anatomy
 from accel.caching.decider import Decider, Decision
-from accel.caching.extrapolate import Extrapolate
 from accel.caching.method import CacheMethod
 from accel.caching.predictor import Predictor
+from accel.caching.recorded_signals import Distance, no_distance
 from accel.caching.schedule import Rules, plan
 from accel.caching.signal import NoSignal, Signal
+from accel.caching.table import Table, Trace
 from accel.method import finite_numbers, knob
+
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,26 @@ class OptimalSchedule(CacheMethod):
     Memory: the predictor's, three latents per stream by default.
     """
 
-    compute: float = knob(0.5, 0.0, 1.0, "fraction of the steps that compute; 1 never skips")
+    data_free = True
+
+    compute: float = knob(0.5, 0.0, 1.0, "fraction of the steps that compute; 1 never skips", dial=True)
     _: KW_ONLY
     warmup: int = knob(2, 1, 1000, "first steps that always compute")
     final: int = knob(1, 1, 1000, "last steps that always compute")
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
     fewest: int = knob(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
     careful: float = knob(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full")
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[OptimalSchedule]:
+        return (cls(),)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[OptimalSchedule]:
+        return (cls(),)
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> OptimalSchedule:
+        return replace(self, compute=round(share, 4))
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         rules = rules_for(self.predictor.expected(anatomy), self.warmup, self.final, self.max_skips)
@@ -59,6 +77,8 @@ class StaticSchedule(CacheMethod):
     Memory: the predictor's, three latents per stream by default.
     """
 
+    data_free = True
+
     sigmas: tuple[float, ...] = ()
     _: KW_ONLY
     warmup: int = knob(1, 1, 1000, "first steps that always compute")
@@ -73,6 +93,20 @@ class StaticSchedule(CacheMethod):
             )
 
     @classmethod
+    def for_tuning(cls) -> Sequence[StaticSchedule]:
+        """What it lists is filled in from the calibration."""
+        return (cls((0.0,)),)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[StaticSchedule]:
+        return cls.for_tuning()
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> StaticSchedule:
+        if calibration is None:
+            raise ValueError("StaticSchedule is planned by a calibration only.")
+        return calibration.schedule(share, steps)
+
+    @classmethod
     def from_mask(cls, mask: Sequence[int], sigmas: Sequence[float]) -> StaticSchedule:
         """1 computes, 0 predicts; `sigmas` are those of the run that the mask was made for (`scheduler.sigmas`)."""
         if len(sigmas) < len(mask):
@@ -82,13 +116,14 @@ class StaticSchedule(CacheMethod):
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         return NoSignal(), Listed(self.sigmas)
 
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        return no_distance, Listed(self.sigmas)
+
 
 def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> Rules:
-    """What a plan must know of the cache that follows it. Other predictors are planned for as plain reuse."""
-    degrees = (0, 0)
-    if isinstance(predictor, Extrapolate):
-        degrees = min(predictor.order, 1), min(predictor.corrector, 2)
-    return Rules(warmup, final, max_skips, *degrees)
+    """What a plan must know of the cache that follows it."""
+    order, corrector = predictor.degrees
+    return Rules(warmup, final, max_skips, min(order, 1), min(corrector, 2))
 
 
 class Planned(Decider):

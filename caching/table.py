@@ -10,36 +10,27 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.caching.smoothcache import Curve, Rows
-
 Array = NDArray[np.float64]
+# A row for each step, not all of the same length. Of an error curve: (sigma, error after 1 step, after 2 steps, ...).
+Rows = tuple[tuple[float, ...], ...]
 
 # Distances to the last computed step are recorded up to so many steps back.
 LAGS = 8
 # ... behind so many blocks: of `FirstBlockCache`, and of `DBCache` in its fast and in its careful setting.
 DEPTHS = (1, 2, 8)
-# Signals and "output", which they are to predict: change since the previous step, mean |now - before| / mean |before|.
-CHANGES = (
-    "modulated_input",
-    "time_embedding",
-    "time_projection",
-    "latents",
-    "spectral",
-    "first_block",
-    "block_output",
-    "output",
-)
 
 
 @dataclass(frozen=True)
 class Trace:
     """One run of one denoiser, as its leading stream saw it: T steps.
 
-    changes: for each name of `CHANGES` that this model has, T relative changes since the previous step; not a number
-    where there is no previous step. drifts: for each of `DEPTHS` that this model has, T rows, the relative change of
-    those first blocks' residual against 1, 2, ... `LAGS` steps before (fewer at the beginning). rates: T rows, how far
-    the output moved for each unit that the input did, mean |out - out'| / mean |in - in'|, against the same steps.
-    moves: T mean absolute changes of the input since the previous step, 0 at the first. sizes: T mean absolute outputs.
+    changes: T relative changes since the previous step, mean |now - before| / mean |before|, of each signal that caches
+    name (`Cache.columns`) and this model has, of "latents", "first_block" and "block_output", and of "output", which
+    the others are to predict; not a number where there is no previous step. drifts: for each of `DEPTHS` that this
+    model has, T rows, the relative change of those first blocks' residual against 1, 2, ... `LAGS` steps before (fewer
+    at the beginning). rates: T rows, how far the output moved for each unit that the input did,
+    mean |out - out'| / mean |in - in'|, against the same steps. moves: T mean absolute changes of the input since the
+    previous step, 0 at the first. sizes: T mean absolute outputs.
     """
 
     changes: Mapping[str, tuple[float, ...]]
@@ -82,10 +73,6 @@ class Table:
     def section(self) -> tuple[float, ...]:
         """The noise levels of its steps and of where the last of them leads to, (T + 1,)."""
         return self.timetable[self.start : self.start + self.steps + 1]
-
-    def error_curves(self) -> tuple[Curve, ...]:
-        """The curves as SmoothCache takes them."""
-        return tuple((self.denoiser, kind, rows) for kind, rows in self.curves)
 
     def inner_products(self) -> Array:
         """The Gram matrix, (T, T). Raises ValueError where no stream was there in all steps with the same batch."""

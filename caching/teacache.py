@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from accel.anatomy import Anatomy
-from accel.caching import published
+from accel.caching import polynomial_fit, published
 from accel.caching.decider import Accumulate, Decider
 from accel.caching.method import CacheMethod, NotApplicable
-from accel.caching.signal import Probe, Signal, relative_distance
+from accel.caching.recorded_signals import Distance, change_of
+from accel.caching.signal import TIME_SIGNALS, Probe, Signal, relative_distance
+from accel.caching.table import Table, Trace
 from accel.calls import Call
 from accel.method import finite_numbers, knob
 
-# What a signal listens to: the first block's self-attention receives the modulated input.
-SIGNALS = {"modulated_input": "input", "time_embedding": "output", "time_projection": "output"}
+if TYPE_CHECKING:
+    from accel.caching.calibration import Calibration
+
+# A polynomial that explains less of the output's change than this is no better than a fixed interval.
+GOOD_FIT = 0.5
 # (denoiser, coefficients, fitted range)
 Expert = tuple[str, tuple[float, ...], tuple[float, float] | None]
 
@@ -38,9 +44,9 @@ class TeaCache(CacheMethod):
     compute and the report says so; `FirstBlockCache` probes compiled blocks from outside.
     """
 
-    threshold: float = knob(0.15, 0.0, None, "corrected change that may accumulate; 0 never skips")
+    threshold: float = knob(0.15, 0.0, None, "corrected change that may accumulate; 0 never skips", dial=True)
     coefficients: tuple[float, ...] | None = None
-    signal: str = knob("auto", choices=("auto", *SIGNALS), help="what is measured; auto: as published")
+    signal: str = knob("auto", choices=("auto", *TIME_SIGNALS), help="what is measured; auto: as published")
     fitted_range: tuple[float, float] | None = None
     model: str | None = None
     clamp: int = knob(1, 0, 1, "1 keeps the polynomial within its fitted range and above zero")
@@ -59,6 +65,60 @@ class TeaCache(CacheMethod):
             object.__setattr__(self, "experts", _checked(self.experts))  # JSON gives lists
         published.check("teacache", self.model)
 
+    @classmethod
+    def columns(cls, anatomy: Anatomy, denoiser: str) -> Mapping[str, Signal]:
+        paths = {name: getattr(anatomy.denoisers[denoiser], name) for name in TIME_SIGNALS}
+        return {
+            name: ProbedChange(Probe(path, TIME_SIGNALS[name]), UNCHANGED, clamp=False)
+            for name, path in paths.items()
+            if path
+        }
+
+    @classmethod
+    def from_calibration(
+        cls, calibration: Calibration, threshold: float = 0.15, signal: str = "auto", degree: int = 4, **guards: Any
+    ) -> TeaCache:
+        """With a polynomial fitted by least squares, from signal change to output change.
+
+        signal: "auto" takes the one that explains most. Each expert has its own polynomial. The first steps, where both
+        move fast, take part as well; `Calibration.fit_quality` says how well it fits. guards: further parameters of the
+        method, such as warmup and max_skips. Raises ValueError where there is no such signal or too few steps.
+        """
+        signal = calibration.time_signal(signal, degree)
+        fits = [(table.denoiser, *polynomial_fit.fit(table, signal, degree)) for table in calibration.tables]
+        if len(fits) > 1:
+            return cls(threshold, signal=signal, experts=tuple(fits), **guards)
+        _, coefficients, span = fits[0]
+        return cls(threshold, coefficients=coefficients, signal=signal, fitted_range=span, **guards)
+
+    @classmethod
+    def remarks(cls, calibration: Calibration) -> Sequence[str]:
+        found = []
+        for name in calibration.recorded_signals(TIME_SIGNALS):
+            share = polynomial_fit.explained_or_none(calibration.tables, name)
+            fit = "too few different steps for a polynomial" if share is None else f"R² {share:.2f}"
+            found.append(f"TeaCache on the {name.replace('_', ' ')}: {fit}")
+        return found
+
+    @classmethod
+    def cautions(cls, calibration: Calibration) -> Sequence[str]:
+        known = calibration.recorded_signals(TIME_SIGNALS)
+        if not known:
+            return ("TeaCache cannot be calibrated, because this model has none of its signals",)
+        shares = (polynomial_fit.explained_or_none(calibration.tables, name) or 0.0 for name in known)
+        if max(shares) < GOOD_FIT:
+            return ("TeaCache's polynomial hardly explains the output: prefer a schedule or another cache",)
+        return ()
+
+    def fitted(self, calibration: Calibration) -> Self:
+        if self.coefficients or self.experts or self.model:
+            return self
+        found = self.from_calibration(calibration, signal=self.signal)
+        return replace(
+            self, signal=found.signal, coefficients=found.coefficients, fitted_range=found.fitted_range,
+            experts=found.experts,
+        )  # fmt: skip
+
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         fitted = self._fitted(anatomy, denoiser)
         name = fitted.signal
@@ -68,7 +128,19 @@ class TeaCache(CacheMethod):
                 f"TeaCache finds no {name.replace('_', ' ')} in {anatomy.denoisers[denoiser].kind}; "
                 f"choose another signal or another cache, such as EasyCache."
             )
-        return ProbedChange(Probe(path, SIGNALS[name]), fitted, bool(self.clamp)), Accumulate(self.threshold)
+        return ProbedChange(Probe(path, TIME_SIGNALS[name]), fitted, bool(self.clamp)), Accumulate(self.threshold)
+
+    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
+        polynomial = self.given(table.denoiser)
+        if polynomial is None:
+            raise ValueError("TeaCache without coefficients cannot be simulated; take those of calibration.teacache().")
+        change = change_of(polynomial.signal, "TeaCache", table, trace)
+
+        def distance(step: int, computed: Sequence[int]) -> float | None:
+            moved = change(step, computed)
+            return None if moved is None else polynomial(moved, bool(self.clamp))
+
+        return distance, Accumulate(self.threshold)
 
     def given(self, denoiser: str) -> published.Polynomial | None:
         """The polynomial that these settings hold for this denoiser, or None where they hold none."""
@@ -92,6 +164,9 @@ class TeaCache(CacheMethod):
                 f"once with accel.calibrate(pipe, prompts).teacache() or use EasyCache, which needs none."
             )
         return found
+
+
+UNCHANGED = published.Polynomial("given", "", (1.0, 0.0))
 
 
 class ProbedChange:

@@ -27,8 +27,11 @@ class TGate(ReuseMethod):
     """
 
     advice = "the run ends before the gate: lower it"
+    data_free = True
 
-    gate: float = knob(0.4, 0.0, None, "steps that compute cross-attention; under 1 as a fraction of the run")
+    gate: float = knob(
+        0.4, 0.0, None, "steps that compute cross-attention; under 1 as a fraction of the run", dial=True
+    )
     self_interval: int = knob(5, 1, 1000, "compute self-attention every n-th step before the gate; 1 never reuses it")
     _: KW_ONLY
     warmup: int = knob(2, 1, 1000, "first steps that compute everything")

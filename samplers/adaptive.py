@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +12,7 @@ from accel.clock import Moment
 from accel.method import knob, part
 from accel.samplers.delta import GuidanceDelta
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.recorded_steps import RecordedStep
 from accel.spaces import clean_from_output
 
 
@@ -34,7 +36,7 @@ class AdaptiveGuidance(GuidanceMethod):
     prompt is to keep out detail that the last steps decide.
     """
 
-    threshold: float = knob(0.95, -1.0, 2.0, "cosine of the clean estimates above which guidance is saved")
+    threshold: float = knob(0.95, -1.0, 2.0, "cosine of the clean estimates above which guidance is saved", dial=True)
     start: float = knob(0.2, 0.0, 1.0, "fraction of the steps before which it is not")
     patience: int = knob(1, 1, 100, "evaluated steps in a row that must agree")
     rest: str = knob("delta", choices=("delta", "conditional"), help="what answers for the pass after that")
@@ -43,6 +45,21 @@ class AdaptiveGuidance(GuidanceMethod):
     def agrees(self, cosine: float, position: int, total: int) -> bool:
         """Whether one evaluated step counts as agreement."""
         return position >= self.start * total and cosine >= self.threshold
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[AdaptiveGuidance]:
+        return (cls(delta=GuidanceDelta(1.1)), cls())
+
+    def guided_steps(self, steps: Sequence[RecordedStep]) -> list[bool]:
+        agreed = 0
+        for index, step in enumerate(steps):
+            if step.computed:
+                agreed = agreed + 1 if self.agrees(step.cosine, step.position, step.total) else 0
+            if agreed >= self.patience:
+                rest = steps[index:]  # whose first step is the last that was evaluated anyway
+                after = self.delta.guided_steps(rest)[1:] if self.rest == "delta" else [False] * (len(rest) - 1)
+                return [*(each.computed for each in steps[: index + 1]), *after]
+        return [step.computed for step in steps]
 
     def policy(self, anatomy: Anatomy) -> Policy:
         return _Adaptive(self, anatomy.prediction, self.delta.policy(anatomy) if self.rest == "delta" else None)

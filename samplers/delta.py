@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from accel.clock import Moment
 from accel.method import knob
 from accel.polynomials import interpolation_weights, lagrange
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.recorded_steps import RecordedStep
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class GuidanceDelta(GuidanceMethod):
     differences of latent size (float32), one more with the corrector. Do not use it for runs of a few steps.
     """
 
-    growth: float = knob(1.6, 1.0, None, "measure again when the share of signal has grown by this factor")
+    growth: float = knob(1.6, 1.0, None, "measure again when the share of signal has grown by this factor", dial=True)
     every: int = knob(15, 1, 1000, "measure again at the latest after so many steps")
     start: float = knob(0.0, 0.0, 1.0, "first fraction of the steps that has both passes")
     order: int = knob(0, 0, 2, "degree of the polynomial that continues the difference; 0 holds it")
@@ -55,6 +57,21 @@ class GuidanceDelta(GuidanceMethod):
         that had both, `since` steps ago.
         """
         return position < self.start * total or since >= self.every or signal >= self.growth * measured
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[GuidanceDelta]:
+        return (cls(1.3), cls())
+
+    def guided_steps(self, steps: Sequence[RecordedStep]) -> list[bool]:
+        found: list[bool] = []
+        measured, since = None, 0
+        for step in steps:
+            since += 1
+            due = measured is None or self.measures(1.0 - step.time, measured, since, step.position, step.total)
+            found.append(step.computed and due)
+            if found[-1]:
+                measured, since = 1.0 - step.time, 0
+        return found
 
     def policy(self, anatomy: Anatomy) -> Policy:
         return _Delta(self, self.corrector)

@@ -32,7 +32,7 @@ class DiffusersScheduler(Sampler):
     of order 1, costs all that they gain. Memory: what the scheduler keeps, one or two latents.
     """
 
-    scheduler: str = knob("DPMSolverMultistepScheduler", choices=SCHEDULERS, help="class of diffusers")
+    scheduler: str = knob("DPMSolverMultistepScheduler", choices=SCHEDULERS, help="class of diffusers", dial=True)
     spacing: str = knob("own", choices=("own", *families.SPACINGS), help="of the noise levels; own: as configured")
 
     def __post_init__(self) -> None:

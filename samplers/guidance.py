@@ -24,6 +24,7 @@ from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers import halves
 from accel.samplers.passes import SAME_PROMPTS, Asked, Roles, Watch, same_question
+from accel.samplers.recorded_steps import RecordedStep
 
 Tensors = list[torch.Tensor]
 
@@ -92,6 +93,10 @@ class GuidanceMethod(Method, lever="guidance", abstract=True):
     def policy(self, anatomy: Anatomy) -> Policy:
         """Fresh state for one denoiser in one run."""
         raise NotImplementedError
+
+    def guided_steps(self, steps: Sequence[RecordedStep]) -> list[bool]:
+        """Which steps of a recorded run would have both passes. By default all that compute."""
+        return [step.computed for step in steps]
 
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.guidance_calls == "more than two":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accel.anatomy import Anatomy
 from accel.clock import Moment
 from accel.method import knob
 from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.samplers.recorded_steps import RecordedStep
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class GuidanceInterval(GuidanceMethod):
     same.
     """
 
-    low: float = knob(0.4, 0.0, None, "no guidance at this noise level and below")
+    low: float = knob(0.4, 0.0, None, "no guidance at this noise level and below", dial=True)
     high: float = knob(float("inf"), 0.0, None, "no guidance above this noise level")
     unit: str = knob("fraction", choices=("sigma", "fraction"), help="what low and high count")
 
@@ -33,6 +35,9 @@ class GuidanceInterval(GuidanceMethod):
         """Whether a step of this noise level is guided."""
         level = sigma if self.unit == "sigma" else 1.0 - position / max(total, 1)
         return self.low < level <= self.high
+
+    def guided_steps(self, steps: Sequence[RecordedStep]) -> list[bool]:
+        return [step.computed and self.guides(step.sigma, step.position, step.total) for step in steps]
 
     def policy(self, anatomy: Anatomy) -> Policy:
         return _Interval(self)

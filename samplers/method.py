@@ -51,7 +51,7 @@ class Sampler(Method, lever="sampler", abstract=True):
     """
 
     _: KW_ONLY
-    steps: float = knob(1.0, 0.01, 1.0, "share of the steps that the call asks for")
+    steps: float = knob(1.0, 0.01, 1.0, "share of the steps that the call asks for", dial=True)
     sigmas: Sigmas | None = part(None, "sigmas")  # noqa: RUF009 (a field)
 
     @property

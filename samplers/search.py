@@ -22,7 +22,7 @@ from accel.recipe import Recipe
 from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.method import Sampler
 from accel.samplers.sigmas import SigmaTable
-from accel.samplers.solvers import Euler, PseudoCorrector
+from accel.samplers.solvers import PseudoCorrector
 from accel.samplers.step import Stepper, sample_of
 from accel.session import Session, bare
 
@@ -83,7 +83,7 @@ def search_sigmas(
     seen = [final(prompt, PseudoCorrector(), fine) for prompt in range((len(prompts) + 1) // 2)]
     gram = np.mean([trace.gram() for trace in seen], axis=0)
     times, levels = seen[0].times, seen[0].sigmas
-    order = 1 if isinstance(sampler, Euler) else 2
+    order = 1 if sampler.depth == 1 else 2
     candidates: dict[str, Sampler] = {"scheduler": sampler}
     for growth in GROWTHS:
         path = cheapest_path(step_errors(gram, times, order) * growths(times, growth)[:, None], steps)

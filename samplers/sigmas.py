@@ -91,7 +91,7 @@ class Exponential(Sigmas, lever="sigmas"):
 class Beta(Sigmas, lever="sigmas"):
     """At the quantiles of a beta distribution (arXiv 2407.12173): dense at both ends for alpha and beta below 1."""
 
-    alpha: float = knob(0.6, 0.05, 10.0, "below 1: dense at low noise")
+    alpha: float = knob(0.6, 0.05, 10.0, "below 1: dense at low noise", dial=True)
     beta: float = knob(0.6, 0.05, 10.0, "below 1: dense at high noise")
 
     def levels(self, grid: Grid) -> list[float]:

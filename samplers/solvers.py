@@ -52,6 +52,10 @@ class PseudoCorrector(Sampler):
     pipeline that changes its latents between steps (inpainting) is not undone. Memory: one latent in float32.
     """
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[PseudoCorrector]:
+        return tuple(cls(steps=share) for share in (0.7, 0.5, 0.4, 0.35, 0.3))
+
     @property
     def depth(self) -> int:
         return 2
@@ -73,7 +77,7 @@ class AdamsBashforth(Sampler):
     runs. Memory: order - 1 latents in float32.
     """
 
-    order: int = knob(2, 2, 3, "velocities used; the order of convergence")
+    order: int = knob(2, 2, 3, "velocities used; the order of convergence", dial=True)
 
     @property
     def depth(self) -> int:
@@ -102,7 +106,7 @@ class DPMSolver(Sampler):
     difference and converges with order 2 only; take UniPC(3).) Memory: one latent in float32.
     """
 
-    order: int = knob(2, 1, 2, "clean estimates used")
+    order: int = knob(2, 1, 2, "clean estimates used", dial=True)
 
     @property
     def space(self) -> Space:
@@ -132,7 +136,11 @@ class UniPC(Sampler):
     float32.
     """
 
-    order: int = knob(2, 1, 3, "clean estimates that the predictor uses")
+    order: int = knob(2, 1, 3, "clean estimates that the predictor uses", dial=True)
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[UniPC]:
+        return (cls(steps=0.5), cls(steps=0.35))
 
     @property
     def space(self) -> Space:

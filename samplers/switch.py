@@ -56,7 +56,7 @@ class ModelSwitch(Solved):
     """
 
     model: Any = ""
-    boundary: float = knob(0.5, 0.0, 1.0, "noise level at which the other model takes over, 1 (noise) to 0")
+    boundary: float = knob(0.5, 0.0, 1.0, "noise level at which the other model takes over, 1 (noise) to 0", dial=True)
     side: str = knob("below", choices=("below", "above"), help="where the given model answers")
     _: KW_ONLY
     solver: Sampler = part(SchedulerSolver(), "sampler")  # noqa: RUF009 (a field)

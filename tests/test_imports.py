@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import accel
+from accel.method import Method
 
 # Measuring, the app and batch rendering need these; accelerating a pipeline does not.
 HEAVY = {
@@ -48,16 +49,40 @@ def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
     assert top_level_modules_after("import accel.cli") & HEAVY == set()
 
 
+FOLDERS = {"attention", "caching", "pocket", "samplers"}
+
+
 @pytest.mark.parametrize("name", accel.__all__)
 def test_public_name_exists_and_hides_no_module(name: str) -> None:
     """A module `accel.compare` would be hidden by the function of that name, or hide it, by order of import."""
     assert getattr(accel, name) is not None
-    assert name not in {module.name for module in pkgutil.iter_modules(accel.__path__)}
+    assert name in FOLDERS or name not in {module.name for module in pkgutil.iter_modules(accel.__path__)}
+
+
+def test_the_front_door_is_small() -> None:
+    assert set(dir(accel)) == {*accel.__all__, "__version__"}
+    assert len(accel.__all__) <= 25
+
+
+def test_every_technique_has_a_short_name_that_is_its_own() -> None:
+    ours = [kind for kinds in Method.registry.values() for kind in kinds.values() if kind.__module__[:6] == "accel."]
+    assert len(ours) > 50
+    assert [kind for kind in ours if getattr(accel, kind.__name__) is not kind] == []
+    assert accel.TrajectoryBank is accel.samplers.TrajectoryBank
+
+
+def test_a_technique_of_earlier_versions_says_what_to_do_now() -> None:
+    with pytest.raises(AttributeError, match=r"switch it on with pipe\.transformer\.enable_cache"):
+        _ = accel.DiffusersCache
+    with pytest.raises(AttributeError, match=r"accel\.caching\.TextKeyValueCache: it saved"):
+        _ = accel.caching.TextKeyValueCache
+    with pytest.raises(AttributeError, match="no attribute 'UniPC'"):  # which is a sampler
+        _ = accel.caching.UniPC
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'acelerate'"):
-        _ = accel.acelerate  # type: ignore[attr-defined]
+        _ = accel.acelerate
 
 
 def test_classes_have_one_identity() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Literal
 
+from accel.recipe import Recipe
 from accel.rendering.calls import parameters_of
 from accel.rendering.jobs import Group, Job, grouped
 
@@ -16,9 +17,6 @@ PIXELS = 1024 * 1024
 """What "auto" puts into a call: so many jobs, and so many pixels of all their frames, at most. A call that makes less
 leaves a device waiting for Python; one that makes more has enough to do, and needs memory.
 """
-
-BLIND = ("FixedInterval", "OptimalSchedule", "StaticSchedule")
-"""Caches that decide without looking at what is rendered, so that a job is treated in a batch as it is alone."""
 
 
 def checked(batch: Any) -> Batch:
@@ -51,8 +49,7 @@ def together(job: Job, batch: Batch, kind_of: Callable[[str], type | None]) -> i
         return 1
     if batch != AUTO:
         return batch
-    levers = {name: value for name, value in job.recipe.items() if name not in ("schema", "name")}
-    if set(levers) - {"cache"} or ("cache" in levers and levers["cache"]["method"] not in BLIND):
+    if not all(method.data_free for method in Recipe.from_dict(job.recipe).methods().values()):
         return 1
     pixels = pixels_of(job, kind_of(job.model))
     return 1 if pixels is None else max(1, min(MOST, PIXELS // pixels))

@@ -11,16 +11,18 @@ import numpy as np
 import torch
 
 from accel.anatomy import Anatomy
-from accel.caching import Calibration, replay
+from accel.caching import replay
 from accel.caching.averages import Recording
+from accel.caching.calibration import Calibration
 from accel.caching.method import CacheMethod
 from accel.caching.recorder import Course
-from accel.caching.schedule import Rules, gap_errors, plan
-from accel.caching.static import OptimalSchedule, rules_for
+from accel.caching.schedule import Rules, gap_errors
+from accel.caching.static import rules_for
 from accel.caching.table import Array, Table, features_of
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.samplers import AdaptiveGuidance, GuidanceDelta
+from accel.samplers.guidance import GuidanceMethod
+from accel.samplers.recorded_steps import RecordedStep
 
 # Longer gaps than this are counted as this long.
 LONGEST = 16
@@ -109,7 +111,7 @@ class Foresight:
                 both, computed = np.asarray(mask), int(sum(mask))
                 cache += self._gaps(table, mask, recipe.cache) / len(masks)
                 if (passes := self.passes.get(table.denoiser)) is not None:
-                    both = measured(recipe.guidance, table, passes.cosines[run % len(passes.cosines)], mask)
+                    both = guided_steps(recipe.guidance, table, passes.cosines[run % len(passes.cosines)], mask)
                     guidance += self._carried(table, passes, both, mask) / len(masks)
                 steps += computed / len(masks)
                 evaluations += (computed + int(both.sum())) / 2 / len(masks)
@@ -149,12 +151,11 @@ class Foresight:
     def _simulated(self, cache: Method | None, table: Table) -> list[tuple[bool, ...]]:
         if cache is None or self.calibration.steps < getattr(cache, "min_steps", 0):
             return [(True,) * table.steps]
-        if isinstance(cache, OptimalSchedule):
-            rules = rules_for(cache.predictor.expected(self.anatomy), cache.warmup, cache.final, cache.max_skips)
-            return [plan(table.section, cache.share(self.calibration.steps), flow=self.flow, rules=rules)]
         if not isinstance(cache, CacheMethod):
             raise ValueError(f"{type(cache).__name__} cannot be simulated; accel.compare measures it.")
-        return [replay.mask(cache, table, trace, replay.whole(self.tables)) for trace in table.runs]
+        runs = table.runs[:1] if cache.data_free else table.runs  # one is like the other
+        masks = [replay.mask(cache, table, trace, replay.whole(self.tables), self.anatomy) for trace in runs]
+        return masks * len(table.runs) if cache.data_free else masks
 
     def _gaps(self, table: Table, mask: Sequence[bool], cache: Method | None) -> float:
         if all(mask) or not isinstance(cache, CacheMethod):
@@ -176,27 +177,18 @@ class Foresight:
         return self._errors[key]
 
 
-def measured(guidance: Method | None, table: Table, cosines: Array, mask: Sequence[bool]) -> Array:
+def guided_steps(guidance: Method | None, table: Table, cosines: Array, mask: Sequence[bool]) -> Array:
     """(T,) whether a step has both passes: the rules of the guidance method, among the steps that a cache computes."""
-    both = np.array(mask, dtype=bool)
-    delta: Any = guidance.delta if isinstance(guidance, AdaptiveGuidance) else guidance
-    if not isinstance(delta, GuidanceDelta):
-        return both
-    times = [sigma if table.timetable[0] <= 1.0 else sigma / (1.0 + sigma) for sigma in table.sigmas]
-    total, last, since = len(table.timetable) - 1, None, 0
-    agreed = 0 if isinstance(guidance, AdaptiveGuidance) else 1
-    for step in range(table.steps):
-        since += 1
-        if not mask[step]:
-            continue
-        position, signal = table.start + step, 1.0 - times[step]
-        known = last is not None and agreed >= (guidance.patience if isinstance(guidance, AdaptiveGuidance) else 1)
-        both[step] = not known or delta.measures(signal, 1.0 - times[last or 0], since, position, total)
-        if both[step]:
-            last, since = step, 0
-            if isinstance(guidance, AdaptiveGuidance) and agreed < guidance.patience:
-                agreed = agreed + 1 if guidance.agrees(float(cosines[step]), position, total) else 0
-    return both
+    if not isinstance(guidance, GuidanceMethod):
+        return np.array(mask, dtype=bool)
+    flow, total = table.timetable[0] <= 1.0, len(table.timetable) - 1
+    steps = [
+        RecordedStep(
+            table.start + step, total, sigma, sigma if flow else sigma / (1.0 + sigma), float(cosines[step]), mask[step]
+        )
+        for step, sigma in enumerate(table.sigmas)
+    ]
+    return np.array(guidance.guided_steps(steps), dtype=bool)
 
 
 def passes_of(recording: Recording, table: Table) -> Passes | None:

@@ -8,39 +8,27 @@ from itertools import product
 from typing import Any
 
 from accel.anatomy import Anatomy
-from accel.attention import LowPrecision, WindowResidual
-from accel.caching import Calibration, EasyCache, OptimalSchedule, SeaCache
-from accel.caching.method import CacheMethod
+from accel.caching.calibration import Calibration
+from accel.caching.method import Cache
 from accel.lever import Idle
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector, UniPC
 
 LEVERS = ("cache", "attention", "guidance", "sampler")
-# Caches that the dial can be turned of, by how a share of computed steps becomes a method.
-PLANNED, CALIBRATED = "planned", "calibrated schedule"
-MEASURING: dict[str, CacheMethod] = {
-    "SeaCache": SeaCache(warmup=3, max_skips=7),
-    "EasyCache": EasyCache(warmup=3, max_skips=7),
-}
-GUIDANCES: tuple[Method, ...] = (
-    AdaptiveGuidance(delta=GuidanceDelta(1.1)),
-    AdaptiveGuidance(),
-    GuidanceDelta(1.3),
-    GuidanceDelta(),
-)
-ATTENTIONS: tuple[Method, ...] = (LowPrecision(), WindowResidual(), LowPrecision(sparse=WindowResidual()))
-SAMPLERS: tuple[Method, ...] = (
-    PseudoCorrector(steps=0.7),
-    PseudoCorrector(steps=0.5),
-    PseudoCorrector(steps=0.4),
-    PseudoCorrector(steps=0.35),
-    PseudoCorrector(steps=0.3),
-    UniPC(steps=0.5),
-    UniPC(steps=0.35),
-)
 # Fewer computed steps than these are no forecasts any more.
 LEAST_COMPUTED = 5
+
+
+def settings(lever: str) -> list[Method]:
+    """What the techniques of a lever want to be tried with, by the technique's name."""
+    kinds = sorted(Method.registry[lever].items())
+    return [method for _, kind in kinds for method in kind.for_tuning()]
+
+
+def caches() -> dict[str, Cache]:
+    """The caches that the dial can be turned of, by name; those first that need to measure nothing."""
+    found = {type(method).__name__: method for method in settings("cache") if isinstance(method, Cache)}
+    return dict(sorted(found.items(), key=lambda item: not item[1].data_free))
 
 
 @dataclass(frozen=True)
@@ -92,8 +80,9 @@ class Space:
         """All of them. Caches that decide by measuring are not combined with samplers: thresholds are tuned on the
         recorded step count."""
         levers = product(("", *self.caches), (None, *self.guidances), (None, *self.samplers), (None, *self.attentions))
+        measuring = {name for name, method in caches().items() if not method.data_free}
         found = [Structure(*choice) for choice in levers]
-        return [s for s in found if s != Structure() and not (s.cache in MEASURING and s.sampler is not None)]
+        return [s for s in found if s != Structure() and not (s.cache in measuring and s.sampler is not None)]
 
     def dials(self, structure: Structure) -> list[float]:
         """The settings of its dial, from much to little: some above a half, and below that a computed step apart."""
@@ -125,15 +114,10 @@ def space_of(
     constants of the model, for recipes that are to go with other models.
     """
     left_out: dict[str, str] = {}
-    caches = [PLANNED]
-    if calibration is not None and not generic:
-        caches += [CALIBRATED] if all(table.gram for table in calibration.tables) else []
-        caches += [name for name in MEASURING if _simulated(name, calibration, left_out)]
-    chosen: dict[str, tuple[Method, ...]] = {
-        "guidance": GUIDANCES if guided else (),
-        "sampler": SAMPLERS,
-        "attention": ATTENTIONS,
-    }
+    constants = None if generic else calibration
+    known = caches() if "cache" in levers else {}
+    dialled = tuple(name for name, method in known.items() if _dialled(name, method, constants, steps, left_out))
+    chosen = {lever: settings(lever) if guided or lever != "guidance" else [] for lever in LEVERS[1:]}
     if not guided:
         left_out["guidance"] = "classifier-free guidance is off, so there is no second pass to save"
     able = {
@@ -141,7 +125,7 @@ def space_of(
         for lever, methods in chosen.items()
     }
     return Space(
-        tuple(caches) if "cache" in levers else (),
+        dialled,
         able["guidance"], able["sampler"], able["attention"], steps, left_out,
     )  # fmt: skip
 
@@ -168,14 +152,8 @@ class Recipes:
         return Recipe(**methods, name=name)
 
     def _cache(self, name: str, share: float, steps: int) -> Method | None:
-        if name == PLANNED:
-            return OptimalSchedule(round(share, 4))
-        if self.calibration is None:
-            return None
         try:
-            if name == CALIBRATED:
-                return self.calibration.schedule(share, steps)
-            return self.calibration.threshold(MEASURING[name], share)
+            return caches()[name].at_share(share, self.calibration, steps)
         except ValueError:  # its own guards compute more than that
             return None
 
@@ -188,9 +166,10 @@ def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str]) -> bool:
     return not isinstance(lever, Idle)
 
 
-def _simulated(name: str, calibration: Calibration, left_out: dict[str, str]) -> bool:
+def _dialled(name: str, method: Cache, calibration: Calibration | None, steps: int, left_out: dict[str, str]) -> bool:
+    """Whether the cache can be set to a speed, with the calibration if there is one; why not goes to `left_out`."""
     try:
-        calibration.compute(MEASURING[name])
+        method.at_share(1.0, calibration, steps)
     except ValueError as error:
         left_out[name] = str(error)
         return False

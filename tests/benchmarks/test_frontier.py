@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from accel import OptimalSchedule, calibrate, pocket
+from accel.anatomy import inspect
 from benchmarks import frontier
 from benchmarks.frontier import Curve, candidates, curves, save, verdict
 from tests.accel.test_page import comparison
@@ -49,12 +50,13 @@ def test_candidates_are_every_method_at_every_speed():
     pipe = pocket.load("video")
     pipe.set_progress_bar_config(disable=True)
     calibration = calibrate(pipe, pocket.prompts(1, 0), num_inference_steps=20)
-    found = dict(candidates(calibration))
+    found = dict(candidates(calibration, inspect(pipe)))
     assert len(found) == len({str(method) for method in found.values()})  # none stands twice under two names
     names = {label.split(":")[0] for label in found}
-    assert {"optimal schedule", "optimal schedule, calibrated", "SeaCache", "MagCache", "FORA", "PAB"} <= names
+    assert {"OptimalSchedule", "StaticSchedule", "SeaCache", "MagCache", "FORA", "PAB"} <= names
+    assert "FixedInterval, last output" in names
     assert found["SeaCache: 3x"].threshold > found["SeaCache: 1.5x"].threshold
-    assert found["optimal schedule: 4x"] == OptimalSchedule(0.25)
+    assert found["OptimalSchedule: 4x"] == OptimalSchedule(0.25)
 
 
 def test_save_writes_table_data_and_picture(tmp_path: Path):

@@ -7,10 +7,10 @@ import math
 from accel.caching import OptimalSchedule
 from accel.recipe import Recipe
 from accel.samplers import GuidanceDelta
-from accel.tuning.space import PLANNED, Recipes, Space
+from accel.tuning.space import Recipes, Space
 from benchmarks.hindsight import Judged, judge, single_levers, sweep, text_of
 
-SPACE = Space((PLANNED,), (GuidanceDelta(),), (), (), steps=20)
+SPACE = Space(("OptimalSchedule",), (GuidanceDelta(),), (), (), steps=20)
 
 
 def test_a_promise_may_be_broken_as_often_as_it_says() -> None:
@@ -33,7 +33,7 @@ def test_what_has_failed_is_not_run_on() -> None:
 def test_every_lever_by_itself_and_no_two_together() -> None:
     assert [structure.names() for structure in single_levers(SPACE)] == [
         (f"guidance {GuidanceDelta()}",),
-        (f"cache {PLANNED}",),
+        ("cache OptimalSchedule",),
     ]
 
 
@@ -44,7 +44,7 @@ def test_each_dial_ends_at_the_fastest_setting_that_keeps_the_promise() -> None:
 
     guidance, cache = sweep(SPACE, Recipes(None, 20), judged, lambda text: None)
     assert not guidance.passed
-    assert cache.passed and cache.label == "planned at 0.40"
+    assert cache.passed and cache.label == "OptimalSchedule at 0.40"
 
 
 def test_the_sentence_names_the_best_single_lever() -> None:

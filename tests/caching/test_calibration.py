@@ -257,7 +257,7 @@ def test_simulated_decisions_are_the_real_ones_where_forecasts_are_exact(method)
     pipe = ToyPipeline(linear)
     calibration = calibrate(pipe, ["x"], num_inference_steps=30)
     method = replace(method, predictor=Extrapolate(1, corrector=0), warmup=max(method.warmup, 2))
-    method = calibration._completed(method)
+    method = method.fitted(calibration)
     (foretold,) = masks(method, calibration.tables)
     assert not all(foretold)
     assert foretold == computed(pipe, method, num_inference_steps=30)
@@ -337,9 +337,9 @@ def test_a_threshold_holds_on_a_trained_model():
 def test_what_cannot_be_simulated_says_so():
     _, calibration = recorded(prompts=1, layer_lags=0)
     cases = [
-        (lambda: calibration.threshold(AdaCache(), 0.5), "none of threshold, alpha, interval"),
-        (lambda: calibration.compute(AdaCache()), "SmoothCache and FORA can"),
-        (lambda: calibration.compute(accel.OptimalSchedule(0.5)), "only DBCache, DiCache"),
+        (lambda: calibration.threshold(AdaCache(), 0.5), "AdaCache cannot be simulated"),
+        (lambda: calibration.compute(AdaCache()), "AdaCache cannot be simulated"),
+        (lambda: calibration.compute(accel.OptimalSchedule(0.5)), "OptimalSchedule cannot be simulated; accel.compare"),
         (lambda: calibration.compute(SeaCache(power=2.0)), "power=0"),
         (lambda: calibration.compute(DiCache(depth=2)), "depth=1"),
         (lambda: calibration.compute(DBCache(first=8)), "behind 8 blocks: recorded for the transformer are 1, 2"),

@@ -18,7 +18,7 @@ from accel.metrics import psnr, to_frames
 from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
 from accel.tuning.foresight import Foresight
-from accel.tuning.space import CALIBRATED, MEASURING, PLANNED, Candidate, Recipes, Structure, space_of
+from accel.tuning.space import Candidate, Recipes, Structure, caches, space_of
 
 STEPS = 20
 PROMPT = pocket.prompts(1, 41)[0]
@@ -57,6 +57,8 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         Recipe(guidance=GuidanceDelta()),
         Recipe(guidance=GuidanceDelta(1.2)),
         Recipe(guidance=AdaptiveGuidance()),
+        Recipe(guidance=AdaptiveGuidance(0.9, rest="conditional")),
+        Recipe(guidance=accel.GuidanceInterval(0.5)),
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=GuidanceDelta(1.3)),
         Recipe(cache=accel.OptimalSchedule(0.6), guidance=AdaptiveGuidance()),
         Recipe(sampler=accel.PseudoCorrector(steps=0.5)),
@@ -76,7 +78,7 @@ def test_it_counts_the_evaluations_of_the_real_run(pipe: Any, foresight: Foresig
 
 def test_a_calibrated_schedule_under_a_sampler_computes_what_was_foreseen(pipe: Any, recording: Recording) -> None:
     recipes = Recipes(recording.calibration, STEPS)
-    recipe = recipes.of(Candidate(Structure(CALIBRATED, sampler=accel.PseudoCorrector(steps=0.5)), 0.6))
+    recipe = recipes.of(Candidate(Structure("StaticSchedule", sampler=accel.PseudoCorrector(steps=0.5)), 0.6))
     assert recipe is not None
     _, report = run(pipe, recipe)
     assert Foresight.of(recording).outlook(recipe).evaluations == report.computed / (2 * STEPS) == 0.3
@@ -84,7 +86,7 @@ def test_a_calibrated_schedule_under_a_sampler_computes_what_was_foreseen(pipe: 
 
 def test_caches_that_measure_compute_nearly_what_was_foreseen(pipe: Any, recording: Recording) -> None:
     foresight, recipes = Foresight.of(recording), Recipes(recording.calibration, STEPS)
-    for name in MEASURING:
+    for name in (name for name, method in caches().items() if not method.data_free):
         recipe = recipes.of(Candidate(Structure(name), 0.6))
         assert recipe is not None
         _, report = run(pipe, recipe)
@@ -97,7 +99,7 @@ def test_less_error_foreseen_is_more_fidelity(pipe: Any, recording: Recording) -
     reference, _ = run(pipe, Recipe())
     foreseen, measured = [], []
     for share in (0.8, 0.6, 0.45, 0.35):
-        recipe = recipes.of(Candidate(Structure(CALIBRATED), share))
+        recipe = recipes.of(Candidate(Structure("StaticSchedule"), share))
         assert recipe is not None
         foreseen.append(-10 * np.log10(foresight.outlook(recipe).errors["cache"]))
         measured.append(psnr(run(pipe, recipe)[0], reference))
@@ -123,7 +125,7 @@ def test_without_guidance_there_is_one_pass(pipe: Any) -> None:
 
 def test_the_space_holds_what_can_act_here_and_says_why_not_the_rest(recording: Recording) -> None:
     guided = space_of(recording.anatomy, recording.calibration, STEPS, True, ("cache", "guidance"), False)
-    assert CALIBRATED in guided.caches and guided.guidances and not guided.samplers
+    assert "StaticSchedule" in guided.caches and guided.guidances and not guided.samplers
     alone = space_of(recording.anatomy, recording.calibration, STEPS, False, ("cache", "guidance"), True)
-    assert alone.caches == (PLANNED,) and not alone.guidances
+    assert alone.caches == ("OptimalSchedule",) and not alone.guidances
     assert "guidance is off" in alone.left_out["guidance"]

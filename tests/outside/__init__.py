@@ -1,0 +1,1 @@
+"""Techniques as others would write them: one file each, which the package does not know."""

@@ -38,6 +38,11 @@ def unasked(space: str) -> Updates:
     raise Unknown("there is no scheduler to ask")
 
 
+def unanswered(*_: Any, **__: Any) -> Any:
+    """The denoiser of a call that no session has made."""
+    raise ValueError("This call has no denoiser to evaluate: pass on one that a session has made.")
+
+
 @dataclass
 class Call:
     """One denoiser call. `latents` are its noisy inputs as a list (one tensor for nearly all models)."""
@@ -53,13 +58,14 @@ class Call:
     arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
     evaluated: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
-    stand_in: Callable[..., Any] | None = field(default=None, repr=False)  # answers in the denoiser's place, if given
+    # The denoiser itself; a lever that has another model answer passes on a call with that one's.
+    forward: Callable[..., Any] = field(default=unanswered, repr=False)
     content: int = 0  # counts the contents that this stream's conditioning has had so far
     # Asks what the scheduler makes of outputs ("output") or of the clean estimates that they imply ("x0") in this run;
     # raises `accel.update.Unknown`.
     updates: Callable[[str], Updates] = field(default=unasked, repr=False)
     guided: bool | None = None  # whether classifier-free guidance is on, where the pipeline says so
-    # For half of a batch: evaluates it and the other half in one launch.
+    # For half of a batch: proceeds with it and the other half in one launch, for levers that do not look inside.
     together: Callable[[Call, Proceed], Outcome] | None = field(default=None, repr=False)
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
     launched: list[int] = field(default_factory=list, repr=False)
@@ -88,10 +94,6 @@ class Call:
     def layout(self) -> tuple[object, ...]:
         """What of the latents must stay as it is for one call's answer to say anything about another's."""
         return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
-
-    def evaluate(self, proceed: Proceed) -> Outcome:
-        """Proceeds, with the other half of the batch where there is one: for levers that do not look inside."""
-        return proceed(self) if self.together is None else self.together(self, proceed)
 
 
 Proceed = Callable[[Call], Outcome]

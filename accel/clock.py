@@ -136,10 +136,10 @@ class Timetable:
             try:
                 self._known[key] = asked(self.scheduler, first, arguments, given, around(self) if around else None)
             except Unknown as reason:
-                self._known[key] = reason
+                self._known[key] = reason.untraced()
         found = self._known[key]
         if isinstance(found, Unknown):
-            raise found
+            raise found.untraced()
         return found
 
     def _given_clean(self, prediction: str) -> Given:

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from accel.calls import Call, Outcome, Proceed
 from accel.clock import Timetable
 from accel.method import Method
+from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import Around
 
 
-class Lever(Protocol):
+class Jumped(NamedTuple):
+    """What `Lever.stepped` answers where the latents are those of another run now: all other levers forget this one."""
+
+    result: Any
+
+
+class Lever(ABC):
     """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
 
     The order within one pipeline call: begin, arguments, then per run scheduled, reset, and per step the calls and
-    stepped, then report and end.
+    stepped, then report and end. Whatever a lever does not override costs nothing, and no frame in a denoiser call.
     """
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The pipeline is about to be called with these arguments (by name, defaults included): those to replace."""
         return {}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
-        """A pipeline call begins with these denoisers: attach what must stand for its duration."""
-        return None
-
-    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
-        """Asked after `begin`: denoisers of the lever's own, by name, that may answer in place of the pipeline's. The
-        levers below begin with them too.
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
+        """A pipeline call begins with these denoisers: attach what must stand for its duration. Denoisers of its own,
+        that may answer in place of the pipeline's, a lever adds here: the levers below begin with them too.
         """
-        return {}
+        return None
 
     def scheduled(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
@@ -45,7 +49,9 @@ class Lever(Protocol):
         return None
 
     def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        """The scheduler of this name has made the update that it was asked for: its answer, or another in its place."""
+        """The scheduler of this name has made the update that it was asked for: its answer, or another in its place;
+        `Jumped` around one that leads to another run.
+        """
         return result
 
     def rehearsal(self, name: str, table: Timetable) -> Around | None:
@@ -54,58 +60,49 @@ class Lever(Protocol):
         """
         return None
 
-    def jumped(self) -> bool:
-        """Asked after `stepped`: whether the answer is the latents of another run, so that all other levers must forget
-        this one.
-        """
-        return False
-
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
+        return proceed(call)
+
+    def evaluating(self, call: Call) -> None:
+        """No lever has answered: the denoiser is about to, with this call as it has come through all of them."""
+        return None
 
     def reset(self) -> None:
         """Forgets the run: another begins, or the pipeline call has ended, by return or by exception."""
+        return None
 
     def end(self) -> None:
         """The pipeline call has ended, by return or by exception: take off what `begin` attached."""
         return None
 
+    @abstractmethod
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
 
 
-def rehearsal(levers: Sequence[Lever], name: str, table: Timetable) -> Around | None:
-    """What several levers make of the updates of copies of a scheduler, one after the other."""
-    asked = (lever.rehearsal(name, table) for lever in levers)
-    found = [around for around in asked if around is not None]
-
-    def all_of_them(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        for around in found:
-            result = around(scheduler, arguments, result)
-        return result
-
-    return all_of_them if found else None
-
-
 class Composite(Lever):
-    """Several levers of one method as one, the first outermost; whatever a session tells a lever, it tells all of them.
+    """Several levers as one, the first outermost: all of a session's, or those of one method. Whatever one lever is
+    told, it tells all of them; those that do not override `handle` are not in the way of calls.
 
-    Their reports become one, sentence after sentence.
+    Their reports become one of the method, sentence after sentence.
     """
 
-    def __init__(self, method: Method, parts: Sequence[Lever]) -> None:
+    def __init__(self, method: Method | None, parts: Sequence[Lever]) -> None:
         self.method, self.parts = method, tuple(parts)
+        self._handles = [handle for part in self.parts for handle in _handles(part)]
+        self._evaluating = [hear for part in self.parts for hear in _listeners(part)]
+
+    def answering(self) -> Proceed:
+        """All of them around the denoiser itself, composed once."""
+        return self._around(self._evaluate)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for part in self.parts for name, value in part.arguments(given).items()}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         for part in self.parts:
             part.begin(denoisers)
-            denoisers = {**denoisers, **part.stand_ins()}
-
-    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
-        return {name: module for part in self.parts for name, module in part.stand_ins().items()}
 
     def scheduled(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
@@ -114,24 +111,34 @@ class Composite(Lever):
             part.scheduled(name, scheduler, set_timesteps, arguments)
 
     def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        jumped = []
         for part in self.parts:
             result = part.stepped(name, scheduler, arguments, result)
-        return result
-
-    def rehearsal(self, name: str, table: Timetable) -> Around | None:
-        return rehearsal(self.parts, name, table)
-
-    def jumped(self) -> bool:
-        jumped = [part for part in self.parts if part.jumped()]
+            if isinstance(result, Jumped):
+                result = result.result
+                jumped.append(part)
         for part in self.parts if jumped else ():
             if any(other is not part for other in jumped):
                 part.reset()
-        return bool(jumped)
+        return Jumped(result) if jumped else result
+
+    def rehearsal(self, name: str, table: Timetable) -> Around | None:
+        asked = (part.rehearsal(name, table) for part in self.parts)
+        found = [around for around in asked if around is not None]
+
+        def all_of_them(scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+            for around in found:
+                result = around(scheduler, arguments, result)
+            return result
+
+        return all_of_them if found else None
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        for part in reversed(self.parts):
-            proceed = partial(part.handle, proceed=proceed)
-        return proceed(call)
+        return self._around(proceed)(call)
+
+    def evaluating(self, call: Call) -> None:
+        for hear in self._evaluating:
+            hear(call)
 
     def reset(self) -> None:
         for part in self.parts:
@@ -142,10 +149,36 @@ class Composite(Lever):
             part.end()
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
-        reports = [part.report(calls) for part in self.parts]
+        reports, method = [part.report(calls) for part in self.parts], self.method
         reason = "; ".join(report.reason for report in reports if report.reason)
         held = sum(report.extra_bytes for report in reports)
-        return LeverReport(self.method.lever, str(self.method), any(one.engaged for one in reports), reason, held)
+        lever = method.lever if method is not None else ""
+        return LeverReport(lever, str(method or ""), any(one.engaged for one in reports), reason, held)
+
+    def _around(self, proceed: Proceed) -> Proceed:
+        for handle in reversed(self._handles):
+            proceed = partial(handle, proceed=proceed)
+        return proceed
+
+    def _evaluate(self, call: Call) -> Outcome:
+        for hear in self._evaluating:
+            hear(call)
+        call.launched.append(call.rows)
+        call.evaluated = call.forward(*call.args, **call.kwargs)
+        return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
+
+
+def _handles(lever: Lever) -> Sequence[Callable[..., Outcome]]:
+    """What stands in the way of a lever's calls."""
+    if isinstance(lever, Composite):
+        return lever._handles
+    return () if type(lever).handle is Lever.handle else (lever.handle,)
+
+
+def _listeners(lever: Lever) -> Sequence[Callable[[Call], None]]:
+    if isinstance(lever, Composite):
+        return lever._evaluating
+    return () if type(lever).evaluating is Lever.evaluating else (lever.evaluating,)
 
 
 class Idle(Lever):
@@ -153,12 +186,6 @@ class Idle(Lever):
 
     def __init__(self, method: Method, reason: str) -> None:
         self.method, self.reason = method, reason
-
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        return proceed(call)
-
-    def reset(self) -> None:
-        pass
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         return LeverReport(self.method.lever, str(self.method), engaged=False, reason=self.reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter, signature
@@ -15,7 +15,7 @@ import torch
 from accel.anatomy import Anatomy, components_of, denoisers_of
 from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
 from accel.clock import Clock
-from accel.lever import Lever, rehearsal
+from accel.lever import Composite, Jumped, Lever
 from accel.ownership import AT_WORK, Owner
 from accel.reasons import Code
 from accel.report import CallRecord, Report
@@ -36,10 +36,11 @@ class PipelineCall(Owner):
         arguments: Mapping[str, Arguments],
         anatomy: Anatomy,
         clock: Clock,
-        levers: list[Lever],
+        levers: Sequence[Lever],
     ) -> None:
         super().__init__(parts)
-        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), levers, 0
+        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), Composite(None, levers), 0
+        self._answer = self.levers.answering()
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._pipe: weakref.ref[Any] | None = None
@@ -51,11 +52,8 @@ class PipelineCall(Owner):
         self.take_over()
         self._pipe = weakref.ref(pipe)
         self._clock.clear()
-        denoisers = dict(denoisers_of(components_of(pipe)))
-        for lever in self.levers:
-            lever.begin(denoisers)
-            denoisers |= lever.stand_ins()
-            lever.reset()
+        self.levers.begin(dict(denoisers_of(components_of(pipe))))
+        self.levers.reset()
         self._started = time.perf_counter()
 
     def changed(
@@ -63,38 +61,28 @@ class PipelineCall(Owner):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the pipeline's call as the levers want them."""
         self._given = _named(method, args, kwargs)
-        others = {name: value for lever in self.levers for name, value in lever.arguments(self._given).items()}
+        others = self.levers.arguments(self._given)
         return _changed(method, args, kwargs, others) if others else (args, kwargs)
 
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
-        arguments = _named(inner, args, kwargs) if self.levers else {}
-        for lever in self.levers:
-            lever.scheduled(name, scheduler, inner, arguments)
+        if self.levers.parts:
+            self.levers.scheduled(name, scheduler, inner, _named(inner, args, kwargs))
         self._clock.begin_run(scheduler, name)
-        for lever in self.levers:
-            lever.reset()
+        self.levers.reset()
         return result
 
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
-        arguments = _named(inner, args, kwargs) if self.levers else {}
-        for lever in self.levers:
-            result = lever.stepped(name, scheduler, arguments, result)
-        for lever in self.levers:
-            if lever.jumped():
-                self._forget_run(lever)
+        if self.levers.parts:
+            result = self.levers.stepped(name, scheduler, _named(inner, args, kwargs), result)
+            if isinstance(result, Jumped):
+                result = result.result
         self._clock.step_done(scheduler)
         if self._at_last_step:
             _finish_device_work()
         self._last_step = time.perf_counter()
         return result
-
-    def _forget_run(self, jumped: Lever) -> None:
-        """The latents are those of another run: what the others know of this one says nothing about it."""
-        for lever in self.levers:
-            if lever is not jumped:
-                lever.reset()
 
     @contextmanager
     def cache_context(
@@ -115,10 +103,10 @@ class PipelineCall(Owner):
         if AT_WORK.get() is self:
             return inner(*args, **kwargs)
         self._first_call = self._first_call or time.perf_counter()
-        call = self._arrive(name, module, args, kwargs)
+        call = self._arrive(name, module, inner, args, kwargs)
         start, before = time.perf_counter(), AT_WORK.set(self)
         try:
-            outcome = self._chain(call, inner, 0) if call.latents else _unread(call, inner)
+            outcome = self._answer(call) if call.latents else _unread(call)
         finally:
             AT_WORK.reset(before)
         moment, seconds = call.moment, time.perf_counter() - start
@@ -134,7 +122,14 @@ class PipelineCall(Owner):
         )  # fmt: skip
         return outcome.output
 
-    def _arrive(self, name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _arrive(
+        self,
+        name: str,
+        module: torch.nn.Module,
+        inner: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Call:
         bound = self._arguments[name].bind(args, kwargs)
         conditioning = tensors(Arguments.pick(bound, CONDITIONING))
         pipe = self._pipe() if self._pipe is not None else None
@@ -150,7 +145,7 @@ class PipelineCall(Owner):
         guided = None if told is None else bool(told)
         return Call(
             name, stream, leader, moment, args, kwargs, latents, module, bound,
-            guided=guided, content=content, updates=self._updates,
+            forward=inner, guided=guided, content=content, updates=self._updates,
         )  # fmt: skip
 
     def _updates(self, space: str) -> Updates:
@@ -163,15 +158,8 @@ class PipelineCall(Owner):
             raise Unknown("the pipeline converts outputs before it hands them on")
         # As diffusers' pipelines hand on what they are given (`prepare_extra_step_kwargs`).
         extra = {known: self._given[known] for known in handed_on(table.scheduler) if self._given.get(known)}
-        around = partial(rehearsal, self.levers, name)
+        around = partial(self.levers.rehearsal, name)
         return self._clock.updates(received if space == "x0" else None, extra, around)
-
-    def _chain(self, call: Call, inner: Callable[..., Any], index: int) -> Outcome:
-        if index >= len(self.levers):  # fewer than there were, if somebody has restored in mid-call
-            call.launched.append(call.rows)
-            call.evaluated = (call.stand_in or inner)(*call.args, **call.kwargs)
-            return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
-        return self.levers[index].handle(call, lambda passed: self._chain(passed, inner, index + 1))
 
     def end(self) -> None:
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
@@ -188,13 +176,13 @@ class PipelineCall(Owner):
                 "denoise": last - self._first_call,
                 "after": end - last,
             }
-            self.report.levers = [lever.report(self.report.calls) for lever in self.levers]
+            self.report.levers = [lever.report(self.report.calls) for lever in self.levers.parts]
         self._started = 0.0
         self._clock.clear()
-        for lever in self.levers:
-            lever.reset()
-            lever.end()
-        self.levers, self._given = [], {}
+        self.levers.reset()
+        self.levers.end()
+        self.levers, self._given = Composite(None, ()), {}
+        self._answer = self.levers.answering()
 
     def _unheard(self) -> Iterator[str]:
         """What the report must say about calls that were not this call's to answer."""
@@ -216,11 +204,11 @@ class PipelineCall(Owner):
             )
 
 
-def _unread(call: Call, inner: Callable[..., Any]) -> Outcome:
+def _unread(call: Call) -> Outcome:
     """Levers answer with what belongs to the latents, so that a call without any that are known is computed."""
     reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
     call.launched.append(call.rows)
-    return Outcome(inner(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
+    return Outcome(call.forward(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def _updates(table: Timetable, prediction: Prediction) -> tuple[Updates | None, 
             if of != "unknown":
                 return table.updates(of), None
         except Unknown as unknown:
-            refused = refused or unknown
+            refused = refused or unknown.untraced()
     return None, refused
 
 

@@ -53,7 +53,7 @@ class Session:
         try:
             self._attach(pipe)
             self._report.notes += self.anatomy.caveats
-            self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+            self._call_layer = CallLayer(pipe, _Around(self), self)
         except BaseException:
             self.restore()
             raise
@@ -173,29 +173,29 @@ class Session:
         """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         plan = self._planned(pipe)
         self._layers[:] = layered(plan, everywhere=True) if self._covered(plan) else []
-        self._call_layer = CallLayer(pipe, _Bound(self, "_call", None), self)
+        self._call_layer = CallLayer(pipe, _Around(self), self)
 
-    def _planned(self, pipe: Any) -> list[tuple[Any, str, _Bound]]:
+    def _planned(self, pipe: Any) -> list[tuple[Any, str, _Heard]]:
         return list(self._plan(self._exchange.parts(components_of(pipe))))
 
-    def _covered(self, plan: list[tuple[Any, str, _Bound]]) -> bool:
+    def _covered(self, plan: list[tuple[Any, str, _Heard]]) -> bool:
         """Whether the layers are, or were, over just these methods."""
         return len(plan) == len(self._layers) and all(
             layer.covers(owner, method) for layer, (owner, method, _) in zip(self._layers, plan, strict=True)
         )
 
-    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Bound]]:
+    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Heard]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
             for method in ("set_timesteps", "step"):
-                yield scheduler, method, _Bound(self, "_heard", (method, weakref.ref(scheduler), name))
+                yield scheduler, method, _Heard(self, method, scheduler, name)
         for name, module in denoisers_of(components):
             # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
             compiled = getattr(module, "_compiled_call_impl", None) is not None
             method = "_compiled_call_impl" if compiled else "forward"
-            yield module, method, _Bound(self, "_heard", ("denoise", weakref.ref(module), name))
+            yield module, method, _Heard(self, "denoise", module, name)
             if hasattr(module, "cache_context"):
-                yield module, "cache_context", _Bound(self, "_heard", ("cache_context", weakref.ref(module), name))
+                yield module, "cache_context", _Heard(self, "cache_context", module, name)
 
     def _follow(self, pipe: Any) -> None:
         """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
@@ -209,26 +209,13 @@ class Session:
         self._layers.clear()
         self._attach(pipe)
 
-    def _call(self, _: None, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The pipeline is called."""
         with self.running():
             call = next((call for call in owners() if call in self._calls), None)
             if call is not None:
                 args, kwargs = call.changed(inner, args, kwargs)
             return inner(*args, **kwargs)
-
-    def _heard(
-        self, what: tuple[str, weakref.ref[Any], str], inner: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Any:
-        """A part is called: by a call in progress here, which answers, or by somebody else."""
-        event, reference, name = what
-        part = reference()
-        caller = owner_of(part)
-        if caller in self._calls:
-            return getattr(caller, event)(part, name, inner, *args, **kwargs)
-        if caller is None and event == "denoise":
-            for call in self._calls:
-                call.strays += 1
-        return inner(*args, **kwargs)
 
 
 def _settings(pipe: Any) -> list[str]:
@@ -245,19 +232,40 @@ def bare(pipe: Any) -> AbstractContextManager[None]:
     return nullcontext() if session is None else session.suspended()
 
 
-class _Bound:
-    """A session's method with a first argument, holding the session weakly (layers must not keep it alive)."""
+class _Around:
+    """What stands around the pipeline's call. Holds the session weakly, because layers must not keep it alive."""
 
-    __slots__ = ("_argument", "_name", "_session")
+    __slots__ = ("_session",)
 
-    def __init__(self, session: Session, name: str, argument: Any) -> None:
-        self._session, self._name, self._argument = weakref.ref(session), name, argument
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
 
     def __call__(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         session = self._session()
-        if session is None:
-            return inner(*args, **kwargs)
-        return getattr(session, self._name)(self._argument, inner, *args, **kwargs)
+        return inner(*args, **kwargs) if session is None else session._run(inner, args, kwargs)
+
+
+class _Heard:
+    """What stands around a method of a part: it is called by a call in progress here, which answers, or by somebody
+    else. Holds the session weakly, as above, and the part too.
+    """
+
+    __slots__ = ("_event", "_name", "_part", "_session")
+
+    def __init__(self, session: Session, event: str, part: Any, name: str) -> None:
+        self._session, self._event, self._part, self._name = weakref.ref(session), event, weakref.ref(part), name
+
+    def __call__(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is not None and session._calls:
+            part = self._part()
+            caller = owner_of(part)
+            if caller in session._calls:
+                return getattr(caller, self._event)(part, self._name, inner, *args, **kwargs)
+            if caller is None and self._event == "denoise":
+                for call in session._calls:
+                    call.strays += 1
+        return inner(*args, **kwargs)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ FORGOTTEN = 2e-6
 class Unknown(Exception):
     """The updates are no linear map of a few outputs; the message is one clause that says what they are."""
 
+    def untraced(self) -> Unknown:
+        """The same without the frames that it came through: where it is kept, they and their sessions would be too."""
+        return copy.copy(self)
+
 
 class Deep(Unknown):
     """They are linear, but use more outputs than can be kept; `influence` as in `Updates`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from accel.attention.kernels import Chosen, attend
 from accel.attention.method import Answer, HeadPlan, Planner, Question, Site, SparseAttention
 from accel.attention.tokens import Tokens
 from accel.attention.worth import pays_from, pays_up_to
-from accel.calls import Call, Outcome, Proceed
+from accel.calls import Call
 from accel.lever import Idle, Lever
 from accel.patch import Layer, is_compiled, reachable
 from accel.report import CallRecord, LeverReport
@@ -77,10 +77,11 @@ class AttentionLever(Lever):
         self._chosen = Chosen()
         self._places = places(anatomy)
         self._layers: list[Layer] = []
+        self._visit: Visit | None = None
         self._account = self._blank()
         self.reset()
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
         self._account = self._blank()
         for place in self._places:
@@ -92,24 +93,27 @@ class AttentionLever(Lever):
                 self._layers.append(Layer(module, "forward", partial(self._module, place)))
 
     def reset(self) -> None:
+        self._left()
         self._planners: dict[tuple[str, tuple[object, ...]], Planner] = {}
-        self._visit: Visit | None = None
 
     def end(self) -> None:
         for layer in reversed(self._layers):
             layer.detach()
         self._layers = []
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def evaluating(self, call: Call) -> None:
+        self._left()
         tokens = Tokens(call, self.anatomy.denoisers[call.denoiser])
         self._visit = Visit(call, tokens, self._planner(call))
-        try:
-            return proceed(call)
-        finally:
-            self._visit = None
+
+    def _left(self) -> None:
+        """The last denoiser call is over: its layers act in no other, and only its memory is to be accounted for."""
+        if self._visit is not None:
             self._account.keeps([tensor for planner in self._planners.values() for tensor in planner.held()])
+        self._visit = None
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        self._left()
         account = self._account
         transformer = not any("block_out_channels" in part.config for part in self.anatomy.denoisers.values())
         notes = [*self._chosen.notes, *(self._arithmetic.notes if self._arithmetic else [])]

@@ -134,7 +134,7 @@ class RauNet(Lever):
         self.reset()
         self._open()
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
         self._open()
         for name, parts in self._wirings.items():

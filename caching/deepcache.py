@@ -124,7 +124,7 @@ class ShallowGate(Lever):
         self._regime.arguments(given)
         return {}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         for name, denoiser in denoisers.items():
             if is_compiled(denoiser) or hasattr(denoiser, "_orig_mod"):
                 self._compiled.add(name)

@@ -101,9 +101,10 @@ class CacheGate(Lever):
             return self._probed(call, stream, stream.signal.probe, proceed)
         else:
             decision = self._decide(call, stream, None)
-        return (
-            self._predict(call, stream, decision) if decision.skip else self._compute(call, stream, decision, proceed)
-        )
+        if decision.skip:
+            return self._predict(call, stream, decision)
+        outcome = proceed(call) if call.together is None else call.together(call, proceed)
+        return self._computed(call, stream, decision, outcome)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         predicted = sum(call.action == "predicted" for call in calls)
@@ -203,16 +204,15 @@ class CacheGate(Lever):
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
-            return self._compute(call, stream, unheard, proceed)
+            return self._computed(call, stream, unheard, proceed(call))
         try:
             with hearing(call.module, probe, hear):
                 outcome = proceed(call)
         except Leave:
             return self._predict(call, stream, decisions[0])
-        return self._compute(call, stream, decisions[0] if decisions else unheard, lambda _: outcome)
+        return self._computed(call, stream, decisions[0] if decisions else unheard, outcome)
 
-    def _compute(self, call: Call, stream: Stream, decision: Decision, proceed: Proceed) -> Outcome:
-        outcome = call.evaluate(proceed)
+    def _computed(self, call: Call, stream: Stream, decision: Decision, outcome: Outcome) -> Outcome:
         stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
         if stream.stateful:
             stream.history, stream.gap = [], None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -115,7 +115,7 @@ class Recorder(Lever):
         self._courses: dict[str, Course] = {}
         self._tracks: dict[tuple[str, str], Track] = {}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self._layers.attach(denoisers)
 
     def end(self) -> None:

@@ -76,7 +76,7 @@ class ReuseGate(Lever):
         self._regime.arguments(given)
         return {}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
         self._layers, missed = attach(denoisers, self._sites, self._module)
         self._open(len(missed))

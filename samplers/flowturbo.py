@@ -228,7 +228,17 @@ class Turbo(Stepper):
         super().scheduled(name, scheduler, set_timesteps, arguments)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
-        return super().handle(call, lambda passed: self._answered(passed, proceed))
+        key, last = (call.denoiser, call.stream), self._last.get((call.denoiser, call.stream))
+        self._total = call.moment.total
+        refiner = self._refiner if self._kind(call.moment) == REFINE else None
+        if refiner is not None and last is not None and last.layout == call.layout:
+            outcome = Outcome(
+                self._refined(refiner, call, last.answer), "predicted", "refined from the last answer", Code.REFINED
+            )
+        else:
+            outcome = proceed(call)
+        self._remember(key, call, tensors(outcome.output))
+        return outcome
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         report, said = super().report(calls), []
@@ -244,19 +254,6 @@ class Turbo(Stepper):
         self.method, self._unpaired = self._whole, ""
         self._total = self._kept = 0
         super()._began()
-
-    def _answered(self, call: Call, proceed: Proceed) -> Outcome:
-        key, last = (call.denoiser, call.stream), self._last.get((call.denoiser, call.stream))
-        self._total = call.moment.total
-        refiner = self._refiner if self._kind(call.moment) == REFINE else None
-        if refiner is not None and last is not None and last.layout == call.layout:
-            outcome = Outcome(
-                self._refined(refiner, call, last.answer), "predicted", "refined from the last answer", Code.REFINED
-            )
-        else:
-            outcome = proceed(call)
-        self._remember(key, call, tensors(outcome.output))
-        return outcome
 
     def _kind(self, moment: Moment) -> str:
         return self.method.blocks(moment.total)[min(moment.position, moment.total - 1)]

@@ -136,7 +136,7 @@ class GuidanceGate(Lever):
         self._open()
         self.reset()
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self._open()
 
     def _open(self) -> None:
@@ -159,7 +159,18 @@ class GuidanceGate(Lever):
             self._watch.why_none = "no unconditional pass was seen: guidance is off at this scale"
         if call.guided is False or self.anatomy.guidance_calls == "two calls":
             return proceed(call)
-        outcome = self._batched(call, proceed)
+        pairs = self._pairs.setdefault(call.denoiser, halves.Pairs())
+        if not self._may_be_pair(call, pairs):
+            outcome = proceed(call)
+        elif (course := self._course_of_pair(call, pairs)) is None:
+            outcome = self._looked_at(call, pairs, proceed(call))
+        else:
+            verdict = course.policy.judge(call.moment, True)
+            apart = course.halved and course.cached and course.policy.resumes
+            if verdict.drop or apart:
+                outcome = self._halves(call, proceed, course, None if verdict.drop else halves.Together(call))
+            else:
+                outcome = self._batch(call, proceed, course, verdict)
         self._watch.answered(Asked(call, outcome))
         return outcome
 
@@ -193,42 +204,54 @@ class GuidanceGate(Lever):
         asked = self._asked.get(call.denoiser)
         if asked is None or not same_question(call, asked.call):
             return proceed(call)
-        return self._unconditional(self._course(call, call.latents), asked, call, proceed)
+        course = self._course(call, call.latents)
+        left_out = self._left_out(course, asked, call)
+        return self._settled(course, asked, call, proceed(call)) if left_out is None else left_out
 
-    def _batched(self, call: Call, proceed: Proceed) -> Outcome:
-        pairs = self._pairs.setdefault(call.denoiser, halves.Pairs())
+    def _may_be_pair(self, call: Call, pairs: halves.Pairs) -> bool:
+        """Whether the batch may be both passes of guidance."""
         known = self._watch.roles.get(call.denoiser)
-        if not pairs.expects(call) or (known is not None and known.last is None):
-            if pairs.alike and call.guided and halves.same_input(call, None):
-                self._watch.why_none = SAME_PROMPTS
-            return proceed(call)
-        last = known.last if known is not None else self._on_record(call)
+        if pairs.expects(call) and (known is None or known.last is not None):
+            return True
+        if pairs.alike and call.guided and halves.same_input(call, None):
+            self._watch.why_none = SAME_PROMPTS
+        return False
+
+    def _course_of_pair(self, call: Call, pairs: halves.Pairs) -> _Course | None:
+        """How the denoiser stands, where it is known before the answer that the batch is both passes, and which is
+        which.
+        """
+        last = self._conditional_half_is_last(call)
         self._last = last is not False
-        if last is None or not halves.same_input(call, pairs.outputs):
-            outcome = proceed(call)
-            pairs.outputs = tensors(outcome.output)
-            if not halves.same_input(call, pairs.outputs):
-                return outcome
-            if last is not None:
-                return self._whole(call, outcome)
-            sides = [tensors(halves.half_output(call, outcome.output, side)) for side in (False, True)]
-            self._watch.halved(call, *(torch.stack(side) if call.listed else side[0] for side in sides))
+        known = last is not None and halves.same_input(call, pairs.outputs)
+        return self._course(call, self._half(call, call.latents)) if known else None
+
+    def _looked_at(self, call: Call, pairs: halves.Pairs, outcome: Outcome) -> Outcome:
+        """The answer to a batch of which only that can tell what it was."""
+        pairs.outputs = tensors(outcome.output)
+        if not halves.same_input(call, pairs.outputs):
             return outcome
-        course = self._course(call, self._half(call, call.latents))
-        verdict = course.policy.judge(call.moment, True)
-        apart = course.halved and course.cached and course.policy.resumes
-        if verdict.drop or apart:
-            return self._halves(call, proceed, course, None if verdict.drop else halves.Together(call))
+        if self._conditional_half_is_last(call) is not None:
+            return self._whole(call, outcome)
+        sides = [tensors(halves.half_output(call, outcome.output, side)) for side in (False, True)]
+        self._watch.halved(call, *(torch.stack(side) if call.listed else side[0] for side in sides))
+        return outcome
+
+    def _batch(self, call: Call, proceed: Proceed, course: _Course, verdict: Verdict) -> Outcome:
+        """Both halves in the batch that they came in."""
         self._kept[verdict.reason] += 1
         # What a lever below remembers of the half that goes on alone must outlive a visit of the whole.
         whole = replace(call, leader=False) if course.halved and course.policy.resumes else call
         outcome = proceed(whole)
         course.cached = outcome.code is not Code.COMPUTED
-        call.evaluated, pairs.outputs = whole.evaluated, tensors(outcome.output)
+        call.evaluated, self._pairs[call.denoiser].outputs = whole.evaluated, tensors(outcome.output)
         return self._whole(call, outcome)
 
-    def _on_record(self, call: Call) -> bool | None:
-        """Whether the conditional half is the last one, where that is known and guidance is on."""
+    def _conditional_half_is_last(self, call: Call) -> bool | None:
+        """None where neither the run nor the record of this pipeline says so, or guidance is off."""
+        seen = self._watch.roles.get(call.denoiser)
+        if seen is not None:
+            return seen.last
         recorded = {"conditional half last": True, "conditional half first": False}
         return recorded.get(self.anatomy.guidance_calls) if call.guided else None
 
@@ -240,27 +263,30 @@ class GuidanceGate(Lever):
         if both is not None:
             half.together, other.together = partial(both.half, self._last), partial(both.half, not self._last)
         asked = Asked(half, proceed(half))
-        outcome = self._unconditional(course, asked, other, proceed)
+        outcome = self._left_out(course, asked, other)
+        if outcome is None:
+            outcome = self._settled(course, asked, other, proceed(other))
         self._extra += max(len(call.launched) - 1, 0)
         reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
         return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
 
-    def _unconditional(self, course: _Course, asked: Asked, call: Call, proceed: Proceed) -> Outcome:
-        """Answers an unconditional call of its own, after the conditional one."""
-        outputs = tensors(asked.outcome.output)
-        now = Conditional(call.moment, asked.call.latents, outputs, call.listed, call.weight)
-        computed, policy = asked.outcome.action == "computed", course.policy
-        verdict = policy.judge(call.moment, computed)
+    def _left_out(self, course: _Course, asked: Asked, call: Call) -> Outcome | None:
+        """The answer to an unconditional call of its own, after the conditional one, where it is left out."""
+        policy = course.policy
+        verdict = policy.judge(call.moment, asked.outcome.action == "computed")
         self._seen += 1
-        if verdict.drop:
-            course.away = True
-            self._dropped[verdict.reason] += 1
-            output = rebuilt(asked.outcome.output, policy.answer(now))
-            self._weigh(policy)
-            return Outcome(output, "dropped", verdict.reason)
-        self._kept[verdict.reason] += 1
-        outcome = proceed(call)
-        answers = tensors(outcome.output)
+        if not verdict.drop:
+            self._kept[verdict.reason] += 1
+            return None
+        course.away = True
+        self._dropped[verdict.reason] += 1
+        output = rebuilt(asked.outcome.output, policy.answer(_conditional(asked, call)))
+        self._weigh(policy)
+        return Outcome(output, "dropped", verdict.reason)
+
+    def _settled(self, course: _Course, asked: Asked, call: Call, outcome: Outcome) -> Outcome:
+        """The answer to it, where the levers below gave this one."""
+        now, policy, answers = _conditional(asked, call), course.policy, tensors(outcome.output)
         both = None
         if asked.call.evaluated is not None and call.evaluated is not None:
             both = Evaluated(tensors(asked.call.evaluated), tensors(call.evaluated))
@@ -309,6 +335,11 @@ class GuidanceGate(Lever):
     def _weigh(self, policy: Policy) -> None:
         held = sum(tensor.numel() * tensor.element_size() for tensor in policy.held())
         self._peak = max(self._peak, held)
+
+
+def _conditional(asked: Asked, call: Call) -> Conditional:
+    outputs = tensors(asked.outcome.output)
+    return Conditional(call.moment, asked.call.latents, outputs, call.listed, call.weight)
 
 
 def _moved(outputs: Tensors, answered: Tensors, evaluated: Tensors) -> Tensors | None:

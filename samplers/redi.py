@@ -12,7 +12,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.calls import Call, Outcome, Proceed, rebuilt, tensors
 from accel.clock import Timetable
-from accel.lever import Idle, Lever
+from accel.lever import Idle, Jumped, Lever
 from accel.method import knob, part
 from accel.report import CallRecord, LeverReport
 from accel.samplers.asked import same_noise
@@ -123,7 +123,7 @@ class Jump(Stepper):
         self._reason: str | None = OWN_LOOP
         self._found: Retrieved | None = None
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         super().begin(denoisers)
         self._reason, self._found, self._held = OWN_LOOP, None, 0
 
@@ -134,7 +134,7 @@ class Jump(Stepper):
 
     def reset(self) -> None:
         super().reset()
-        self._made, self._landed = 0, False
+        self._made = 0
         self._target: torch.Tensor | None = None
         self._answers: dict[tuple[object, ...], Any] = {}
 
@@ -152,7 +152,7 @@ class Jump(Stepper):
             if known is not None:
                 output = rebuilt(known, [tensor.clone() for tensor in tensors(known)])
                 return Outcome(output, "dropped", "between the key and the landing step")
-        outcome = super().handle(call, proceed)
+        outcome = proceed(call)
         if self._reason is None and self._made < self._key:
             self._answers[shape] = outcome.output
         return outcome
@@ -170,12 +170,7 @@ class Jump(Stepper):
         landed, self._target = self._target, None
         self._history.clear()
         self._answers.clear()
-        self._landed = True
-        return with_sample(result, landed)
-
-    def jumped(self) -> bool:
-        landed, self._landed = self._landed, False
-        return landed
+        return Jumped(with_sample(result, landed))
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         own, found = super().report(calls), self._found

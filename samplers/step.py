@@ -11,7 +11,7 @@ import torch
 
 from accel import families
 from accel.anatomy import Anatomy
-from accel.calls import Call, Outcome, Proceed
+from accel.calls import Call
 from accel.clock import Timetable
 from accel.lever import Lever
 from accel.report import CallRecord, LeverReport
@@ -71,7 +71,7 @@ class Stepper(Lever):
         self._shortened = f"{fewer} steps in place of {steps}" if fewer < steps else ""
         return {"num_inference_steps": fewer}
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self._began()
 
     def reset(self) -> None:
@@ -96,11 +96,10 @@ class Stepper(Lever):
         else:
             self._refused = choose(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def evaluating(self, call: Call) -> None:
         if call.denoiser != self._denoiser:  # another expert answers from here on
             self._denoiser = call.denoiser
             self._history.clear()
-        return proceed(call)
 
     def rehearsal(self, name: str, table: Timetable) -> Around | None:
         if not self.method.depth:

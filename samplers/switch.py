@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
@@ -132,25 +132,22 @@ class Switch(Stepper):
         self._other: torch.nn.Module | None = None
         self._asked = self._answered = 0
 
-    def begin(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
+    def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         super().begin(denoisers)
         self._asked = self._answered = 0
         if NAME in self.anatomy.denoisers:
             dtype = getattr(next(iter(denoisers.values())), "dtype", torch.float32)
-            self._other = self._ready(dtype)
-
-    def stand_ins(self) -> Mapping[str, torch.nn.Module]:
-        return {} if self._other is None else {NAME: self._other}
+            denoisers[NAME] = self._other = self._ready(dtype)
 
     def handle(self, call: Call, proceed: Proceed) -> Outcome:
         self._asked += 1
         other = self._other
         if other is None or not self._takes(call.moment):
-            return super().handle(call, proceed)
+            return proceed(call)
         if not self._answered:
             self._prepare(other, call)
         self._answered += 1
-        outcome = super().handle(replace(call, denoiser=NAME, module=other, stand_in=other), proceed)
+        outcome = proceed(replace(call, denoiser=NAME, module=other, forward=other))
         return outcome._replace(reason=f"{self.method.name}: {outcome.reason}")
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:

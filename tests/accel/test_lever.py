@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accel.calls import Outcome
-from accel.lever import Composite, Lever
+from accel.lever import Composite, Idle, Jumped, Lever
 from accel.report import LeverReport
 from accel.samplers import Euler
 
@@ -45,29 +45,26 @@ class Part(Lever):
 
     def begin(self, denoisers):
         self._hear("begin", sorted(denoisers))
-
-    def stand_ins(self):
-        self._hear("stand_ins")
-        return {f"of {self.name}": MODULE}
+        denoisers[f"of {self.name}"] = MODULE
 
     def scheduled(self, name, scheduler, set_timesteps, arguments):
         self._hear("scheduled", (name, scheduler, set_timesteps, arguments))
 
     def stepped(self, name, scheduler, arguments, result):
         self._hear("stepped", (name, scheduler, arguments, result))
-        return f"{result}, {self.name}"
+        answer = f"{result}, {self.name}"
+        return Jumped(answer) if self.jumps else answer
 
     def rehearsal(self, name, table):
         self._hear("rehearsal", (name, table))
         return lambda scheduler, arguments, result: f"{result}, {self.name}"
 
-    def jumped(self):
-        self._hear("jumped")
-        return self.jumps
-
     def handle(self, call, proceed):
         self._hear("handle", call)
         return proceed(f"{call} {self.name}")
+
+    def evaluating(self, call):
+        self._hear("evaluating", call)
 
     def reset(self):
         self._hear("reset")
@@ -99,12 +96,11 @@ def test_all_hooks_are_looked_at() -> None:
     assert {
         "arguments",
         "begin",
-        "stand_ins",
         "scheduled",
         "stepped",
         "rehearsal",
-        "jumped",
         "handle",
+        "evaluating",
         "reset",
         "end",
         "report",
@@ -120,15 +116,22 @@ def test_the_first_part_is_outermost_begins_first_and_ends_last() -> None:
     ]  # fmt: skip
 
 
+def test_levers_that_leave_calls_alone_are_not_in_their_way() -> None:
+    heard: list[tuple[str, str, Any]] = []
+    inner = Composite(Euler(), [Part("first", heard), Idle(Euler(), "it rests")])
+    assert len(Composite(None, [Idle(Euler(), "it rests"), inner, Part("second", heard)])._handles) == 2
+    assert not Composite(None, [Idle(Euler(), "it rests"), Composite(Euler(), [])])._handles
+
+
 def test_answers_of_parts_are_joined() -> None:
     composite, heard = both()
     assert composite.arguments({"steps": 3}) == {"first": 1, "second": 1}
-    assert set(composite.stand_ins()) == {"of first", "of second"}
     assert composite.stepped("scheduler", SCHEDULER, {}, "result") == "result, first, second"
     assert composite.report([]) == LeverReport("sampler", "Euler()", True, "said by first; said by second", 10)
-    composite.begin({"unet": MODULE})
+    composite.begin(denoisers := {"unet": MODULE})
     begun = [what for hook, _, what in heard if hook == "begin"]
     assert begun == [["unet"], ["of first", "unet"]]  # the levers below a stand-in begin with it too
+    assert {*denoisers} == {"unet", "of first", "of second"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,8 @@ def test_answers_of_parts_are_joined() -> None:
 )
 def test_where_a_part_jumps_the_others_forget_the_run(jumps: tuple[str, ...], forgets: list[str]) -> None:
     composite, heard = both(**dict.fromkeys(jumps, True))
-    assert composite.jumped() is bool(jumps)
+    answer = "result, first, second"
+    assert composite.stepped("scheduler", SCHEDULER, {}, "result") == (Jumped(answer) if jumps else answer)
     assert [name for hook, name, _ in heard if hook == "reset"] == forgets
 
 

@@ -134,16 +134,6 @@ def test_no_cached_tensor_outlives_the_call() -> None:
     assert all(reference() is None for reference in HELD)
 
 
-def test_a_restored_session_dies_with_its_last_name() -> None:
-    pipe = TINY["wan"].build()
-    session = accel.accelerate(pipe, RECIPE)
-    run(pipe, TINY["wan"])
-    references = [weakref.ref(part) for part in (session, session._clock, *session._levers, *session._layers)]
-    session.restore()
-    del session
-    assert [reference() for reference in references] == [None] * len(references)
-
-
 @pytest.fixture
 def quick_collection() -> Iterator[None]:
     """Nothing is collected on its own, and what was there before the test is not looked through."""
@@ -153,6 +143,17 @@ def quick_collection() -> Iterator[None]:
     yield
     gc.enable()
     gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collection")
+def test_a_restored_session_dies_with_its_last_name() -> None:
+    pipe = TINY["wan"].build()
+    session = accel.accelerate(pipe, RECIPE)
+    run(pipe, TINY["wan"])
+    references = [weakref.ref(part) for part in (session, session._clock, *session._levers, *session._layers)]
+    session.restore()
+    del session
+    assert [reference() for reference in references] == [None] * len(references)
 
 
 @pytest.mark.usefixtures("quick_collection")

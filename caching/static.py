@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OptimalSchedule(CacheMethod):
-    """Computes the fraction `compute` of the steps, chosen so that the predicted error of the result is least.
+    """Computes the fraction `compute` of the steps, spread as evenly as the run's noise levels ask for.
 
-    Found by dynamic programming (`accel.caching.schedule`) for the very noise levels, length and predictor of the run,
-    from a prior about what denoisers answer, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)`
-    plans with measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample
-    and device. Two experts are planned one after the other. Do not use it where steps are few and far apart.
-    Memory: the predictor's, three latents per stream by default.
+    Found by dynamic programming (`accel.caching.schedule`) for the very noise levels and length of the run. It presumes
+    nothing about the model, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)` plans with measured
+    answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device. Two
+    experts are planned one after the other. Do not use it where steps are few and far apart.
+    Memory: the predictor's, four latents per stream by default.
     """
 
     data_free = True
@@ -123,7 +123,7 @@ class StaticSchedule(CacheMethod):
 def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> Rules:
     """What a plan must know of the cache that follows it."""
     order, corrector = predictor.degrees
-    return Rules(warmup, final, max_skips, min(order, 1), min(corrector, 2))
+    return Rules(warmup, final, max_skips, order=min(order, 1), corrector=min(corrector, 2))
 
 
 class Planned(Decider):

@@ -73,6 +73,17 @@ def test_a_forecast_that_is_corrected_afterwards_goes_a_share_of_the_way():
     torch.testing.assert_close(uncorrected, whole)
 
 
+def test_a_forecast_goes_as_far_as_it_should_have_gone_the_last_time_sample_by_sample():
+    """Sample 0 goes on, sample 1 half as fast, sample 2 turns back, sample 3 turns at a right angle."""
+    paths = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]])  # (B, 1, 2) from the second to the third
+    before, last = torch.zeros(4, 1, 2), torch.tensor([[[1.0, 0.0]]]).expand(4, 1, 2)
+    found = predicted(Extrapolate(1, damping=1.0), (0.9, 0.8, 0.7), [before, last, last + paths], 0.6)
+    went = found - (last + paths)
+    torch.testing.assert_close(went, torch.tensor([1.0, 0.5, 0.0, 0.0]).view(4, 1, 1) * paths, rtol=1e-4, atol=1e-5)
+    timid = predicted(Extrapolate(1, damping=0.3), (0.9, 0.8, 0.7), [before, last, last + paths], 0.6)
+    torch.testing.assert_close(timid[0] - last[0] - paths[0], 0.3 * paths[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_second_order_term_is_limited_to_a_share_of_the_first_sample_by_sample():
     """Sample 0 is a parabola that bends little, sample 1 one that bends much."""
     bend = torch.tensor([0.1, 50.0]).view(2, 1, 1)
@@ -82,7 +93,7 @@ def test_the_second_order_term_is_limited_to_a_share_of_the_first_sample_by_samp
 
     sigmas, now = (0.9, 0.8, 0.7), 0.6
     values = [f(s) for s in sigmas]
-    line = predicted(Extrapolate(1, damping=1.0), sigmas, values, now)
+    line = predicted(Extrapolate(1, damping=1.0), sigmas[1:], values[1:], now)
     limited = predicted(Extrapolate(2, limit=0.05, damping=1.0), sigmas, values, now)
     torch.testing.assert_close(limited[0], f(now)[0], rtol=1e-4, atol=1e-4)
     assert (limited[1] - line[1]).norm() == pytest.approx(float(0.05 * (line[1] - values[-1][1]).norm()), rel=1e-4)

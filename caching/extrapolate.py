@@ -46,7 +46,7 @@ class Extrapolate(Predictor, lever="predictor"):
 
     `space="x0"` extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
-    (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 54 dB where extrapolating epsilon is 43,
+    (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 52 dB where extrapolating epsilon is 43,
     reusing it 33 and taking as many steps as evaluations 25 (tests/caching/test_exact_score.py).
     Memory: max(order + 2, corrector) outputs, and one more with the corrector, of latent size, per stream.
     """

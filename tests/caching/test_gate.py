@@ -131,11 +131,11 @@ def test_an_uncalibrated_model_is_left_alone_and_told_how_to_calibrate(method, w
     ("cache", "latents"),
     [
         (FixedInterval(2, predictor=LastOutput()), 1),
-        (FixedInterval(2, predictor=Extrapolate(1, corrector=0)), 2),
-        (FixedInterval(2, predictor=Extrapolate(2, corrector=0)), 3),
-        (FixedInterval(2, predictor=Extrapolate(1, corrector=2)), 2 + 1),
+        (FixedInterval(2, predictor=Extrapolate(1, corrector=0)), 3),
+        (FixedInterval(2, predictor=Extrapolate(2, corrector=0)), 4),
+        (FixedInterval(2, predictor=Extrapolate(1, corrector=2)), 3 + 1),
         (FixedInterval(2, predictor=Extrapolate(1, corrector=3)), 3 + 1),
-        (EasyCache(0.1, predictor=Extrapolate(1, corrector=0)), 2 + 3),
+        (EasyCache(0.1, predictor=Extrapolate(1, corrector=0)), 3 + 3),
         (SeaCache(0.1, predictor=LastResidual()), 1 + 1),
     ],
 )

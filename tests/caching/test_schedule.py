@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 import accel
-from accel import Extrapolate, OptimalSchedule, StaticSchedule
+from accel import OptimalSchedule, StaticSchedule
 from accel.caching.schedule import Rules, cheapest, gap_errors, plan, uneven
 from accel.caching.static import nearest_steps
 from tests.caching.toy import ToyPipeline
@@ -66,9 +66,7 @@ def gaps(computes: tuple[bool, ...]) -> list[int]:
 
 @pytest.mark.parametrize(("sigmas", "flow"), [(flow_sigmas(50), True), (noise_sigmas(50), False)])
 @pytest.mark.parametrize("compute", [0.5, 0.34, 0.24])
-def test_no_gap_is_more_than_twice_as_long_as_the_one_before(
-    sigmas: list[float], flow: bool, compute: float
-) -> None:
+def test_no_gap_is_more_than_twice_as_long_as_the_one_before(sigmas: list[float], flow: bool, compute: float) -> None:
     found = gaps(plan(sigmas, compute, flow=flow))
     assert all(later <= 2 * sooner for sooner, later in itertools.pairwise(found))
 
@@ -103,7 +101,9 @@ def test_features_move_the_computed_steps_to_where_the_answers_bend() -> None:
     """A planted model: straight lines in noise level, but for a kink at step 30."""
     sigmas = np.asarray(flow_sigmas(50))
     kink = np.maximum(sigmas[:-1] - sigmas[30], 0.0)
-    computes = plan(sigmas.tolist(), 0.2, flow=True, features=np.stack([np.ones(50), sigmas[:-1], kink], 1), rules=Rules(growth=7.0))
+    computes = plan(
+        sigmas.tolist(), 0.2, flow=True, features=np.stack([np.ones(50), sigmas[:-1], kink], 1), rules=Rules(growth=7.0)
+    )
     assert sum(computes[29:32]) >= 2
 
 

@@ -94,11 +94,6 @@ class Updates:
             found.append(shares[-1] / kept if kept else 0.0)
         return tuple(found)
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """What one unit of each output is worth before the last step, where the last output is worth nothing yet."""
-        return tuple(self.influence[-2, 1:].tolist() if len(self.influence) > 1 else [0.0])
-
 
 def asked(
     scheduler: Any,

@@ -18,11 +18,10 @@ NO_HISTORY = Decision(False, "no history yet", Code.NO_HISTORY)
 
 
 class Decider(Protocol):
-    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         """A stream begins that will take the steps `span` of a timetable, in a run of `steps` steps in all.
 
-        sigmas: the noise levels of the whole timetable and, last, of its end. weights: what an answer adds to the
-        result in each step of the span, where that is known.
+        sigmas: the noise levels of the whole timetable and, last, of its end.
         """
         return None
 

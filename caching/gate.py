@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,8 +141,7 @@ class CacheGate(Lever):
         predictor, updates, anatomy = self._forecasting(call)
         gap = None if updates is None else Gap(updates)
         stream = Stream(key, span, *self.method.parts(anatomy, call.denoiser), predictor, gap)
-        weights = self._weights(call, predictor, updates)[: len(span)]
-        stream.decider.begin(moment.sigmas, span, moment.steps, weights)
+        stream.decider.begin(moment.sigmas, span, moment.steps)
         return stream
 
     def _span(self, call: Call) -> range:
@@ -273,20 +271,6 @@ class CacheGate(Lever):
             self._limits.add("corrected in part under {}: its updates add noise")
             anatomy = replace(anatomy, random=True)
         return predictor, updates, anatomy
-
-    def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:
-        """What plans are to weigh errors with where Euler's weights are wrong: a solver evaluates levels twice (Heun).
-
-        Under others plans are better with Euler's: the weights of multistep solvers alternate in sign, and plans would
-        count on errors that cancel (6 dB worse under UniPC); those of random ones say that early errors are forgotten,
-        and the layout that they have changed is not (8 dB under DDPM).
-        """
-        kind, levels = self.anatomy.prediction, call.moment.sigmas
-        twice = any(later == sooner for sooner, later in pairwise(levels[call.moment.position : -1]))
-        # Plans think of outputs for flows and of clean estimates otherwise.
-        if updates is None or updates.random or not twice or predictor.clean(kind) == ("flow" in kind):
-            return ()
-        return updates.weights[call.moment.position - updates.first :]
 
     def _held_bytes(self) -> int:
         held = [

@@ -25,8 +25,8 @@ COUPLING = 0.1
 # An error at noise-to-signal ratio r changes the result by about 1 + r^0.75 times itself. Measured on the pocket model
 # at guidance 6 with single gaps: 17 at r = 49, 11 at 19, 6 at 10, 3 at 6, 2 at 4, 1.7 at 2, 0.9 at 0.7.
 GROWTH = 0.75
-# Of an even plan, the share of the distance between two steps that is counted in log-SNR, the rest in step numbers; more
-# takes steps from the middle of a run to both of its ends. A quarter holds best on models left out (`make holds`).
+# Of an even plan, the share of the distance between two steps that is counted in log-SNR and not in step numbers; more
+# takes steps from the middle of a run to both ends. A quarter holds best on models left out (`make holds`).
 SPREAD = 0.25
 EXTREMES = math.exp(-5.0), math.exp(5.0)  # noise-to-signal ratios beyond which nothing is decided
 
@@ -50,21 +50,19 @@ def plan(
     flow: bool,
     features: Array | None = None,
     rules: Rules | None = None,
-    weights: Sequence[float] = (),
 ) -> tuple[bool, ...]:
     """For each step of a run whether to compute it: the plan of least predicted error.
 
     sigmas: noise level of each step and, last, of the end, (steps + 1). compute: fraction of the steps that compute, or
     as near to it as the rules allow. features: (steps, K), with the inner products of the denoiser's answers (of its
-    clean estimates, for epsilon and v models); left out, the plan is even (`uneven`). weights: what one unit of each
-    adds to the latents (`accel.update.Updates.weights`), (steps,); left out, that of Euler steps. Takes 0.04 s for 50
-    steps and a second for 1000; the same question without features is answered from memory.
+    clean estimates, for epsilon and v models); left out, the plan is even (`uneven`). Takes 0.04 s for 50 steps and a
+    second for 1000; the same question without features is answered from memory.
     """
     rules = rules or Rules()
     if features is None:
         return _planned(tuple(sigmas), compute, flow, rules)
     levels = np.asarray(sigmas, dtype=np.float64)
-    return _plan(gap_errors(levels, flow, features, rules, np.asarray(weights) if weights else None), compute, rules)
+    return _plan(gap_errors(levels, flow, features, rules), compute, rules)
 
 
 @lru_cache(maxsize=64)
@@ -97,13 +95,12 @@ def uneven(sigmas: Array, flow: bool, rules: Rules) -> Array:
     return found
 
 
-def gap_errors(sigmas: Array, flow: bool, features: Array, rules: Rules, weights: Array | None = None) -> Array:
+def gap_errors(sigmas: Array, flow: bool, features: Array, rules: Rules) -> Array:
     """[before, step, gap]: squared error that is left in the result if, `before` steps after the last but one computed
     step, `step` computes, and then only `gap` steps later the next. Infinite where the run has no such steps.
     """
     total, most = len(sigmas) - 1, rules.max_skips + 1
-    times = _times(sigmas[:-1], flow)
-    weights = _weights(sigmas, flow) if weights is None else weights
+    times, weights = _times(sigmas[:-1], flow), _weights(sigmas, flow)
     found = np.full((most + 1, total, most + 1), np.inf)
     found[:, :, 1] = 0.0
     for before in range(1, most + 1):

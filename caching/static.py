@@ -26,8 +26,8 @@ class OptimalSchedule(CacheMethod):
 
     Found by dynamic programming (`accel.caching.schedule`) for the very noise levels and length of the run. It presumes
     nothing about the model, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)` plans with
-    measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device. Two
-    experts are planned one after the other. Do not use it where steps are few and far apart.
+    measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device.
+    Two experts are planned one after the other. Do not use it where steps are few and far apart.
     Memory: the predictor's, four latents per stream by default.
     """
 
@@ -134,14 +134,14 @@ class Planned(Decider):
         self._computes: tuple[bool, ...] = ()
         self._first = 0
 
-    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         rest = tuple(sigmas[span.start : span.stop + 1])
         # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
         levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
         self._first, share = span.start, self._share(round(steps * levels))
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
-            self._computes = plan(rest, share, flow=flow, rules=self._rules, weights=weights)
+            self._computes = plan(rest, share, flow=flow, rules=self._rules)
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
@@ -157,7 +157,7 @@ class Listed(Decider):
         self._listed = sorted(sigmas, reverse=True)
         self._computes: set[int] = set()
 
-    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         self._computes = nearest_steps(self._listed, list(sigmas[:-1]))
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:

@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges siblings test lint types clean
+.PHONY: app bench demo frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -59,6 +59,9 @@ train: $(VENV)/installed
 
 train-image: $(VENV)/installed
 	$(BIN)/python -m benchmarks.pocket.train_image --out out/image $(TRAIN_ARGS)
+
+holds: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.holds --rivals --out out/holds $(HOLDS_ARGS)
 
 judges: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)

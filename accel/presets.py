@@ -31,11 +31,11 @@ PRESETS = {
     ),
     "fast": Preset(
         "about 24 dB",
-        Recipe(cache=OptimalSchedule(0.38, fewest=13, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.34, fewest=13, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
-        Recipe(cache=OptimalSchedule(0.22, fewest=10, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.28, fewest=10, careful=0.5)),
     ),
 }
 

@@ -25,9 +25,6 @@ COUPLING = 0.1
 # An error at noise-to-signal ratio r changes the result by about 1 + r^0.75 times itself. Measured on the pocket model
 # at guidance 6 with single gaps: 17 at r = 49, 11 at 19, 6 at 10, 3 at 6, 2 at 4, 1.7 at 2, 0.9 at 0.7.
 GROWTH = 0.75
-# Of an even plan, the share of the distance between two steps that is counted in log-SNR and not in step numbers; more
-# takes steps from the middle of a run to both ends. A quarter holds best on models left out (`make holds`).
-SPREAD = 0.25
 EXTREMES = math.exp(-5.0), math.exp(5.0)  # noise-to-signal ratios beyond which nothing is decided
 
 
@@ -38,6 +35,7 @@ class Rules:
     warmup: int = 2
     final: int = 1
     max_skips: int = 7
+    spread: float = 0.25  # of an even plan, see `uneven`
     growth: float = 2.0  # a gap is at most so many times as long as the one before it: lines are short at first
     order: int = 1  # of the forecast: 0 or 1
     corrector: int = 2  # degree of the correction: 0 (none), 1 or 2
@@ -83,11 +81,12 @@ def _plan(errors: Array, compute: float, rules: Rules) -> tuple[bool, ...]:
 
 def uneven(sigmas: Array, flow: bool, rules: Rules) -> Array:
     """How far from even the gaps are, in the form of `gap_errors`: the cube of each gap's length, as the error of a
-    forecast that is corrected grows with a gap. Length is counted in shares of the run, `SPREAD` of it in log-SNR.
+    forecast that is corrected grows with a gap. Length is counted in shares of the run, `spread` of it in log-SNR and
+    the rest in step numbers: more of it takes steps from the middle of a run to both of its ends.
     """
     total, most = len(sigmas) - 1, rules.max_skips + 1
     levels, numbers = -np.log(np.clip(_ratios(sigmas[:-1], flow), *EXTREMES)), np.arange(total) / max(total - 1, 1)
-    way = (1.0 - SPREAD) * numbers + SPREAD * (levels - levels[0]) / max(levels[-1] - levels[0], 1e-9)
+    way = (1.0 - rules.spread) * numbers + rules.spread * (levels - levels[0]) / max(levels[-1] - levels[0], 1e-9)
     found = np.full((most + 1, total, most + 1), np.inf)
     found[:, :, 1] = 0.0
     for gap in range(2, most + 1):

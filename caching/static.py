@@ -39,6 +39,7 @@ class OptimalSchedule(CacheMethod):
     final: int = knob(1, 1, 1000, "last steps that always compute")
     max_skips: int = knob(7, 1, 30, "most predictions in a row")
     fewest: int = knob(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
+    spread: float = knob(0.25, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = knob(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full")
 
     @classmethod
@@ -54,6 +55,7 @@ class OptimalSchedule(CacheMethod):
 
     def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
         rules = rules_for(self.predictor.expected(anatomy), self.warmup, self.final, self.max_skips)
+        rules = replace(rules, spread=self.spread)
         share = self.share if anatomy.corrects_in_full else self.careful_share
         return NoSignal(), Planned(share, "flow" in anatomy.prediction, rules)
 

@@ -1,0 +1,69 @@
+"""What the tables say follows from the runs: a judge has no say in the setting that it is shown with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.holds import CANDIDATES, PLAIN, SHARES, Bench, Case, Run, Tables, main, read
+from benchmarks.judges import JUDGES
+
+FIRST, SECOND, *_ = CANDIDATES
+
+
+def case(judge: str) -> Case:
+    return Case(judge, "euler", 2.0, 50)
+
+
+def runs(judge: str, **decibels: float) -> list[Run]:
+    """Fewer steps give 20 dB at every share, and the first two candidates what is said."""
+    given = {PLAIN: 20.0, FIRST: decibels["first"], SECOND: decibels["second"]}
+    return [
+        Run(case(judge), f"{label} @ {share:g}", prompt, value, share, share)
+        for label, value in given.items()
+        for share in (1.0, *SHARES)
+        for prompt in range(2)
+    ]
+
+
+def test_a_judge_is_shown_with_the_setting_that_the_others_chose() -> None:
+    tables = Tables([*runs("a", first=19, second=25), *runs("b", first=25, second=21), *runs("c", first=25, second=21)])
+    assert tables.chosen_without("a") == FIRST  # though it does harm there
+    assert tables.chosen_without("b") == SECOND
+    line = next(line for line in tables.left_out() if line.startswith(f"| {case('a')}"))
+    assert "20.0 -1.0 (-1.0)" in line
+
+
+def test_what_an_easy_judge_gains_beyond_enough_does_not_decide() -> None:
+    tables = Tables([*runs("a", first=60, second=30), *runs("b", first=19, second=22), *runs("c", first=20, second=20)])
+    assert tables.chosen_without("c") == SECOND
+
+
+def test_the_fastest_that_keeps_a_promise_in_nearly_every_clip() -> None:
+    rival = [Run(case("a"), f"rival: {n}", prompt, 31.0 - 10 * (n == 2 and prompt == 1), 0.0, 1 / n)
+             for n in (1, 2) for prompt in range(2)]  # fmt: skip
+    tables = Tables([*runs("a", first=35, second=29), *runs("b", first=35, second=29), *rival])
+    line = list(tables.speeds(30.0))[-1]
+    assert line == f"| {case('a')} | {1 / min(SHARES):.2f}x | none | 1.00x |"
+
+
+def test_runs_that_were_kept_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(iter(JUDGES))
+    at = Case(name, next(iter(JUDGES[name].schedulers)), JUDGES[name].guidance_scales[0], 6)
+    path = tmp_path / "runs.jsonl"
+    Bench(at, path, set()).plain(1)
+    found = read(tmp_path)
+    assert {run.setting for run in found} == {f"{PLAIN} @ {share:g}" for share in (1.0, *SHARES)}
+    assert next(run.psnr for run in found if run.setting == f"{PLAIN} @ 1") > 90
+    Bench(at, path, {(run.case, run.setting, run.prompt) for run in found}).plain(1)
+    assert read(tmp_path) == found
+
+
+def test_the_table_of_kept_runs_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps(asdict(run)) for judge in ("a", "b") for run in runs(judge, first=25, second=21)]
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    main(["--table", "--out", str(tmp_path)])
+    assert f"| {case('a')} | {FIRST} |" in capsys.readouterr().out

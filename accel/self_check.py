@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
-from accel.anatomy import inspect
+from accel.anatomy import Anatomy, inspect
 from accel.comparison import Interrupted, compare
 from accel.contest import BASELINE
 from accel.method import Method
 from accel.metrics import MAX_PSNR
 from accel.presets import PRESETS, doubt
 from accel.recipe import Recipe
-from accel.results import Comparison
+from accel.results import Comparison, Row
 from accel.session import bare
 from accel.terminal import one_line
 
-BUSY = 1.25  # from here on wall-clock and processor time tell different stories
+BUSY = 1.25  # two times of the same work that are so far apart were not measured on an idle machine
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Check:
     speed, cpu_speed: how many times less wall-clock and processor time it took, end to end; the latter is None where a
         GPU does the work.
     psnr: dB against the unaccelerated output, 100 for an identical one.
-    computed: what was evaluated of the denoiser, as a share of the unaccelerated run.
+    computed: share of the unaccelerated run's denoiser calls that were computed.
     promise: dB that the preset promises on any pipeline, None for turbo and for recipes that are no preset.
     kept: whether the promise was kept; None where nothing is promised here.
+    steady: whether the times can be believed; where not, the machine was busy with something else.
     reasons: what the report says of each lever, and its notes.
     """
 
@@ -41,6 +43,7 @@ class Check:
     promise: float | None
     kept: bool | None
     verdict: str
+    steady: bool = True
     reasons: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,15 +52,12 @@ class Check:
 
     def __str__(self) -> str:
         close = "identical output" if self.psnr >= MAX_PSNR else f"{self.psnr:.0f} dB"
-        line = f"{self.label}: {_times(self.speed)}{self._busy()}, {close}"
+        line = f"{self.label}: {_times(self.speed)}{'' if self.steady else self._unsteady()}, {close}"
         return one_line(f"{line}; {self.verdict}" if self.verdict else line)
 
-    def _busy(self) -> str:
-        """What the processor time says, where the machine had other work during one of the runs."""
-        ratio = self.speed / self.cpu_speed if self.cpu_speed else 1.0
-        if max(ratio, 1 / ratio) < BUSY:
-            return ""
-        return f" ({_times(self.cpu_speed or 0.0)} of processor time: the machine was busy)"
+    def _unsteady(self) -> str:
+        processor = f", {_times(self.cpu_speed)} of processor time" if self.cpu_speed else ""
+        return f" on a busy machine{processor}"
 
 
 @overload
@@ -79,7 +79,8 @@ def check(
         print(accel.check(pipe, "a corgi surfing"))  # balanced: 2.3x, 44 dB; promise kept
 
     One prompt is a quick look: `accel.compare` measures several, beside fewer steps in the same time, and `accel.tune`
-    finds what keeps a promise. Costs the two runs and two short ones before them.
+    finds what keeps a promise. Costs the two runs and two short ones before them, and two more rounds where the times
+    contradict what was computed, because the machine had other work.
 
     pipe: a diffusers pipeline. It comes back as it was, accelerated or not, also after an error or Ctrl-C.
     prompt: None for a pipeline that takes none, or gets it as `prompt_embeds`.
@@ -93,41 +94,74 @@ def check(
     if "generator" in call:
         raise ValueError("The check makes the noise itself: give seed=0 instead of generator=...")
     recipes = recipe if isinstance(recipe, list) else [recipe]
-    steps = call.pop("num_inference_steps", None)
-    prompts = () if prompt is None else (prompt,)
-    try:
-        found = compare(
-            pipe, recipes, prompts, (seed,), steps=steps, call_arguments=call, fewer_steps=False, progress=False
-        )
-    except Interrupted as interrupt:
-        raise KeyboardInterrupt("the check was interrupted") from interrupt
+    found = _measured(pipe, prompt, recipes, seed, call, repeats=1)
+    if any(_contradictory(found, row) for row in found.rows[1:]):
+        found = _measured(pipe, prompt, recipes, seed, call, repeats=2)
     with bare(pipe):
         anatomy = inspect(pipe)
-    checks = []
-    for row in found.rows[1:]:
-        recorded = Recipe.from_dict(found.recipes[row.label])
-        preset = PRESETS.get(recorded.name)
-        why = doubt(recorded, anatomy)
-        psnr = row.psnr or 0.0
-        checks.append(
-            Check(
-                label=row.label,
-                speed=row.speedup,
-                cpu_speed=row.cpu_speedup,
-                psnr=psnr,
-                computed=_evaluations(found, row.label) / max(_evaluations(found, BASELINE), 1e-9),
-                promise=preset.decibels if preset else None,
-                kept=preset.kept(psnr) if preset and why is None else None,
-                verdict=_idle(found, row.label) or _verdict(recorded.name, psnr, why),
-                reasons=_reasons(found, row.label),
-            )
-        )
+    checks = [_judged(found, row, anatomy) for row in found.rows[1:]]
     return checks if isinstance(recipe, list) else checks[0]
 
 
+def _measured(
+    pipe: Any, prompt: str | None, recipes: list[Any], seed: int, call: Mapping[str, Any], repeats: int
+) -> Comparison:
+    steps = call.get("num_inference_steps")
+    arguments = {name: value for name, value in call.items() if name != "num_inference_steps"}
+    try:
+        return compare(
+            pipe,
+            recipes,
+            () if prompt is None else (prompt,),
+            (seed,),
+            steps=steps,
+            repeats=repeats,
+            call_arguments=arguments,
+            fewer_steps=False,
+            progress=False,
+        )
+    except Interrupted as interrupt:
+        raise KeyboardInterrupt("the check was interrupted") from interrupt
+
+
+def _judged(found: Comparison, row: Row, anatomy: Anatomy) -> Check:
+    recipe = Recipe.from_dict(found.recipes[row.label])
+    preset, why, psnr = PRESETS.get(recipe.name), doubt(recipe, anatomy), row.psnr or 0.0
+    return Check(
+        label=row.label,
+        speed=row.speedup,
+        cpu_speed=row.cpu_speedup,
+        psnr=psnr,
+        computed=_computed(found, row.label),
+        promise=preset.decibels if preset else None,
+        kept=preset.kept(psnr) if preset and why is None else None,
+        verdict=_idle(found, row.label) or _verdict(recipe.name, psnr, why),
+        steady=_steady(found.rows[0], row),
+        reasons=_reasons(found, row.label),
+    )
+
+
+def _contradictory(found: Comparison, row: Row) -> bool:
+    """Whether it was faster than what it left out can explain (or attention is), or waited for the processor."""
+    return row.speedup * _computed(found, row.label) > BUSY or not _steady(found.rows[0], row)
+
+
+def _steady(baseline: Row, row: Row) -> bool:
+    """Whether each took as long every time, and wall-clock and processor time tell the same."""
+    ratios = [one.seconds_range[1] / max(one.seconds_range[0], 1e-9) for one in (baseline, row)]
+    if row.cpu_speedup:
+        ratios += [row.speedup / row.cpu_speedup, row.cpu_speedup / row.speedup]
+    return max(ratios) < BUSY
+
+
+def _computed(found: Comparison, label: str) -> float:
+    """What was computed of the denoiser, as a share of the unaccelerated run."""
+    return _evaluations(found, label) / max(_evaluations(found, BASELINE), 1e-9)
+
+
 def _evaluations(found: Comparison, label: str) -> float:
-    """In calls of a whole batch."""
-    return float(sum(call["part"] for call in found.timelines[label]))
+    """Those that ran to their end, in calls of a whole batch."""
+    return float(sum(call["part"] for call in found.timelines[label] if call["action"] == "computed"))
 
 
 def _reasons(found: Comparison, label: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ session = accel.accelerate(pipe)     patches the pipeline in place
 image = pipe("a corgi surfing")      is used as before, faster
 print(session.report())              says what really happened
 session.restore()                    gives the untouched pipeline back
+print(accel.check(pipe, prompt))     says how fast and how close the preset is on your pipeline
 
 The techniques are in `accel.caching`, `accel.attention` and `accel.samplers`, and have short names here as well:
 `accel.EasyCache` is `accel.caching.EasyCache`.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from accel import pocket
     from accel.comparison import compare
     from accel.rendering import render
+    from accel.self_check import check
     from accel.tuning import tune
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "attention",
     "caching",
     "calibrate",
+    "check",
     "compare",
     "pocket",
     "render",
@@ -48,7 +51,12 @@ __all__ = [
 ]
 
 # Measuring, tuning and rendering need video and image libraries; accelerating does not.
-_LATER = {"compare": "accel.comparison", "render": "accel.rendering", "tune": "accel.tuning"}
+_LATER = {
+    "check": "accel.self_check",
+    "compare": "accel.comparison",
+    "render": "accel.rendering",
+    "tune": "accel.tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

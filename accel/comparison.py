@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accel.contest import BASELINE, Contest, Contestant, Metric, Verifier, accepts, call_default, quiet
+from accel.contest import BASELINE, Contest, Contestant, Metric, Verifier, accepts, call_default, needs_prompt, quiet
 from accel.files import last_name
 from accel.method import Method
 from accel.recipe import Recipe
@@ -52,11 +52,11 @@ def compare(
     in the time of each recipe.
 
     Args:
-        pipe: a diffusers pipeline. It comes back unaccelerated, also after an error or Ctrl-C.
+        pipe: a diffusers pipeline. It comes back as it was, accelerated or not, also after an error or Ctrl-C.
         recipes: each a preset name, a Recipe, a path to a recipe, or a pair (label, recipe). In a pair the
             recipe may also be a function that takes the pipeline, accelerates it in a way of its own and
             returns a function that undoes this: so other libraries are measured by the same protocol.
-        prompts: one or more prompts.
+        prompts: one or more prompts; none for a pipeline that takes none, or gets it as `prompt_embeds`.
         seeds: each prompt runs once for each seed. Noise is drawn on the CPU.
         steps: number of inference steps; the pipeline's own default where left out.
         repeats: timed runs per prompt and seed. Quality is taken from the first.
@@ -72,8 +72,9 @@ def compare(
     measured so far on Ctrl-C.
     """
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    _check(pipe, recipes, texts, seeds, repeats)
+    _check(pipe, recipes, seeds, repeats)
     arguments = call_arguments_of(pipe, call_arguments or {})
+    texts = _prompts(pipe, texts, arguments)
     count = steps_of(pipe, steps)
     contestants = _contestants(recipes, count)
     explicit = _explicit_counts(fewer_steps)
@@ -114,19 +115,26 @@ def _groups(contestants: Sequence[Contestant]) -> list[list[Contestant]]:
     return [[baseline, *others[start : start + GROUP]] for start in range(0, len(others), GROUP)]
 
 
-def _check(pipe: Any, recipes: Sequence[Any], prompts: Sequence[str], seeds: Sequence[int], repeats: int) -> None:
+def _check(pipe: Any, recipes: Sequence[Any], seeds: Sequence[int], repeats: int) -> None:
     if not callable(pipe) or not hasattr(pipe, "scheduler"):
         raise TypeError(f"compare needs a diffusers pipeline, not {type(pipe).__name__}.")
     if isinstance(recipes, str) or not isinstance(recipes, Sequence) or not recipes:
         raise ValueError(f'recipes must be a list such as ["balanced", "fast"], not {recipes!r}.')
-    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError('prompts must be one or more strings, such as prompts=["a corgi surfing"].')
-    if not accepts(pipe, "prompt"):
-        raise TypeError(f"compare needs a pipeline that takes a prompt; {type(pipe).__name__} does not.")
     if isinstance(seeds, str) or not seeds or not all(type(seed) is int for seed in seeds):
         raise ValueError(f"seeds must be one or more whole numbers, not {seeds!r}.")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}.")
+
+
+def _prompts(pipe: Any, prompts: tuple[str, ...], call_arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The prompts, and one that is empty where the call takes none."""
+    if not needs_prompt(pipe, call_arguments):
+        if any(prompts):
+            raise TypeError(f"{type(pipe).__name__} takes no prompt in this call: leave the prompts out.")
+        return ("",)
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError('prompts must be one or more strings, such as prompts=["a corgi surfing"].')
+    return prompts
 
 
 def steps_of(pipe: Any, steps: int | None) -> int:
@@ -229,6 +237,7 @@ def _result(
         environment=environment(contest.pipe) | {"repeatable": ledger.repeatable},
         timelines=ledger.timelines,
         levers=ledger.levers,
+        notes=ledger.notes,
         recipes=ledger.recipes,
         samples=ledger.samples,
         clips=ledger.clips,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -101,6 +102,7 @@ class Ledger:
     samples: list[Sample] = field(default_factory=list)
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     recipes: dict[str, Any] = field(default_factory=dict)
     clips: Clips = field(default_factory=Clips)
     digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
@@ -143,9 +145,19 @@ class Contest:
             pass
 
     def warm_up(self, contestant: Contestant) -> None:
-        """One short call that is not measured: allocators, kernels and lazily built tables."""
+        """One short call that is not measured: allocators, kernels and lazily built tables.
+
+        Raises ValueError or TypeError where the pipeline's own output is nothing that can be compared.
+        """
+        strength = self.call_arguments.get("strength", call_default(self.pipe, "strength")) or 1.0
+        steps = math.ceil(WARMUP_STEPS / strength)  # from an image on, only this share of the steps is taken
         with attached(self.pipe, contestant.recipe):
-            self._call(self.prompts[0], self.seeds[0], min(WARMUP_STEPS, contestant.steps))
+            output, *_ = self._call(self.prompts[0], self.seeds[0], min(steps, contestant.steps))
+        if contestant.kind == "baseline":
+            try:
+                to_frames(output)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"The output of {type(self.pipe).__name__} cannot be compared: {error}") from error
 
     def measure(
         self, contestants: Sequence[Contestant], repeats: int, tick: Callable[[str], None] = lambda text: None
@@ -201,13 +213,18 @@ class Contest:
     def _call(self, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
         import torch
 
-        arguments = {**self.call_arguments, "prompt": prompt, "num_inference_steps": steps}
+        arguments = {**self.call_arguments, "num_inference_steps": steps}
+        if needs_prompt(self.pipe, self.call_arguments):
+            arguments["prompt"] = prompt
         arguments["generator"] = torch.Generator("cpu").manual_seed(seed)
-        _synchronize(self.pipe)
-        start, cpu_start = time.perf_counter(), time.process_time()
-        output = self.pipe(**arguments)
-        _synchronize(self.pipe)
-        return output, time.perf_counter() - start, time.process_time() - cpu_start
+        # Some pipelines draw from the global state too, whatever generator they are given.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            _synchronize(self.pipe)
+            start, cpu_start = time.perf_counter(), time.process_time()
+            output = self.pipe(**arguments)
+            _synchronize(self.pipe)
+            return output, time.perf_counter() - start, time.process_time() - cpu_start
 
     def _remember(self, label: str, session: Any, report: Any) -> None:
         if label in self.ledger.timelines:
@@ -215,6 +232,7 @@ class Contest:
         data = report.to_dict()
         self.ledger.timelines[label] = list(data["calls"])
         self.ledger.levers[label] = list(data["levers"])
+        self.ledger.notes[label] = list(data["notes"])
         self.ledger.recipes[label] = session.recipe.to_dict()
 
     def _record(self, samples: Sequence[Sample], clips: Clips, reference: Clip) -> None:
@@ -276,6 +294,11 @@ def accepts(pipe: Any, name: str) -> bool:
     """Whether the pipeline's call takes an argument called `name`."""
     parameters = inspect.signature(pipe.__call__).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def needs_prompt(pipe: Any, call_arguments: Mapping[str, Any]) -> bool:
+    """Whether a prompt is part of the call: the pipeline takes one, and it is not among the arguments as embeddings."""
+    return accepts(pipe, "prompt") and call_arguments.get("prompt_embeds") is None
 
 
 def _accelerator(pipe: Any) -> Any:

@@ -14,27 +14,43 @@ DEFAULT = "balanced"
 
 @dataclass(frozen=True)
 class Preset:
-    """A name, what it promises, and the recipe that keeps the promise for a model without calibrated constants."""
+    """What it promises, in words and in decibels of PSNR against the unaccelerated output (None: no PSNR is promised),
+    and the recipe that keeps the promise for a model without calibrated constants.
+    """
 
-    promise: str
+    words: str
+    decibels: float | None
     recipe: Recipe
+
+    @property
+    def promise(self) -> str:
+        """The words, with the decibels in them."""
+        return self.words.format(self.decibels)
+
+    def kept(self, psnr: float) -> bool | None:
+        """Whether `psnr`, in whole decibels as it is told, is what was promised; None where no PSNR is."""
+        return None if self.decibels is None else round(psnr) >= self.decibels
 
 
 PRESETS = {
     "lossless": Preset(
-        "above 40 dB against the unaccelerated output",
+        "above {:g} dB against the unaccelerated output",
+        40.0,
         Recipe(cache=OptimalSchedule(0.66, fewest=20, careful=0.5)),
     ),
     "balanced": Preset(
-        "about 30 dB",
+        "about {:g} dB",
+        30.0,
         Recipe(cache=OptimalSchedule(0.42, fewest=16, careful=0.5)),
     ),
     "fast": Preset(
-        "about 24 dB",
+        "about {:g} dB",
+        24.0,
         Recipe(cache=OptimalSchedule(0.34, fewest=13, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
+        None,
         Recipe(cache=OptimalSchedule(0.28, fewest=10, careful=0.5)),
     ),
 }
@@ -52,6 +68,17 @@ def resolve(name: str) -> Recipe:
 
 def caution(recipe: Recipe, anatomy: Anatomy) -> str | None:
     """What must be said before a preset runs on this pipeline: that and why it promises nothing; None where it does."""
+    why = doubt(recipe, anatomy)
+    if why is None:
+        return None
+    return (
+        f"{why[0].upper()}{why[1:]}: the preset {recipe.name} computes more steps there and promises nothing. "
+        f"accel.check measures what it gives."
+    )
+
+
+def doubt(recipe: Recipe, anatomy: Anatomy) -> str | None:
+    """Why a preset promises nothing on this pipeline; None where it does, and for recipes that are no preset."""
     if recipe.name not in PRESETS or anatomy.corrects_in_full:
         return None
     reasons = {name: anatomy.uncorrectable[name] for name in anatomy.schedulers if anatomy.uncorrectable[name]}
@@ -61,8 +88,5 @@ def caution(recipe: Recipe, anatomy: Anatomy) -> str | None:
     if anatomy.twice:
         why = why or "it evaluates noise levels twice"
     why = why or ("its updates add noise" if anatomy.random else f"its updates use {anatomy.depth} outputs")
-    return (
-        f"Under {anatomy.schedulers[scheduler]} what skipped steps get wrong cannot be made up for in full, because "
-        f"{why}: the preset {recipe.name} computes more steps there and promises nothing. accel.compare measures what "
-        f"it gives."
-    )
+    wrong = "what skipped steps get wrong cannot be made up for in full"
+    return f"under {anatomy.schedulers[scheduler]} {wrong}, because {why}"

@@ -64,8 +64,8 @@ class Row:
 class Comparison:
     """The result of :func:`accel.compare`. `rows` starts with the unaccelerated pipeline.
 
-    `timelines` holds, for each label, the denoiser calls of its first run; `clips` the frames (uint8) of the
-    first seed by (label, number of the prompt).
+    `timelines` holds, for each label, the denoiser calls of its first run, `levers` and `notes` what its report says of
+    them; `clips` the frames (uint8) of the first seed by (label, number of the prompt).
     """
 
     rows: list[Row]
@@ -73,6 +73,7 @@ class Comparison:
     environment: dict[str, Any]
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    notes: dict[str, list[str]] = field(default_factory=dict, repr=False)
     recipes: dict[str, Any] = field(default_factory=dict, repr=False)
     samples: list[Sample] = field(default_factory=list, repr=False)
     clips: MutableMapping[tuple[str, int], Pixels] = field(default_factory=Clips, repr=False)
@@ -97,6 +98,7 @@ class Comparison:
             "rows": [asdict(row) for row in self.rows],
             "recipes": self.recipes,
             "levers": self.levers,
+            "notes": self.notes,
             "timelines": self.timelines,
             "samples": [asdict(sample) for sample in self.samples],
         }

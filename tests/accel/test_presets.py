@@ -6,8 +6,10 @@ Kept promises are looked for on the trained pocket models: tiny pipelines of ran
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -17,10 +19,11 @@ import torch
 import accel
 from accel import pocket
 from accel.metrics import psnr
+from accel.presets import PRESETS
 from tests.schedulers import FLOW, SCHEDULERS
 from tests.tiny import TINY, run
 
-PROMISES = {"lossless": 40.0, "balanced": 30.0}
+PROMISES = ("lossless", "balanced")
 
 # Scheduler classes in place of the pocket models' own, with the settings that they need for that.
 Settings = dict[str, tuple[str, dict[str, Any]]]
@@ -75,7 +78,7 @@ def kept_or_said(name: str, scheduler: tuple[str, dict[str, Any]], preset: str) 
         words = [str(word.message) for word in said if "promises nothing" in str(word.message)]
         found = psnr(_made(pipe), plain)
         assert session.report().predicted > 0
-        assert words or found >= PROMISES[preset], f"{preset}: {found:.1f} dB and not a word"
+        assert words or found >= PRESETS[preset].decibels, f"{preset}: {found:.1f} dB and not a word"
     finally:
         accel.restore(pipe)
         pipe.scheduler = own
@@ -129,7 +132,7 @@ def test_on_clips_under_all_others(scheduler: str, preset: str) -> None:
 def test_what_is_said_names_the_scheduler_the_reason_and_the_way_out(scheduler: str, reason: str) -> None:
     pipe = TINY["sd"].build()
     pipe.scheduler = SCHEDULERS[scheduler]()
-    with pytest.warns(UserWarning, match=f"Under .*Scheduler .* {reason}: the preset balanced .* accel.compare"):
+    with pytest.warns(UserWarning, match=f"Under .*Scheduler .* {reason}: the preset balanced .* accel.check"):
         accel.accelerate(pipe, "balanced")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -148,3 +151,10 @@ def test_a_preset_computes_more_there() -> None:
         return session.report().computed
 
     assert (computed(SCHEDULERS["DDIMScheduler"]), computed(SCHEDULERS["DDPMScheduler"])) == (16, 22)
+
+
+def test_the_readme_promises_what_the_presets_do() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        promised = readme.split(f"| `{name}` | ")[1].split("|")[0]
+        assert re.findall(r"(\d+) dB", promised) == ([] if preset.decibels is None else [f"{preset.decibels:g}"])

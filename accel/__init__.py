@@ -16,8 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from accel import attention, caching, discovery, samplers
+from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate
-from accel.front import accelerate, restore
 from accel.recipe import Recipe
 from accel.report import Report
 from accel.samplers import search_sigmas
@@ -26,7 +26,7 @@ from accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from accel import pocket
-    from accel.comparison import compare
+    from accel.measure.comparison import compare
     from accel.rendering import render
     from accel.self_check import check
     from accel.tuning import tune
@@ -53,7 +53,7 @@ __all__ = [
 # Measuring, tuning and rendering need video and image libraries; accelerating does not.
 _LATER = {
     "check": "accel.self_check",
-    "compare": "accel.comparison",
+    "compare": "accel.measure.comparison",
     "render": "accel.rendering",
     "tune": "accel.tuning",
 }

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 from accel.anatomy import Anatomy, inspect
-from accel.comparison import Interrupted, compare
-from accel.contest import BASELINE
+from accel.measure.comparison import ComparisonInterrupted, compare
+from accel.measure.metrics import MAX_PSNR
+from accel.measure.results import Comparison, ResultRow
+from accel.measure.runner import BASELINE
 from accel.method import Method
-from accel.metrics import MAX_PSNR
 from accel.presets import PRESETS, doubt
 from accel.recipe import Recipe
-from accel.results import Comparison, Row
 from accel.session import bare
 from accel.terminal import one_line
 
@@ -120,11 +120,11 @@ def _measured(
             fewer_steps=False,
             progress=False,
         )
-    except Interrupted as interrupt:
+    except ComparisonInterrupted as interrupt:
         raise KeyboardInterrupt("the check was interrupted") from interrupt
 
 
-def _judged(found: Comparison, row: Row, anatomy: Anatomy) -> Check:
+def _judged(found: Comparison, row: ResultRow, anatomy: Anatomy) -> Check:
     recipe = Recipe.from_dict(found.recipes[row.label])
     preset, why, psnr = PRESETS.get(recipe.name), doubt(recipe, anatomy), row.psnr or 0.0
     return Check(
@@ -141,12 +141,12 @@ def _judged(found: Comparison, row: Row, anatomy: Anatomy) -> Check:
     )
 
 
-def _contradictory(found: Comparison, row: Row) -> bool:
+def _contradictory(found: Comparison, row: ResultRow) -> bool:
     """Whether it was faster than what it left out can explain (or attention is), or waited for the processor."""
     return row.speedup * _computed(found, row.label) > BUSY or not _steady(found.rows[0], row)
 
 
-def _steady(baseline: Row, row: Row) -> bool:
+def _steady(baseline: ResultRow, row: ResultRow) -> bool:
     """Whether each took as long every time, and wall-clock and processor time tell the same."""
     ratios = [one.seconds_range[1] / max(one.seconds_range[0], 1e-9) for one in (baseline, row)]
     if row.cpu_speedup:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from accel.api import accelerate
 from accel.caching.extrapolate import Extrapolate
-from accel.caching.static import OptimalSchedule
-from accel.front import accelerate
-from accel.metrics import Clip, psnr, to_frames
+from accel.caching.methods.schedules import OptimalSchedule
+from accel.measure.metrics import Clip, psnr, to_frames
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.rivals import rivals
 

@@ -18,7 +18,7 @@ import torch
 
 import accel
 from accel import pocket
-from accel.metrics import psnr
+from accel.measure.metrics import psnr
 from accel.presets import PRESETS
 from tests.schedulers import FLOW, SCHEDULERS
 from tests.tiny import TINY, run

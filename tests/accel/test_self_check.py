@@ -18,7 +18,7 @@ import accel
 from accel import pocket
 from accel.caching import FixedInterval, OptimalSchedule
 from accel.cli import main
-from accel.contest import Contest
+from accel.measure.runner import Runner
 from accel.patch import session_of
 from accel.presets import PRESETS
 from accel.recipe import Recipe
@@ -123,14 +123,14 @@ def test_times_that_contradict_what_was_computed_are_measured_again(
     monkeypatch: pytest.MonkeyPatch, times: list[float], speed: float, steady: bool
 ) -> None:
     pipe, arguments = tiny("wan")
-    taken, own = iter(times), Contest._call
+    taken, own = iter(times), Runner._call
 
-    def timed(self: Contest, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
+    def timed(self: Runner, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
         output, *_ = own(self, prompt, seed, steps)
         seconds = next(taken) if steps == 8 else 1.0  # warm-ups are shorter
         return output, seconds, seconds
 
-    monkeypatch.setattr(Contest, "_call", timed)
+    monkeypatch.setattr(Runner, "_call", timed)
     found = accel.check(pipe, None, HALF, **arguments)
     assert next(taken, None) is None
     assert found.speed == pytest.approx(speed)

@@ -7,14 +7,14 @@ import torch
 
 from accel.caching import Extrapolate, LastOutput, LastResidual
 from accel.caching.extrapolate import extrapolation_weights
-from accel.calls import Call
-from accel.clock import Moment
+from accel.call import DenoiserCall
+from accel.clock import StepContext
 from accel.spaces import clean_from_output, output_from_clean
 
 
 def call_at(sigma, latents):
-    moment = Moment(run=1, step=5, position=5, total=10, sigma=sigma)
-    return Call("transformer", "cond", True, moment, (), {}, [latents], torch.nn.Identity(), {})
+    context = StepContext(run=1, step=5, position=5, total=10, sigma=sigma)
+    return DenoiserCall("transformer", "cond", True, context, (), {}, [latents], torch.nn.Identity(), {})
 
 
 def predicted(predictor, sigmas, outputs, now, latents=None, kind="flow"):

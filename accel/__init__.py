@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from accel import attention, caching, discovery, samplers
+from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate
-from accel.front import accelerate, restore
 from accel.recipe import Recipe
 from accel.report import Report
 from accel.samplers import search_sigmas
@@ -25,7 +25,7 @@ from accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from accel import pocket
-    from accel.comparison import compare
+    from accel.measure.comparison import compare
     from accel.rendering import render
     from accel.tuning import tune
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 # Measuring, tuning and rendering need video and image libraries; accelerating does not.
-_LATER = {"compare": "accel.comparison", "render": "accel.rendering", "tune": "accel.tuning"}
+_LATER = {"compare": "accel.measure.comparison", "render": "accel.rendering", "tune": "accel.tuning"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,11 @@ import torch
 
 from accel import families
 from accel.rounding import COARSE, rounding
-from accel.schedulers import Samples, Told, scheduler_anatomy
+from accel.schedulers import Samples, TimestepInput, scheduler_anatomy
 from accel.spaces import Prediction
-from accel.unet import UNetLayers, unet_layers
+from accel.unet_layers import UNetLayers, unet_layers
 
-# How the conditional and the unconditional answer of one step are asked for: in calls of their own, by a guider; the
+# How the conditional and the unconditional output of one step are asked for: in calls of their own, by a guider; the
 # conditional one as the last or the first half of one batch; as the first step will show; in batches of more than two.
 GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "to be seen", "more than two"]
 
@@ -62,7 +62,7 @@ class Anatomy:
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
     received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
-    levels: Mapping[str, Told | None] = field(default_factory=dict)
+    levels: Mapping[str, TimestepInput | None] = field(default_factory=dict)
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -128,7 +128,7 @@ def inspect(pipe: Any) -> Anatomy:
         repository=name,
         denoisers={key: anatomy_of(module) for key, module in found.items()},
         schedulers={key: scheduler.kind for key, scheduler in asked.items()},
-        prediction=denoised(prediction, type(pipe).__name__),
+        prediction=clean_from_prediction(prediction, type(pipe).__name__),
         guidance=_guidance(type(pipe).__name__, found, any(guiders_of(components))),
         guidance_calls=_guidance_calls(type(pipe).__name__, any(guiders_of(components))),
         handover=_handover(pipe, list(found)),
@@ -150,7 +150,7 @@ def components_of(pipe: Any) -> dict[str, Any]:
     components = getattr(pipe, "components", None)
     if isinstance(pipe, type) or not callable(pipe) or not isinstance(components, Mapping):
         what = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"
-        raise TypeError(f"accel.accelerate wants a diffusers pipeline object, such as WanPipeline(...), not {what}.")
+        raise TypeError(f"accel.accelerate expects a diffusers pipeline object, such as WanPipeline(...), not {what}.")
     return dict(components)
 
 
@@ -167,7 +167,7 @@ def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def guiders_of(components: Mapping[str, Any]) -> Iterator[Any]:
-    """The objects that make the calls and combine the answers of guidance in pipelines that have such (diffusers'
+    """The objects that make the calls and combine the outputs of guidance in pipelines that have such (diffusers'
     guiders: HunyuanVideo 1.5, HunyuanImage, modular pipelines)."""
     for component in components.values():
         if hasattr(component, "set_state") and hasattr(component, "prepare_inputs"):
@@ -247,7 +247,7 @@ def _handover(pipe: Any, denoisers: list[str]) -> tuple[str, float] | None:
     return (denoisers[0], float(boundary)) if boundary and len(denoisers) > 1 else None
 
 
-def denoised(prediction: Prediction, pipeline: str) -> Prediction:
+def clean_from_prediction(prediction: Prediction, pipeline: str) -> Prediction:
     """What the denoiser predicts, given what the scheduler takes it to and the pipeline's class name."""
     if pipeline.startswith(families.NEGATES_PREDICTION) and prediction == "flow":
         return "inverted_flow"

@@ -9,12 +9,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from accel.commands import comparing, looking, rendering, serving, tuning
+from accel.commands import app, compare, inspect, render, tune
 from accel.terminal import show
 from accel.version import __version__
 
 if TYPE_CHECKING:
-    from accel.results import Comparison
+    from accel.measure.results import Comparison
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -69,14 +69,14 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--version", action="version", version=f"accel {__version__}")
     found.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = found.add_subparsers(required=True, metavar="COMMAND")
-    comparing.add_demo(commands)
-    comparing.add_compare(commands)
-    serving.add_app(commands)
-    tuning.add_tune(commands)
-    rendering.add_render(commands)
-    tuning.add_calibrate(commands)
-    looking.add_inspect(commands)
-    looking.add_presets(commands)
+    compare.add_demo(commands)
+    compare.add_compare(commands)
+    app.add_app(commands)
+    tune.add_tune(commands)
+    render.add_render(commands)
+    tune.add_calibrate(commands)
+    inspect.add_inspect(commands)
+    inspect.add_presets(commands)
     return found
 
 

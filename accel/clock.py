@@ -15,11 +15,11 @@ import torch
 
 from accel.spaces import output_from_clean
 from accel.streams import Streams
-from accel.update import Around, Given, Unknown, Updates, asked, on_cpu, settings
+from accel.update import Around, Given, LinearUpdates, Unknown, config_of, measure_updates, on_cpu
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """Where in which run a denoiser call stands."""
 
     run: int  # counts set_timesteps
@@ -68,10 +68,10 @@ class Moment:
         return self.left <= 1
 
 
-class Arrival(NamedTuple):
+class CallPlace(NamedTuple):
     """What the clock tells a denoiser call. content: see `Streams.find`."""
 
-    moment: Moment
+    context: StepContext
     stream: str
     leader: bool  # the first call of this step at this denoiser: it decides, the others follow
     content: int
@@ -83,14 +83,14 @@ class Timetable:
     Made before the first step: `updates` asks a copy of the scheduler as it was then.
     """
 
-    def __init__(self, scheduler: Any, known: dict[object, Updates | Unknown] | None = None) -> None:
+    def __init__(self, scheduler: Any, known: dict[object, LinearUpdates | Unknown] | None = None) -> None:
         self.scheduler = on_cpu(scheduler)
         self._known = {} if known is None else known
         timesteps = torch.as_tensor(getattr(self.scheduler, "timesteps", ())).flatten().tolist()
         self.timesteps: list[float] = timesteps
         sigmas, end = getattr(self.scheduler, "sigmas", None), 0.0
         self.told = sigmas is not None or hasattr(self.scheduler, "alphas_cumprod")  # or no level is known
-        config = settings(scheduler)
+        config = config_of(scheduler)
         if sigmas is not None and len(sigmas) >= len(timesteps):
             # EDM's levels are noise over a signal of this size.
             signal = config.get("sigma_data") or 1.0
@@ -124,17 +124,19 @@ class Timetable:
         first: int = 0,
         arguments: Mapping[str, Any] | None = None,
         around: Callable[[Timetable], Around | None] | None = None,
-    ) -> Updates:
+    ) -> LinearUpdates:
         """What the updates make of the outputs or, given what the outputs are, of the clean estimates that they imply.
 
         around: makes what stands around `step`. Raises Unknown where they are no linear map.
         """
-        kind, known = type(self.scheduler), repr(settings(self.scheduler))
+        kind, known = type(self.scheduler), repr(config_of(self.scheduler))
         key = (kind, known, prediction, first, repr(arguments), self.whole, tuple(self.timesteps))
         if key not in self._known:
             given = None if prediction is None else self._given_clean(prediction)
             try:
-                self._known[key] = asked(self.scheduler, first, arguments, given, around(self) if around else None)
+                self._known[key] = measure_updates(
+                    self.scheduler, first, arguments, given, around(self) if around else None
+                )
             except Unknown as reason:
                 self._known[key] = reason.untraced()
         found = self._known[key]
@@ -167,12 +169,12 @@ class Clock:
 
     def __init__(self) -> None:
         self.run = 0
-        self._known: dict[object, Updates | Unknown] = {}  # what schedulers said about runs like this one
+        self._known: dict[object, LinearUpdates | Unknown] = {}  # what schedulers said about runs like this one
         self.clear()
 
     def clear(self) -> None:
         """Forgets the run: nothing of an interrupted call may reach the next one."""
-        self.context: dict[str, str | None] = {}
+        self.cache_contexts: dict[str, str | None] = {}
         self.copies = 0  # steps that the pipeline has made without its scheduler
         self._scheduler: Any = None
         self.scheduler = ""  # its name in the pipeline
@@ -197,13 +199,13 @@ class Clock:
         """`scheduler.step` has been called; the next denoiser call opens a new step.
 
         Several updates between two evaluations (Cosmos) are one step, and each evaluation of a multi-stage solver
-        (Heun, PNDM) is a step of its own, because that is how often the denoiser's answer is used.
+        (Heun, PNDM) is a step of its own, because that is how often the denoiser's output is used.
         """
         self._scheduler, self._stepped, self._heard = scheduler, True, True
 
-    def arrive(
+    def place_call(
         self, denoiser: str, conditioning: torch.Tensor | None, timestep: Any, planned: int | None = None
-    ) -> Arrival:
+    ) -> CallPlace:
         """A denoiser is called. planned: how many steps the pipeline says that it takes."""
         told = None if self._heard else torch.as_tensor(0.0 if timestep is None else timestep).detach()
         if self._stepped or (told is not None and self._stepped_unheard(denoiser, told)):
@@ -214,12 +216,12 @@ class Clock:
         called = self._called.setdefault(denoiser, [])
         leader = not called
         streams = self._streams.setdefault(denoiser, Streams())
-        stream, content = streams.find(self.context.get(denoiser), conditioning, len(called), self._step)
+        stream, content = streams.find(self.cache_contexts.get(denoiser), conditioning, len(called), self._step)
         # The same conditioning twice in one step (tiles, perturbed guidance) is a stream of its own.
         repeats = called.count(stream)
         called.append(stream)
         name = stream if not repeats else f"{stream} ({repeats + 1})"
-        return Arrival(self._moment(timestep, planned), name, leader, content)
+        return CallPlace(self._context(timestep, planned), name, leader, content)
 
     def _stepped_unheard(self, denoiser: str, told: torch.Tensor) -> bool:
         """Whether the timestep tells that a step was made without the scheduler: some pipelines step copies of it.
@@ -239,17 +241,17 @@ class Clock:
         self._mixed = bool(moving.amin() < moving.amax())
         return True
 
-    def _moment(self, timestep: Any, planned: int | None) -> Moment:
+    def _context(self, timestep: Any, planned: int | None) -> StepContext:
         if self.timetable is None:
             self.timetable = Timetable(self._scheduler, self._known) if self._scheduler is not None else None
         table = self.timetable
         if table is None or not table.timesteps:
-            return Moment(self.run, self._step, self._step, 0, 0.0)
+            return StepContext(self.run, self._step, self._step, 0, 0.0)
         position = min(max(self._position(table, timestep), 0), len(table.timesteps) - 1)
         total = len(table.timesteps)
         if self._first < 0:
             self._first, self._until = position, min(position + planned, total) if planned else None
-        return Moment(
+        return StepContext(
             self.run, self._step, position, total, table.sigmas[position], table.training[position], table,
             self._first, self._until, self._mixed,
         )  # fmt: skip
@@ -259,7 +261,7 @@ class Clock:
         prediction: str | None,
         arguments: Mapping[str, Any] | None = None,
         around: Callable[[Timetable], Around | None] | None = None,
-    ) -> Updates:
+    ) -> LinearUpdates:
         """What the updates make of outputs, or of the clean estimates of such outputs: see `Timetable.updates`."""
         if self.timetable is None:
             raise Unknown("there is no scheduler to ask")
@@ -282,7 +284,7 @@ def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:
     schedulers may pass their models something else (SVD: a logarithm of sigma).
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None or settings(scheduler).get("use_flow_sigmas"):
+    if alphas is None or config_of(scheduler).get("use_flow_sigmas"):
         flow = all(sigma <= 1.0 + 1e-3 for sigma in sigmas)
         return [1000.0 * (sigma if flow else sigma / (1.0 + sigma)) for sigma in sigmas]
     alphas = torch.as_tensor(alphas).double().cpu().clamp_min(1e-12)

@@ -11,8 +11,8 @@ from accel.method import RETIRED, Method
 
 
 def load(package: str) -> None:
-    """Imports every module of the package's folder, so that the techniques in it enter `Method.registry`."""
-    for module in pkgutil.iter_modules(sys.modules[package].__path__, f"{package}."):
+    """Imports every module of the package's folders, so that the techniques in it enter `Method.registry`."""
+    for module in pkgutil.walk_packages(sys.modules[package].__path__, f"{package}."):
         import_module(module.name)
 
 

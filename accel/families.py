@@ -282,7 +282,7 @@ INTERFACE = {
 NEGATES_PREDICTION = ("ZImage", "Lumina", "HiDream", "NucleusMoE")
 
 # Pipelines that ask for both passes of classifier-free guidance in one batched call, by the beginning of the class
-# name: what must be known before a run. During one it is seen at the first step (`accel.samplers.passes`).
+# name: what must be known before a run. During one it is seen at the first step (`accel.samplers.guidance.passes`).
 ONE_BATCHED_CALL = (
     "StableDiffusion",
     "StableVideoDiffusion",

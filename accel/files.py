@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from accel.plain import parsed
+from accel.plain_data import parse_json
 
 T = TypeVar("T")
 
@@ -25,12 +25,12 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
     """Writes the file whole or not at all, and the folders above it where they are missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(text)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], partials: Path | None = None) -> Iterator[IO[str]]:
+def replace_file(path: str | os.PathLike[str], partials: Path | None = None) -> Iterator[IO[str]]:
     """A new text file that takes the place of `path` when the block ends, once it is on the disk; where the block
     fails, nothing changes. A link at `path` is replaced, not followed.
 
@@ -40,7 +40,7 @@ def replacing(path: str | os.PathLike[str], partials: Path | None = None) -> Ite
     target = Path(path)
     partial = (partials or target.parent) / f"{secrets.token_hex(8)}.part"
     try:
-        with opened(partial, "x", encoding="utf-8") as file:
+        with open_file(partial, "x", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -51,7 +51,7 @@ def replacing(path: str | os.PathLike[str], partials: Path | None = None) -> Ite
     sync_folder(target.parent)
 
 
-def opened(path: str | os.PathLike[str], mode: str, **options: Any) -> IO[Any]:
+def open_file(path: str | os.PathLike[str], mode: str, **options: Any) -> IO[Any]:
     """`open`, but for a link, which is an error (OSError) instead of another file."""
     return open(path, mode, opener=lambda name, flags: os.open(name, flags | _NO_LINKS, 0o666), **options)
 
@@ -113,7 +113,7 @@ def read_json(path: str | os.PathLike[str], what: str, parse: Callable[[Any], T]
     except (OSError, ValueError) as error:
         raise ValueError(f"The {what} file {name} cannot be read: {error}.") from None
     try:
-        data = parsed(text)
+        data = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
     except ValueError as error:

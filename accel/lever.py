@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.calls import Call, Outcome, Proceed
+from accel.call import DenoiserCall, DenoiserResult, Proceed
 from accel.clock import Timetable
 from accel.method import Method
 from accel.reasons import Code
@@ -17,8 +17,9 @@ from accel.report import CallRecord, LeverReport
 from accel.update import Around
 
 
-class Jumped(NamedTuple):
-    """What `Lever.stepped` answers where the latents are those of another run now: all other levers forget this one."""
+class JumpedResult(NamedTuple):
+    """What `Lever.after_step` answers where the latents are those of another run now: all other levers forget this
+    one."""
 
     result: Any
 
@@ -26,8 +27,9 @@ class Jumped(NamedTuple):
 class Lever(ABC):
     """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
 
-    The order within one pipeline call: begin, arguments, then per run scheduled, reset, and per step the calls and
-    stepped, then report and end. Whatever a lever does not override costs nothing, and no frame in a denoiser call.
+    The order within one pipeline call: begin, arguments, then per run after_set_timesteps, reset, and per step the
+    calls and after_step, then report and end. Whatever a lever does not override costs nothing, and no frame in a
+    denoiser call.
     """
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class Lever(ABC):
         """
         return None
 
-    def scheduled(
+    def after_set_timesteps(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> None:
         """The pipeline's scheduler of this name has chosen the noise levels of a run, asked with these arguments; the
@@ -48,23 +50,23 @@ class Lever(ABC):
         """
         return None
 
-    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        """The scheduler of this name has made the update that it was asked for: its answer, or another in its place;
-        `Jumped` around one that leads to another run.
+    def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+        """The scheduler of this name has made the update that it was asked for: its output, or another in its place;
+        `JumpedResult` around one that leads to another run.
         """
         return result
 
     def rehearsal(self, name: str, table: Timetable) -> Around | None:
-        """Does what `stepped` does, for copies of the scheduler `name` with this timetable, so that others learn what
-        updates are made of. None where `stepped` leaves results alone.
+        """Does what `after_step` does, for copies of the scheduler `name` with this timetable, so that others learn
+        what updates are made of. None where `after_step` leaves results alone.
         """
         return None
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
         return proceed(call)
 
-    def evaluating(self, call: Call) -> None:
+    def before_evaluation(self, call: DenoiserCall) -> None:
         """No lever has answered: the denoiser is about to, with this call as it has come through all of them."""
         return None
 
@@ -81,7 +83,7 @@ class Lever(ABC):
         """What the lever did in the pipeline call that is ending, which made these denoiser calls."""
 
 
-class Composite(Lever):
+class CompositeLever(Lever):
     """Several levers as one, the first outermost: all of a session's, or those of one method. Whatever one lever is
     told, it tells all of them; those that do not override `handle` are not in the way of calls.
 
@@ -91,9 +93,9 @@ class Composite(Lever):
     def __init__(self, method: Method | None, parts: Sequence[Lever]) -> None:
         self.method, self.parts = method, tuple(parts)
         self._handles = [handle for part in self.parts for handle in _handles(part)]
-        self._evaluating = [hear for part in self.parts for hear in _listeners(part)]
+        self._observers = [hear for part in self.parts for hear in _listeners(part)]
 
-    def answering(self) -> Proceed:
+    def chain(self) -> Proceed:
         """All of them around the denoiser itself, composed once."""
         return self._around(self._evaluate)
 
@@ -104,23 +106,23 @@ class Composite(Lever):
         for part in self.parts:
             part.begin(denoisers)
 
-    def scheduled(
+    def after_set_timesteps(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> None:
         for part in self.parts:
-            part.scheduled(name, scheduler, set_timesteps, arguments)
+            part.after_set_timesteps(name, scheduler, set_timesteps, arguments)
 
-    def stepped(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
+    def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         jumped = []
         for part in self.parts:
-            result = part.stepped(name, scheduler, arguments, result)
-            if isinstance(result, Jumped):
+            result = part.after_step(name, scheduler, arguments, result)
+            if isinstance(result, JumpedResult):
                 result = result.result
                 jumped.append(part)
         for part in self.parts if jumped else ():
             if any(other is not part for other in jumped):
                 part.reset()
-        return Jumped(result) if jumped else result
+        return JumpedResult(result) if jumped else result
 
     def rehearsal(self, name: str, table: Timetable) -> Around | None:
         asked = (part.rehearsal(name, table) for part in self.parts)
@@ -133,11 +135,11 @@ class Composite(Lever):
 
         return all_of_them if found else None
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         return self._around(proceed)(call)
 
-    def evaluating(self, call: Call) -> None:
-        for hear in self._evaluating:
+    def before_evaluation(self, call: DenoiserCall) -> None:
+        for hear in self._observers:
             hear(call)
 
     def reset(self) -> None:
@@ -160,28 +162,28 @@ class Composite(Lever):
             proceed = partial(handle, proceed=proceed)
         return proceed
 
-    def _evaluate(self, call: Call) -> Outcome:
-        for hear in self._evaluating:
+    def _evaluate(self, call: DenoiserCall) -> DenoiserResult:
+        for hear in self._observers:
             hear(call)
-        call.launched.append(call.rows)
-        call.evaluated = call.forward(*call.args, **call.kwargs)
-        return Outcome(call.evaluated, "computed", "computed", Code.COMPUTED)
+        call.launch_sizes.append(call.rows)
+        call.raw_output = call.forward(*call.args, **call.kwargs)
+        return DenoiserResult(call.raw_output, "computed", "computed", Code.COMPUTED)
 
 
-def _handles(lever: Lever) -> Sequence[Callable[..., Outcome]]:
+def _handles(lever: Lever) -> Sequence[Callable[..., DenoiserResult]]:
     """What stands in the way of a lever's calls."""
-    if isinstance(lever, Composite):
+    if isinstance(lever, CompositeLever):
         return lever._handles
     return () if type(lever).handle is Lever.handle else (lever.handle,)
 
 
-def _listeners(lever: Lever) -> Sequence[Callable[[Call], None]]:
-    if isinstance(lever, Composite):
-        return lever._evaluating
-    return () if type(lever).evaluating is Lever.evaluating else (lever.evaluating,)
+def _listeners(lever: Lever) -> Sequence[Callable[[DenoiserCall], None]]:
+    if isinstance(lever, CompositeLever):
+        return lever._observers
+    return () if type(lever).before_evaluation is Lever.before_evaluation else (lever.before_evaluation,)
 
 
-class Idle(Lever):
+class InactiveLever(Lever):
     """What a method becomes where it cannot act: passes every call through. `reason` is one sentence."""
 
     def __init__(self, method: Method, reason: str) -> None:

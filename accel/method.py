@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from accel.plain import told
+from accel.plain_data import quote
 
 if TYPE_CHECKING:
     from accel.anatomy import Anatomy
@@ -27,7 +27,7 @@ RETIRED = {
 
 
 @dataclass(frozen=True)
-class Knob:
+class Setting:
     """Range and meaning of one parameter; the app draws its controls from this and `Method` checks against it.
 
     dial: whether it is one of the few that decide what the method gives up for speed. The app shows these first, and
@@ -42,7 +42,7 @@ class Knob:
     dial: bool = False
 
 
-def knob(
+def setting(
     default: Any,
     low: float | None = None,
     high: float | None = None,
@@ -55,11 +55,11 @@ def knob(
     An `int` default makes the parameter an integer; a `float` default takes any real number in the range.
     """
     integer = isinstance(default, int) and not isinstance(default, bool)
-    metadata = {"knob": Knob(low, high, help, choices, integer, dial)}
+    metadata = {"setting": Setting(low, high, help, choices, integer, dial)}
     return field(default=default, metadata=metadata)
 
 
-def part(default: Method | None, lever: str) -> Any:
+def nested_method(default: Method | None, lever: str) -> Any:
     """A dataclass field that holds another method, of the given lever; or None, if that is the default."""
     return field(default=default, metadata={"nested": lever})
 
@@ -91,8 +91,8 @@ class Method:
     def __post_init__(self) -> None:
         for parameter in dataclasses.fields(self):
             value, owner = getattr(self, parameter.name), type(self).__name__
-            if "knob" in parameter.metadata:
-                _check(owner, parameter.name, value, parameter.metadata["knob"])
+            if "setting" in parameter.metadata:
+                _check(owner, parameter.name, value, parameter.metadata["setting"])
             nested = parameter.metadata.get("nested")
             left_out = value is None and parameter.default is None
             if nested and not left_out and not (isinstance(value, Method) and value.lever == nested):
@@ -123,12 +123,13 @@ class Method:
         """
         raise NotImplementedError
 
-    def exchanged(self, components: Mapping[str, Any]) -> dict[str, Any]:
-        """Parts, by name, that are to stand in the pipeline in place of these while it runs (`accel.exchange`)."""
+    def swapped_components(self, components: Mapping[str, Any]) -> dict[str, Any]:
+        """Parts, by name, that are to stand in the pipeline in place of these while it runs
+        (`accel.component_swap`)."""
         return {}
 
-    def seen(self, anatomy: Anatomy) -> Anatomy:
-        """The pipeline as the other levers must see it while this method is on."""
+    def adjust_anatomy(self, anatomy: Anatomy) -> Anatomy:
+        """The anatomy as this method changes it; other levers plan against the result."""
         return anatomy
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,12 +154,12 @@ def from_dict(lever: str, data: object, where: str) -> Method:
     """
     known = Method.registry.get(lever, {})
     if not isinstance(data, Mapping) or "method" not in data:
-        raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {told(data)}.')
+        raise ValueError(f'{where} must be an object with a "method" name ({_names(known)}), not {quote(data)}.')
     name = data["method"]
     if isinstance(name, str) and name in RETIRED and name not in known:
         raise ValueError(f"{where}.method {name}: {RETIRED[name]}")
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{where}.method {told(name)} is not known; choose one of: {_names(known)}.")
+        raise ValueError(f"{where}.method {quote(name)} is not known; choose one of: {_names(known)}.")
     kind = known[name]
     parameters = {parameter.name: parameter for parameter in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
@@ -184,8 +185,8 @@ def from_dict(lever: str, data: object, where: str) -> Method:
 
 
 def is_dial(parameter: dataclasses.Field[Any]) -> bool:
-    """Whether a field of a method was declared with `knob(..., dial=True)`."""
-    return "knob" in parameter.metadata and bool(parameter.metadata["knob"].dial)
+    """Whether a field of a method was declared with `setting(..., dial=True)`."""
+    return "setting" in parameter.metadata and bool(parameter.metadata["setting"].dial)
 
 
 def finite_numbers(value: object) -> bool:
@@ -193,10 +194,10 @@ def finite_numbers(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, (int, float)) and math.isfinite(item) for item in value)
 
 
-def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
+def _check(owner: str, name: str, value: Any, limits: Setting) -> None:
     if limits.choices:
         if value not in limits.choices:
-            raise ValueError(f"{owner}.{name} must be one of {', '.join(limits.choices)}, not {told(value)}.")
+            raise ValueError(f"{owner}.{name} must be one of {', '.join(limits.choices)}, not {quote(value)}.")
         return
     wanted = "a whole number" if limits.integer else "a number"
     span = f"from {limits.low:g}" if limits.low is not None else "of any size"
@@ -210,7 +211,7 @@ def _check(owner: str, name: str, value: Any, limits: Knob) -> None:
         and (limits.high is None or value <= limits.high)
     )
     if not inside:
-        raise ValueError(f"{owner}.{name} must be {wanted} {span}, not {told(value)}.")
+        raise ValueError(f"{owner}.{name} must be {wanted} {span}, not {quote(value)}.")
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 
-class Owner:
+class CallOwner:
     """Something in progress, to which belong the calls of its parts that are made in its own thread or task.
 
     It begins once and ends once. Threads that are started meanwhile do not inherit it (start them with
@@ -19,7 +19,7 @@ class Owner:
 
     def __init__(self, parts: frozenset[int]) -> None:
         self._parts = parts  # by identity
-        self._outer: Owner | None = None
+        self._outer: CallOwner | None = None
         self._over = False
 
     def take_over(self) -> None:
@@ -33,7 +33,7 @@ class Owner:
         _OWNER.set(owner_of())
 
 
-def owner_of(part: object | None = None) -> Owner | None:
+def owner_of(part: object | None = None) -> CallOwner | None:
     """To whom a call of this part belongs here and now (without a part: who is in progress here): the innermost."""
     found = _OWNER.get()
     while found is not None and (found._over or (part is not None and id(part) not in found._parts)):
@@ -41,7 +41,7 @@ def owner_of(part: object | None = None) -> Owner | None:
     return found
 
 
-def owners() -> Iterator[Owner]:
+def owners() -> Iterator[CallOwner]:
     """All that is in progress here, from the inside out."""
     found = _OWNER.get()
     while found is not None:
@@ -50,6 +50,6 @@ def owners() -> Iterator[Owner]:
         found = found._outer
 
 
-_OWNER: ContextVar[Owner | None] = ContextVar("accel_owner", default=None)
-AT_WORK: ContextVar[Owner | None] = ContextVar("accel_at_work", default=None)
+_OWNER: ContextVar[CallOwner | None] = ContextVar("accel_owner", default=None)
+AT_WORK: ContextVar[CallOwner | None] = ContextVar("accel_at_work", default=None)
 """Whose denoiser is at work here and now, if one is."""

@@ -1,5 +1,5 @@
-"""The only code that changes somebody else's object: reversible layers over methods of single instances, and attributes
-that are put back exactly.
+"""The only module that modifies objects it does not own: reversible layers over methods of single instances, and
+attributes that are put back exactly.
 
 No class, module or global is ever modified. A layer sits in the instance's `__dict__`, keeps the signature of what it
 covers, holds its owner weakly (so that deleting a pipeline frees its weights at once), survives `copy.deepcopy` of its
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from accel import families
-from accel.calls import Arguments
+from accel.call import Arguments
 from accel.ownership import AT_WORK, owner_of
 
 Around = Callable[..., Any]  # around(inner, *args, **kwargs)
@@ -33,7 +33,7 @@ CHANGING = threading.RLock()
 """Held while layers come and go: several threads may put theirs on one module at once."""
 
 
-class Layer:
+class Wrapper:
     """`around(inner, *args, **kwargs)` in place of `owner.name(*args, **kwargs)`, for this one object.
 
     A layer that is put on while a pipeline call is in progress is a part of that call: it acts within denoiser calls
@@ -99,7 +99,7 @@ class Layer:
         owner = self._owner()
         if owner is None or id(owner) in memo:
             return copy.deepcopy(self.inner, memo)
-        other = Layer.__new__(Layer)
+        other = Wrapper.__new__(Wrapper)
         other._owner, other._around, other._of = self._owner, None, None
         other._previous, other.name = self._previous, self.name
         return other
@@ -108,7 +108,7 @@ class Layer:
         """Whether this is the layer over that very method."""
         return self._owner() is owner and self.name == name
 
-    def renewed(self) -> Layer:
+    def on_top(self) -> Wrapper:
         """This layer if it is on top, but for others of ours, else a new one on top.
 
         Asked at the start of each run, because others take their wrappers off and ours with them, or put some on that
@@ -119,13 +119,13 @@ class Layer:
         if owner is None or around is None:
             return self
         found = owner.__dict__.get(self.name)
-        while isinstance(found, Layer) and found is not self:
+        while isinstance(found, Wrapper) and found is not self:
             found = found._previous
         on_top: bool = found is self
         if on_top:
             return self
         self.detach()
-        return Layer(owner, self.name, around, everywhere=everywhere)
+        return Wrapper(owner, self.name, around, everywhere=everywhere)
 
     def detach(self) -> None:
         """Takes the layer out: exactly wherever it can be found. Where it cannot, because somebody's closure leads to
@@ -137,7 +137,7 @@ class Layer:
         with CHANGING:
             for holder, key in self._places(owner):
                 for above in _chain(holder.get(key)):
-                    if not isinstance(above, Layer) and getattr(above, "__dict__", {}).get("__wrapped__") is self:
+                    if not isinstance(above, Wrapper) and getattr(above, "__dict__", {}).get("__wrapped__") is self:
                         above.__dict__["__wrapped__"] = self.inner
                 if holder.get(key) is self or self._is_copied(holder.get(key)):
                     holder[key] = self.inner
@@ -150,7 +150,7 @@ class Layer:
             self.detach()
 
     def _is_copied(self, other: Any) -> bool:
-        alike = isinstance(other, Layer) and other._owner is self._owner and other.name == self.name
+        alike = isinstance(other, Wrapper) and other._owner is self._owner and other.name == self.name
         return alike and other._around is None and other._previous is self._previous
 
     def _places(self, owner: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -163,12 +163,12 @@ class Layer:
                 yield vars(reference), "original_forward"
 
 
-def layered(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = False) -> list[Layer]:
+def wrap_methods(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = False) -> list[Wrapper]:
     """A layer over each of these methods (owner, name, what stands around it): over all or, where one fails, none."""
     with ExitStack() as undo:
         layers = []
         for owner, name, around in plan:
-            layers.append(Layer(owner, name, around, everywhere=everywhere))
+            layers.append(Wrapper(owner, name, around, everywhere=everywhere))
             undo.callback(layers[-1].detach)
         undo.pop_all()
         return layers
@@ -180,7 +180,7 @@ def _itself(method: Any) -> Any:
 
 def _living(method: Any) -> Any:
     """A method without the detached layers on top of it."""
-    while isinstance(method, Layer) and method._around is None:
+    while isinstance(method, Wrapper) and method._around is None:
         method = method._previous
     return method
 
@@ -192,7 +192,7 @@ def _chain(method: Any) -> Iterator[Any]:
         method = getattr(method, "__wrapped__", None)
 
 
-class CallLayer:
+class CallWrapper:
     """`around(inner, *args, **kwargs)` in place of `pipe(*args, **kwargs)`, for this one pipeline.
 
     Python looks `__call__` up on the type, so the pipeline object is given a private subclass of its own class, made
@@ -235,7 +235,7 @@ class CallLayer:
 _TYPE: Any = vars(object)["__class__"]  # what a pipeline's `__class__` is a cover for
 
 
-def _private(base: Any, layer: CallLayer) -> Any:
+def _private(base: Any, layer: CallWrapper) -> Any:
     """A subclass of `base` that calls through the layer and looks like `base`."""
 
     class Window(type(base)):  # type: ignore[misc]
@@ -275,8 +275,8 @@ def _private(base: Any, layer: CallLayer) -> Any:
 _LAYER = "_accel_layer"
 
 
-def _layer_in(kind: type) -> CallLayer | None:
-    layer: CallLayer | None = type.__getattribute__(kind, "__dict__").get(_LAYER)
+def _layer_in(kind: type) -> CallWrapper | None:
+    layer: CallWrapper | None = type.__getattribute__(kind, "__dict__").get(_LAYER)
     return layer
 
 
@@ -285,7 +285,7 @@ def _own_class(kind: type) -> Any:
     return kind if _layer_in(kind) is None else type.__getattribute__(kind, "__base__")
 
 
-class Kept:
+class Replacement:
     """What an attribute of one object is now, or that it has none, so that it can be put back exactly.
 
     It is written straight to the object's `__dict__`, because diffusers' pipelines rewrite their configuration when an
@@ -319,11 +319,11 @@ class Kept:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replace_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Another value of an attribute of this one object for the duration of the block. What somebody has set in the
     block stays.
     """
-    kept = Kept(owner, name)
+    kept = Replacement(owner, name)
     kept.put(value)
     try:
         yield
@@ -333,7 +333,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def undone(owner: Any, act: Callable[[], object]) -> Iterator[None]:
+def undo_later(owner: Any, act: Callable[[], object]) -> Iterator[None]:
     """Does `act()`, and takes back at the end of the block what it has changed among the attributes of `owner`. What
     somebody has set in the block stays.
     """
@@ -353,7 +353,7 @@ def undone(owner: Any, act: Callable[[], object]) -> Iterator[None]:
 def _take_back(owner: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
     for name in before.keys() | after.keys():
         earlier, later = before.get(name, MISSING), after.get(name, MISSING)
-        kept = Kept(owner, name)
+        kept = Replacement(owner, name)
         if earlier is not later and kept.now is later:
             kept.put(earlier)
 
@@ -397,7 +397,7 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
 
     remove: Callable[[], None]
     if is_compiled(module):
-        remove = Layer(module, "_compiled_call_impl", around, everywhere=True).detach
+        remove = Wrapper(module, "_compiled_call_impl", around, everywhere=True).detach
     elif part == "input":
         remove = module.register_forward_pre_hook(on_input, with_kwargs=True).remove
     else:

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from accel.anatomy import Anatomy, components_of, denoisers_of
-from accel.calls import CONDITIONING, LATENTS, TIMESTEP, Arguments, Call, Outcome, tensors
+from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.clock import Clock
-from accel.lever import Composite, Jumped, Lever
-from accel.ownership import AT_WORK, Owner
+from accel.lever import CompositeLever, JumpedResult, Lever
+from accel.ownership import AT_WORK, CallOwner
 from accel.reasons import Code
 from accel.report import CallRecord, Report
-from accel.update import Unknown, Updates, handed_on
+from accel.update import LinearUpdates, Unknown, handed_on
 
 
-class PipelineCall(Owner):
+class PipelineCall(CallOwner):
     """One call of a pipeline, or one `running()` block: hears its schedulers and denoisers, and asks the levers.
 
     Each has a report of its own. The clock and the levers may serve again, but never two calls at once. `parts` are the
@@ -39,8 +39,8 @@ class PipelineCall(Owner):
         levers: Sequence[Lever],
     ) -> None:
         super().__init__(parts)
-        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), Composite(None, levers), 0
-        self._answer = self.levers.answering()
+        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), CompositeLever(None, levers), 0
+        self._answer = self.levers.chain()
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._pipe: weakref.ref[Any] | None = None
@@ -67,7 +67,7 @@ class PipelineCall(Owner):
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self.levers.parts:
-            self.levers.scheduled(name, scheduler, inner, _named(inner, args, kwargs))
+            self.levers.after_set_timesteps(name, scheduler, inner, _named(inner, args, kwargs))
         self._clock.begin_run(scheduler, name)
         self.levers.reset()
         return result
@@ -75,8 +75,8 @@ class PipelineCall(Owner):
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self.levers.parts:
-            result = self.levers.stepped(name, scheduler, _named(inner, args, kwargs), result)
-            if isinstance(result, Jumped):
+            result = self.levers.after_step(name, scheduler, _named(inner, args, kwargs), result)
+            if isinstance(result, JumpedResult):
                 result = result.result
         self._clock.step_done(scheduler)
         if self._at_last_step:
@@ -88,13 +88,13 @@ class PipelineCall(Owner):
     def cache_context(
         self, _: torch.nn.Module, denoiser: str, inner: Callable[..., Any], /, name: str, **kwargs: Any
     ) -> Iterator[None]:
-        outer = self._clock.context.get(denoiser)
-        self._clock.context[denoiser] = name
+        outer = self._clock.cache_contexts.get(denoiser)
+        self._clock.cache_contexts[denoiser] = name
         try:
             with inner(name, **kwargs):
                 yield
         finally:
-            self._clock.context[denoiser] = outer
+            self._clock.cache_contexts[denoiser] = outer
 
     def denoise(
         self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -109,15 +109,15 @@ class PipelineCall(Owner):
             outcome = self._answer(call) if call.latents else _unread(call)
         finally:
             AT_WORK.reset(before)
-        moment, seconds = call.moment, time.perf_counter() - start
-        self._at_last_step = moment.last
+        context, seconds = call.context, time.perf_counter() - start
+        self._at_last_step = context.last
         if self._clock.copies:  # whose steps nobody hears
             self._last_step = start + seconds
         self.report.calls.append(
             CallRecord(
-                moment.run, moment.step, moment.position, moment.sigma,
+                context.run, context.step, context.position, context.sigma,
                 call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
-                len(call.launched), sum(call.launched) / max(call.rows, 1),
+                len(call.launch_sizes), sum(call.launch_sizes) / max(call.rows, 1),
             )
         )  # fmt: skip
         return outcome.output
@@ -129,11 +129,11 @@ class PipelineCall(Owner):
         inner: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Call:
+    ) -> DenoiserCall:
         bound = self._arguments[name].bind(args, kwargs)
         conditioning = tensors(Arguments.pick(bound, CONDITIONING))
         pipe = self._pipe() if self._pipe is not None else None
-        moment, stream, leader, content = self._clock.arrive(
+        context, stream, leader, content = self._clock.place_call(
             name,
             conditioning[0] if conditioning else None,
             Arguments.pick(bound, TIMESTEP),
@@ -143,12 +143,12 @@ class PipelineCall(Owner):
         latents = tensors(Arguments.pick(bound, LATENTS))
         told = getattr(pipe, "do_classifier_free_guidance", None)
         guided = None if told is None else bool(told)
-        return Call(
-            name, stream, leader, moment, args, kwargs, latents, module, bound,
+        return DenoiserCall(
+            name, stream, leader, context, args, kwargs, latents, module, bound,
             forward=inner, guided=guided, content=content, updates=self._updates,
         )  # fmt: skip
 
-    def _updates(self, space: str) -> Updates:
+    def _updates(self, space: str) -> LinearUpdates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
         name, table = self._clock.scheduler, self._clock.timetable
         received, reason = self._anatomy.received.get(name, "unknown"), self._anatomy.uncorrectable.get(name)
@@ -181,8 +181,8 @@ class PipelineCall(Owner):
         self._clock.clear()
         self.levers.reset()
         self.levers.end()
-        self.levers, self._given = Composite(None, ()), {}
-        self._answer = self.levers.answering()
+        self.levers, self._given = CompositeLever(None, ()), {}
+        self._answer = self.levers.chain()
 
     def _unheard(self) -> Iterator[str]:
         """What the report must say about calls that were not this call's to answer."""
@@ -204,11 +204,11 @@ class PipelineCall(Owner):
             )
 
 
-def _unread(call: Call) -> Outcome:
+def _unread(call: DenoiserCall) -> DenoiserResult:
     """Levers answer with what belongs to the latents, so that a call without any that are known is computed."""
     reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
-    call.launched.append(call.rows)
-    return Outcome(call.forward(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
+    call.launch_sizes.append(call.rows)
+    return DenoiserResult(call.forward(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

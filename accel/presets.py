@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from accel.anatomy import Anatomy
-from accel.caching.static import OptimalSchedule
-from accel.plain import told
+from accel.caching.methods.schedules import OptimalSchedule
+from accel.plain_data import quote
 from accel.recipe import Recipe
 
 DEFAULT = "balanced"
@@ -44,7 +44,7 @@ def resolve(name: str) -> Recipe:
     """The preset's recipe. Raises ValueError, listing the presets, for an unknown name."""
     if name not in PRESETS:
         raise ValueError(
-            f"There is no preset or recipe file {told(name)}; the presets are {', '.join(PRESETS)}, "
+            f"There is no preset or recipe file {quote(name)}; the presets are {', '.join(PRESETS)}, "
             f"and a recipe file ends in .json."
         )
     return replace(PRESETS[name].recipe, name=name)

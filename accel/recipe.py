@@ -13,7 +13,7 @@ from typing import Any
 from accel import hub
 from accel.files import read_json, write_whole
 from accel.method import RETIRED, Method, from_dict
-from accel.plain import told, unfit
+from accel.plain_data import quote, unfit_reason
 
 SCHEMA = 1
 FILE = "accel_recipe.json"
@@ -89,22 +89,22 @@ class Recipe:
     def from_dict(cls, data: object) -> Recipe:
         """Raises ValueError, naming the field and what it may be, for anything that is not a recipe."""
         if not isinstance(data, Mapping):
-            raise ValueError(f"A recipe is a JSON object with the levers {', '.join(LEVERS)}; this is {told(data)}.")
-        if problem := unfit(data, finite=False, most=MOST_VALUES):  # infinity is a legal threshold
+            raise ValueError(f"A recipe is a JSON object with the levers {', '.join(LEVERS)}; this is {quote(data)}.")
+        if problem := unfit_reason(data, finite=False, most=MOST_VALUES):  # infinity is a legal threshold
             raise ValueError(f"This recipe {problem}")
         if data.get("schema", SCHEMA) != SCHEMA:
-            raise ValueError(f"This recipe has schema {told(data['schema'])}, but this version reads schema {SCHEMA}.")
+            raise ValueError(f"This recipe has schema {quote(data['schema'])}, but this version reads schema {SCHEMA}.")
         for key in data:
             if key not in (*LEVERS, "schema", "name", "evidence"):
                 close = difflib.get_close_matches(str(key)[:80], LEVERS, n=1)
                 hint = f"did you mean {close[0]}" if close else f"the levers are {', '.join(LEVERS)}"
-                raise ValueError(f"{told(key)} is not a field of a recipe; {hint}.")
+                raise ValueError(f"{quote(key)} is not a field of a recipe; {hint}.")
         methods = {lever: from_dict(lever, data[lever], lever) for lever in LEVERS if data.get(lever) is not None}
         evidence, name = data.get("evidence", {}), data.get("name") or ""
         if not isinstance(evidence, Mapping):
-            raise ValueError(f"evidence must be an object, as accel.tune writes it, not {told(evidence)}.")
+            raise ValueError(f"evidence must be an object, as accel.tune writes it, not {quote(evidence)}.")
         if not isinstance(name, str) or len(name) > LONGEST_NAME:
-            raise ValueError(f"name must be a text of at most {LONGEST_NAME} characters, not {told(name)}.")
+            raise ValueError(f"name must be a text of at most {LONGEST_NAME} characters, not {quote(name)}.")
         return cls(**methods, name=name, evidence=dict(evidence))
 
     @classmethod

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from accel.calls import Action
+from accel.call import Action
 from accel.reasons import Code
 
 _MARKS: dict[Action, str] = {"computed": "█", "predicted": "·", "dropped": "○"}

@@ -17,14 +17,14 @@ import torch
 from accel import families
 from accel.clock import Timetable
 from accel.spaces import Prediction, conversion, prediction_in
-from accel.update import FRESH, Deep, Unknown, Updates, copied, settings
+from accel.update import FRESH, Deep, LinearUpdates, Unknown, config_of, copy_scheduler
 
 # How samples are scaled: a flow's (1 - t) x0 + t noise, unit variance (DDIM), or x0 + sigma noise (Euler).
 Samples = Literal["flow", "preserving", "exploding"]
 
 # How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of
 # the run, "timesteps" takes training timesteps.
-Told = Literal["shifted", "with end", "timesteps"]
+TimestepInput = Literal["shifted", "with end", "timesteps"]
 
 STEPS = 10  # of the timetable on which a scheduler is asked before any run
 
@@ -41,7 +41,7 @@ class SchedulerAnatomy:
     kind: str
     prediction: Prediction
     samples: Samples | None
-    told: Told | None
+    told: TimestepInput | None
     uncorrectable: str
     irreplaceable: str
     random: bool
@@ -84,20 +84,20 @@ def prediction_of(scheduler: Any) -> Prediction:
 def with_timetable(scheduler: Any) -> Any:
     """A copy with a timetable of STEPS steps; with the one that it has, if it wants what only its pipeline knows."""
     for extra in ({}, {"mu": 1.0}):
-        other = copied(scheduler)
+        other = copy_scheduler(scheduler)
         try:
             other.set_timesteps(STEPS, **extra)
         except Exception:  # whatever somebody's scheduler raises
             continue
         return other
-    return copied(scheduler)
+    return copy_scheduler(scheduler)
 
 
 def samples_of(table: Timetable) -> Samples | None:
     """How samples are scaled, by what the scheduler makes of a clean sample and noise; None if it does not say."""
-    if settings(table.scheduler).get("invert_sigmas"):  # its own noising counts the other way round
+    if config_of(table.scheduler).get("invert_sigmas"):  # its own noising counts the other way round
         return "flow"
-    scheduler = copied(table.scheduler)  # some keep a count of calls
+    scheduler = copy_scheduler(table.scheduler)  # some keep a count of calls
     noised = getattr(scheduler, "add_noise", None) or getattr(scheduler, "scale_noise", None)
     middle = len(table.timesteps) // 2
     if noised is None or not table.timesteps:
@@ -164,7 +164,7 @@ def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
     """The scheduler classes of diffusers that do the same for the model as this one, solved otherwise, and the spacings
     that they may have.
     """
-    config, alphas = settings(scheduler), getattr(scheduler, "alphas_cumprod", None)
+    config, alphas = config_of(scheduler), getattr(scheduler, "alphas_cumprod", None)
     if "flow" in prediction or not isinstance(alphas, torch.Tensor):
         return {}
     if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
@@ -194,7 +194,7 @@ def _prediction(table: Timetable, samples: Samples | None) -> Prediction:
     """Read off the first update of a run that begins in the middle, which is of order 1 under every solver: from where
     it leads, what the output must have been; else what the scheduler declares."""
     declared: Prediction = "flow" if table.flow and hasattr(table.scheduler, "sigmas") else "unknown"
-    said = settings(table.scheduler).get("prediction_type")
+    said = config_of(table.scheduler).get("prediction_type")
     if not table.flow and table.told and said in ("epsilon", "v_prediction", "sample"):
         declared = said
     falling = [position for position, (now, then) in enumerate(pairwise(table.whole)) if then < now]
@@ -215,7 +215,7 @@ def _prediction(table: Timetable, samples: Samples | None) -> Prediction:
     return declared if found == "unknown" else found
 
 
-def _updates(table: Timetable, prediction: Prediction) -> tuple[Updates | None, Unknown | None]:
+def _updates(table: Timetable, prediction: Prediction) -> tuple[LinearUpdates | None, Unknown | None]:
     """The updates, in terms of the outputs or else of the clean estimates; or why there is no such map."""
     refused: Unknown | None = None
     for of in (None, prediction):
@@ -235,7 +235,11 @@ def _fresh(table: Timetable, prediction: Prediction) -> bool:
 
 
 def _irreplaceable(
-    table: Timetable, samples: Samples | None, prediction: Prediction, updates: Updates | None, unknown: Unknown | None
+    table: Timetable,
+    samples: Samples | None,
+    prediction: Prediction,
+    updates: LinearUpdates | None,
+    unknown: Unknown | None,
 ) -> str:
     if unknown is not None and not isinstance(unknown, Deep):
         return str(unknown)
@@ -248,13 +252,13 @@ def _irreplaceable(
     return ""
 
 
-def _told(scheduler: Any, table: Timetable) -> Told | None:
+def _told(scheduler: Any, table: Timetable) -> TimestepInput | None:
     """The way of telling in which one noise level that is moved moves, and no other does."""
     middle = len(table.timesteps) // 2
     if not 0 < middle < len(table.timesteps) - 1:
         return None
     end = table.whole[-1]
-    ways: dict[Told, tuple[str, list[float], list[float]]] = {
+    ways: dict[TimestepInput, tuple[str, list[float], list[float]]] = {
         "with end": ("sigmas", table.sigmas, [end]),
         "shifted": ("sigmas", table.sigmas, []),
         "timesteps": ("timesteps", [int(timestep) for timestep in table.timesteps], []),
@@ -272,13 +276,13 @@ def _told(scheduler: Any, table: Timetable) -> Told | None:
     return None
 
 
-def _heard(scheduler: Any, told: Told, name: str, values: Sequence[float]) -> list[float]:
+def _heard(scheduler: Any, told: TimestepInput, name: str, values: Sequence[float]) -> list[float]:
     """The noise levels that a copy of the scheduler makes of these; none where it does not take them."""
-    other, count = copied(scheduler), len(values) if told == "shifted" else None
+    other, count = copy_scheduler(scheduler), len(values) if told == "shifted" else None
     known = inspect.signature(other.set_timesteps).parameters
     if name not in known:
         return []
-    extra = {"mu": 1.0} if "mu" in known and settings(other).get("use_dynamic_shifting") else {}
+    extra = {"mu": 1.0} if "mu" in known and config_of(other).get("use_dynamic_shifting") else {}
     given = np.array(values) if told == "shifted" else list(values)
     try:
         other.set_timesteps(**{"num_inference_steps": count, name: given, **extra})

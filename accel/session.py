@@ -8,19 +8,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
-from accel.calls import Arguments
+from accel.call import Arguments
 from accel.clock import Clock
-from accel.exchange import Exchange
+from accel.component_swap import ComponentSwap
 from accel.lever import Lever
 from accel.ownership import owner_of, owners
-from accel.patch import CHANGING, CallLayer, Layer, layered, replaced, session_of
+from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
 from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
-from accel.update import settings
+from accel.update import config_of
 
 # The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
-# of the cache: an answer made from another stream must never enter a cache.
+# of the cache: an output made from another stream must never enter a cache.
 CHAIN = ("sampler", "guidance", "cache", "attention", "precision")
 
 
@@ -40,7 +40,7 @@ class Session:
                 "use accel.accelerate, which replaces it, or accel.session.bare, which suspends it."
             )
         self.recipe = recipe
-        self._layers: list[Layer] = []
+        self._layers: list[Wrapper] = []
         self._levers: list[Lever] = []
         # A layer on top of an offload hook leads to the weights, which must not live as long as a kept session, and a
         # lever may hold weights of its own.
@@ -49,11 +49,11 @@ class Session:
         self._clock = Clock()
         self._report, self._suspended = Report(recipe.label), False
         self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
-        self._call_layer: CallLayer | None = None
+        self._call_layer: CallWrapper | None = None
         try:
             self._attach(pipe)
             self._report.notes += self.anatomy.caveats
-            self._call_layer = CallLayer(pipe, _Around(self), self)
+            self._call_layer = CallWrapper(pipe, _Around(self), self)
         except BaseException:
             self.restore()
             raise
@@ -93,7 +93,7 @@ class Session:
         self._detach()
         self._suspended = True
         try:
-            with self._exchange.unmade(pipe):
+            with self._exchange.swapped_out(pipe):
                 yield
         finally:
             self._suspended = False
@@ -125,7 +125,7 @@ class Session:
         with ExitStack() as put_back:
             with CHANGING:
                 self._follow(pipe)
-                put_back.enter_context(self._exchange.made(pipe))
+                put_back.enter_context(self._exchange.swapped_in(pipe))
                 for guider in guiders_of(components_of(pipe)):
                     put_back.enter_context(_unused(guider))
                 call = self._new_call()
@@ -149,15 +149,15 @@ class Session:
 
     def _attach(self, pipe: Any) -> None:
         methods, self._settings = self.recipe.methods(), _settings(pipe)
-        self._exchange = Exchange(pipe, methods.values())
-        with self._exchange.made(pipe):
+        self._exchange = ComponentSwap(pipe, methods.values())
+        with self._exchange.swapped_in(pipe):
             components = components_of(pipe)
             self.anatomy: Anatomy = inspect(pipe)
         for method in methods.values():
-            self.anatomy = method.seen(self.anatomy)
+            self.anatomy = method.adjust_anatomy(self.anatomy)
         self._levers[:] = self._built()
         self._arguments = {name: Arguments(module) for name, module in denoisers_of(components)}
-        self._layers[:] = layered(self._plan(components), everywhere=True)
+        self._layers[:] = wrap_methods(self._plan(components), everywhere=True)
 
     def _built(self) -> list[Lever]:
         methods = self.recipe.methods()
@@ -172,8 +172,8 @@ class Session:
     def _resume(self, pipe: Any) -> None:
         """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         plan = self._planned(pipe)
-        self._layers[:] = layered(plan, everywhere=True) if self._covered(plan) else []
-        self._call_layer = CallLayer(pipe, _Around(self), self)
+        self._layers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
+        self._call_layer = CallWrapper(pipe, _Around(self), self)
 
     def _planned(self, pipe: Any) -> list[tuple[Any, str, _Heard]]:
         return list(self._plan(self._exchange.parts(components_of(pipe))))
@@ -198,11 +198,11 @@ class Session:
                 yield module, "cache_context", _Heard(self, "cache_context", module, name)
 
     def _follow(self, pipe: Any) -> None:
-        """Brings the layers to where the calls will be: others may have taken theirs off and ours with it, or have
+        """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
         exchanged a part (`pipe.scheduler = ...`, `torch.compile`) or changed a scheduler's settings.
         """
         if self._covered(self._planned(pipe)) and self._settings == _settings(pipe):
-            self._layers[:] = [layer.renewed() for layer in self._layers]
+            self._layers[:] = [layer.on_top() for layer in self._layers]
             return
         for layer in reversed(self._layers):
             layer.detach()
@@ -220,7 +220,7 @@ class Session:
 
 def _settings(pipe: Any) -> list[str]:
     """Of its schedulers: what these do hangs on them."""
-    return [repr(settings(scheduler)) for _, scheduler in schedulers_of(components_of(pipe))]
+    return [repr(config_of(scheduler)) for _, scheduler in schedulers_of(components_of(pipe))]
 
 
 def bare(pipe: Any) -> AbstractContextManager[None]:
@@ -273,5 +273,5 @@ def _unused(guider: Any) -> Iterator[None]:
     """diffusers leaves the end of the last run in a guider, and one that had stopped by then asks the next call for no
     negative prompt, which it needs again at the first step.
     """
-    with replaced(guider, "_step", None), replaced(guider, "_num_inference_steps", None):
+    with replace_attribute(guider, "_step", None), replace_attribute(guider, "_num_inference_steps", None):
         yield

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 
 # Conditioning counts as the same while it is this near, relative to its size, to where its last move led: a prompt that
-# glides moves the answers as smoothly as the noise level does. Measured on the pocket models (`tests/caching/
+# glides moves the outputs as smoothly as the noise level does. Measured on the pocket models (`tests/caching/
 # test_conditioning.py`): going on is better than a fresh history below, and worse above.
 NEAR = 0.05
 
 
 @dataclass
-class Asked:
+class StreamRecord:
     """What one stream was last asked about. The tensor is kept, because a freed address may come back as another."""
 
     name: str
@@ -46,7 +46,7 @@ class Asked:
         far = torch.stack([torch.linalg.vector_norm(now.float() - near) for near in (known.float(), expected)]).amin()
         return float(far / torch.linalg.vector_norm(now.float()).clamp_min(1e-12))
 
-    def moves_to(self, conditioning: torch.Tensor, moved: bool) -> None:
+    def move_to(self, conditioning: torch.Tensor, moved: bool) -> None:
         self.before = self.conditioning if moved else None
         self.conditioning, self.version = conditioning, _version(conditioning)
 
@@ -55,7 +55,7 @@ class Streams:
     """The streams of one denoiser in one run; never more than two steps have asked for."""
 
     def __init__(self) -> None:
-        self._asked: dict[str | None, list[Asked]] = {}
+        self._asked: dict[str | None, list[StreamRecord]] = {}
 
     def find(self, named: str | None, conditioning: torch.Tensor | None, order: int, step: int) -> tuple[str, int]:
         """The stream of a call, the `order`-th of this step, and the number of its content: it rises when the stream
@@ -69,34 +69,34 @@ class Streams:
         if asked is None:
             asked = _free(known, step, named is not None)
             if asked is None:
-                asked = Asked(_name(known, named, order), conditioning, _version(conditioning), step)
+                asked = StreamRecord(_name(known, named, order), conditioning, _version(conditioning), step)
                 known.append(asked)
             else:
-                asked.moves_to(conditioning, False)
+                asked.move_to(conditioning, False)
                 asked.content += 1
         asked.step = step
         return asked.name, asked.content
 
 
-def _near(known: list[Asked], conditioning: torch.Tensor, step: int) -> Asked | None:
+def _near(known: list[StreamRecord], conditioning: torch.Tensor, step: int) -> StreamRecord | None:
     """The stream that this conditioning goes on with, of those that this step has not asked for: some pipelines rebuild
     their embeddings in every step, and callbacks let them glide.
     """
     for asked in known:
         if asked.step < step and (far := asked.distance(conditioning)) < NEAR:
-            asked.moves_to(conditioning, far > 0.0)
+            asked.move_to(conditioning, far > 0.0)
             return asked
     return None
 
 
-def _free(known: list[Asked], step: int, named: bool) -> Asked | None:
+def _free(known: list[StreamRecord], step: int, named: bool) -> StreamRecord | None:
     """The stream that goes on with another conditioning. By name it is clear; else it is one that the last step has not
     asked for, because guidance that sets in asks for a new stream in front of one that goes on.
     """
     return next((asked for asked in known if asked.step < (step if named else step - 1)), None)
 
 
-def _name(known: list[Asked], named: str | None, order: int) -> str:
+def _name(known: list[StreamRecord], named: str | None, order: int) -> str:
     if named is not None:
         return f"{named} {len(known) + 1}" if known else named
     taken = {asked.name for asked in known}

@@ -45,7 +45,7 @@ class Unknown(Exception):
 
 
 class Deep(Unknown):
-    """They are linear, but use more outputs than can be kept; `influence` as in `Updates`."""
+    """They are linear, but use more outputs than can be kept; `influence` as in `LinearUpdates`."""
 
     def __init__(self, influence: Array) -> None:
         super().__init__(f"its updates use more than {MOST} outputs")
@@ -53,7 +53,7 @@ class Deep(Unknown):
 
 
 @dataclass(frozen=True, eq=False)
-class Updates:
+class LinearUpdates:
     """The updates of a run: x' = keep x + shares of the last `depth` outputs, from position `first` of the timetable.
 
     influence: (steps, steps + 1); row k is the sample after step k, as multiples of the sample at the start (column 0)
@@ -100,13 +100,13 @@ class Updates:
         return tuple(self.influence[-2, 1:].tolist() if len(self.influence) > 1 else [0.0])
 
 
-def asked(
+def measure_updates(
     scheduler: Any,
     first: int = 0,
     arguments: Mapping[str, Any] | None = None,
     given: Given | None = None,
     around: Around | None = None,
-) -> Updates:
+) -> LinearUpdates:
     """The updates of this scheduler from position `first` of its present timetable. It is not touched.
 
     arguments: what else the pipeline hands to `step`, by name. given: what the scheduler is given for an output of
@@ -118,17 +118,17 @@ def asked(
     influence, random = walk.influence()
     for depth in range(1, MOST + 1):
         if all(_forgets(influence, step, depth) for step in range(len(influence))):
-            return Updates(first, depth, influence, random)
+            return LinearUpdates(first, depth, influence, random)
     raise Deep(influence)
 
 
-def settings(scheduler: Any) -> Mapping[str, Any]:
+def config_of(scheduler: Any) -> Mapping[str, Any]:
     """Its settings: schedulers of diffusers keep a mapping, those of others also an object, or none."""
     config = getattr(scheduler, "config", None)
     return config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
 
 
-def copied(scheduler: Any, known: Mapping[int, Any] | None = None) -> Any:
+def copy_scheduler(scheduler: Any, known: Mapping[int, Any] | None = None) -> Any:
     """A deep copy, which may be asked anything. What cannot be copied (locks, open files) is shared with it.
 
     A function that somebody has put over a method of this object is not, because it leads to the scheduler itself.
@@ -191,7 +191,7 @@ class _Walk:
 
     def _made_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """The samples after each step of these outputs, the first of which is the sample at the start: (steps, N)."""
-        scheduler, sample, samples = copied(self.scheduler), outputs[0].view(1, -1, 1, 1), []
+        scheduler, sample, samples = copy_scheduler(self.scheduler), outputs[0].view(1, -1, 1, 1), []
         if self.first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(self.first)
         with torch.random.fork_rng(devices=[]):
@@ -223,7 +223,7 @@ class _Walk:
 def on_cpu(scheduler: Any) -> Any:
     """A copy whose tables are on the CPU, where asking costs no launches: one host sync."""
     tables = (value for value in vars(scheduler).values() if isinstance(value, torch.Tensor))
-    return copied(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
+    return copy_scheduler(scheduler, {id(table): table.detach().cpu().clone() for table in tables})
 
 
 def _forgets(influence: Array, step: int, depth: int) -> bool:

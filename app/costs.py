@@ -8,9 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from accel.app.dry_run import DryRun
 from accel.app.pair import Cost, Side
-from accel.app.rehearsal import Rehearsal
-from accel.app.settings import Settings
+from accel.app.settings import StudioSettings
 from accel.recipe import Recipe
 
 _REMEMBERED = 4096
@@ -18,7 +18,7 @@ BOUNDED = {"concurrency_limit": 2, "concurrency_id": "cost"}
 """Of every event that predicts: a rehearsal computes, and is for all visitors together."""
 
 
-class Call(NamedTuple):
+class CallSize(NamedTuple):
     """What decides how long one evaluation takes."""
 
     model: str
@@ -28,7 +28,7 @@ class Call(NamedTuple):
     guided: bool | None  # None: as the pipeline does by default
 
     @classmethod
-    def of(cls, settings: Settings) -> Call:
+    def of(cls, settings: StudioSettings) -> CallSize:
         guided = None if settings.guidance is None else settings.guidance > 1.0
         return cls(settings.model, settings.width, settings.height, settings.frames, guided)
 
@@ -75,48 +75,48 @@ class Costs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._paces: OrderedDict[Call, Pace] = OrderedDict()
-        self._shortcuts: dict[Call, list[Shortcut]] = {}
+        self._paces: OrderedDict[CallSize, Pace] = OrderedDict()
+        self._shortcuts: dict[CallSize, list[Shortcut]] = {}
         self._measured: OrderedDict[str, tuple[float, float, float, int | None]] = OrderedDict()
-        self._rehearsals: dict[str, Rehearsal] = {}
+        self._rehearsals: dict[str, DryRun] = {}
 
-    def learn_model(self, model: str, rehearsal: Rehearsal) -> None:
+    def learn_model(self, model: str, rehearsal: DryRun) -> None:
         """A model has been loaded."""
         with self._lock:
             self._rehearsals[model] = rehearsal
 
-    def learn_baseline(self, settings: Settings, side: Side) -> None:
+    def learn_baseline(self, settings: StudioSettings, side: Side) -> None:
         """An unaccelerated call has run."""
         seconds = side.seconds
         size = (side.frames.shape[2], side.frames.shape[1], side.frames.shape[0])
         steps = max(1, len({(call["run"], call["step"]) for call in side.calls}))
         with self._lock:
-            call = Call.of(settings)
+            call = CallSize.of(settings)
             step = seconds["denoise"] / steps
             self._paces[call] = Pace(seconds["before"], seconds["after"], step, size, side.peak_bytes)
             self._paces.move_to_end(call)
 
-    def learn_pair(self, settings: Settings, baseline: Side, accelerated: Side) -> None:
+    def learn_pair(self, settings: StudioSettings, baseline: Side, accelerated: Side) -> None:
         """Both sides of a request have run."""
         time = accelerated.seconds["denoise"] / max(baseline.seconds["denoise"], 1e-9)
         evaluations = max(1, accelerated.computed) / max(1, baseline.computed)
         shortcut = Shortcut(settings.recipe, settings.steps, time, evaluations)
         with self._lock:
-            known = self._shortcuts.setdefault(Call.of(settings), [])
+            known = self._shortcuts.setdefault(CallSize.of(settings), [])
             same = [each for each in known if (each.recipe, each.steps) == (settings.recipe, settings.steps)]
-            self._shortcuts[Call.of(settings)] = [*(each for each in known if each not in same), shortcut][-64:]
+            self._shortcuts[CallSize.of(settings)] = [*(each for each in known if each not in same), shortcut][-64:]
             self._measured[settings.key()] = (
                 baseline.seconds["total"], accelerated.seconds["total"], evaluations, accelerated.peak_bytes
             )  # fmt: skip
             while len(self._measured) > _REMEMBERED:
                 self._measured.popitem(last=False)
 
-    def predict(self, settings: Settings, baseline_cached: bool = False) -> Cost:
+    def predict(self, settings: StudioSettings, baseline_cached: bool = False) -> Cost:
         """What these settings will take."""
         with self._lock:
             measured = self._measured.get(settings.key())
             pace, rehearsal = self._pace(settings), self._rehearsals.get(settings.model)
-            shortcuts = list(self._shortcuts.get(Call.of(settings), ()))
+            shortcuts = list(self._shortcuts.get(CallSize.of(settings), ()))
         if measured is not None:
             return Cost(*measured, source="measured", baseline_cached=baseline_cached)
         time, evaluations = _shares(settings, shortcuts, rehearsal)
@@ -126,9 +126,9 @@ class Costs:
         accelerated = None if time is None else around + denoise * time
         return Cost(around + denoise, accelerated, evaluations, pace.peak_bytes, "estimated", baseline_cached)
 
-    def _pace(self, settings: Settings) -> Pace | None:
+    def _pace(self, settings: StudioSettings) -> Pace | None:
         """Of this call, else of another of the same model, in proportion to the sizes."""
-        wanted = Call.of(settings)
+        wanted = CallSize.of(settings)
         if wanted in self._paces:
             return self._paces[wanted]
         others = [call for call in reversed(self._paces) if call.model == wanted.model]
@@ -155,7 +155,7 @@ def _exponent(paces: list[Pace]) -> float:
 Shares = tuple[float | None, float | None]
 
 
-def _shares(settings: Settings, known: list[Shortcut], rehearsal: Rehearsal | None) -> Shares:
+def _shares(settings: StudioSettings, known: list[Shortcut], rehearsal: DryRun | None) -> Shares:
     """Shares of the baseline's denoising time and of its evaluations; None where nobody can know."""
     if not settings.recipe.methods():
         return 1.0, 1.0
@@ -175,7 +175,7 @@ def _kinds(recipe: Recipe) -> tuple[str, ...]:
     return tuple(type(method).__name__ for method in recipe.methods().values())
 
 
-def _distance(known: Shortcut, settings: Settings) -> float:
+def _distance(known: Shortcut, settings: StudioSettings) -> float:
     """How far apart the numbers of two recipes of the same methods, and the steps, are, each relative to its size."""
     total = _apart(known.steps, settings.steps)
     for one, other in zip(known.recipe.methods().values(), settings.recipe.methods().values(), strict=True):

@@ -25,7 +25,7 @@ class Limits:
     least_size: int = 8
     size: int = 2048
     frames: int = 257
-    voxels: int = 2**26  # width x height x frames of one film
+    voxels: int = 2**26  # width x height x frames of one video
     unknown_size: int = 1024  # pixels along a side that nobody has given, where the model does not tell either
     seconds: float = 900.0  # that a run may be predicted to take, and may take; a model's loading apart
     unheard_seconds: float = 30.0  # after which a run to whose answers nobody listens is dropped
@@ -114,7 +114,7 @@ class Limits:
             raise ValueError(f"{text[:80]!r} is no name: letters, digits and . _ - : / alone, and at most 200 of them.")
 
     def check_voxels(self, width: int | None, height: int | None, frames: int | None) -> None:
-        """Raises ValueError for a film of more pixels than this server makes. None: as large as can be expected."""
+        """Raises ValueError for a video of more pixels than this server makes. None: as large as can be expected."""
         asked = (width or self.unknown_size) * (height or self.unknown_size) * (frames or 1)
         if asked > self.voxels:
             raise ValueError(

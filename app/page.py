@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
-from accel.app.blind_tab import BlindTab
-from accel.app.compare_tab import CompareTab
-from accel.app.endpoints import build_endpoints
-from accel.app.history_tab import HistoryTab
-from accel.app.running import Running
+from accel.app.api import build_endpoints
 from accel.app.studio import Studio
-from accel.app.sweep_tab import SweepTab
+from accel.app.ui.blind_tab import BlindTab
+from accel.app.ui.compare_tab import CompareTab
+from accel.app.ui.history_tab import HistoryTab
+from accel.app.ui.running import Running
+from accel.app.ui.sweep_tab import SweepTab
 from accel.app.visitors import Listeners
 
 _HEADER = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from accel.app.settings import Settings
-from accel.media import Pixels
+from accel.app.settings import StudioSettings
+from accel.measure.media import Pixels
 
 Stage = Literal["waiting", "loading", "baseline", "accelerated", "measuring", "done"]
 Winner = Literal["baseline", "accelerated", "same"]
@@ -63,7 +63,7 @@ class Pair:
     """
 
     key: str
-    settings: Settings
+    settings: StudioSettings
     baseline: Side
     accelerated: Side
     metrics: dict[str, float | None]
@@ -83,17 +83,17 @@ class Pair:
             self.baseline.nbytes + self.accelerated.nbytes + len(repr(self.settings)) + len(repr(self.psnr_per_frame))
         )
 
-    def summary(self) -> Summary:
+    def summary(self) -> PairSummary:
         """The pair without its clips, for lists."""
-        return Summary(self.key, self.settings, dict(self.metrics), self.label, self.when)
+        return PairSummary(self.key, self.settings, dict(self.metrics), self.label, self.when)
 
 
 @dataclass(frozen=True)
-class Summary:
+class PairSummary:
     """A line of a history."""
 
     key: str
-    settings: Settings
+    settings: StudioSettings
     metrics: dict[str, float | None]
     label: str
     when: float
@@ -141,6 +141,6 @@ class Vote:
     pair: str
     winner: Winner
     user: str
-    settings: Settings
+    settings: StudioSettings
     metrics: dict[str, float | None]
     when: float

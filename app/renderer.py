@@ -8,25 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from accel.app.byte_lru import ByteLRU
 from accel.app.costs import Costs
-from accel.app.keep import Keep
+from accel.app.dry_run import DryRun
+from accel.app.job_stream import sentence
 from accel.app.limits import Limits
-from accel.app.order import sentence
+from accel.app.models import LoadedModel, ModelPool
 from accel.app.pair import Cancelled, Pair, Update
-from accel.app.rehearsal import Rehearsal
-from accel.app.settings import Settings
-from accel.app.shelf import Held, Shelf
-from accel.app.sweeping import Point
-from accel.app.take import Take, paired, take
-from accel.app.watch import Guard, guarded
-from accel.media import Pixels
-from accel.rendering.calls import arguments_of
+from accel.app.settings import StudioSettings
+from accel.app.sweep import SweepPoint
+from accel.app.timed_run import TimedRun, make_pair, run_timed
+from accel.app.watch import Guard, guard_run
+from accel.measure.media import Pixels
+from accel.rendering.pipeline_arguments import arguments_of
 
 Say = Callable[[Update], None]
 
 
 @dataclass(frozen=True)
-class Goal:
+class StudioGoal:
     """What a tuning is for: one of a least PSNR in dB and a speed-up, and how long it may take."""
 
     min_psnr: float | None = None
@@ -41,37 +41,39 @@ _TUNED_BY = ("prompt", "num_inference_steps")  # arguments that `tune` takes by 
 class Renderer:
     """Makes pairs. `pair` and `sweep` belong to the one thread that runs jobs; `is_cached` may be asked by any.
 
-    folder: for the clips. fps: of the films.
+    folder: for the clips. fps: of the videos.
     """
 
-    def __init__(self, limits: Limits, shelf: Shelf, costs: Costs, folder: Path, fps: float) -> None:
+    def __init__(self, limits: Limits, shelf: ModelPool, costs: Costs, folder: Path, fps: float) -> None:
         self._shelf, self._costs, self._folder, self._fps = shelf, costs, folder, fps
-        self._baselines: Keep[Take] = Keep(limits.baseline_bytes, lambda kept: kept.clip.nbytes + kept.side.nbytes)
+        self._baselines: ByteLRU[TimedRun] = ByteLRU(
+            limits.baseline_bytes, lambda kept: kept.clip.nbytes + kept.side.nbytes
+        )
 
-    def is_cached(self, settings: Settings) -> bool:
+    def is_cached(self, settings: StudioSettings) -> bool:
         """Whether the baseline of these settings is at hand."""
         return settings.baseline_key() in self._baselines
 
-    def held(self, model: str, say: Say) -> Held:
+    def is_loaded(self, model: str, say: Say) -> LoadedModel:
         """The model, loaded if need be."""
         if self._shelf.has(model):
             return self._shelf.get(model)
         say(Update("loading", note=f"loading {model}"))
         held = self._shelf.get(model)
-        self._costs.learn_model(model, Rehearsal(held.pipe))
+        self._costs.learn_model(model, DryRun(held.pipe))
         return held
 
-    def prepare(self, settings: Settings, say: Say, cancelled: Callable[[], bool]) -> None:
+    def prepare(self, settings: StudioSettings, say: Say, cancelled: Callable[[], bool]) -> None:
         """Loads the model and times a few steps of it."""
-        held = self.held(settings.model, say)
-        self._shelf.admitted(settings)
+        held = self.is_loaded(settings.model, say)
+        self._shelf.admit(settings)
         few = replace(settings.unaccelerated, steps=min(_PREPARED_STEPS, settings.steps))
         self._costs.learn_baseline(settings, self._take(held, few, "baseline", say, cancelled, 0.0).side)
 
     def sweep(
         self,
-        base: Settings,
-        points: Sequence[Point],
+        base: StudioSettings,
+        points: Sequence[SweepPoint],
         say: Say,
         cancelled: Callable[[], bool],
         keep: Callable[[Pair], None] = lambda pair: None,
@@ -87,7 +89,7 @@ class Renderer:
         for number, point in enumerate(points):
             left = [each.settings for each in points[number + 1 :]]
 
-            def told(update: Update, left: Sequence[Settings] = left) -> None:
+            def told(update: Update, left: Sequence[StudioSettings] = left) -> None:
                 say(replace(update, points=tuple(pairs), seconds_left=self._also(update.seconds_left, left)))
 
             try:
@@ -101,22 +103,24 @@ class Renderer:
                 failures.append(f"{point.label}: {sentence(error)}")
         return pairs, failures
 
-    def tuned(self, settings: Settings, goal: Goal, say: Say, cancelled: Callable[[], bool]) -> tuple[Settings, str]:
+    def tune(
+        self, settings: StudioSettings, goal: StudioGoal, say: Say, cancelled: Callable[[], bool]
+    ) -> tuple[StudioSettings, str]:
         """The settings with the recipe that was searched for, and what there is to say about it.
 
         Where the goal cannot be met it is the recipe that comes nearest. Raises ValueError where there is none.
         """
-        from accel.tuning import NotMet, tune
+        from accel.tuning import GoalNotMet, tune
 
-        held, job, begun = self.held(settings.model, say), settings.job(), time.monotonic()
-        self._shelf.admitted(settings)
+        held, job, begun = self.is_loaded(settings.model, say), settings.job(), time.monotonic()
+        self._shelf.admit(settings)
         given = {name: value for name, value in arguments_of(job).items() if name not in _TUNED_BY}
 
         def tell(line: str) -> None:
             left = max(0.0, 60.0 * goal.minutes - (time.monotonic() - begun))
             say(Update("accelerated", seconds_left=left, note=line))
 
-        with guarded(held.pipe, Guard(cancelled)):
+        with guard_run(held.pipe, Guard(cancelled)):
             try:
                 recipe = tune(
                     held.pipe,
@@ -129,17 +133,17 @@ class Renderer:
                     call_arguments=given,
                     tell=tell,
                 )
-            except NotMet as error:
+            except GoalNotMet as error:
                 if error.nearest is None:
                     raise
                 return replace(settings, recipe=replace(error.nearest, name="nearest")), sentence(error)
         return replace(settings, recipe=replace(recipe, name="tuned")), ""
 
-    def pair(self, base: Settings, point: Point, say: Say, cancelled: Callable[[], bool]) -> Pair:
+    def pair(self, base: StudioSettings, point: SweepPoint, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""
-        held = self.held(point.settings.model, say)
+        held = self.is_loaded(point.settings.model, say)
         for settings in (base, point.settings):
-            self._shelf.admitted(settings)
+            self._shelf.admit(settings)
         baseline = self._baselines.get(base.baseline_key())
         reused = baseline is not None
         if baseline is None:
@@ -149,20 +153,20 @@ class Renderer:
             self._costs.learn_baseline(base, baseline.side)
         accelerated = self._take(held, point.settings, "accelerated", say, cancelled, 0.0)
         say(Update("measuring", note="comparing the clips"))
-        pair = paired(base, point, baseline, accelerated, reused=reused, fps=self._fps)
-        if not point.differs(base):
+        pair = make_pair(base, point, baseline, accelerated, reused=reused, fps=self._fps)
+        if not point.changed_fields(base):
             self._costs.learn_pair(point.settings, baseline.side, accelerated.side)
         return pair
 
     def _take(
         self,
-        held: Held,
-        settings: Settings,
+        held: LoadedModel,
+        settings: StudioSettings,
         stage: Literal["baseline", "accelerated"],
         say: Say,
         cancelled: Callable[[], bool],
         after: float | None,
-    ) -> Take:
+    ) -> TimedRun:
         """One side. `after`: the seconds of what comes after it, as far as they are known."""
         say(Update(stage, 0, settings.steps, note="warming up"))
         begun = 0.0
@@ -174,9 +178,9 @@ class Renderer:
             left = done / (step - 1) * (steps - step + 1) + (after or 0.0) if 1 < step <= steps else None
             say(Update(stage, step, steps, seconds_left=left, preview=preview))
 
-        return take(held, settings, self._folder, self._fps, cancelled, tell)
+        return run_timed(held, settings, self._folder, self._fps, cancelled, tell)
 
-    def _also(self, seconds: float | None, left: Sequence[Settings]) -> float | None:
+    def _also(self, seconds: float | None, left: Sequence[StudioSettings]) -> float | None:
         """And the time of the points that are left, where that is known."""
         costs = [self._costs.predict(settings).seconds_accelerated for settings in left]
         return None if seconds is None else seconds + sum(cost for cost in costs if cost is not None)

@@ -16,11 +16,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from starlette.types import ASGIApp
 
-from accel.app.assets import read
 from accel.app.gatekeeper import LOOPBACK, Gatekeeper, GuardedApp, Names
 from accel.app.limits import Limits
 from accel.app.page import build
 from accel.app.studio import Studio
+from accel.app.ui.assets import read
 from accel.app.visitors import Listeners
 from accel.loading import POCKET
 
@@ -108,8 +108,8 @@ def serve(
 
     out: folder for votes. folders: where models may be loaded from, besides `model` itself; hub: whether
     from the Hugging Face hub too, without its code: any model where this machine alone is served, else only
-    `hub_models`. seconds: most time of a run; voxels: width x height x frames of the largest film. device, dtype: as in
-    `accel.loading.load_pipeline`.
+    `hub_models`. seconds: most time of a run; voxels: width x height x frames of the largest video. device, dtype: as
+    in `accel.loading.load_pipeline`.
     """
     roots = (*folders, Path(model)) if Path(model).is_dir() else tuple(folders)
     given: dict[str, Any] = {"seconds": seconds, "voxels": voxels}

@@ -13,11 +13,11 @@ from typing import Any
 
 from accel import presets
 from accel.app.limits import Limits
-from accel.caching import published
+from accel.caching.calibration import published
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.rendering.jobs import DIGITS, Job, digest
-from accel.rendering.outcome import installed
+from accel.rendering.outcome import installed_versions
 
 MEDIA = (".png", ".webp", ".mp4")
 _MOST_SEED = 2**63 - 1
@@ -32,11 +32,11 @@ def _default_recipe() -> Recipe:
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudioSettings:
     """One comparison: a prompt and its call on a model, and the recipe that is compared with no recipe.
 
     width, height, frames and guidance that are None are left to the pipeline. Construction checks nothing, so that a
-    page can hold what was typed; `checked` does.
+    page can hold what was typed; `check` does.
     """
 
     model: str = "pocket:video"
@@ -50,9 +50,9 @@ class Settings:
     guidance: float | None = None
     recipe: Recipe = field(default_factory=_default_recipe)
 
-    def checked(self, limits: Limits) -> Settings:
+    def check(self, limits: Limits) -> StudioSettings:
         """These settings, if they are within the limits. Raises ValueError, in one sentence, otherwise."""
-        self.sized(limits)
+        self.with_sizes(limits)
         limits.check_model(self.model)
         limits.check_whole("seed", self.seed, 0, _MOST_SEED)
         limits.check_whole("steps", self.steps, 1, limits.steps)
@@ -68,7 +68,7 @@ class Settings:
             limits.check_name(name)
         return self
 
-    def sized(self, limits: Limits) -> Settings:
+    def with_sizes(self, limits: Limits) -> StudioSettings:
         """These settings, if nothing in them is too long, whatever it means. Raises ValueError otherwise."""
         for name in ("model", "prompt", "negative"):
             _check_text(name, getattr(self, name), limits.prompt)
@@ -80,7 +80,7 @@ class Settings:
         return self
 
     @property
-    def loaded(self) -> list[str]:
+    def models_to_load(self) -> list[str]:
         """What is read to run this: the model, and what the recipe's methods name."""
         return [self.model, *filter(None, self._names())]
 
@@ -90,13 +90,13 @@ class Settings:
             yield from _names_of(method)
 
     @property
-    def unaccelerated(self) -> Settings:
+    def unaccelerated(self) -> StudioSettings:
         """The same request with no recipe."""
         return replace(self, recipe=Recipe(name="off"))
 
     def baseline_key(self) -> str:
         """Equal for settings that differ in the recipe alone, on the same versions of accel, torch and diffusers."""
-        versions = {name: installed()[name] for name in ("accel", "diffusers", "torch")}
+        versions = {name: installed_versions()[name] for name in ("accel", "diffusers", "torch")}
         return digest({"settings": self.to_dict() | {"recipe": None}, "versions": versions})[:DIGITS]
 
     def key(self) -> str:
@@ -105,7 +105,7 @@ class Settings:
         return digest({"baseline": self.baseline_key(), "recipe": methods})[:DIGITS]
 
     def job(self, fps: float | None = None) -> Job:
-        """The accelerated side as a job of `accel render`. fps: of a film; None leaves it to the renderer."""
+        """The accelerated side as a job of `accel render`. fps: of a video; None leaves it to the renderer."""
         sized = {name: getattr(self, name) for name in _OPTIONAL}
         return Job(
             self.model,
@@ -124,8 +124,8 @@ class Settings:
         return data | {"recipe": _mapped(self.recipe.to_dict(), lambda value: "inf" if value == math.inf else value)}
 
     @classmethod
-    def from_dict(cls, data: object) -> Settings:
-        """Raises ValueError, naming the field, for what is no settings. Ranges are the business of `checked`.
+    def from_dict(cls, data: object) -> StudioSettings:
+        """Raises ValueError, naming the field, for what is no settings. Ranges are the business of `check`.
 
         The recipe may be a preset's name, "off", or a recipe's plain data, but no file's name.
         """
@@ -145,26 +145,26 @@ class Settings:
 
     def as_python(self) -> str:
         """A program that makes the accelerated clip."""
-        from accel.app.copying import as_python
+        from accel.app.export import as_python
 
         return as_python(self)
 
     def as_command(self) -> str:
         """A line for a shell that repeats the comparison."""
-        from accel.app.copying import as_command
+        from accel.app.export import as_command
 
         return as_command(self)
 
 
-def embedded(path: str | os.PathLike[str]) -> Settings:
-    """The settings inside a picture or film that the app or `accel render` has made, or in a .json file.
+def embedded(path: str | os.PathLike[str]) -> StudioSettings:
+    """The settings inside a picture or video that the app or `accel render` has made, or in a .json file.
 
     Raises ValueError for a file that cannot be read, that holds no settings, or that needs what the app does not have
     (pictures to start from, further arguments).
     """
     source = Path(path)
     if source.suffix.lower() in MEDIA:
-        from accel.rendering.outputs import settings_of
+        from accel.rendering.encoding import settings_of
 
         return _from_line(settings_of(source), source.name)
     if source.suffix.lower() != ".json":
@@ -179,17 +179,17 @@ def embedded(path: str | os.PathLike[str]) -> Settings:
         raise ValueError(f"{source.name!r} is not JSON.") from None
     if isinstance(data, Mapping) and isinstance(data.get("line"), Mapping):
         return _from_line(data["line"], source.name)
-    return Settings.from_dict(data)
+    return StudioSettings.from_dict(data)
 
 
-def _from_line(line: Mapping[str, Any], name: str) -> Settings:
+def _from_line(line: Mapping[str, Any], name: str) -> StudioSettings:
     """The settings in a line of a manifest."""
     given = {key: value for key, value in line.items() if key not in _OF_FILES}
     given["negative"] = given.pop("negative_prompt", None) or ""
-    missing = sorted(set(given) - {each.name for each in dataclasses.fields(Settings)})
+    missing = sorted(set(given) - {each.name for each in dataclasses.fields(StudioSettings)})
     if missing:
         raise ValueError(f"{name!r} was made with {', '.join(missing)}, which the app has no field for.")
-    return Settings.from_dict({"prompt": ""} | given)
+    return StudioSettings.from_dict({"prompt": ""} | given)
 
 
 def _recipe(data: object) -> Recipe:
@@ -233,5 +233,5 @@ def _names_of(method: Method) -> Iterator[str]:
 
 
 def _choices(parameter: dataclasses.Field[Any]) -> tuple[str, ...]:
-    found: tuple[str, ...] = parameter.metadata["knob"].choices if "knob" in parameter.metadata else ()
+    found: tuple[str, ...] = parameter.metadata["setting"].choices if "setting" in parameter.metadata else ()
     return found

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from accel.app.limits import Limits
-from accel.app.settings import Settings, embedded
+from accel.app.settings import StudioSettings, embedded
 
 BOUNDED = {"concurrency_limit": 2, "concurrency_id": "files"}
 """Of every event that reads one: so many at a time, for all visitors together."""
 
 
-def restored(posted: object, folder: Path, limits: Limits) -> Settings:
+def restore_uploads(posted: object, folder: Path, limits: Limits) -> StudioSettings:
     """The settings inside an upload. posted: what a client says that it has uploaded, an object with its path, or the
     path itself. Raises ValueError, in one sentence, where it has not, or there are no settings in it.
     """
-    return embedded(_uploaded(posted, folder)).sized(limits)
+    return embedded(_uploaded(posted, folder)).with_sizes(limits)
 
 
 def _uploaded(posted: object, folder: Path) -> Path:

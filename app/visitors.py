@@ -39,11 +39,11 @@ def visitor(request: gr.Request) -> Visitor:
     cookie = request.request.cookies.get(COOKIE, "") if request.request else ""
     client = request.request.client if request.request else None
     event = str(LocalContext.event_id.get(None) or secrets.token_hex())
-    key = hashed(f"{cookie}/{session or event}")
-    return Visitor(key, client.host if client else "", (hashed(session), hashed(event)))
+    key = hash_text(f"{cookie}/{session or event}")
+    return Visitor(key, client.host if client else "", (hash_text(session), hash_text(event)))
 
 
-def hashed(text: str) -> str:
+def hash_text(text: str) -> str:
     """A name that cannot be turned back."""
     return hmac.digest(_SALT, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
 
@@ -57,7 +57,7 @@ class Sessions:
 
     def belongs(self, session: str, cookie: str) -> bool:
         """Whether whoever has this cookie ("" for none) may speak in the name of the session."""
-        key, owner = hashed(session), hashed(cookie)
+        key, owner = hash_text(session), hash_text(cookie)
         with self._lock:
             found = self._owners.setdefault(key, owner)
             self._owners.move_to_end(key)
@@ -77,7 +77,7 @@ class Listeners:
     @contextmanager
     def listening(self, stream: str) -> Iterator[None]:
         """Somebody listens for the duration of the block."""
-        key = hashed(stream)
+        key = hash_text(stream)
         with self._lock:
             self._open[key] += 1
         try:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from accel.app.pair import StudioError, Vote
-from accel.app.settings import Settings
+from accel.app.settings import StudioSettings
 
 
 class Votes:
@@ -47,6 +47,6 @@ def _votes(lines: Sequence[str]) -> Iterator[Vote]:
     for line in lines:
         try:
             data = json.loads(line)
-            yield Vote(**data | {"settings": Settings.from_dict(data["settings"])})
+            yield Vote(**data | {"settings": StudioSettings.from_dict(data["settings"])})
         except (ValueError, KeyError, TypeError, RecursionError):
             continue

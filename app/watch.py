@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from accel.anatomy import components_of, denoisers_of, schedulers_of
-from accel.app.glimpse import Glimpse
 from accel.app.pair import Cancelled
-from accel.media import Pixels
-from accel.patch import Layer, is_compiled
+from accel.app.preview import LatentPreview
+from accel.measure.media import Pixels
+from accel.patch import Wrapper, is_compiled
 from accel.session import Session
 from accel.spaces import clean_from_output
 
@@ -55,7 +55,7 @@ class Guard:
         return self.part(inner, *args, **kwargs)
 
 
-class Watch(Guard):
+class PreviewGuard(Guard):
     """A guard on top of a session's own layers that tells how far the call is and shows where it goes.
 
     rough: a call of few steps, which is not timed. `spent` is the time that previews took, in seconds; `latents` are
@@ -63,7 +63,13 @@ class Watch(Guard):
     """
 
     def __init__(
-        self, session: Session, glimpse: Glimpse, cancelled: Callable[[], bool], tell: Tell, *, rough: bool = False
+        self,
+        session: Session,
+        glimpse: LatentPreview,
+        cancelled: Callable[[], bool],
+        tell: Tell,
+        *,
+        rough: bool = False,
     ) -> None:
         super().__init__(cancelled)
         self._session, self._glimpse, self._tell, self._rough = session, glimpse, tell, rough
@@ -137,9 +143,9 @@ class Watch(Guard):
 
 
 @contextmanager
-def guarded(pipe: Any, guard: Guard) -> Iterator[None]:
+def guard_run(pipe: Any, guard: Guard) -> Iterator[None]:
     """Puts a guard around the parts of a pipeline for the duration of the block."""
-    layers: list[Layer] = []
+    layers: list[Wrapper] = []
     try:
         layers.extend(_layers(pipe, guard))
         yield
@@ -148,17 +154,17 @@ def guarded(pipe: Any, guard: Guard) -> Iterator[None]:
             layer.detach()
 
 
-def _layers(pipe: Any, guard: Guard) -> Iterator[Layer]:
+def _layers(pipe: Any, guard: Guard) -> Iterator[Wrapper]:
     components = components_of(pipe)
     denoisers, schedulers = dict(denoisers_of(components)), dict(schedulers_of(components))
     for name, part in components.items():
         if name in schedulers:
-            yield Layer(part, "step", guard.step)
+            yield Wrapper(part, "step", guard.step)
         elif isinstance(part, torch.nn.Module):
             forward = "_compiled_call_impl" if is_compiled(part) else "forward"
-            yield Layer(part, forward, guard.denoise if name in denoisers else guard.part)
+            yield Wrapper(part, forward, guard.denoise if name in denoisers else guard.part)
             if hasattr(part, "decode"):
-                yield Layer(part, "decode", guard.decode)
+                yield Wrapper(part, "decode", guard.decode)
 
 
 def _sample(result: Any) -> torch.Tensor | None:

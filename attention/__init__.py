@@ -1,16 +1,16 @@
 """Sparse spatial-temporal and low-precision attention.
 
-Every technique is a module of this folder, found by looking: `accel.attention.Radial` is the class of that name.
+Every technique is a module below this folder, found by looking: `accel.attention.Radial` is the class of that name.
 """
 
 from typing import Any
 
 from accel import discovery
 from accel.attention.layout import TokenLayout
-from accel.attention.method import SparseAttention
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import SparseAttention
 
-__all__ = ["Plan", "SparseAttention", "TokenLayout"]
+__all__ = ["KeyPlan", "SparseAttention", "TokenLayout"]
 
 discovery.load(__name__)
 

@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from accel.attention.dense import dense
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
 
 MASK_BLOCK = 128  # what the compiled kernels are tuned for
 
 
 @dataclass(frozen=True)
-class Packed:
+class FlexInputs:
     """A plan for FlexAttention: which tokens stand where, and which blocks of 128 of them see each other.
 
     queries, keys: (n,) or (B, h, n) the places in the sequence of the tokens at each place of the packed one, padded to
@@ -42,10 +42,10 @@ class Flex:
     name = "flex"
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
         samples, heads, _, _ = q.shape
-        plan_packed = packed(plan, samples, heads, text)
+        plan_packed = flex_inputs(plan, samples, heads, text)
         near, values = _take(k, plan_packed.keys), _take(v, plan_packed.keys)
         output = _compiled()(_take(q, plan_packed.queries), near, values, block_mask=plan_packed.mask, scale=scale)
         out = q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -59,10 +59,10 @@ class Flex:
         return out.scatter_(2, places[..., None].expand(output.shape), output)
 
 
-_packed: WeakKeyDictionary[Plan, dict[tuple[object, ...], Packed]] = WeakKeyDictionary()
+_packed: WeakKeyDictionary[KeyPlan, dict[tuple[object, ...], FlexInputs]] = WeakKeyDictionary()
 
 
-def packed(plan: Plan, samples: int, heads: int, text: torch.Tensor) -> Packed:
+def flex_inputs(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor) -> FlexInputs:
     """The plan for FlexAttention; kept as long as the plan lives."""
     known = _packed.setdefault(plan, {})
     key = (samples, heads, tuple(text.tolist()))
@@ -71,7 +71,7 @@ def packed(plan: Plan, samples: int, heads: int, text: torch.Tensor) -> Packed:
     return known[key]
 
 
-def _pack(plan: Plan, samples: int, heads: int, text: torch.Tensor) -> Packed:
+def _pack(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor) -> FlexInputs:
     tokens, blocks = _sequence(plan.order)
     tokens = tokens + plan.layout.video_rows.start
     count = plan.order.shape[-2]
@@ -83,7 +83,7 @@ def _pack(plan: Plan, samples: int, heads: int, text: torch.Tensor) -> Packed:
     if not (query_ids.dim() == 1 and sees.dim() == 2):
         query_ids, key_ids = (ids.expand(samples, heads, -1).contiguous() for ids in (query_ids, key_ids))
         sees = sees.expand(samples, heads, -1, -1).contiguous()
-    return Packed(queries, keys, _block_mask(sees, query_ids, key_ids))
+    return FlexInputs(queries, keys, _block_mask(sees, query_ids, key_ids))
 
 
 def _sequence(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

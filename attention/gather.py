@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from accel.attention.dense import dense
-from accel.attention.plan import Plan
-from accel.attention.schedule import Group, Schedule, scheduled
+from accel.attention.packing import PackedPlan, QueryGroup, pack_plan
+from accel.attention.plan import KeyPlan
 
 # Gathered keys and values of one attention call. On a CPU they should stay in the cache between the gather and its use:
 # 1 to 4 MiB measured alike, 16 MiB cost up to 7 % more. A GPU needs enough units in one call to be busy.
@@ -52,7 +52,7 @@ class Gather:
         self.chunk_bytes, self.attention = chunk_bytes, attention
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
         out = q.new_empty(*q.shape[:-1], v.shape[-1])
         if plan.layout.text:
@@ -61,10 +61,10 @@ class Gather:
         schedule = self.schedule(q, plan, text)
         whole = out.view(schedule.sequences, -1, out.shape[-1])
         for chunk in self.chunks(q, k, v, schedule, text):
-            whole[chunk.sequences].index_copy_(1, *self.answered(chunk, scale))
+            whole[chunk.sequences].index_copy_(1, *self.attend_chunk(chunk, scale))
         return out
 
-    def answered(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend_chunk(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The places of a chunk's queries and what they are answered, (sequences, queries, D), without padding."""
         if self.attention is not None and chunk.mask is None:
             output = self.attention(chunk.q, chunk.k, chunk.v, scale)
@@ -73,12 +73,12 @@ class Gather:
         places, output = chunk.places.flatten(), output.flatten(1, 2)
         return (places, output) if chunk.mask is None else (places[places >= 0], output[:, places >= 0])
 
-    def schedule(self, q: torch.Tensor, plan: Plan, text: torch.Tensor) -> Schedule:
+    def schedule(self, q: torch.Tensor, plan: KeyPlan, text: torch.Tensor) -> PackedPlan:
         """What there is to do; it is kept as long as the plan lives."""
-        return scheduled(plan, q.shape[0], q.shape[1], text, ALONE.get(q.device.type, ALONE["cuda"]))
+        return pack_plan(plan, q.shape[0], q.shape[1], text, ALONE.get(q.device.type, ALONE["cuda"]))
 
     def chunks(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, schedule: Schedule, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, schedule: PackedPlan, text: torch.Tensor
     ) -> Iterator[Chunk]:
         """The calls of dense attention that make up the video rows."""
         tokens, budget = q.shape[2], self.chunk_bytes or CHUNK_BYTES.get(q.device.type, CHUNK_BYTES["cuda"])
@@ -93,7 +93,7 @@ class Gather:
 
 def _gathered(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-    schedule: Schedule, group: Group, text: torch.Tensor, tokens: int, budget: int,
+    schedule: PackedPlan, group: QueryGroup, text: torch.Tensor, tokens: int, budget: int,
 ) -> Iterator[Chunk]:  # fmt: skip
     """A group in chunks of units, and of sequences where the keys of one unit are too many for all."""
     unit = (group.key_tokens + len(text)) * (k.shape[-1] + v.shape[-1]) * k.element_size()

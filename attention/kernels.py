@@ -12,8 +12,8 @@ import torch
 from accel.attention.dense import all_text, dense
 from accel.attention.flex import Flex
 from accel.attention.gather import Gather
-from accel.attention.method import HeadPlan, Question
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import AttentionInputs, HeadPlan
 from accel.attention.selftest import random_fault, sampled_fault
 from accel.attention.xformers import XFormers
 
@@ -27,7 +27,7 @@ class Kernel(Protocol):
     def __hash__(self) -> int: ...
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
         """(B, h, L, D) of queries, keys and values (B, h, L, D), text rows included, which see everything.
 
@@ -40,7 +40,7 @@ class NoKernel(RuntimeError):
     """Not even the portable kernel gives what the plan asks for on this device."""
 
 
-class Chosen:
+class ChosenKernel:
     """The first of several kernels that is right on this device, data type and head width.
 
     Each is tested when it is first needed: on random activations, and on a few rows of the first real ones. What fails
@@ -56,12 +56,12 @@ class Chosen:
         self._verdicts: dict[tuple[object, ...], bool] = {}
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
-        for kernel in preferred(q.device) if self.kernels is None else self.kernels:
+        for kernel in preferred_kernel(q.device) if self.kernels is None else self.kernels:
             key = (kernel.name, q.device, q.dtype, q.shape[-1], plan.order.dim(), plan.key_blocks.dim())
             if key not in self._verdicts:
-                output = self._tested(kernel, q, k, v, plan, scale, text)
+                output = self._test(kernel, q, k, v, plan, scale, text)
                 self._verdicts[key] = output is not None
                 if output is not None:
                     self.name = kernel.name
@@ -71,8 +71,8 @@ class Chosen:
                 return kernel(q, k, v, plan, scale, text)
         raise NoKernel
 
-    def _tested(
-        self, kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float,
+    def _test(
+        self, kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float,
         text: torch.Tensor,
     ) -> torch.Tensor | None:  # fmt: skip
         """The output if the kernel passes; None and a note if it does not."""
@@ -92,35 +92,35 @@ class Chosen:
         return None
 
 
-def attend(question: Question, plans: Sequence[HeadPlan], kernel: Kernel | None = None) -> torch.Tensor:
+def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | None = None) -> torch.Tensor:
     """The attention output (B, H, L, D): video rows by the plans, text rows dense, padded text never attended.
 
     kernel: None takes the fastest of those that pass their tests on this device, and tests them anew in each call. If
     none does, the model's own attention answers.
     """
-    run = kernel or Chosen()
-    samples = list(_samples(question))
+    run = kernel or ChosenKernel()
+    samples = list(_samples(inputs))
     try:
         if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
-            return _heads(question, plans[0], run, *samples[0])
-        out = torch.empty_like(question.q, memory_format=torch.contiguous_format)
+            return _heads(inputs, plans[0], run, *samples[0])
+        out = torch.empty_like(inputs.q, memory_format=torch.contiguous_format)
         for rows, text in samples:
             for part in plans:
                 heads = slice(None) if part.heads is None else part.heads
-                out[rows, heads] = _heads(question, part, run, rows, text)
+                out[rows, heads] = _heads(inputs, part, run, rows, text)
         return out
     except NoKernel:
-        return question.dense()
+        return inputs.dense()
 
 
-def installed(device: torch.device) -> list[Kernel]:
+def available_kernels(device: torch.device) -> list[Kernel]:
     """All kernels that can be tried on a device: for measurements."""
     flex = [Flex()] if device.type == "cuda" else []
     return [Gather(), *flex, *([XFormers()] if _has_xformers(device) else [])]
 
 
 @functools.cache
-def preferred(device: torch.device) -> tuple[Kernel, ...]:
+def preferred_kernel(device: torch.device) -> tuple[Kernel, ...]:
     """FlexAttention where its compiler has the tensor cores that it needs, xFormers on older GPUs, else gathering.
 
     One set for all sessions: what they have compiled, and how they did on random activations, is the process's.
@@ -134,23 +134,23 @@ def _has_xformers(device: torch.device) -> bool:
     return device.type == "cuda" and importlib.util.find_spec("xformers") is not None
 
 
-def _heads(question: Question, part: HeadPlan, run: Kernel, rows: slice, text: torch.Tensor) -> torch.Tensor:
+def _heads(inputs: AttentionInputs, part: HeadPlan, run: Kernel, rows: slice, text: torch.Tensor) -> torch.Tensor:
     q, k, v = (
         tensor[rows] if part.heads is None else tensor[rows].index_select(1, part.heads)
-        for tensor in (question.q, question.k, question.v)
+        for tensor in (inputs.q, inputs.k, inputs.v)
     )
     if part.plan is None:
-        return dense(q, k, v, question.layout, question.scale, text)
-    return run(q, k, v, _of_samples(part.plan, rows), question.scale, text)
+        return dense(q, k, v, inputs.layout, inputs.scale, text)
+    return run(q, k, v, _of_samples(part.plan, rows), inputs.scale, text)
 
 
-def _samples(question: Question) -> Iterator[tuple[slice, torch.Tensor]]:
+def _samples(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
     """Samples with the text keys that they attend: all at once if they agree, else one by one and still unmasked."""
-    text, mask = all_text(question.layout, question.q.device), question.key_mask
+    text, mask = all_text(inputs.layout, inputs.q.device), inputs.key_mask
     if mask is None or not len(text):
         yield slice(None), text
         return
-    there = mask[:, question.layout.text_rows]
+    there = mask[:, inputs.layout.text_rows]
     if bool((there == there[:1]).all()):
         yield slice(None), text[there[0]]
         return
@@ -158,11 +158,11 @@ def _samples(question: Question) -> Iterator[tuple[slice, torch.Tensor]]:
         yield slice(row, row + 1), text[there[row]]
 
 
-def _of_samples(plan: Plan, rows: slice) -> Plan:
+def _of_samples(plan: KeyPlan, rows: slice) -> KeyPlan:
     """A plan for some of the samples."""
     if rows == slice(None):
         return plan
     order, blocks = (
         tensor[rows] if tensor.dim() == 4 and len(tensor) > 1 else tensor for tensor in (plan.order, plan.key_blocks)
     )
-    return plan if order is plan.order and blocks is plan.key_blocks else Plan(plan.layout, order, blocks)
+    return plan if order is plan.order and blocks is plan.key_blocks else KeyPlan(plan.layout, order, blocks)

@@ -16,22 +16,22 @@ import torch
 
 from accel import families
 from accel.anatomy import Anatomy
-from accel.attention.account import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, Account
-from accel.attention.arithmetic import Arithmetic, Trusted
-from accel.attention.interception import Attention, KeyMasks, Watch
-from accel.attention.kernels import Chosen, attend
-from accel.attention.method import Answer, HeadPlan, Planner, Question, Site, SparseAttention
+from accel.attention.break_even import max_density_to_gain, min_tokens_to_gain
+from accel.attention.kernels import ChosenKernel, attend
+from accel.attention.low_precision import LowPrecisionAttention, VerifiedKernels
+from accel.attention.planner import AttentionInputs, AttentionResult, AttentionSite, HeadPlan, Planner, SparseAttention
+from accel.attention.sdpa import KeyMasks, SdpaCall, SdpaObserver
+from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, AttentionStats
 from accel.attention.tokens import Tokens
-from accel.attention.worth import pays_from, pays_up_to
-from accel.calls import Call
-from accel.lever import Idle, Lever
-from accel.patch import Layer, is_compiled, reachable
+from accel.call import DenoiserCall
+from accel.lever import InactiveLever, Lever
+from accel.patch import Wrapper, is_compiled, reachable
 from accel.report import CallRecord, LeverReport
 
 NONE = slice(0, 0)  # tokens that a mask must not leave out
 
 
-class Place(NamedTuple):
+class AttentionPlace(NamedTuple):
     """A self-attention module by name, and its number in the order in which they run."""
 
     denoiser: str
@@ -40,27 +40,27 @@ class Place(NamedTuple):
     layers: int
 
 
-class Visit:
+class ForwardState:
     """One denoiser call, as the attentions in it need to know it."""
 
-    def __init__(self, call: Call, tokens: Tokens, planner: Planner | None) -> None:
+    def __init__(self, call: DenoiserCall, tokens: Tokens, planner: Planner | None) -> None:
         self.call, self.tokens, self.planner = call, tokens, planner
         self.masks = KeyMasks()
-        self._asked: Counter[str] = Counter()
+        self._call_counts: Counter[str] = Counter()
 
-    def site(self, place: Place) -> Site:
+    def site(self, place: AttentionPlace) -> AttentionSite:
         """Where the attention that is asked for now stands. A module that computes several in one call (Mochi: one for
         each sample) has a stream for each, so that nothing that is remembered by stream mixes them.
         """
-        self._asked[place.path] += 1
-        times, stream = self._asked[place.path], self.call.stream
-        return Site(
+        self._call_counts[place.path] += 1
+        times, stream = self._call_counts[place.path], self.call.stream
+        return AttentionSite(
             denoiser=place.denoiser,
             stream=stream if times == 1 else f"{stream} ({times})",
             path=place.path,
             layer=place.layer,
             layers=place.layers,
-            moment=self.call.moment,
+            context=self.call.context,
         )
 
 
@@ -70,27 +70,27 @@ class AttentionLever(Lever):
     A planner sees one run, one denoiser and one shape of latents: whatever it remembers fits what it is asked next.
     """
 
-    def __init__(self, method: SparseAttention | Arithmetic, anatomy: Anatomy) -> None:
+    def __init__(self, method: SparseAttention | LowPrecisionAttention, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self._sparse = method if isinstance(method, SparseAttention) else method.sparse
-        self._arithmetic = Trusted(method) if isinstance(method, Arithmetic) else None
-        self._chosen = Chosen()
+        self._low_precision = VerifiedKernels(method) if isinstance(method, LowPrecisionAttention) else None
+        self._chosen = ChosenKernel()
         self._places = places(anatomy)
-        self._layers: list[Layer] = []
-        self._visit: Visit | None = None
-        self._account = self._blank()
+        self._layers: list[Wrapper] = []
+        self._state: ForwardState | None = None
+        self._stats = self._blank()
         self.reset()
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
-        self._account = self._blank()
+        self._stats = self._blank()
         for place in self._places:
             root = denoisers.get(place.denoiser)
             module = None if root is None else reachable(root, place.path)
             if module is None or is_compiled(module):
-                self._account.unreachable += 1
+                self._stats.unreachable += 1
             else:
-                self._layers.append(Layer(module, "forward", partial(self._module, place)))
+                self._layers.append(Wrapper(module, "forward", partial(self._module, place)))
 
     def reset(self) -> None:
         self._left()
@@ -101,29 +101,31 @@ class AttentionLever(Lever):
             layer.detach()
         self._layers = []
 
-    def evaluating(self, call: Call) -> None:
+    def before_evaluation(self, call: DenoiserCall) -> None:
         self._left()
         tokens = Tokens(call, self.anatomy.denoisers[call.denoiser])
-        self._visit = Visit(call, tokens, self._planner(call))
+        self._state = ForwardState(call, tokens, self._planner(call))
 
     def _left(self) -> None:
         """The last denoiser call is over: its layers act in no other, and only its memory is to be accounted for."""
-        if self._visit is not None:
-            self._account.keeps([tensor for planner in self._planners.values() for tensor in planner.held()])
-        self._visit = None
+        if self._state is not None:
+            self._stats.record_memory(
+                [tensor for planner in self._planners.values() for tensor in planner.kept_tensors()]
+            )
+        self._state = None
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         self._left()
-        account = self._account
+        account = self._stats
         transformer = not any("block_out_channels" in part.config for part in self.anatomy.denoisers.values())
-        notes = [*self._chosen.notes, *(self._arithmetic.notes if self._arithmetic else [])]
-        reason = "; ".join([account.words(transformer), *notes])
-        return LeverReport("attention", str(self.method), account.answered > 0, reason, account.peak)
+        notes = [*self._chosen.notes, *(self._low_precision.notes if self._low_precision else [])]
+        reason = "; ".join([account.summary(transformer), *notes])
+        return LeverReport("attention", str(self.method), account.computed_by_us > 0, reason, account.peak)
 
-    def _blank(self) -> Account:
-        return Account(plans=self._sparse is not None, rounds=self._arithmetic is not None)
+    def _blank(self) -> AttentionStats:
+        return AttentionStats(plans=self._sparse is not None, rounds=self._low_precision is not None)
 
-    def _planner(self, call: Call) -> Planner | None:
+    def _planner(self, call: DenoiserCall) -> Planner | None:
         if self._sparse is None:
             return None
         key = (call.denoiser, call.layout)
@@ -133,20 +135,20 @@ class AttentionLever(Lever):
             self._planners[key] = self._sparse.planner(self.anatomy)
         return self._planners[key]
 
-    def _module(self, place: Place, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _module(self, place: AttentionPlace, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in place of a self-attention module's forward."""
-        visit = self._visit
+        visit = self._state
         if visit is None or visit.call.denoiser != place.denoiser:
             return inner(*args, **kwargs)
-        self._account.runs(place.denoiser, place.path)
-        with Watch(partial(self._attention, visit, place)):
+        self._stats.record_module(place.denoiser, place.path)
+        with SdpaObserver(partial(self._attention, visit, place)):
             return inner(*args, **kwargs)
 
-    def _attention(self, visit: Visit, place: Place, attention: Attention) -> torch.Tensor:
+    def _attention(self, visit: ForwardState, place: AttentionPlace, attention: SdpaCall) -> torch.Tensor:
         """Answers one attention within the module."""
         if not attention.among_tokens:  # cross-attention, such as an IP-Adapter's
             return attention.dense()
-        self._account.arrives(place.denoiser, place.path, attention.query)
+        self._stats.record_call(place.denoiser, place.path, attention.query)
         site, reason = visit.site(place), ""
         if self._sparse is not None and visit.planner is not None:
             found = self._sparsely(self._sparse, visit.planner, visit, site, attention)
@@ -154,20 +156,20 @@ class AttentionLever(Lever):
                 return found
             reason = found
         whole = self._in_fewer_bits(visit, site, attention)
-        if isinstance(whole, Answer):
-            self._account.rounds_off(whole.kernel)
+        if isinstance(whole, AttentionResult):
+            self._stats.record_low_precision(whole.kernel)
             return whole.output
-        self._account.stays(whole or reason)
+        self._stats.record_dense(whole or reason)
         return attention.dense()
 
-    def _in_fewer_bits(self, visit: Visit, site: Site, attention: Attention) -> Answer | str:
+    def _in_fewer_bits(self, visit: ForwardState, site: AttentionSite, attention: SdpaCall) -> AttentionResult | str:
         """All pairs, by the arithmetic if there is one; else why not."""
-        if self._arithmetic is None:
+        if self._low_precision is None:
             return ""
-        return self._arithmetic.answer(site, attention, visit.masks.read(attention, NONE))
+        return self._low_precision.compute(site, attention, visit.masks.read(attention, NONE))
 
     def _sparsely(
-        self, method: SparseAttention, planner: Planner, visit: Visit, site: Site, attention: Attention
+        self, method: SparseAttention, planner: Planner, visit: ForwardState, site: AttentionSite, attention: SdpaCall
     ) -> torch.Tensor | str:
         """What the planner makes of it, or why it makes nothing, as the end of "dense: 3 ..."."""
         refreshed: list[bool] = []
@@ -176,44 +178,44 @@ class AttentionLever(Lever):
             """What a planner gets that asks for all pairs after all."""
             refreshed.append(True)
             whole = self._in_fewer_bits(visit, site, attention)
-            return whole.output if isinstance(whole, Answer) else attention.dense()
+            return whole.output if isinstance(whole, AttentionResult) else attention.dense()
 
-        question = self._question(method, visit, site, attention, dense)
-        if isinstance(question, str):
-            return question
-        own = planner.answer(question)
+        inputs = self._inputs(method, visit, site, attention, dense)
+        if isinstance(inputs, str):
+            return inputs
+        own = planner.compute(inputs)
         if own is not None:
-            self._account.planned(own.density, own.kernel)
+            self._stats.record_plan(own.density, own.kernel)
             return own.output
-        plans = planner.plan(question)
+        plans = planner.plan(inputs)
         if plans is None:
             return CHOSEN
-        density, most = density_of(plans, question.q.shape[1]), _most(method, question)
+        density, most = density_of(plans, inputs.q.shape[1]), _most(method, inputs)
         if density > most:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
-        kernel = (self._arithmetic and self._arithmetic.for_plans(site, attention)) or self._chosen
-        output = planner.finish(question, attend(question, plans, kernel))
-        self._account.planned(1.0 if refreshed else density, kernel.name)
+        kernel = (self._low_precision and self._low_precision.for_plans(site, attention)) or self._chosen
+        output = planner.correct(inputs, attend(inputs, plans, kernel))
+        self._stats.record_plan(1.0 if refreshed else density, kernel.name)
         return output
 
-    def _question(
+    def _inputs(
         self,
         method: SparseAttention,
-        visit: Visit,
-        site: Site,
-        attention: Attention,
+        visit: ForwardState,
+        site: AttentionSite,
+        attention: SdpaCall,
         dense: Callable[[], torch.Tensor],
-    ) -> Question | str:
+    ) -> AttentionInputs | str:
         """What the planner is asked, or why it is not."""
         query = attention.query
-        if site.moment.position < round(method.warmup * site.moment.total, 6):
+        if site.context.position < round(method.warmup * site.context.total, 6):
             return WARMUP
         if site.layer < method.dense_layers:
             return FIRST_LAYERS
         if attention.unusual:
             return attention.unusual
         tokens = query.shape[-2]
-        least = pays_from(query.device.type) if method.min_tokens < 0 else method.min_tokens
+        least = min_tokens_to_gain(query.device.type) if method.min_tokens < 0 else method.min_tokens
         if tokens < least:
             return f"too short to gain ({tokens} tokens, from {least} on it pays: min_tokens)"
         layout = visit.tokens.layout(tokens)
@@ -222,7 +224,7 @@ class AttentionLever(Lever):
         there = visit.masks.read(attention, layout.video_rows)
         if there is False:
             return MASKED
-        return Question(
+        return AttentionInputs(
             site=site,
             layout=layout,
             q=query,
@@ -241,22 +243,24 @@ def density_of(plans: Sequence[HeadPlan], heads: int) -> float:
     return sum(count * share for count, share in zip(counts, shares, strict=True)) / heads
 
 
-def _most(method: SparseAttention, question: Question) -> float:
-    return pays_up_to(question.q.device.type) if method.min_tokens < 0 else math.inf
+def _most(method: SparseAttention, inputs: AttentionInputs) -> float:
+    return max_density_to_gain(inputs.q.device.type) if method.min_tokens < 0 else math.inf
 
 
-def attention_lever(method: SparseAttention | Arithmetic, anatomy: Anatomy) -> Lever:
+def attention_lever(method: SparseAttention | LowPrecisionAttention, anatomy: Anatomy) -> Lever:
     """The lever of a method, or an idle one where the pipeline has no self-attention that is known."""
     if places(anatomy):
         return AttentionLever(method, anatomy)
     kinds = ", ".join(dict.fromkeys(part.kind for part in anatomy.denoisers.values()))
-    return Idle(method, f"no self-attention is known in {kinds}; a cache at the denoiser's boundary needs none")
+    return InactiveLever(
+        method, f"no self-attention is known in {kinds}; a cache at the denoiser's boundary needs none"
+    )
 
 
-def places(anatomy: Anatomy) -> list[Place]:
+def places(anatomy: Anatomy) -> list[AttentionPlace]:
     """All self-attentions of all denoisers, numbered in the order in which they run."""
     found = []
     for name, denoiser in anatomy.denoisers.items():
         paths = sorted(denoiser.modules.get("self_attention", ()), key=lambda path: path.startswith(families.RUNS_LAST))
-        found += [Place(name, path, layer, len(paths)) for layer, path in enumerate(paths)]
+        found += [AttentionPlace(name, path, layer, len(paths)) for layer, path in enumerate(paths)]
     return found

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 
 from accel.attention.layout import TokenLayout
-from accel.attention.sliding_tile import tile_plan
+from accel.attention.methods.sliding_tile import tile_plan
 
 
 @lru_cache(maxsize=32)

@@ -15,7 +15,7 @@ from accel.attention.layout import TokenLayout
 
 
 @dataclass(frozen=True)
-class Plan:
+class KeyPlan:
     """Queries in blocks, and for each block of queries the blocks of keys that all of its queries see.
 
     order: (blocks, size), or (B, H, blocks, size) where samples and heads differ: the number of the video token at each

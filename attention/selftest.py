@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from accel.attention.dense import all_text
 from accel.attention.layout import TokenLayout
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
 
 if TYPE_CHECKING:
     from accel.attention.kernels import Kernel
@@ -24,7 +24,7 @@ TOLERANCE_FLOAT32_GPU = 2e-3
 TOLERANCE_16_BITS = 2e-2
 
 
-def random_fault(kernel: Kernel, like: torch.Tensor, plan: Plan) -> str | None:
+def random_fault(kernel: Kernel, like: torch.Tensor, plan: KeyPlan) -> str | None:
     """What is wrong with a kernel on a small random attention of the same data type, head width and form of plan. Asked
     once in a process, because the answer is always the same.
     """
@@ -44,7 +44,7 @@ def _random_fault(
         order = order.expand(1, 2, -1, -1)
     if blocks_dim == 4:
         key_blocks = torch.stack([key_blocks, key_blocks.flip(0)])[None]
-    small = Plan(LAYOUT, order.to(device), key_blocks.to(device))
+    small = KeyPlan(LAYOUT, order.to(device), key_blocks.to(device))
     scale = width**-0.5
     text = all_text(LAYOUT, device)[:-1]
     mask = small.mask()
@@ -58,7 +58,7 @@ def sampled_fault(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    plan: Plan,
+    plan: KeyPlan,
     scale: float,
     text: torch.Tensor,
 ) -> str | None:
@@ -71,7 +71,7 @@ def sampled_error(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    plan: Plan,
+    plan: KeyPlan,
     scale: float,
     text: torch.Tensor,
 ) -> torch.Tensor:

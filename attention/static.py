@@ -9,15 +9,15 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.attention.layout import TokenLayout
-from accel.attention.method import HeadPlan, Planner, Question, SparseAttention
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention
 
 
 @dataclass(frozen=True)
 class StaticAttention(SparseAttention, abstract=True):
     """Base of the methods that need no activations."""
 
-    def layout_plan(self, layout: TokenLayout) -> Plan:
+    def layout_plan(self, layout: TokenLayout) -> KeyPlan:
         """Which keys the queries of a sequence of this layout see."""
         raise NotImplementedError
 
@@ -28,17 +28,17 @@ class StaticAttention(SparseAttention, abstract=True):
 class StaticPlanner(Planner):
     """Makes the plan of a layout when it is first asked for it; a plan that leaves nothing out is dense."""
 
-    def __init__(self, make: Callable[[TokenLayout], Plan]) -> None:
+    def __init__(self, make: Callable[[TokenLayout], KeyPlan]) -> None:
         self.make = make
-        self._plans: dict[tuple[TokenLayout, torch.device], Plan] = {}
+        self._plans: dict[tuple[TokenLayout, torch.device], KeyPlan] = {}
 
-    def plan(self, question: Question) -> Sequence[HeadPlan] | None:
-        key = (question.layout, question.q.device)
+    def plan(self, inputs: AttentionInputs) -> Sequence[HeadPlan] | None:
+        key = (inputs.layout, inputs.q.device)
         if key not in self._plans:
-            plan = self.make(question.layout)
-            self._plans[key] = Plan(plan.layout, plan.order.to(key[1]), plan.key_blocks.to(key[1]))
+            plan = self.make(inputs.layout)
+            self._plans[key] = KeyPlan(plan.layout, plan.order.to(key[1]), plan.key_blocks.to(key[1]))
         plan = self._plans[key]
         return None if plan.density >= 1 else [HeadPlan(None, plan)]
 
-    def held(self) -> list[torch.Tensor]:
+    def kept_tensors(self) -> list[torch.Tensor]:
         return [tensor for plan in self._plans.values() for tensor in (plan.order, plan.key_blocks)]

@@ -9,14 +9,14 @@ from typing import Any
 from accel import families
 from accel.anatomy import DenoiserAnatomy
 from accel.attention.layout import TokenLayout
-from accel.calls import Call
-from accel.layout import on_grid
+from accel.call import DenoiserCall
+from accel.latents import on_grid
 
 
 class Tokens:
     """The token layouts of one denoiser call, read when the first attention asks."""
 
-    def __init__(self, call: Call, denoiser: DenoiserAnatomy) -> None:
+    def __init__(self, call: DenoiserCall, denoiser: DenoiserAnatomy) -> None:
         self._call, self._denoiser = call, denoiser
         self._grids: list[tuple[int, int, int]] | None = None
 
@@ -34,7 +34,7 @@ class Tokens:
         return TokenLayout(*grid, text=tokens - math.prod(grid), text_first=prompt == "first")
 
 
-def grids(call: Call, denoiser: DenoiserAnatomy) -> list[tuple[int, int, int]]:
+def grids(call: DenoiserCall, denoiser: DenoiserAnatomy) -> list[tuple[int, int, int]]:
     """(frames, height, width) in tokens as the self-attentions of this call see them: one, or one for each resolution
     of a U-Net, the finest first; none where the layout is not known.
     """

@@ -15,7 +15,7 @@ class XFormers(Gather):
 
     name = "xformers"
 
-    def answered(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend_chunk(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         places = chunk.places.flatten()
         return places[places >= 0], _attention(chunk, scale)
 

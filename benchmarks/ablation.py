@@ -18,12 +18,12 @@ from accel.attention import LowPrecision, WindowResidual
 from accel.caching import OptimalSchedule
 from accel.cli import run
 from accel.commands.options import add_call, add_machine, call_arguments, load
-from accel.comparison import compare
-from accel.contest import Verifier
 from accel.files import write_whole
+from accel.measure.comparison import compare
+from accel.measure.results import Comparison
+from accel.measure.runner import Verifier
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.results import Comparison
 from accel.samplers import AdaptiveGuidance
 from accel.terminal import show
 from benchmarks.command import command_of

@@ -19,11 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accel.attention.dense import all_text
 from accel.attention.gather import Gather
-from accel.attention.kernels import installed
+from accel.attention.kernels import available_kernels
 from accel.attention.layout import TokenLayout
-from accel.attention.plan import Plan
+from accel.attention.methods.sliding_tile import tile_plan
+from accel.attention.plan import KeyPlan
 from accel.attention.selftest import sampled_error
-from accel.attention.sliding_tile import tile_plan
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,7 @@ CUDA = (
 )
 
 
-def plans(shape: Shape, density: float, device: torch.device) -> Iterator[tuple[str, Plan]]:
+def plans(shape: Shape, density: float, device: torch.device) -> Iterator[tuple[str, KeyPlan]]:
     """One plan of every kind: windows of frames, of tiles, and blocks that each head chooses for itself."""
     layout = shape.layout
     frames = max(round(density * layout.frames), 1)
@@ -71,13 +71,13 @@ def plans(shape: Shape, density: float, device: torch.device) -> Iterator[tuple[
         yield f"blocks of {size}", chosen_blocks(layout, shape.heads, size, density)
 
 
-def chosen_blocks(layout: TokenLayout, heads: int, size: int, density: float) -> Plan:
+def chosen_blocks(layout: TokenLayout, heads: int, size: int, density: float) -> KeyPlan:
     """Every block of every head sees itself and others at random, as methods that look at the activations choose."""
     count = -(-layout.video // size)
     order = torch.full((count * size,), -1)
     order[: layout.video] = torch.arange(layout.video)
     scores = torch.rand(1, heads, count, count) + torch.eye(count)
-    return Plan(layout, order.view(count, size), scores.topk(max(round(density * count), 1)).indices)
+    return KeyPlan(layout, order.view(count, size), scores.topk(max(round(density * count), 1)).indices)
 
 
 def dense_kernels(device: torch.device) -> Mapping[str, SDPBackend]:
@@ -110,7 +110,7 @@ def _now(options: Options) -> float:
     return time.thread_time() if options.thread_time else time.perf_counter()
 
 
-def gathering(gather: Gather, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan) -> Run:
+def gathering(gather: Gather, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan) -> Run:
     """Only the gathering of a planned attention: what it costs over its calls of dense attention."""
     text = all_text(plan.layout, q.device)
 
@@ -132,8 +132,8 @@ def bench(shape: Shape, density: float, options: Options) -> Table:
     dense = {f"dense {name}": _native(backend, q, k, v, scale) for name, backend in dense_kernels(device).items()}
     dense |= _sage(q, k, v, scale)
     for name, plan in plans(shape, density, device):
-        plan = Plan(layout, plan.order.to(device), plan.key_blocks.to(device))
-        kernels = {kernel.name: partial(kernel, q, k, v, plan, scale, text) for kernel in installed(device)}
+        plan = KeyPlan(layout, plan.order.to(device), plan.key_blocks.to(device))
+        kernels = {kernel.name: partial(kernel, q, k, v, plan, scale, text) for kernel in available_kernels(device)}
         alone = {"gather alone": gathering(Gather(), q, k, v, plan)}
         times = measured(dense | kernels | alone, options)
         gather_ms, fastest = times.pop("gather alone"), min(times[key] for key in dense if key in times)

@@ -16,20 +16,20 @@ from typing import Any
 
 from accel import pocket
 from accel.anatomy import Anatomy, inspect
-from accel.caching.averages import calibrate
-from accel.caching.calibration import Calibration
+from accel.caching.cache_method import Cache
+from accel.caching.calibration.calibrate import calibrate
+from accel.caching.calibration.calibration import Calibration
 from accel.caching.extrapolate import Extrapolate
-from accel.caching.interval import FixedInterval
-from accel.caching.method import Cache
+from accel.caching.methods.fixed_interval import FixedInterval
 from accel.caching.predictor import LastOutput, LastResidual
 from accel.cli import run
 from accel.commands.options import add_measurement, call_arguments, load
-from accel.comparison import compare
-from accel.contest import Verifier, quiet
-from accel.lever import Idle
+from accel.lever import InactiveLever
+from accel.measure.comparison import compare
+from accel.measure.pareto import FEWER_STEPS
+from accel.measure.results import Comparison, ResultRow
+from accel.measure.runner import Verifier, without_progress_bars
 from accel.method import Method
-from accel.pareto import FEWER_STEPS
-from accel.results import Comparison, Row
 from accel.terminal import show, waiting
 from benchmarks.command import command_of
 from benchmarks.rivals import rivals
@@ -90,7 +90,7 @@ def _at_speeds(method: Method, calibration: Calibration, anatomy: Anatomy) -> di
             break
         with suppress(ValueError):  # its guards compute more than that, or it has no dial
             found[f"{name}: {speed:g}x"] = method.at_share(1.0 / speed, calibration, calibration.steps)
-    if not found and not isinstance(method.build(anatomy), Idle):
+    if not found and not isinstance(method.build(anatomy), InactiveLever):
         found[f"{name}: default"] = method
     return found
 
@@ -111,7 +111,7 @@ def measure(
     All of it in one process and interleaved, see `accel.compare`; `only` keeps labels that contain one of its words.
     """
     arguments = dict(call_arguments or {})
-    with quiet(pipe):
+    with without_progress_bars(pipe):
         measured = calibrate(pipe, calibration, num_inference_steps=steps, **arguments)
     entries: list[tuple[str, Any]] = [*candidates(measured, inspect(pipe)), *rivals(pipe)]
     if only:
@@ -124,7 +124,7 @@ def measure(
 
 def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
     """The rows joined to curves: what stands before ":" in the label names the curve."""
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[ResultRow]] = {}
     for row in comparison.rows:
         if row.psnr is not None:
             grouped.setdefault(series_of(row), []).append(row)
@@ -134,7 +134,7 @@ def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
     }
 
 
-def series_of(row: Row) -> str:
+def series_of(row: ResultRow) -> str:
     """What joins rows to a curve: the label up to the colon."""
     return FEWER_STEPS if row.kind == "fewer_steps" else row.label.split(":")[0]
 

@@ -24,12 +24,12 @@ from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.cli import run
 from accel.commands.options import add_call, add_machine, call_arguments, load
-from accel.comparison import compare
-from accel.contest import Verifier, quiet
 from accel.files import write_whole
-from accel.metrics import psnr
+from accel.measure.comparison import compare
+from accel.measure.metrics import psnr
+from accel.measure.results import Comparison
+from accel.measure.runner import Verifier, without_progress_bars
 from accel.recipe import Recipe
-from accel.results import Comparison
 from accel.samplers import (
     AdamsBashforth,
     AdaptiveGuidance,
@@ -92,7 +92,7 @@ def measure(
     """
     arguments = dict(call_arguments or {})
     results, few = Results({}, []), steps * 2 // 5
-    with quiet(pipe):
+    with without_progress_bars(pipe):
         found = search_sigmas(pipe, calibration, steps=few, **arguments).sampler
         results.solvers.extend(converged(pipe, prompts[:clips], found, steps, arguments))
         save(results, out)

@@ -18,18 +18,18 @@ from typing import Any
 
 from accel import pocket
 from accel.anatomy import inspect
-from accel.comparison import call_arguments_of, compare
-from accel.contest import quiet
 from accel.files import write_whole
 from accel.loading import load_pipeline
-from accel.metrics import psnr
+from accel.measure.comparison import call_arguments_of, compare
+from accel.measure.metrics import psnr
+from accel.measure.runner import without_progress_bars
 from accel.recipe import Recipe
-from accel.tuning.foresight import Foresight
-from accel.tuning.front import tune
+from accel.tuning.api import tune
+from accel.tuning.clip_split import PromptSeed
 from accel.tuning.goal import SLACK, may_break
-from accel.tuning.lab import Lab
-from accel.tuning.shots import Shot
+from accel.tuning.simulate import Simulator
 from accel.tuning.space import LEVERS, Candidate, Recipes, Space, Structure, space_of
+from accel.tuning.trials import TrialRunner
 from accel.tuning.tuner import acting
 
 TUNED = "tuned"
@@ -93,7 +93,7 @@ def sweep(
 def measure(
     pipe: Any,
     tuned: Recipe,
-    foresight: Foresight,
+    foresight: Simulator,
     prompts: Sequence[str],
     folder: Path,
     *,
@@ -105,11 +105,11 @@ def measure(
 ) -> list[Judged]:
     """The tuned recipe, and the best of each single lever; speed-ups, interleaved, of those that keep the promise."""
     every = space_of(inspect(pipe), foresight.calibration, steps, bool(foresight.passes), LEVERS, generic=False)
-    shots = [Shot(prompt, seed) for seed, prompt in enumerate(prompts)]
+    shots = [PromptSeed(prompt, seed) for seed, prompt in enumerate(prompts)]
     arguments = call_arguments_of(pipe, call_arguments)
     identity = {"judged": "hindsight", "arguments": {key: repr(value) for key, value in arguments.items()}}
-    with quiet(pipe):
-        lab = Lab(pipe, shots, steps, arguments, {"psnr": psnr}, folder, identity)
+    with without_progress_bars(pipe):
+        lab = TrialRunner(pipe, shots, steps, arguments, {"psnr": psnr}, folder, identity)
         lab.warm_up()
         space = acting(every, lab, tell)
 
@@ -166,7 +166,7 @@ def main() -> None:
         pipe, tuning, min_psnr=options.quality, steps=options.steps, minutes=options.minutes, journal=journal,
         call_arguments=arguments, tell=tell,
     )  # fmt: skip
-    foresight = Foresight.load(journal, inspect(pipe))
+    foresight = Simulator.load(journal, inspect(pipe))
     if foresight is None:
         raise SystemExit(f"{journal} has no recording; delete the folder and try again.")
     unseen = [prompt for prompt in pocket.prompts(options.prompts + options.tuning, 99) if prompt not in tuning]

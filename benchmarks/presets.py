@@ -18,7 +18,7 @@ from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.files import write_whole
 from accel.loading import load_pipeline
-from accel.tuning.front import NotMet, tune
+from accel.tuning.api import GoalNotMet, tune
 
 # PSNR that each preset promises, and what is added to it before tuning.
 PROMISES = {"lossless": 40.0, "balanced": 30.0, "fast": 24.0}
@@ -73,7 +73,7 @@ def measure(settings: Sequence[Setting], out: Path, minutes: float) -> list[Deri
                     minutes=minutes, levers=("cache",), generic=True, call_arguments=setting.arguments,
                     journal=out / setting.slug,
                 )  # fmt: skip
-            except NotMet as error:
+            except GoalNotMet as error:
                 print(f"{preset} on {setting.label}: {error}", flush=True)
                 continue
             psnr, cache = recipe.evidence["quality"]["psnr"], recipe.cache

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 import accel
-from accel.contest import quiet
 from accel.loading import load_pipeline
-from accel.media import to_pixels
-from accel.metrics import to_clips
+from accel.measure.media import to_pixels
+from accel.measure.metrics import to_clips
+from accel.measure.runner import without_progress_bars
 from accel.pocket import prompts
 from accel.rendering.batches import AUTO, Batch
+from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
-from accel.rendering.outputs import encode
 from accel.rendering.processes import Processes
 
 Pass = Callable[[Path], None]
@@ -126,7 +126,7 @@ def bench(work: Work, table: Table, jobs: int, repeats: int) -> float:
     lines = lines_of(work, jobs)
     runs = {"plain loop": plain_loop(pipe, lines)}
     runs |= {f"render, batch {batch}": rendering(pipe, lines, batch) for batch in (1, AUTO)}
-    with quiet(pipe):
+    with without_progress_bars(pipe):
         found = measured(runs, jobs, repeats)
     plain = found["plain loop"]
     for name, times in found.items():

@@ -23,20 +23,20 @@ from accel.commands.options import (
     recorded_prompts,
     verifier,
 )
-from accel.comparison import compare
-from accel.contest import Verifier
 from accel.files import write_whole
-from accel.page import render_page
-from accel.pareto import FEWER_STEPS, Point, pareto_svg
+from accel.measure.comparison import compare
+from accel.measure.page import render_page
+from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
+from accel.measure.results import Comparison
+from accel.measure.runner import Verifier
+from accel.measure.tables import as_text, comparison_table
 from accel.presets import PRESETS
 from accel.recipe import Recipe
-from accel.results import Comparison
 from accel.samplers import AdaptiveGuidance, GuidanceDelta, PseudoCorrector
-from accel.tables import as_text, comparison_table
 from accel.terminal import show, waiting
-from accel.tuning import NotMet, tune
-from accel.tuning.foresight import CALIBRATION
+from accel.tuning import GoalNotMet, tune
 from accel.tuning.goal import SLACK, Bound
+from accel.tuning.simulate import CALIBRATION
 from accel.tuning.space import caches
 from benchmarks.command import command_of
 from benchmarks.frontier import Curve, curves, series_of
@@ -97,10 +97,10 @@ class Bench:
             lines.append(text + f", fewer steps {speeds.get(FEWER_STEPS, 0.0):.2f}x.")
         return "\n".join(lines)
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[ParetoPoint]:
         """The picture's points."""
         return [
-            Point(row.label, series_of(row), row.speedup, row.psnr, f"worst {row.psnr_worst:.1f} dB")
+            ParetoPoint(row.label, series_of(row), row.speedup, row.psnr, f"worst {row.psnr_worst:.1f} dB")
             for row in self.comparison.rows
             if row.psnr is not None
         ]
@@ -171,7 +171,7 @@ def measure(
                 call_arguments=arguments, verify=verify, out=out / f"tuned-{label.replace(' ', '-')}",
                 journal=out / "search", tell=tell,
             )  # fmt: skip
-        except NotMet as error:
+        except GoalNotMet as error:
             not_met[label] = str(error)
     tell("comparing")
     entries: list[tuple[str, Any]] = [(f"tuned: {label}", recipe) for label, recipe in tuned.items()]

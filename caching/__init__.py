@@ -1,16 +1,16 @@
-"""Timestep feature caching: signal × decider × predictor at the denoiser's boundary.
+"""Timestep feature caching: signal × policy × predictor at the denoiser's boundary.
 
-Every technique is a module of this folder, found by looking: `accel.caching.EasyCache` is the class of that name.
+Every technique is a module of `methods`, found by looking: `accel.caching.EasyCache` is the class of that name.
 """
 
 from typing import Any
 
 from accel import discovery
-from accel.caching.averages import calibrate
-from accel.caching.calibration import Calibration
-from accel.caching.method import Cache, CacheMethod
+from accel.caching.cache_method import Cache, CacheMethod
+from accel.caching.calibration.calibrate import calibrate
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.module_reuse import ReuseMethod
 from accel.caching.predictor import Predictor
-from accel.caching.reuse_method import ReuseMethod
 
 __all__ = ["Cache", "CacheMethod", "Calibration", "Predictor", "ReuseMethod", "calibrate"]
 

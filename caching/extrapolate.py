@@ -1,6 +1,6 @@
-"""Forecasts by polynomials in noise level, and the correction of the forecasts by the next computed answer.
+"""Forecasts by polynomials in noise level, and the correction of the forecasts by the next computed output.
 
-In a diffusion run the prediction is a smooth function of the noise level, so a few computed answers say where it is
+In a diffusion run the prediction is a smooth function of the noise level, so a few computed outputs say where it is
 going, and once the next one is known, where it had gone. A run with forecasts and corrections is a multistep
 predictor-corrector solver on the steps that compute, which reproduces what the scheduler does on all of them.
 """
@@ -14,33 +14,33 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.hindsight import hindsight
-from accel.caching.predictor import Memory, Predictor, Steps, at, bases
-from accel.calls import Call
-from accel.method import knob
+from accel.caching.predictor import PastValues, Predictor, Steps, at, bases
+from accel.call import DenoiserCall
+from accel.method import setting
 from accel.polynomials import interpolation_weights
 from accel.spaces import clean_from_output, output_from_clean
-from accel.update import FRESH, Unknown, Updates
+from accel.update import FRESH, LinearUpdates, Unknown
 
 
 @dataclass(frozen=True)
 class Extrapolate(Predictor, lever="predictor"):
     """Extrapolates the output (or the clean estimate x0 that it implies) in noise level, and corrects afterwards.
 
-    Forecast: Newton's form through the last order + 1 computed answers, exact for polynomials of that degree whatever
+    Forecast: Newton's form through the last order + 1 computed outputs, exact for polynomials of that degree whatever
     the spacing (TaylorSeer's recursion, arXiv 2503.06923, is so only for order 1). The second-order term is noise
     amplified by the square of the distance, and undamped it blows up at high guidance: it is scaled down, sample by
     sample, to at most `limit` times the first-order term.
 
     Correction: at the first computed step after forecasts, the polynomial of degree `corrector` through the new and the
-    last computed answers says what the forecasts should have been. The difference, weighted as the scheduler weighted
-    them, is added to the answer of this step, so that the latents arrive where they would be had the interpolated
+    last computed outputs says what the forecasts should have been. The difference, weighted as the scheduler weighted
+    them, is added to the output of this step, so that the latents arrive where they would be had the interpolated
     answers been used. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
-    is exact where the answers move along one direction. It needs an update that is linear in the answers
-    (`accel.caching.gap`); under others forecasts stay. 0: off.
+    is exact where the outputs move along one direction. It needs an update that is linear in the outputs
+    (`accel.caching.correction`); under others forecasts stay. 0: off.
 
     Both go by hindsight (`accel.caching.hindsight`), sample by sample: a forecast goes as far as it should have gone
     the last time, less where it explained little, and at most `damping` of the way where it is corrected (HiCache,
-    arXiv 2508.16984, damps by a constant); and the less a line through the last two answers explained the new one, the
+    arXiv 2508.16984, damps by a constant); and the less a line through the last two outputs explained the new one, the
     less counts what the correcting polynomial has beyond a line. On smooth models a constant of 0.8 is up to 2 dB
     better; at high guidance it goes astray by up to 20 dB where this does not (`make holds`).
 
@@ -51,11 +51,11 @@ class Extrapolate(Predictor, lever="predictor"):
     Memory: max(order + 2, corrector) outputs, and one more with the corrector, of latent size, per stream.
     """
 
-    order: int = knob(1, 0, 2, "degree of the forecasting polynomial in noise level; 0 reuses")
-    limit: float = knob(0.4, 0.0, None, "second-order term over first-order term, at most")
-    space: str = knob("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
-    corrector: int = knob(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
-    damping: float = knob(0.6, 0.0, 1.0, "share of the way that a forecast goes at most, where it is corrected")
+    order: int = setting(1, 0, 2, "degree of the forecasting polynomial in noise level; 0 reuses")
+    limit: float = setting(0.4, 0.0, None, "second-order term over first-order term, at most")
+    space: str = setting("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
+    corrector: int = setting(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
+    damping: float = setting(0.6, 0.0, 1.0, "share of the way that a forecast goes at most, where it is corrected")
 
     @property
     def degrees(self) -> tuple[int, int]:
@@ -69,10 +69,12 @@ class Extrapolate(Predictor, lever="predictor"):
     def corrects(self) -> bool:
         return self.corrector > 0
 
-    def uncorrected(self) -> Extrapolate:
+    def without_correction(self) -> Extrapolate:
         return replace(self, corrector=0)
 
-    def under(self, updates: Callable[[str], Updates], kind: str) -> tuple[Extrapolate, Updates | None, str]:
+    def under(
+        self, updates: Callable[[str], LinearUpdates], kind: str
+    ) -> tuple[Extrapolate, LinearUpdates | None, str]:
         spaces, reason = self._spaces(kind), Unknown()
         for space in spaces if self.corrects else ():
             try:
@@ -86,25 +88,25 @@ class Extrapolate(Predictor, lever="predictor"):
             return fitting._through_noise() if found.random else fitting, found, ""
         return replace(self, space=spaces[0], corrector=0), None, str(reason)
 
-    def expected(self, anatomy: Anatomy) -> Extrapolate:
+    def expected_output(self, anatomy: Anatomy) -> Extrapolate:
         if not self.corrects or any(anatomy.uncorrectable.values()):
-            return replace(self.uncorrected(), order=0 if anatomy.random else self.order)
+            return replace(self.without_correction(), order=0 if anatomy.random else self.order)
         return self._through_noise() if anatomy.random else self
 
     def _through_noise(self) -> Extrapolate:
         """Through fresh noise a slope leads astray, and a parabola does even between what is known."""
         return replace(self, order=0, corrector=1)
 
-    def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
+    def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:
         values = [output.detach().clone() for output in outputs]
         if self.clean(kind):
             values = [
-                value if base is None else clean_from_output(value, base, call.moment.sigma, kind)
+                value if base is None else clean_from_output(value, base, call.context.sigma, kind)
                 for value, base in zip(values, bases(call, values), strict=True)
             ]
         return at(call, values, kind)
 
-    def forecast(self, call: Call, history: list[Memory], kind: str) -> Memory:
+    def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         now = at(call, [], kind)
         lasts = history[-1].values
         values = [
@@ -113,13 +115,13 @@ class Extrapolate(Predictor, lever="predictor"):
         ]
         return now._replace(values=[value.to(last.dtype) for value, last in zip(values, lasts, strict=True)])
 
-    def _continued(self, history: Sequence[Memory], time: float) -> list[torch.Tensor]:
+    def _continued(self, history: Sequence[PastValues], time: float) -> list[torch.Tensor]:
         """The whole way to where the polynomial through the last memories is at this time, in float32."""
         recent = history[-self.order - 1 :]
         weights = extrapolation_weights([memory.time for memory in recent], time)
         return [_extrapolated(known, *weights, self.limit) for known in zip(*(m.values for m in recent), strict=True)]
 
-    def _shares(self, history: Sequence[Memory]) -> Sequence[torch.Tensor | float]:
+    def _shares(self, history: Sequence[PastValues]) -> Sequence[torch.Tensor | float]:
         """For each output how much of the way to go, by how much would have been right the last time."""
         most = self.damping if self.corrects else 1.0
         if len(history) < self.order + 2 or not self.order:
@@ -129,15 +131,15 @@ class Extrapolate(Predictor, lever="predictor"):
         seen = [hindsight(*known) for known in zip(before[-1].values, forecasts, now.values, strict=True)]
         return [(slope * trust).clamp_max(most) for slope, trust in seen]
 
-    def answer(self, call: Call, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
+    def to_outputs(self, call: DenoiserCall, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
         if not self.clean(kind):
             return values
         return [
-            value if base is None else output_from_clean(value, base, call.moment.sigma, kind)
+            value if base is None else output_from_clean(value, base, call.context.sigma, kind)
             for value, base in zip(values, bases(call, values), strict=True)
         ]
 
-    def between(self, now: Memory, history: list[Memory], steps: Steps) -> list[torch.Tensor]:
+    def between(self, now: PastValues, history: list[PastValues], steps: Steps) -> list[torch.Tensor]:
         nodes = distinct([*history, now][-self.corrector - 1 :])
         weights = interpolation_weights([node.time for node in nodes], steps)
         whole = [_weighted(known, weights) for known in zip(*(node.values for node in nodes), strict=True)]
@@ -163,7 +165,7 @@ class Extrapolate(Predictor, lever="predictor"):
         return ("output", "x0") if "flow" in kind else ("x0", "output")
 
 
-def distinct(memories: Sequence[Memory]) -> list[Memory]:
+def distinct(memories: Sequence[PastValues]) -> list[PastValues]:
     """The last memory of each time: a solver may evaluate twice at one noise level (PNDM)."""
     return list({memory.time: memory for memory in memories}.values())
 

@@ -1,4 +1,4 @@
-"""The engine: every cache of this package is this gate with its own signal, decider and predictor.
+"""The engine: every cache of this package is this gate with its own signal, policy and predictor.
 
 It stands at the denoiser's own call (latents in, prediction out), so it needs no knowledge of the model's inside, costs
 memory of latent size, and is right with ControlNet residuals, LoRA and offloading by construction.
@@ -16,20 +16,20 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching import parallel
-from accel.caching.decider import NO_HISTORY, Decider, Decision, guard
-from accel.caching.gap import Gap
-from accel.caching.predictor import Memory, Predictor, Steps
+from accel.caching.conditions import MOST_STREAMS, StreamConditions
+from accel.caching.correction import ForecastCorrector
+from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
+from accel.caching.predictor import PastValues, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
-from accel.caching.regime import MOST_STREAMS, Regime
 from accel.caching.signal import Probe, Signal
-from accel.calls import Call, Outcome, Proceed, carries_state, rebuilt, structure, tensors
+from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
-from accel.update import Updates
+from accel.update import LinearUpdates
 
 if TYPE_CHECKING:
-    from accel.caching.method import CacheMethod
+    from accel.caching.cache_method import CacheMethod
 
 Key = tuple[object, ...]
 
@@ -43,13 +43,13 @@ MIXED = "frames at several noise levels in one call"
 class Stream:
     """What is known about one stream of one denoiser in this run."""
 
-    key: Key  # while it stays the same, past answers say something about the next one
+    key: Key  # while it stays the same, past outputs say something about the next one
     span: range  # the positions of the steps that it will take
     signal: Signal
-    decider: Decider
+    policy: Policy
     predictor: Predictor
-    gap: Gap | None  # where forecasts are made up for
-    history: list[Memory] = field(default_factory=list)
+    corrector: ForecastCorrector | None  # where forecasts are made up for
+    history: list[PastValues] = field(default_factory=list)
     seen: int = -1  # the last step that called
     computed: int = -1  # the last step that computed
     shapes: list[torch.Size] = field(default_factory=list)  # of the last computed outputs
@@ -59,7 +59,7 @@ class Stream:
 
 # Not an Exception: it passes through the model's own code, where an `except Exception` would swallow it and the rest of
 # the denoiser would run, for nothing.
-class Leave(BaseException):
+class LeaveDenoiser(BaseException):
     """Raised inside the denoiser, after its probe, when the rest of it is not needed."""
 
 
@@ -67,8 +67,8 @@ class CacheGate(Lever):
     """Answers denoiser calls from the past where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
-    fresh and a predicted answer. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
-    other conditioning, switches and adapter strengths (`Regime`), and after a pause of more than three steps.
+    fresh and a predicted output. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
+    other conditioning, switches and adapter strengths (`StreamConditions`), and after a pause of more than three steps.
     A batch is evaluated or predicted as a whole: a static schedule treats each sample as a run of its own would, and an
     adaptive cache goes by the sample that moved most, so it computes wherever one of them alone would have. Devices
     that share a denoiser (context parallelism) go by the one that measured most: `accel.caching.parallel`.
@@ -76,7 +76,7 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._regime = Regime()
+        self._regime = StreamConditions()
         self._peak = 0
         self.reset()
 
@@ -91,19 +91,19 @@ class CacheGate(Lever):
         self._alignments: dict[str, torch.Tensor | None] = {}
         self._limits: set[str] = set()  # of what forecasts get wrong being made up for
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         stream = self._stream(call)
         if stream is None:
             return proceed(call)._replace(reason=f"more than {MOST_STREAMS} streams")
         if not call.leader:
             decision = self._follow(call, stream)
         elif stream.signal.probe is not None:
-            return self._probed(call, stream, stream.signal.probe, proceed)
+            return self._run_probe(call, stream, stream.signal.probe, proceed)
         else:
             decision = self._decide(call, stream, None)
         if decision.skip:
             return self._predict(call, stream, decision)
-        outcome = proceed(call) if call.together is None else call.together(call, proceed)
+        outcome = proceed(call) if call.evaluate_both is None else call.evaluate_both(call, proceed)
         return self._computed(call, stream, decision, outcome)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
@@ -123,71 +123,71 @@ class CacheGate(Lever):
         peak, self._peak = self._peak, 0
         return LeverReport("cache", str(self.method), predicted > 0, reason, peak)
 
-    def _stream(self, call: Call) -> Stream | None:
-        name, step = (call.denoiser, call.stream), call.moment.step
+    def _stream(self, call: DenoiserCall) -> Stream | None:
+        name, step = (call.denoiser, call.stream), call.context.step
         key = (call.layout, self._regime.key(call))
         stream = self._streams.get(name)
         if stream is None and len(self._streams) >= MOST_STREAMS:
             return None
         if stream is None or stream.key != key or step - stream.seen > PAUSE + 1:
-            stream = self._streams[name] = self._begun(call, key)
+            stream = self._streams[name] = self._begin_step(call, key)
         stream.seen = step
         return stream
 
-    def _begun(self, call: Call, key: Key) -> Stream:
-        """A stream whose history begins with this call. What is still owed to a solver's older answers is forgotten: it
+    def _begin_step(self, call: DenoiserCall, key: Key) -> Stream:
+        """A stream whose history begins with this call. What is still owed to a solver's older outputs is forgotten: it
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
-        moment, span = call.moment, self._span(call)
+        context, span = call.context, self._span(call)
         predictor, updates, anatomy = self._forecasting(call)
-        gap = None if updates is None else Gap(updates)
-        stream = Stream(key, span, *self.method.parts(anatomy, call.denoiser), predictor, gap)
+        gap = None if updates is None else ForecastCorrector(updates)
+        stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, gap)
         weights = self._weights(call, predictor, updates)[: len(span)]
-        stream.decider.begin(moment.sigmas, span, moment.steps, weights)
+        stream.policy.begin(context.sigmas, span, context.steps, weights)
         return stream
 
-    def _span(self, call: Call) -> range:
+    def _span(self, call: DenoiserCall) -> range:
         """The positions that are left to this denoiser: the first of two experts hands over at a noise level."""
-        moment, handover = call.moment, self.anatomy.handover
-        end = moment.end
-        if handover is not None and call.denoiser == handover[0] and moment.table is not None:
-            times = [moment.table.time_of(sigma) for sigma in moment.sigmas]
-            end = next((at for at in range(moment.position, end) if times[at] < handover[1]), end)
-        return range(moment.position, end)
+        context, handover = call.context, self.anatomy.handover
+        end = context.end
+        if handover is not None and call.denoiser == handover[0] and context.table is not None:
+            times = [context.table.time_of(sigma) for sigma in context.sigmas]
+            end = next((at for at in range(context.position, end) if times[at] < handover[1]), end)
+        return range(context.position, end)
 
-    def _unfit(self, call: Call, stream: Stream) -> Decision | None:
+    def _why_unfit(self, call: DenoiserCall, stream: Stream) -> Decision | None:
         """The decision to compute where no answer of this stream can be forecast."""
         if stream.stateful:
             return Decision(False, STATE)
-        return Decision(False, MIXED) if call.moment.mixed else None
+        return Decision(False, MIXED) if call.context.mixed else None
 
-    def _young(self, stream: Stream) -> Decision | None:
-        """The decision to compute where the next answer cannot be forecast yet."""
+    def _too_young(self, stream: Stream) -> Decision | None:
+        """The decision to compute where the next output cannot be forecast yet."""
         if len(stream.history) >= self.method.fresh(stream.predictor):
             return None
         return NO_HISTORY._replace(reason="a new history begins") if stream.history else NO_HISTORY
 
-    def _decide(self, call: Call, stream: Stream, heard: torch.Tensor | None) -> Decision:
+    def _decide(self, call: DenoiserCall, stream: Stream, heard: torch.Tensor | None) -> Decision:
         distance = parallel.largest(call, stream.signal.observe(call, heard))
         alignment = parallel.average(call, getattr(stream.signal, "alignment", None))
         call.alignment = self._alignments[call.denoiser] = alignment
-        method, moment = self.method, call.moment
-        forced = self._unfit(call, stream) or guard(
-            step=moment.step, steps=moment.steps, left=stream.span.stop - moment.position,
-            skipped=moment.step - stream.computed - 1, warmup=method.warmup, final=method.final,
+        method, context = self.method, call.context
+        forced = self._why_unfit(call, stream) or guard(
+            step=context.step, steps=context.steps, left=stream.span.stop - context.position,
+            skipped=context.step - stream.computed - 1, warmup=method.warmup, final=method.final,
             max_skips=method.max_skips, min_steps=method.min_steps,
-        ) or self._young(stream)  # fmt: skip
-        decision = forced or stream.decider.decide(distance, moment.position, moment.total)
+        ) or self._too_young(stream)  # fmt: skip
+        decision = forced or stream.policy.decide(distance, context.position, context.total)
         self._decisions[call.denoiser] = decision
         return decision
 
-    def _follow(self, call: Call, stream: Stream) -> Decision:
+    def _follow(self, call: DenoiserCall, stream: Stream) -> Decision:
         call.alignment = self._alignments.get(call.denoiser)
         decision = self._decisions.get(call.denoiser, Decision(False, "no decision"))
-        forced = self._unfit(call, stream) or self._young(stream) if decision.skip else None
+        forced = self._why_unfit(call, stream) or self._too_young(stream) if decision.skip else None
         return forced or decision._replace(reason=f"as the first stream: {decision.reason}")
 
-    def _probed(self, call: Call, stream: Stream, probe: Probe, proceed: Proceed) -> Outcome:
+    def _run_probe(self, call: DenoiserCall, stream: Stream, probe: Probe, proceed: Proceed) -> DenoiserResult:
         """Runs the denoiser up to the probe and leaves it there if the decision is to skip: a computed step wastes
         nothing, a skipped one costs what lies in front of the probe.
         """
@@ -197,10 +197,10 @@ class CacheGate(Lever):
             if not decisions:
                 decisions.append(self._decide(call, stream, value))
                 if decisions[0].skip:
-                    raise Leave
+                    raise LeaveDenoiser
 
         reason = obstacle(call.module, probe)
-        call.together = None  # the probe must hear this call's own samples
+        call.evaluate_both = None  # the probe must hear this call's own samples
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
@@ -208,59 +208,63 @@ class CacheGate(Lever):
         try:
             with hearing(call.module, probe, hear):
                 outcome = proceed(call)
-        except Leave:
+        except LeaveDenoiser:
             return self._predict(call, stream, decisions[0])
         return self._computed(call, stream, decisions[0] if decisions else unheard, outcome)
 
-    def _computed(self, call: Call, stream: Stream, decision: Decision, outcome: Outcome) -> Outcome:
-        stream.computed, stream.stateful = call.moment.step, carries_state(outcome.output)
+    def _computed(
+        self, call: DenoiserCall, stream: Stream, decision: Decision, outcome: DenoiserResult
+    ) -> DenoiserResult:
+        stream.computed, stream.stateful = call.context.step, carries_state(outcome.output)
         if stream.stateful:
-            stream.history, stream.gap = [], None
+            stream.history, stream.corrector = [], None
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
-            # Another kind of answer (Qwen-Image 2.1 with its key-value cache answers longer the first time).
-            self._streams[call.denoiser, call.stream] = stream = self._begun(call, stream.key)
-            stream.seen = stream.computed = call.moment.step
+            # Another kind of output (Qwen-Image 2.1 with its key-value cache answers longer the first time).
+            self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
+            stream.seen = stream.computed = call.context.step
         stream.shapes = [value.shape for value in outputs]
         if call.leader:
-            stream.signal.computed(call, outputs)
-            stream.decider.computed()
+            stream.signal.after_compute(call, outputs)
+            stream.policy.after_compute()
         memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
-        answer, reason = self._corrected(call, stream, memory, outcome.output, decision.reason)
+        answer, reason = self._correct(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-stream.predictor.depth :]
         stream.template = structure(outcome.output)
-        return Outcome(answer, outcome.action, reason, decision.code)
+        return DenoiserResult(answer, outcome.action, reason, decision.code)
 
-    def _corrected(self, call: Call, stream: Stream, memory: Memory, answer: Any, reason: str) -> tuple[Any, str]:
-        """The computed answer with what the last forecasts owe, and why."""
-        if stream.gap is None:
+    def _correct(
+        self, call: DenoiserCall, stream: Stream, memory: PastValues, answer: Any, reason: str
+    ) -> tuple[Any, str]:
+        """The computed output with what the last forecasts owe, and why."""
+        if stream.corrector is None:
             return answer, reason
-        predictor, history, length = stream.predictor, stream.history, stream.gap.length
+        predictor, history, length = stream.predictor, stream.history, stream.corrector.length
 
         def between(steps: Steps) -> list[torch.Tensor]:
             return predictor.between(memory, history, steps)
 
-        stream.gap.begin(call.moment)
-        values = stream.gap.computed(memory.values, between)
+        stream.corrector.begin(call.context)
+        values = stream.corrector.correct_computed(memory.values, between)
         if values is None:
             return answer, reason
         reason += f"; corrects the last {length}" if length else ""
-        return rebuilt(answer, predictor.answer(call, values, self.anatomy.prediction)), reason
+        return rebuilt(answer, predictor.to_outputs(call, values, self.anatomy.prediction)), reason
 
-    def _predict(self, call: Call, stream: Stream, decision: Decision) -> Outcome:
+    def _predict(self, call: DenoiserCall, stream: Stream, decision: Decision) -> DenoiserResult:
         predictor, kind = stream.predictor, self.anatomy.prediction
         forecast = predictor.forecast(call, stream.history, kind)
         values = forecast.values
-        if stream.gap is not None:
-            stream.gap.begin(call.moment)
-            values = stream.gap.predicted(forecast)
+        if stream.corrector is not None:
+            stream.corrector.begin(call.context)
+            values = stream.corrector.correct_forecast(forecast)
         self._peak = max(self._peak, self._held_bytes())
-        answer = rebuilt(stream.template, predictor.answer(call, values, kind))
-        return Outcome(answer, "predicted", decision.reason, decision.code)
+        answer = rebuilt(stream.template, predictor.to_outputs(call, values, kind))
+        return DenoiserResult(answer, "predicted", decision.reason, decision.code)
 
-    def _forecasting(self, call: Call) -> tuple[Predictor, Updates | None, Anatomy]:
+    def _forecasting(self, call: DenoiserCall) -> tuple[Predictor, LinearUpdates | None, Anatomy]:
         """The predictor as it fits this run's updates, these where they can make up for its forecasts, and the anatomy
         with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
         """
@@ -274,28 +278,28 @@ class CacheGate(Lever):
             anatomy = replace(anatomy, random=True)
         return predictor, updates, anatomy
 
-    def _weights(self, call: Call, predictor: Predictor, updates: Updates | None) -> Sequence[float]:
+    def _weights(self, call: DenoiserCall, predictor: Predictor, updates: LinearUpdates | None) -> Sequence[float]:
         """What plans are to weigh errors with where Euler's weights are wrong: a solver evaluates levels twice (Heun).
 
         Under others plans are better with Euler's: the weights of multistep solvers alternate in sign, and plans would
         count on errors that cancel (6 dB worse under UniPC); those of random ones say that early errors are forgotten,
         and the layout that they have changed is not (8 dB under DDPM).
         """
-        kind, levels = self.anatomy.prediction, call.moment.sigmas
-        twice = any(later == sooner for sooner, later in pairwise(levels[call.moment.position : -1]))
+        kind, levels = self.anatomy.prediction, call.context.sigmas
+        twice = any(later == sooner for sooner, later in pairwise(levels[call.context.position : -1]))
         # Plans think of outputs for flows and of clean estimates otherwise.
         if updates is None or updates.random or not twice or predictor.clean(kind) == ("flow" in kind):
             return ()
-        return updates.weights[call.moment.position - updates.first :]
+        return updates.weights[call.context.position - updates.first :]
 
     def _held_bytes(self) -> int:
         held = [
             tensor
             for stream in self._streams.values()
             for tensor in [
-                *stream.signal.held(),
+                *stream.signal.kept_tensors(),
                 *(value for memory in stream.history for value in memory.values),
-                *(stream.gap.held() if stream.gap else []),
+                *(stream.corrector.kept_tensors() if stream.corrector else []),
             ]
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)

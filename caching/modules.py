@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy
-from accel.patch import Layer, is_compiled, reachable
+from accel.patch import Wrapper, is_compiled, reachable
 
 KINDS = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
 
 
-class Site(NamedTuple):
+class ModuleSite(NamedTuple):
     """A reusable module by name: the denoiser, the kind of module, and its path below the denoiser."""
 
     denoiser: str
@@ -23,13 +23,13 @@ class Site(NamedTuple):
 
 
 # answer(site, inner, *args, **kwargs): stands in place of the module's forward.
-Answer = Callable[..., Any]
+ModuleForward = Callable[..., Any]
 
 
-def sites(anatomy: Anatomy, kinds: Collection[str]) -> list[Site]:
+def sites(anatomy: Anatomy, kinds: Collection[str]) -> list[ModuleSite]:
     """All modules of these kinds in all denoisers of the pipeline."""
     return [
-        Site(name, kind, path)
+        ModuleSite(name, kind, path)
         for name, denoiser in anatomy.denoisers.items()
         for kind, paths in denoiser.modules.items()
         if kind in kinds
@@ -38,20 +38,20 @@ def sites(anatomy: Anatomy, kinds: Collection[str]) -> list[Site]:
 
 
 def attach(
-    denoisers: Mapping[str, torch.nn.Module], wanted: Collection[Site], answer: Answer
-) -> tuple[list[Layer], list[Site]]:
+    denoisers: Mapping[str, torch.nn.Module], wanted: Collection[ModuleSite], answer: ModuleForward
+) -> tuple[list[Wrapper], list[ModuleSite]]:
     """Puts `answer` around every wanted module; returns the layers, and the sites that cannot be reached.
 
     The caller detaches the layers, in reverse order. A module inside a compiled block is part of that block's graph, so
     it is left alone; a module that is compiled itself is reached in front of its graph.
     """
-    layers: list[Layer] = []
-    missed: list[Site] = []
+    layers: list[Wrapper] = []
+    missed: list[ModuleSite] = []
     for site in wanted:
         module = reachable(denoisers[site.denoiser], site.path) if site.denoiser in denoisers else None
         if module is None:
             missed.append(site)
             continue
         name = "_compiled_call_impl" if is_compiled(module) else "forward"
-        layers.append(Layer(module, name, partial(answer, site)))
+        layers.append(Wrapper(module, name, partial(answer, site)))
     return layers, missed

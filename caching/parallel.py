@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from accel.calls import Call
+from accel.call import DenoiserCall
 
 
-def largest(call: Call, distance: float | None) -> float | None:
+def largest(call: DenoiserCall, distance: float | None) -> float | None:
     """The largest of the distances that the devices sharing this call have measured, the same on all of them.
 
     Costs one reduction of a number where there are several devices, and nothing else. Whether there is a distance
@@ -33,7 +33,7 @@ def largest(call: Call, distance: float | None) -> float | None:
     return float(value)
 
 
-def average(call: Call, alignment: torch.Tensor | None) -> torch.Tensor | None:
+def average(call: DenoiserCall, alignment: torch.Tensor | None) -> torch.Tensor | None:
     """The mean of the alignments, (B,): devices that predicted differently would go on with different latents."""
     group = None if alignment is None else group_of(call.module)
     if group is None or alignment is None:
@@ -63,6 +63,6 @@ def group_of(denoiser: torch.nn.Module) -> Any:
     return None if mesh is None else mesh.get_group()
 
 
-def _like(call: Call, number: float) -> torch.Tensor:
+def _like(call: DenoiserCall, number: float) -> torch.Tensor:
     """On the device of the latents, because some backends reduce nowhere else."""
     return torch.tensor(number, dtype=torch.float32, device=call.latents[0].device)

@@ -11,7 +11,7 @@ import torch
 from accel.anatomy import submodule
 from accel.caching import parallel
 from accel.caching.signal import Probe
-from accel.calls import tensors
+from accel.call import tensors
 from accel.patch import is_compiled, listening
 
 

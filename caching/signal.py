@@ -1,4 +1,4 @@
-"""What a cache measures in every step: how far the denoiser's answer may have moved since the previous one."""
+"""What a cache measures in every step: how far the denoiser's output may have moved since the previous one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from accel.calls import Call
+from accel.call import DenoiserCall
 
 # Modules whose change follows the timestep, by their names in `DenoiserAnatomy`, and what is listened to there. The
 # modulated input is what the first block's self-attention receives.
@@ -37,13 +37,13 @@ class Signal(Protocol):
     probe: Probe | None
     note: str | None  # what the report must say about how this model is measured
 
-    def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
+    def observe(self, call: DenoiserCall, heard: torch.Tensor | None) -> float | None:
         """The distance since the previous step; None while there is none. `heard` is what the probe heard."""
 
-    def computed(self, call: Call, outputs: list[torch.Tensor]) -> None:
+    def after_compute(self, call: DenoiserCall, outputs: list[torch.Tensor]) -> None:
         """The denoiser has been evaluated."""
 
-    def held(self) -> list[torch.Tensor]:
+    def kept_tensors(self) -> list[torch.Tensor]:
         """The tensors kept, for the memory account."""
 
 
@@ -53,13 +53,13 @@ class NoSignal:
     probe: Probe | None = None
     note: str | None = None
 
-    def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
+    def observe(self, call: DenoiserCall, heard: torch.Tensor | None) -> float | None:
         return None
 
-    def computed(self, call: Call, outputs: list[torch.Tensor]) -> None:
+    def after_compute(self, call: DenoiserCall, outputs: list[torch.Tensor]) -> None:
         pass
 
-    def held(self) -> list[torch.Tensor]:
+    def kept_tensors(self) -> list[torch.Tensor]:
         return []
 
 

@@ -1,13 +1,13 @@
-"""Renders one film on several GPUs at once, accelerated: each holds a part of the tokens (context parallelism).
+"""Renders one video on several GPUs at once, accelerated: each holds a part of the tokens (context parallelism).
 
     torchrun --nproc-per-node 4 examples/render_context_parallel.py --model path/to/model --prompt "a corgi surfing"
 
-For one film that takes too long. Many films are rendered faster one on each GPU: accel render --workers 4.
+For one video that takes too long. Many videos are rendered faster one on each GPU: accel render --workers 4.
 
 The caches' decisions are agreed on by all ranks, so that none waits for another for ever. What a cache measures of a
 rank's own tokens (FirstBlockCache, TeaCache) counts where it is largest, so it skips a little less than on one GPU; a
 cache that measures the latents (SeaCache), or nothing, decides as there. The denoiser's number of attention heads must
-be divisible by the number of GPUs, and diffusers must know how to split it (most of its models for films).
+be divisible by the number of GPUs, and diffusers must know how to split it (most of its models for videos).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from diffusers import ContextParallelConfig
 
 import accel
 from accel.loading import load_pipeline
-from accel.media import encode_mp4, to_pixels
-from accel.metrics import to_clips
+from accel.measure.media import encode_mp4, to_pixels
+from accel.measure.metrics import to_clips
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="pocket:video", help="pocket:video, a diffusers folder, or a model id")

@@ -1,24 +1,24 @@
 """Step-reducing samplers, sigma schedules and adaptive guidance.
 
-Every technique is in a module of this folder, found by looking: `accel.samplers.UniPC` is the class of that name.
+Every technique is in a module below this folder, found by looking: `accel.samplers.UniPC` is the class of that name.
 """
 
 from typing import Any
 
 from accel import discovery
-from accel.samplers.bank import TrajectoryBank
-from accel.samplers.fit import calibrate_linear
-from accel.samplers.guidance import GuidanceMethod
-from accel.samplers.method import Sampler
-from accel.samplers.refiner import Refiner
-from accel.samplers.search import Search, search_sigmas
+from accel.samplers.guidance.gate import GuidanceMethod
+from accel.samplers.sampler import Sampler
+from accel.samplers.sigma_search import SigmaSearch, search_sigmas
 from accel.samplers.sigmas import Sigmas
+from accel.samplers.trained.bank import TrajectoryBank
+from accel.samplers.trained.linear_fit import calibrate_linear
+from accel.samplers.trained.refiner import Refiner
 
 __all__ = [
     "GuidanceMethod",
     "Refiner",
     "Sampler",
-    "Search",
+    "SigmaSearch",
     "Sigmas",
     "TrajectoryBank",
     "calibrate_linear",

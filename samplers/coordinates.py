@@ -15,7 +15,7 @@ import torch
 from accel.schedulers import Samples
 
 
-class Point(NamedTuple):
+class StatePoint(NamedTuple):
     """A sample in the common coordinates (float32) and what the denoiser answered there."""
 
     x: torch.Tensor
@@ -35,8 +35,8 @@ def scale_of(sigma: float, samples: Samples) -> float:
     return 1.0 + sigma if samples == "exploding" else (1.0 + sigma) / math.sqrt(1.0 + sigma * sigma)
 
 
-def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: Samples, prediction: str) -> Point:
-    """The scheduler's sample and the denoiser's answer to it, in the common coordinates.
+def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: Samples, prediction: str) -> StatePoint:
+    """The scheduler's sample and the denoiser's output to it, in the common coordinates.
 
     prediction: as the scheduler takes it.
     All tensors are new, because pipelines may go on to change theirs in place.
@@ -45,7 +45,7 @@ def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: 
     time = time_of(sigma, samples)
     if "flow" in prediction:
         velocity = y * (1.0 if prediction == "flow" else -1.0)
-        return Point(x, velocity, x - time * velocity)
+        return StatePoint(x, velocity, x - time * velocity)
     root = math.sqrt(1.0 + sigma * sigma)
     unit = x * ((1.0 + sigma) / root)  # of unit variance: a = 1 / root, b = sigma / root
     if prediction == "epsilon":
@@ -55,4 +55,4 @@ def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: 
         clean, noise = unit / root - (sigma / root) * y, y / root + (sigma / root) * unit
     else:
         clean, noise = y * 1.0, (unit - y / root) * (root / max(sigma, 1e-6))
-    return Point(x, noise - clean, clean)
+    return StatePoint(x, noise - clean, clean)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from accel.anatomy import Anatomy
-from accel.method import Method, finite_numbers, knob
+from accel.method import Method, finite_numbers, setting
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Grid:
 
     levels: tuple[float, ...]  # of the steps, falling
     flow: bool
-    shift: float = 1.0  # what the scheduler makes of an unshifted flow: see `shifted`
+    shift: float = 1.0  # what the scheduler makes of an unshifted flow: see `shift_sigma`
     call: Mapping[str, Any] = field(default_factory=dict)  # the pipeline call's arguments
     ladder: tuple[float, ...] = ()  # noise over signal of every training timestep, rising; none for flows
 
@@ -68,8 +68,8 @@ class Karras(Sigmas, lever="sigmas"):
     it is taken in the flow's own sigma, as diffusers does, and seldom helps. least 0 keeps the scheduler's last level.
     """
 
-    rho: float = knob(7.0, 1.0, 20.0, "larger is denser at low noise")
-    least: float = knob(0.0, 0.0, 1.0, "last noise level above zero; 0 keeps the scheduler's")
+    rho: float = setting(7.0, 1.0, 20.0, "larger is denser at low noise")
+    least: float = setting(0.0, 0.0, 1.0, "last noise level above zero; 0 keeps the scheduler's")
 
     def levels(self, grid: Grid) -> list[float]:
         most, least = grid.levels[0], self.least or grid.least
@@ -81,7 +81,7 @@ class Karras(Sigmas, lever="sigmas"):
 class Exponential(Sigmas, lever="sigmas"):
     """Evenly spaced in log sigma. least 0 keeps the scheduler's last level."""
 
-    least: float = knob(0.0, 0.0, 1.0, "last noise level above zero; 0 keeps the scheduler's")
+    least: float = setting(0.0, 0.0, 1.0, "last noise level above zero; 0 keeps the scheduler's")
 
     def levels(self, grid: Grid) -> list[float]:
         return _floats(np.geomspace(grid.levels[0], self.least or grid.least, len(grid.levels)))
@@ -91,8 +91,8 @@ class Exponential(Sigmas, lever="sigmas"):
 class Beta(Sigmas, lever="sigmas"):
     """At the quantiles of a beta distribution (arXiv 2407.12173): dense at both ends for alpha and beta below 1."""
 
-    alpha: float = knob(0.6, 0.05, 10.0, "below 1: dense at low noise", dial=True)
-    beta: float = knob(0.6, 0.05, 10.0, "below 1: dense at high noise")
+    alpha: float = setting(0.6, 0.05, 10.0, "below 1: dense at low noise", dial=True)
+    beta: float = setting(0.6, 0.05, 10.0, "below 1: dense at high noise")
 
     def levels(self, grid: Grid) -> list[float]:
         shares = beta_quantiles(np.linspace(1.0, 0.0, len(grid.levels)), self.alpha, self.beta)
@@ -111,13 +111,13 @@ class Shift(FlowSigmas, lever="sigmas"):
     noise to be as uncertain.
     """
 
-    shift: float = knob(0.0, 0.0, 100.0, "more than 1 spends steps at high noise; 0 keeps the scheduler's")
-    pixels: int = knob(0, 0, None, "for which size the shift is right; 0 does not depend on the size")
+    shift: float = setting(0.0, 0.0, 100.0, "more than 1 spends steps at high noise; 0 keeps the scheduler's")
+    pixels: int = setting(0, 0, None, "for which size the shift is right; 0 does not depend on the size")
 
     def levels(self, grid: Grid) -> list[float]:
         shift = (self.shift or grid.shift) * (resolution_factor(grid.call, self.pixels) if self.pixels else 1.0)
         steps = len(grid.levels)
-        return [shifted(1.0 - step / steps, shift) for step in range(steps)]
+        return [shift_sigma(1.0 - step / steps, shift) for step in range(steps)]
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ class Sway(FlowSigmas, lever="sigmas"):
     on top; the paper's model has none (1).
     """
 
-    s: float = knob(-1.0, -1.0, 1.0 / (math.pi / 2 - 1), "below 0: dense near noise; above: dense near the picture")
-    shift: float = knob(0.0, 0.0, 100.0, "shift applied afterwards; 0 is the scheduler's, 1 is none")
+    s: float = setting(-1.0, -1.0, 1.0 / (math.pi / 2 - 1), "below 0: dense near noise; above: dense near the picture")
+    shift: float = setting(0.0, 0.0, 100.0, "shift applied afterwards; 0 is the scheduler's, 1 is none")
 
     def levels(self, grid: Grid) -> list[float]:
         steps, shift = len(grid.levels), self.shift or grid.shift
-        return [shifted(1.0 - swayed(step / steps, self.s), shift) for step in range(steps)]
+        return [shift_sigma(1.0 - sway_time(step / steps, self.s), shift) for step in range(steps)]
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,16 @@ class Sigmoid(FlowSigmas, lever="sigmas"):
     own shift on top; 1 is none.
     """
 
-    center: float = knob(0.6, 0.0, 1.0, "flow time (0 at noise) where the steps are largest")
-    before: float = knob(6.0, 0.1, 50.0, "steepness from noise to there")
-    after: float = knob(20.0, 0.1, 50.0, "steepness from there to the picture")
-    shift: float = knob(1.0, 0.0, 100.0, "shift applied afterwards; 0 is the scheduler's, 1 is none")
+    center: float = setting(0.6, 0.0, 1.0, "flow time (0 at noise) where the steps are largest")
+    before: float = setting(6.0, 0.1, 50.0, "steepness from noise to there")
+    after: float = setting(20.0, 0.1, 50.0, "steepness from there to the picture")
+    shift: float = setting(1.0, 0.0, 100.0, "shift applied afterwards; 0 is the scheduler's, 1 is none")
 
     def levels(self, grid: Grid) -> list[float]:
         steps, shift = len(grid.levels), self.shift or grid.shift
         ends = self._rise(0.0), self._rise(1.0)
         times = [(self._rise(step / steps) - ends[0]) / (ends[1] - ends[0]) for step in range(steps)]
-        return [shifted(1.0 - time, shift) for time in times]
+        return [shift_sigma(1.0 - time, shift) for time in times]
 
     def _rise(self, time: float) -> float:
         steepness = self.before if time < self.center else self.after
@@ -184,7 +184,7 @@ class AlignYourSteps(Sigmas, lever="sigmas"):
     stochastic and second-order solvers; a model that was fine-tuned far away may want its own search.
     """
 
-    model: str = knob("sdxl", choices=("sd", "sdxl", "svd"), help="whose noise levels")
+    model: str = setting("sdxl", choices=("sd", "sdxl", "svd"), help="whose noise levels")
 
     def levels(self, grid: Grid) -> list[float]:
         return log_linear(ALIGN_YOUR_STEPS[self.model], len(grid.levels) + 1)[:-1]
@@ -221,17 +221,17 @@ class SigmaTable(Sigmas, lever="sigmas"):
         return log_linear(self.sigmas, len(grid.levels))
 
 
-def shifted(sigma: float, shift: float) -> float:
+def shift_sigma(sigma: float, shift: float) -> float:
     """A flow's noise level moved towards noise, shift sigma / (1 + (shift - 1) sigma); two shifts multiply."""
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
 
-def unshifted(sigma: float, shift: float) -> float:
-    """The inverse of `shifted`."""
+def unshift_sigma(sigma: float, shift: float) -> float:
+    """The inverse of `shift_sigma`."""
     return sigma / (shift - (shift - 1.0) * sigma)
 
 
-def swayed(time: float, s: float) -> float:
+def sway_time(time: float, s: float) -> float:
     """F5-TTS's warp of flow time (0 at noise); keeps 0 and 1."""
     return time + s * (math.cos(math.pi * time / 2) - 1.0 + time)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.method import knob
-from accel.samplers.method import Sampler, Space, Weights
+from accel.method import setting
+from accel.samplers.sampler import Sampler, Space, UpdateWeights
 
 Array = NDArray[np.float64]
 
@@ -38,13 +38,13 @@ class Euler(Sampler):
     give a pipeline with a multistep scheduler steps that a cache can correct. Memory: none.
     """
 
-    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
-        return Weights(1.0, (following - times[-1],))
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
+        return UpdateWeights(1.0, (following - times[-1],))
 
 
 @dataclass(frozen=True)
 class PseudoCorrector(Sampler):
-    """Order 2 at one evaluation per step: each Euler step is corrected by the trapezoidal rule when the next answer is
+    """Order 2 at one evaluation per step: each Euler step is corrected by the trapezoidal rule when the next output is
     there, without asking again at the corrected point (FlowTurbo's pseudo-corrector, arXiv 2409.18128).
 
     x_i = x_(i-1) + h_(i-1) (v_(i-1) + v_i) / 2 with v_i from the uncorrected point, then x_i + h_i v_i goes to the
@@ -60,12 +60,12 @@ class PseudoCorrector(Sampler):
     def depth(self) -> int:
         return 2
 
-    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         step = following - times[-1]
         if len(times) == 1:
-            return Weights(1.0, (step,))
+            return UpdateWeights(1.0, (step,))
         half = (times[-1] - times[-2]) / 2
-        return Weights(1.0, (-half, step + half))
+        return UpdateWeights(1.0, (-half, step + half))
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ class AdamsBashforth(Sampler):
     runs. Memory: order - 1 latents in float32.
     """
 
-    order: int = knob(2, 2, 3, "velocities used; the order of convergence", dial=True)
+    order: int = setting(2, 2, 3, "velocities used; the order of convergence", dial=True)
 
     @property
     def depth(self) -> int:
         return self.order
 
-    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         known = list(times[-self.order :])
         start, middle = known[-1], (known[-1] + following) / 2
         sixth = (following - start) / 6  # Simpson's rule is exact for what three velocities span
-        return Weights(
+        return UpdateWeights(
             1.0,
             tuple(
                 sixth * (_basis(known, k, start) + 4 * _basis(known, k, middle) + _basis(known, k, following))
@@ -106,7 +106,7 @@ class DPMSolver(Sampler):
     difference and converges with order 2 only; take UniPC(3).) Memory: one latent in float32.
     """
 
-    order: int = knob(2, 1, 2, "clean estimates used", dial=True)
+    order: int = setting(2, 1, 2, "clean estimates used", dial=True)
 
     @property
     def space(self) -> Space:
@@ -116,27 +116,27 @@ class DPMSolver(Sampler):
     def depth(self) -> int:
         return self.order
 
-    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         order = min(self.order, len(times), remaining)
         keep, newest = following / times[-1], np.eye(len(times))[::-1]
         if order == 1 or following <= 0.0:
-            return Weights(keep, tuple((1.0 - keep) * newest[0]))
+            return UpdateWeights(keep, tuple((1.0 - keep) * newest[0]))
         ratios, h = _ratios(times[-2:], following)
         slope = (newest[1] - newest[0]) / ratios[0]
-        return Weights(keep, tuple(-(1.0 - following) * math.expm1(-h) * (newest[0] + slope / 2)))
+        return UpdateWeights(keep, tuple(-(1.0 - following) * math.expm1(-h) * (newest[0] + slope / 2)))
 
 
 @dataclass(frozen=True)
 class UniPC(Sampler):
     """UniPC (arXiv 2302.04867), the B2(h) = e^h - 1 variant on clean estimates: a predictor of order `order` and a
-    corrector that uses each new answer once more, for the step that led to it; no extra evaluation.
+    corrector that uses each new output once more, for the step that led to it; no extra evaluation.
 
     The corrector is applied as a difference to what the pipeline holds, which is the same as diffusers' formula until a
     pipeline changes its latents between steps (inpainting), and then keeps the change. Memory: `order` latents in
     float32.
     """
 
-    order: int = knob(2, 1, 3, "clean estimates that the predictor uses", dial=True)
+    order: int = setting(2, 1, 3, "clean estimates that the predictor uses", dial=True)
 
     @classmethod
     def for_tuning(cls) -> Sequence[UniPC]:
@@ -150,7 +150,7 @@ class UniPC(Sampler):
     def depth(self) -> int:
         return self.order + 1
 
-    def weights(self, times: Sequence[float], following: float, remaining: int) -> Weights:
+    def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         total, keep = len(times), following / times[-1]
         order = min(self.order, total, remaining)
         _, answers = _predictor(times[-order:], following)
@@ -158,7 +158,7 @@ class UniPC(Sampler):
         if total > 1:
             order = min(self.order, total - 1, remaining + 1)
             update = update + keep * np.concatenate([np.zeros(total - order - 1), _correction(times[-order - 1 :])])
-        return Weights(keep, tuple(update))
+        return UpdateWeights(keep, tuple(update))
 
 
 def log_snr(time: float) -> float:
@@ -181,9 +181,9 @@ def _predictor(times: Sequence[float], following: float) -> tuple[float, Array]:
 
 
 def _correction(times: Sequence[float]) -> Array:
-    """What UniC adds to the point at the last of `times`, where UniP went from the one before: weights of all answers.
+    """What UniC adds to the point at the last of `times`, where UniP went from the one before: weights of all outputs.
 
-    The linear part and the newest answer of the predictor's formula are in the corrector's too and cancel.
+    The linear part and the newest output of the predictor's formula are in the corrector's too and cancel.
     """
     *known, now = times
     ratios, h = _ratios(known, now)
@@ -196,7 +196,7 @@ def _correction(times: Sequence[float]) -> Array:
 
 
 def _ratios(times: Sequence[float], following: float) -> tuple[list[float], float]:
-    """r_k = (lambda_k - lambda_0) / h for the answers before the newest, the nearest first, and h itself."""
+    """r_k = (lambda_k - lambda_0) / h for the outputs before the newest, the nearest first, and h itself."""
     start = log_snr(times[-1])
     h = log_snr(following) - start
     return [(log_snr(time) - start) / h for time in times[-2::-1]], h
@@ -214,14 +214,14 @@ def _conditions(ratios: Sequence[float], h: float) -> tuple[Array, Array]:
 
 
 def _predicting(matrix: Array, right: Array) -> Array:
-    """The predictor's rho: as the corrector's, without the condition that the new answer would fulfil; 1/2 for order 2,
+    """The predictor's rho: as the corrector's, without the condition that the new output would fulfil; 1/2 for order 2,
     where the authors simplify."""
     rho = [0.5] if len(right) == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
     return np.asarray(rho, dtype=np.float64)
 
 
 def _differences(ratios: Sequence[float], rho: Array) -> Array:
-    """Weights of the answers, oldest first, in the sum over k of rho_k (m_k - m_0) / r_k."""
+    """Weights of the outputs, oldest first, in the sum over k of rho_k (m_k - m_0) / r_k."""
     shares = np.array([weight / ratio for weight, ratio in zip(rho, ratios, strict=True)])
     return np.append(shares[::-1], -shares.sum())
 

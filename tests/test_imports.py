@@ -89,4 +89,4 @@ def test_classes_have_one_identity() -> None:
     import accel.caching
 
     assert accel.EasyCache is accel.caching.EasyCache
-    assert accel.EasyCache.__module__ == "accel.caching.easycache"
+    assert accel.EasyCache.__module__ == "accel.caching.methods.easycache"

@@ -67,7 +67,7 @@ def test_test_folders_mirror_the_packages() -> None:
     """tests/caching tests caching/, tests/pocket tests accel/pocket/, and tests/benchmarks/pocket tests
     benchmarks/pocket/. A folder without tests holds their tools.
     """
-    packages = {folder.rpartition("/")[2] for folder in FOLDERS.values()}
+    packages = {folder.removeprefix("accel/") for folder in FOLDERS.values()}
     laboratory = {path.parent.as_posix() for path in source_files("__init__.py") if path.parts[0] == "benchmarks"}
     folders = {path.parent.as_posix() for path in source_files("test_*.py") if path.parts[0] == "tests"}
     assert {folder.removeprefix("tests/") for folder in folders if folder != "tests"} <= packages | laboratory

@@ -17,17 +17,17 @@ import pytest
 import torch
 
 import accel
-from accel.app import knobs
-from accel.app.axes import axes_of
-from accel.app.copying import as_python
-from accel.app.recipe_editor import edited_recipe, editor_value
-from accel.app.settings import Settings
-from accel.caching.averages import Recording, record
+from accel.app import method_schema
+from accel.app.export import as_python
+from accel.app.settings import StudioSettings
+from accel.app.ui.axes import axes_of
+from accel.app.ui.recipe_editor import edited_recipe, editor_value
+from accel.caching.calibration.calibrate import CalibrationRuns, record
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.rendering.batches import AUTO, together
+from accel.rendering.batches import AUTO, may_share_call
 from accel.rendering.jobs import Job
-from accel.tuning.foresight import Foresight
+from accel.tuning.simulate import Simulator
 from accel.tuning.space import Candidate, Recipes, Structure, space_of
 from tests.tiny import TINY, run
 
@@ -67,7 +67,7 @@ def recipe_of(**methods: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def recording() -> Recording:
+def recording() -> CalibrationRuns:
     pipe, arguments = TINY["wan"].build(), {"steps": STEPS}
     return record(pipe, ["x"], generate=lambda pipe, *_: run(pipe, TINY["wan"], **arguments), layer_lags=0)
 
@@ -89,7 +89,7 @@ def test_it_goes_through_a_recipe_file_and_acts(lever: str, tmp_path: Path) -> N
     assert torch.equal(run(pipe, TINY["wan"], steps=STEPS), plain)
 
 
-def test_a_calibration_records_its_signal_and_sets_its_dial(recording: Recording) -> None:
+def test_a_calibration_records_its_signal_and_sets_its_dial(recording: CalibrationRuns) -> None:
     calibration = recording.calibration
     assert "channel_means" in calibration.signals()
     method = calibration.threshold(first_setting("cache"), 0.6)  # type: ignore[type-var]
@@ -101,41 +101,41 @@ def test_a_calibration_records_its_signal_and_sets_its_dial(recording: Recording
     assert report.computed / len(report.calls) == pytest.approx(0.6, abs=0.15)
 
 
-def test_the_tuner_has_it_among_its_choices_and_foresees_it(recording: Recording) -> None:
+def test_the_tuner_has_it_among_its_choices_and_foresees_it(recording: CalibrationRuns) -> None:
     space = space_of(recording.anatomy, recording.calibration, STEPS, True, tuple(OUTSIDE), generic=False)
     assert "MeanCache" in space.caches
     for lever, offered in (("guidance", space.guidances), ("sampler", space.samplers), ("attention", space.attentions)):
         assert first_setting(lever) in offered
     recipe = Recipes(recording.calibration, STEPS).of(Candidate(Structure("MeanCache"), 0.6))
     assert recipe is not None
-    assert Foresight.of(recording).outlook(recipe).computed == pytest.approx(0.6, abs=0.05)
+    assert Simulator.of(recording).outlook(recipe).computed == pytest.approx(0.6, abs=0.05)
 
 
-def test_guided_steps_are_foreseen_as_they_then_are(recording: Recording) -> None:
+def test_guided_steps_are_foreseen_as_they_then_are(recording: CalibrationRuns) -> None:
     recipe = recipe_of(guidance=first_setting("guidance"))
     pipe = TINY["wan"].build()
     with accel.accelerate(pipe, recipe) as session:
         run(pipe, TINY["wan"], steps=STEPS)
-    assert Foresight.of(recording).outlook(recipe).evaluations == session.report().computed / (2 * STEPS) == 0.75
+    assert Simulator.of(recording).outlook(recipe).evaluations == session.report().computed / (2 * STEPS) == 0.75
 
 
 @every_lever
 def test_the_app_has_its_controls_its_dial_first(lever: str) -> None:
     module, _, name, dial = OUTSIDE[lever]
-    first = {knob.name for knob in knobs.methods(lever)[name] if knob.first}
+    first = {knob.name for knob in method_schema.methods(lever)[name] if knob.first}
     assert dial in first
     recipe = recipe_of(**{lever: first_setting(lever)})
     assert edited_recipe(json.loads(json.dumps(editor_value(recipe)))) == recipe
     assert f"{lever}.{dial}" in [axis for _, axis in axes_of(recipe)][: 1 + len(first)]
-    program = as_python(Settings(recipe=recipe))
+    program = as_python(StudioSettings(recipe=recipe))
     assert f"from tests.outside.{module} import {name}" in program and f"{lever}={name}(" in program
 
 
 def test_a_batch_of_jobs_asks_whether_it_looks_at_data() -> None:
     job = Job("m", prompt="a", width=64, height=64, frames=1, recipe=recipe_of(cache=first_setting("cache")).to_dict())
-    assert together(job, AUTO, lambda model: None) == 1
+    assert may_share_call(job, AUTO, lambda model: None) == 1
     blind = Job("m", prompt="a", width=64, height=64, frames=1, recipe=recipe_of(cache=accel.FixedInterval()).to_dict())
-    assert together(blind, AUTO, lambda model: None) > 1
+    assert may_share_call(blind, AUTO, lambda model: None) > 1
 
 
 def test_files_dropped_into_the_folders_are_found(tmp_path: Path) -> None:

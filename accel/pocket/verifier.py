@@ -2,7 +2,7 @@
 
 Nothing here is learned. Everything around the captioned object is grey, so a pixel's chroma (largest minus smallest
 colour channel) is proportional to how much of it the object covers; the rest follows from that coverage. Written for
-the scenes of `accel.pocket.scenes`; it says nothing useful about other films.
+the scenes of `accel.pocket.scenes`; it says nothing useful about other videos.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.metrics import to_frames
+from accel.measure.metrics import to_frames
 from accel.pocket.scenes import COLOURS, MOTIONS, SHAPES, Caption, signed_distance
 
 Array = NDArray[np.floating[Any]]

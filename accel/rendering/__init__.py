@@ -7,29 +7,29 @@ keeps the books (`driver`, `ledger`, `folder`, `lock`).
 """
 
 from accel.rendering.driver import plan_for, render
+from accel.rendering.encoding import settings_of
 from accel.rendering.failures import DeviceError, ModelError, OutputError
 from accel.rendering.jobs import Job, Shard
 from accel.rendering.lock import Busy
 from accel.rendering.manifest import ManifestError
-from accel.rendering.outputs import settings_of
-from accel.rendering.plan import Plan
+from accel.rendering.plan import RenderPlan
 from accel.rendering.processes import Processes
 from accel.rendering.ray_engine import Ray
-from accel.rendering.summary import Interrupted, Summary
+from accel.rendering.summary import RenderInterrupted, RenderSummary
 
 __all__ = [
     "Busy",
     "DeviceError",
-    "Interrupted",
     "Job",
     "ManifestError",
     "ModelError",
     "OutputError",
-    "Plan",
     "Processes",
     "Ray",
+    "RenderInterrupted",
+    "RenderPlan",
+    "RenderSummary",
     "Shard",
-    "Summary",
     "plan_for",
     "render",
     "settings_of",

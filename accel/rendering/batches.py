@@ -6,8 +6,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Literal
 
 from accel.recipe import Recipe
-from accel.rendering.calls import parameters_of
-from accel.rendering.jobs import Group, Job, grouped
+from accel.rendering.jobs import Job, JobGroup, group_jobs
+from accel.rendering.pipeline_arguments import parameters_of
 
 Batch = int | Literal["auto"]
 AUTO: Literal["auto"] = "auto"
@@ -19,7 +19,7 @@ leaves a device waiting for Python; one that makes more has enough to do, and ne
 """
 
 
-def checked(batch: Any) -> Batch:
+def check_batch(batch: Any) -> Batch:
     """Raises ValueError for what is no size of a batch."""
     if batch != AUTO and (type(batch) is not int or batch < 1):
         raise ValueError(f'batch must be a whole number from 1, or "auto", not {batch!r}.')
@@ -27,24 +27,24 @@ def checked(batch: Any) -> Batch:
     return found
 
 
-def batched(
+def make_batches(
     jobs: Sequence[Job], pending: Container[str], batch: Batch, kind_of: Callable[[str], type | None]
-) -> Iterator[Group]:
+) -> Iterator[JobGroup]:
     """The calls that the jobs with the ids `pending` need, in the order in which they should run.
 
     Batches are cut from all jobs, so that the same jobs are always in one call, whatever is rendered already. A batch
     of which a part is done is rendered whole, and only what is missing is kept. `kind_of` is the class of a model's
     pipeline, where that is known.
     """
-    for group in grouped(jobs):
-        for call in group.split(together(group.first, batch, kind_of)):
+    for group in group_jobs(jobs):
+        for call in group.split(may_share_call(group.first, batch, kind_of)):
             wanted = call.only(pending)
             if wanted.open:
                 yield wanted
 
 
-def together(job: Job, batch: Batch, kind_of: Callable[[str], type | None]) -> int:
-    """How many jobs of its group may share a call. Pipelines take one picture or film to start from."""
+def may_share_call(job: Job, batch: Batch, kind_of: Callable[[str], type | None]) -> int:
+    """How many jobs of its group may share a call. Pipelines take one picture or video to start from."""
     if batch == 1 or job.image is not None or job.video is not None or job.prompt is None:
         return 1
     if batch != AUTO:

@@ -13,24 +13,24 @@ from typing import Any
 
 from accel.patch import session_of
 from accel.recipe import Recipe
-from accel.rendering.batches import Batch, batched, checked
-from accel.rendering.calls import plain_class
-from accel.rendering.engine import Desk, Engine, Local
+from accel.rendering.batches import Batch, check_batch, make_batches
+from accel.rendering.engine import DriverCallbacks, Engine, Local
 from accel.rendering.entries import Entry
 from accel.rendering.failures import OutputError, writing
+from accel.rendering.filenames import file_stem
 from accel.rendering.fingerprint import fingerprint
 from accel.rendering.folder import OutputFolder
-from accel.rendering.index import index_lines
-from accel.rendering.jobs import Group, Job, Shard
-from accel.rendering.ledger import Ledger
-from accel.rendering.lock import locked
-from accel.rendering.names import file_stem
-from accel.rendering.outcome import Outcome, Settings
-from accel.rendering.plan import DEFAULT_TEMPLATE, Given, Plan, make_plan
+from accel.rendering.interrupts import stoppable
+from accel.rendering.jobs import Job, JobGroup, Shard
+from accel.rendering.ledger import RenderLedger
+from accel.rendering.lock import lock_folder
+from accel.rendering.outcome import JobOutcome, WorkerSettings
+from accel.rendering.page import index_lines
+from accel.rendering.pipeline_arguments import plain_class
+from accel.rendering.plan import DEFAULT_TEMPLATE, GivenPipeline, RenderPlan, make_plan
 from accel.rendering.processes import Processes
 from accel.rendering.progress import Progress, progress
-from accel.rendering.stopping import stoppable
-from accel.rendering.summary import Interrupted, Summary
+from accel.rendering.summary import RenderInterrupted, RenderSummary
 
 
 def render(
@@ -53,7 +53,7 @@ def render(
     progress_bar: bool = True,
     workers: int = 1,
     engine: Engine | None = None,
-) -> Summary:
+) -> RenderSummary:
     """Renders every line of a manifest into a folder. Run it again after a crash: finished jobs are not repeated.
 
     Args:
@@ -87,7 +87,7 @@ def render(
     into the folder, OutputError for a folder that cannot be written or a disk that is full, and Interrupted (a
     KeyboardInterrupt) on Ctrl-C. A job that fails is recorded, and the others go on.
     """
-    checked(batch)
+    check_batch(batch)
     given = None if pipe is None or isinstance(pipe, str) else pipe
     engine = _engine(given, workers, engine)
     plan = plan_for(
@@ -95,7 +95,7 @@ def render(
     )
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
-    settings = Settings(driver.folder.parts.absolute(), device, embed, metrics)
+    settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics)
     return driver.run(engine, settings, batch, retry_failed=retry_failed, shown=progress_bar)
 
 
@@ -122,7 +122,7 @@ def plan_for(
     grid: Mapping[str, Sequence[Any]] | None = None,
     output: str = DEFAULT_TEMPLATE,
     dtype: str | None = None,
-) -> Plan:
+) -> RenderPlan:
     """The jobs that :func:`render` would render with these arguments; nothing is loaded or written."""
     from accel.presets import DEFAULT
 
@@ -132,7 +132,7 @@ def plan_for(
         fallback |= {"recipe": DEFAULT} | ({"model": pipe} if pipe else {})
     else:
         session = session_of(pipe)
-        given = Given(fingerprint(pipe), plain_class(pipe))
+        given = GivenPipeline(fingerprint(pipe), plain_class(pipe))
         fallback["recipe"] = session.recipe if session is not None else Recipe()
     if recipe is not None:
         fallback["recipe"] = _from_here(recipe)
@@ -143,24 +143,24 @@ def plan_for(
 class Driver:
     """Keeps the books of one render: one process per folder (or shard) does, whatever the number of workers."""
 
-    def __init__(self, plan: Plan, out: Path, shard: Shard | None = None) -> None:
+    def __init__(self, plan: RenderPlan, out: Path, shard: Shard | None = None) -> None:
         self.plan, self.shard = plan, shard
         self.jobs = [job for job in plan.jobs if shard is None or shard.holds(job)]
         self.folder = OutputFolder(out, shard)
         self._by_id = {job.id: job for job in self.jobs}
         self._ended: set[str] = set()
         self._lock = threading.Lock()
-        self._summary = Summary(out, total=len(self.jobs), notes=plan.notes)
+        self._summary = RenderSummary(out, total=len(self.jobs), notes=plan.notes)
 
     def run(
-        self, engine: Engine, settings: Settings, batch: Batch = 1, *, retry_failed: bool, shown: bool = True
-    ) -> Summary:
+        self, engine: Engine, settings: WorkerSettings, batch: Batch = 1, *, retry_failed: bool, shown: bool = True
+    ) -> RenderSummary:
         """Renders what is open. Raises what `render` raises."""
         start = time.perf_counter()
         summary = self._summary
-        with locked(self.folder.locks, self.shard):
+        with lock_folder(self.folder.locks, self.shard):
             with writing(self.folder.path):
-                self.ledger = Ledger(self.folder.path, self.shard)
+                self.ledger = RenderLedger(self.folder.path, self.shard)
                 self._recover()
             self.folder.sweep()
             if self.ledger.torn:
@@ -168,22 +168,22 @@ class Driver:
             self.folder.write_book("jobs.jsonl", self.plan.lines(self.folder.path))
             pending = self._pending(retry_failed)
             try:
-                calls = list(batched(self.jobs, {job.id for job in pending}, batch, self.plan.kind_of))
+                calls = list(make_batches(self.jobs, {job.id for job in pending}, batch, self.plan.kind_of))
                 self._run(engine, settings, calls, shown)
             finally:
                 summary.seconds = time.perf_counter() - start
                 with suppress(OutputError):  # what stopped the work is worth more than a page
                     summary.page = self._write_page()
         if summary.interrupted:
-            raise Interrupted(summary)
+            raise RenderInterrupted(summary)
         return summary
 
-    def _run(self, engine: Engine, settings: Settings, calls: Sequence[Group], shown: bool) -> None:
+    def _run(self, engine: Engine, settings: WorkerSettings, calls: Sequence[JobGroup], shown: bool) -> None:
         summary = self._summary
         if not calls:
             return
         with progress(shown, summary.total, summary.total - summary.left) as bar, stoppable(bar.say) as stop:
-            desk = Desk(self._committing(bar), bar.say, stop, summary.troubles.append)
+            desk = DriverCallbacks(self._committing(bar), bar.say, stop, summary.troubles.append)
             try:
                 engine.run(calls, settings, desk)
             except KeyboardInterrupt:
@@ -215,8 +215,8 @@ class Driver:
         name = self.ledger.entries[job.id].file
         return self.ledger.owner(name) == job.id and self.folder.has(name)
 
-    def _committing(self, bar: Progress) -> Callable[[Outcome], None]:
-        def commit(outcome: Outcome) -> None:
+    def _committing(self, bar: Progress) -> Callable[[JobOutcome], None]:
+        def commit(outcome: JobOutcome) -> None:
             with self._lock:
                 if outcome.id in self._ended:  # an engine may have had to ask twice
                     return
@@ -226,7 +226,7 @@ class Driver:
 
         return commit
 
-    def _commit(self, job: Job, outcome: Outcome) -> None:
+    def _commit(self, job: Job, outcome: JobOutcome) -> None:
         """The line first, then the name: see the module `ledger`."""
         entry: Entry = {
             "id": job.id,
@@ -236,7 +236,7 @@ class Driver:
             "index": job.index,
             "from_line": job.line,
         }
-        entry |= {"line": job.told()} | outcome.to_dict()
+        entry |= {"line": job.as_text()} | outcome.to_dict()
         if outcome.status == "failed":
             with writing(self.folder.path):
                 self.ledger.append(entry)
@@ -247,7 +247,7 @@ class Driver:
             self._publish(job, outcome, entry)
         self._summary.rendered += 1
 
-    def _publish(self, job: Job, outcome: Outcome, entry: Entry) -> None:
+    def _publish(self, job: Job, outcome: JobOutcome, entry: Entry) -> None:
         stem = file_stem(job, outcome.suffix)
         entry["part"] = f"{self.folder.parts.name}/{outcome.part}"
         while True:

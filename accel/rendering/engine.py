@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from accel.rendering.failures import DeviceError, ModelError
-from accel.rendering.jobs import Group
-from accel.rendering.outcome import Outcome, Settings
+from accel.rendering.jobs import JobGroup
+from accel.rendering.outcome import JobOutcome, WorkerSettings
 from accel.rendering.worker import Worker
 
 
 @dataclass(frozen=True)
-class Desk:
+class DriverCallbacks:
     """What an engine reports to. All four may be called from any thread.
 
     commit: a job has ended; publishes its file and writes the ledger. Raises OutputError where that cannot be done, and
@@ -22,7 +22,7 @@ class Desk:
     trouble: something outside of the jobs went wrong; jobs that got no outcome stay open for the next run.
     """
 
-    commit: Callable[[Outcome], None]
+    commit: Callable[[JobOutcome], None]
     say: Callable[[str], None]
     stop: Callable[[], bool]
     trouble: Callable[[str], None]
@@ -31,7 +31,7 @@ class Desk:
 class Engine(Protocol):
     """Runs groups, each in one call by a process that holds a Worker, until all are done or the desk says stop."""
 
-    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None: ...
+    def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None: ...
 
 
 class Local:
@@ -40,7 +40,7 @@ class Local:
     def __init__(self, pipe: Any = None) -> None:
         self._pipe = pipe
 
-    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+    def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None:
         broken: set[tuple[str, str | None]] = set()
         with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say) as worker:
             for group in groups:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from accel.plain import parsed, unfit
+from accel.plain_data import parse_json, unfit_reason
 
 MOST_BYTES = 8 * 2**20
 """Of a line. One of ours has some thousand; a line of a manifest with everything that it may have, two million."""
@@ -26,10 +26,10 @@ def entry_of(line: bytes) -> Entry | None:
         return None
     try:
         text = line.decode()
-        entry = parsed(text)
+        entry = parse_json(text)
     except ValueError:
         return None
-    if not isinstance(entry, dict) or ("\\u" in text and unfit(entry, finite=False)):
+    if not isinstance(entry, dict) or ("\\u" in text and unfit_reason(entry, finite=False)):
         return None
     status = entry.get("status")
     needed = ("id", "status", "file") if status == "ok" else ("id", "status")

@@ -32,10 +32,10 @@ def writing(folder: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(explained(folder, error)) from error
+        raise OutputError(explain(folder, error)) from error
 
 
-def explained(folder: Path, error: OSError) -> str:
+def explain(folder: Path, error: OSError) -> str:
     """What to do about an error of the file system."""
     if error.errno in _FULL:
         return f"the disk of {folder} is full; free some space and run the same command again, it goes on from here."

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from accel.media import FASTEST, SLOWEST
-from accel.plain import encodable, parsed, told, unfit
+from accel.measure.media import FASTEST, SLOWEST
+from accel.plain_data import encodable, parse_json, quote, unfit_reason
 from accel.recipe import Recipe
 
 FORMATS = ("png", "webp", "mp4")
@@ -70,7 +70,7 @@ def read_cell(name: str, cell: str) -> Any:
     if field is not None and field.text:
         return cell
     try:
-        return parsed(cell)
+        return parse_json(cell)
     except json.JSONDecodeError:
         return cell  # a word: the field says what is wrong with it, if anything is
 
@@ -84,7 +84,7 @@ def read_fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if name.startswith(ARGUMENTS) and name != ARGUMENTS:
             arguments[name.removeprefix(ARGUMENTS)] = value
         elif name not in FIELDS:
-            problems.append(f"{told(name)} is not a field; {suggestion(name, list(FIELDS))}")
+            problems.append(f"{quote(name)} is not a field; {suggestion(name, list(FIELDS))}")
         elif value is not None:
             try:
                 values[name] = FIELDS[name].read(value)
@@ -116,7 +116,7 @@ def _conflicts(values: dict[str, Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be text, not {told(value)}.")
+        raise ValueError(f"must be text, not {quote(value)}.")
     if "\0" in value:
         raise ValueError("must not hold a NUL character.")
     if len(value) > LONGEST_TEXT:
@@ -138,7 +138,7 @@ def _whole(least: int, most: int = 2**63 - 1) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
             limit = f"from {least}" + (f" to {most}" if most < 2**63 - 1 else "")
-            raise ValueError(f"must be a whole number {limit}, not {told(value)}.")
+            raise ValueError(f"must be a whole number {limit}, not {quote(value)}.")
         return value
 
     return read
@@ -146,15 +146,15 @@ def _whole(least: int, most: int = 2**63 - 1) -> Callable[[Any], int]:
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"must be a number, not {told(value)}.")
+        raise ValueError(f"must be a number, not {quote(value)}.")
     return float(value)
 
 
 def _rate(value: Any) -> float:
     if _number(value) <= 0:
-        raise ValueError(f"must be above 0, not {told(value)}.")
+        raise ValueError(f"must be above 0, not {quote(value)}.")
     if not SLOWEST <= value <= FASTEST:
-        raise ValueError(f"must be from {SLOWEST} to {FASTEST}, not {told(value)}.")
+        raise ValueError(f"must be from {SLOWEST} to {FASTEST}, not {quote(value)}.")
     return float(value)
 
 
@@ -164,16 +164,16 @@ def _size(value: Any) -> tuple[int, int]:
     if isinstance(value, str) and all(part.strip().isdecimal() and len(part) < 20 for part in parts):
         parts = [int(part) for part in parts]
     if len(parts) not in (1, 2) or not all(type(part) is int and part > 0 for part in parts):
-        raise ValueError(f'must be like 512 or "832x480" (width x height), not {told(value)}.')
+        raise ValueError(f'must be like 512 or "832x480" (width x height), not {quote(value)}.')
     width, height = int(parts[0]), int(parts[-1])
     if max(width, height) > MOST_PIXELS:
-        raise ValueError(f"must be at most {MOST_PIXELS} pixels wide and high, not {told(value)}.")
+        raise ValueError(f"must be at most {MOST_PIXELS} pixels wide and high, not {quote(value)}.")
     return width, height
 
 
 def _format(value: Any) -> str:
     if value not in FORMATS:
-        raise ValueError(f"must be one of {', '.join(FORMATS)}, not {told(value)}.")
+        raise ValueError(f"must be one of {', '.join(FORMATS)}, not {quote(value)}.")
     return str(value)
 
 
@@ -183,20 +183,20 @@ def _recipe(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.to_dict()
     if not isinstance(value, (str, dict)):
-        raise ValueError(f'must be a preset, a recipe file, a recipe as an object, or "off", not {told(value)}.')
+        raise ValueError(f'must be a preset, a recipe file, a recipe as an object, or "off", not {quote(value)}.')
     if isinstance(value, str):
         return _name(value)
-    if problem := unfit(value, finite=False):
+    if problem := unfit_reason(value, finite=False):
         raise ValueError(problem)
     return value
 
 
 def _arguments(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f'must be an object such as {{"strength": 0.6}}, not {told(value)}.')
+        raise ValueError(f'must be an object such as {{"strength": 0.6}}, not {quote(value)}.')
     if not value:
         return value
-    if problem := unfit(value):
+    if problem := unfit_reason(value):
         raise ValueError(problem)
     if len(json.dumps(value)) > MOST_ARGUMENTS:
         raise ValueError(f"must have at most {MOST_ARGUMENTS} characters as JSON.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from accel.files import is_plain_file, replacing, sync_folder, write_whole
+from accel.files import is_plain_file, replace_file, sync_folder, write_whole
 from accel.rendering.entries import Entry
 from accel.rendering.failures import OutputError, writing
 from accel.rendering.jobs import Shard, file_digest
@@ -71,7 +71,7 @@ class OutputFolder:
 
     def write_book(self, name: str, lines: Iterable[str]) -> None:
         """Writes one of our own files whole. It grows among the parts, where a crash is cleared up after."""
-        with writing(self.path), replacing(self.path / name, self.parts) as file:
+        with writing(self.path), replace_file(self.path / name, self.parts) as file:
             file.writelines(lines)
 
     def has(self, name: str) -> bool:

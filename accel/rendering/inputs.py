@@ -1,4 +1,4 @@
-"""Pictures and films that jobs start from: checked before a model loads, and read when their job is due."""
+"""Pictures and videos that jobs start from: checked before a model loads, and read when their job is due."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from accel.plain import told
+from accel.plain_data import quote
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,ogg"
-"""FFmpeg's names of what may hold a film to start from."""
+"""FFmpeg's names of what may hold a video to start from."""
 
 PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of what may be a picture. It would start Ghostscript for others, which run programs of their own."""
 
 
 def check_input(path: Path, kind: str) -> None:
-    """Raises ValueError for a file that is missing or that is no picture ("image") or film ("video")."""
+    """Raises ValueError for a file that is missing or that is no picture ("image") or video ("video")."""
     if not os.path.isfile(path):
-        raise ValueError(f"there is no file {told(str(path))}; paths are relative to the manifest's folder.")
+        raise ValueError(f"there is no file {quote(str(path))}; paths are relative to the manifest's folder.")
     status = path.stat()
     problem = _problem(str(path), kind, status.st_size, status.st_mtime_ns)
     if problem:
@@ -40,9 +40,9 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
         else:
             with opened_video(path) as container:
                 if not container.streams.video:
-                    return f"{path!r} holds no film."
+                    return f"{path!r} holds no video."
     except OSError as error:
-        return f"{path!r} cannot be read as {'a picture' if kind == 'image' else 'a film'} ({type(error).__name__})."
+        return f"{path!r} cannot be read as {'a picture' if kind == 'image' else 'a video'} ({type(error).__name__})."
     except Exception as error:  # decoders raise SyntaxError, their own errors, and others for a broken file
         return f"{path!r} is broken ({type(error).__name__})."
     return ""
@@ -50,7 +50,7 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
 
 @contextmanager
 def opened_video(path: str | os.PathLike[str], containers: str = CONTAINERS) -> Iterator[Any]:
-    """The container of a film. Playlists, which would have FFmpeg open other files and addresses, are not let in."""
+    """The container of a video. Playlists, which would have FFmpeg open other files and addresses, are not let in."""
     import av
 
     with open(path, "rb") as file, av.open(file, options={"format_whitelist": containers}) as container:
@@ -66,7 +66,7 @@ def load_image(path: str) -> Any:
 
 
 def load_video(path: str) -> list[Any]:
-    """The frames of the film as pictures."""
+    """The frames of the video as pictures."""
     from PIL import Image
 
     with opened_video(path) as container:

@@ -78,7 +78,7 @@ class Job:
             line["recipe"] = "off"
         return {name: value for name, value in line.items() if value not in (None, {}) and (value or name != "output")}
 
-    def told(self) -> dict[str, Any]:
+    def as_text(self) -> dict[str, Any]:
         """The same line for files that are passed on: of a folder of this machine they tell the last name only.
 
         Rendering it again takes the model of that name by `--set model=...`, and inputs beside the file.
@@ -96,7 +96,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Group:
+class JobGroup:
     """Jobs of one model, recipe, size and length, in the order in which they should run.
 
     done: ids of jobs whose files are there. They are rendered along only where others share their call.
@@ -114,14 +114,14 @@ class Group:
         """The jobs that are not done."""
         return tuple(job for job in self.jobs if job.id not in self.done)
 
-    def only(self, wanted: Container[str]) -> Group:
+    def only(self, wanted: Container[str]) -> JobGroup:
         """The same jobs, of which all are done but those with the ids `wanted`."""
-        return Group(self.jobs, frozenset(job.id for job in self.jobs if job.id not in wanted))
+        return JobGroup(self.jobs, frozenset(job.id for job in self.jobs if job.id not in wanted))
 
-    def split(self, most: int) -> Iterator[Group]:
+    def split(self, most: int) -> Iterator[JobGroup]:
         """Parts of at most `most` jobs."""
         for start in range(0, len(self.jobs), most):
-            yield Group(self.jobs[start : start + most], self.done)
+            yield JobGroup(self.jobs[start : start + most], self.done)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
-def grouped(jobs: Iterable[Job]) -> list[Group]:
+def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     """Jobs in the order that changes the least from one to the next: by model, then recipe, then all else.
 
     Models, recipes and groups come in the order in which the manifest first names them. Jobs of one prompt follow each
@@ -166,7 +166,7 @@ def grouped(jobs: Iterable[Job]) -> list[Group]:
             order.setdefault(part, len(order))
         groups.setdefault(key, []).append(job)
     ranked = sorted(groups, key=lambda key: [order[part] for part in key])
-    return [Group(tuple(_by_prompt(groups[key]))) for key in ranked]
+    return [JobGroup(tuple(_by_prompt(groups[key]))) for key in ranked]
 
 
 def _by_prompt(jobs: Sequence[Job]) -> list[Job]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from accel.files import is_plain_file, opened
+from accel.files import is_plain_file, open_file
 from accel.rendering.entries import MOST_BYTES, Entry, entry_of
 from accel.rendering.jobs import Shard
 
@@ -24,7 +24,7 @@ Status = Literal["ok", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class LedgerEntry:
     """What is held of a line, and where the rest of it is: a hundred thousand lines whole would fill the memory."""
 
     status: Status
@@ -34,7 +34,7 @@ class Kept:
     start: int
 
 
-class Ledger:
+class RenderLedger:
     """The ledgers of an output folder, read together; this driver's own is appended to.
 
     Every shard has a file of its own, because appending to one file from several machines is safe on few network file
@@ -46,7 +46,7 @@ class Ledger:
         name = "ledger.jsonl" if shard is None else f"ledger-{shard.number}-of-{shard.count}.jsonl"
         self.path = folder / name
         self.torn = 0
-        self.entries: dict[str, Kept] = {}
+        self.entries: dict[str, LedgerEntry] = {}
         self._owners: dict[str, str] = {}
         self._lock = threading.Lock()
         for path in sorted(folder.glob("ledger*.jsonl")):
@@ -58,7 +58,7 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         """Writes one line and waits until it is on the disk."""
         line = json.dumps({"schema": SCHEMA} | entry, ensure_ascii=False) + "\n"
-        with self._lock, opened(self.path, "ab+") as file:
+        with self._lock, open_file(self.path, "ab+") as file:
             start = file.seek(0, os.SEEK_END)
             if start and not _ends_a_line(file):
                 # The rest of a line that a crash cut off must not swallow this one.
@@ -73,7 +73,7 @@ class Ledger:
         kept = self.entries.get(job_id)
         if kept is None:
             return None
-        with opened(kept.ledger, "rb") as file:
+        with open_file(kept.ledger, "rb") as file:
             file.seek(kept.start)
             return entry_of(file.readline(MOST_BYTES + 1).strip())
 
@@ -95,13 +95,13 @@ class Ledger:
         earlier = self.entries.get(entry["id"])
         if earlier is not None and earlier.status == "ok" and entry["status"] != "ok" and path != self.path:
             return
-        kept = Kept(entry["status"], entry.get("attempt", 1), entry.get("file", ""), path, start)
+        kept = LedgerEntry(entry["status"], entry.get("attempt", 1), entry.get("file", ""), path, start)
         self.entries[entry["id"]] = kept
         if kept.status == "ok":
             self._owners[kept.file.casefold()] = entry["id"]
 
     def _read(self, path: Path) -> Iterator[tuple[int, Entry]]:
-        with opened(path, "rb") as file:
+        with open_file(path, "rb") as file:
             for start, line in _lines(file):
                 if not line.strip():
                     continue

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from accel.files import is_plain_file, opened, read_bounded, write_whole
-from accel.plain import parsed
+from accel.files import is_plain_file, open_file, read_bounded, write_whole
+from accel.plain_data import parse_json
 from accel.rendering.failures import writing
 from accel.rendering.jobs import Shard
 from accel.rendering.machine import machine
@@ -27,7 +27,7 @@ class Busy(ValueError):
 
 
 @contextmanager
-def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
+def lock_folder(folder: Path, shard: Shard | None) -> Iterator[None]:
     """Holds the lock of `folder` (where locks are kept) for this process. Raises Busy, saying who has it, and
     OutputError where none can be written.
     """
@@ -38,8 +38,8 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
             holder = _read(path)
             if not _alive(holder):
                 path.unlink(missing_ok=True)
-            elif not _shared(holder, shard):
-                raise Busy(_told(holder, path))
+            elif not _share(holder, shard):
+                raise Busy(_holder_sentence(holder, path))
         mine = {"machine": machine(), "pid": os.getpid(), "started": _started(os.getpid())}
         mine["since"] = datetime.now(UTC).isoformat(timespec="seconds")
         mine["shard"] = None if shard is None else [shard.number, shard.count]
@@ -54,7 +54,7 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
 def _alone(folder: Path) -> Iterator[None]:
     """Looking and taking are one act. Where the file system knows no such locks, the window is milliseconds."""
     folder.mkdir(parents=True, exist_ok=True)
-    with opened(folder / "guard", "ab") as guard:
+    with open_file(folder / "guard", "ab") as guard:
         try:
             import fcntl
 
@@ -67,7 +67,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     """An unreadable lock was cut off while it was written, so its process is dead."""
     try:
-        holder = parsed(read_bounded(path, _MOST_BYTES).decode()) if is_plain_file(path) else {}
+        holder = parse_json(read_bounded(path, _MOST_BYTES).decode()) if is_plain_file(path) else {}
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
@@ -104,14 +104,14 @@ def _started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _shared(holder: dict[str, Any], shard: Shard | None) -> bool:
+def _share(holder: dict[str, Any], shard: Shard | None) -> bool:
     theirs = holder.get("shard")
     if shard is None or not isinstance(theirs, list) or len(theirs) != 2:
         return False
     return bool(theirs[1] == shard.count and theirs[0] != shard.number)
 
 
-def _told(holder: dict[str, Any], path: Path) -> str:
+def _holder_sentence(holder: dict[str, Any], path: Path) -> str:
     here = holder.get("machine") == machine()
     who = f"process {holder.get('pid')}" + ("" if here else " of another machine or container")
     told = f"{who} is rendering into {path.parent.parent} already, since {holder.get('since', 'some time ago')}; "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import read_bounded
-from accel.plain import parsed, told
+from accel.plain_data import parse_json, quote
 from accel.rendering.fields import ARGUMENTS, FIELDS, read_cell, read_fields, suggestion
 
 MEDIA = (".png", ".webp", ".mp4")
@@ -54,7 +54,7 @@ class ManifestError(ValueError):
 def read_manifest(source: Any) -> tuple[str, Path, list[Line], list[Problem]]:
     """The name of the manifest, the folder that its paths are relative to, its lines, and those that cannot be read.
 
-    `source` is a file that ends in .jsonl, .csv, or is a rendered picture or film with embedded settings; or a list of
+    `source` is a file that ends in .jsonl, .csv, or is a rendered picture or video with embedded settings; or a list of
     prompts or of dicts. Raises ValueError for a file that is missing or that is no text.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -75,7 +75,7 @@ def read_manifest(source: Any) -> tuple[str, Path, list[Line], list[Problem]]:
 def _from_file(path: Path) -> tuple[str, Path, list[Line], list[Problem]]:
     folder = path.absolute().parent
     if path.suffix.lower() in MEDIA:
-        from accel.rendering.outputs import settings_of
+        from accel.rendering.encoding import settings_of
 
         return path.name, folder, [Line(1, settings_of(path))], []
     try:
@@ -115,7 +115,7 @@ def read_jsonl(text: str) -> tuple[list[Line], list[Problem]]:
             problems.append(Problem(number, f"a line has at most {LONGEST_LINE} characters, not {len(row)}."))
             continue
         try:
-            data = parsed(row, object_pairs_hook=_unique)
+            data = parse_json(row, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             problems.append(Problem(number, f"this is not JSON: {error.msg} at column {error.colno}."))
             continue
@@ -123,7 +123,7 @@ def read_jsonl(text: str) -> tuple[list[Line], list[Problem]]:
             problems.append(Problem(number, str(error)))
             continue
         if not isinstance(data, dict):
-            problems.append(Problem(number, f'a job is an object such as {{"prompt": "a corgi"}}, not {told(data)}.'))
+            problems.append(Problem(number, f'a job is an object such as {{"prompt": "a corgi"}}, not {quote(data)}.'))
         elif set(data) == {"defaults"}:
             if isinstance(data["defaults"], dict):
                 defaults = data["defaults"]
@@ -148,7 +148,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name in found if sum(1 for other, _ in pairs if other == name) > 1)
-        raise ValueError(f"{told(twice)} is given twice; keep one.")
+        raise ValueError(f"{quote(twice)} is given twice; keep one.")
     return found
 
 
@@ -160,11 +160,11 @@ def read_csv(text: str) -> tuple[list[Line], list[Problem]]:
     if header is None:
         return [], problems
     names = [name.strip() for name in header[1]]
-    problems += [Problem(header[0], f"the column {told(name)} is there twice.") for name in _twice(names)]
+    problems += [Problem(header[0], f"the column {quote(name)} is there twice.") for name in _twice(names)]
     for name in names:
         if name not in FIELDS and not name.startswith(ARGUMENTS):
             hint = suggestion(name, list(FIELDS))
-            problems.append(Problem(header[0], f"the column {told(name)} is not a field; {hint}"))
+            problems.append(Problem(header[0], f"the column {quote(name)} is not a field; {hint}"))
     if problems:
         return [], problems
     lines = []
@@ -203,7 +203,7 @@ def _twice(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def expanded(
+def expand_grid(
     lines: Iterable[Line], overrides: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]
 ) -> Iterator[Line | Problem]:
     """Each line with `overrides` on top, once for every combination of the values of its grid and of `grid`.
@@ -230,9 +230,9 @@ def expanded(
 def grid_problems(grid: Any) -> list[str]:
     """What is wrong with a grid, one sentence each."""
     if not isinstance(grid, Mapping):
-        return [f'grid must be an object such as {{"steps": [4, 8]}}, not {told(grid)}.']
+        return [f'grid must be an object such as {{"steps": [4, 8]}}, not {quote(grid)}.']
     unknown = [name for name in grid if name not in FIELDS and not str(name).startswith(ARGUMENTS)]
-    problems = [f"grid: {told(name)} is not a field; {suggestion(str(name), list(FIELDS))}" for name in unknown]
+    problems = [f"grid: {quote(name)} is not a field; {suggestion(str(name), list(FIELDS))}" for name in unknown]
     empty = [name for name, values in grid.items() if not isinstance(values, (list, tuple)) or not values]
     return problems + [f"grid: {str(name)[:80]} must be a list of at least one value." for name in empty]
 
@@ -249,7 +249,7 @@ def parse_settings(given: Iterable[str], *, several: bool = False) -> dict[str, 
             raise ValueError(f"{name!r} is not a field; {suggestion(name, list(FIELDS))}")
         if several and value.lstrip().startswith("["):
             try:
-                found[name] = parsed(value)
+                found[name] = parse_json(value)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{text!r} is not a JSON list: {error.msg}.") from None
         else:

@@ -1,4 +1,5 @@
-"""When memory does not suffice: telling it apart from other errors, and decoding in tiles where that is offered."""
+"""When the device runs out of memory: telling it apart from other errors, and decoding in tiles where that is
+offered."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from typing import Any
 
 import torch
 
-from accel.patch import undone
+from accel.patch import undo_later
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice; not every library has a class for that."""
+    """Whether an error says that the device ran out of memory; not every library has a class for that."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
@@ -34,9 +35,9 @@ def can_tile(pipe: Any) -> bool:
     return tiles and not getattr(vae, "use_tiling", False)
 
 
-def tiled(pipe: Any) -> AbstractContextManager[None]:
+def use_tiling(pipe: Any) -> AbstractContextManager[None]:
     """Decodes in tiles for the duration of the block. The result differs slightly at the seams."""
-    return undone(pipe.vae, pipe.vae.enable_tiling)
+    return undo_later(pipe.vae, pipe.vae.enable_tiling)
 
 
 def device_of(pipe: Any) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 
 from accel.anatomy import components_of, schedulers_of
 from accel.method import Method
-from accel.rendering.calls import parameters_of, plain_class
+from accel.rendering.pipeline_arguments import parameters_of, plain_class
 
 STEPS = 4
 
@@ -25,7 +25,7 @@ def batches_repeat_singles(pipe: Any, methods: Iterable[Method] = ()) -> bool:
     if taken is not None and "generator" not in taken:
         return False
     components = components_of(pipe)
-    groups = [components, *(method.exchanged(components) for method in methods)]
+    groups = [components, *(method.swapped_components(components) for method in methods)]
     return all(noise_is_per_job(scheduler) for parts in groups for _, scheduler in schedulers_of(parts))
 
 

@@ -14,7 +14,7 @@ from accel.rendering.machine import machine
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerSettings:
     """What holds for a whole render. `parts` is the folder for files that are not published yet."""
 
     parts: Path
@@ -24,7 +24,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """The end of one attempt. For "ok" the file lies whole in the folder of parts, under the name `part`."""
 
     id: str
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @lru_cache(maxsize=1)
-def installed() -> Mapping[str, str]:
+def installed_versions() -> Mapping[str, str]:
     """Of the libraries that decide what is rendered."""
     from importlib.metadata import PackageNotFoundError, version
 

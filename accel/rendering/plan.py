@@ -10,21 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accel.plain import told
+from accel.plain_data import quote
 from accel.recipe import Recipe
-from accel.rendering.calls import class_of, missing_model, wrong_arguments
 from accel.rendering.fields import read_fields
+from accel.rendering.filenames import wrong_template
 from accel.rendering.inputs import check_input
 from accel.rendering.jobs import Job, digest, file_digest
-from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expanded, grid_problems, read_manifest
-from accel.rendering.names import wrong_template
+from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expand_grid, grid_problems, read_manifest
+from accel.rendering.pipeline_arguments import class_of, missing_model, wrong_arguments
 
 OFF = "off"
 DEFAULT_TEMPLATE = "{index:05d}-{slug}-{id:.8}"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RenderPlan:
     """The jobs of a manifest, each once, in its order. `notes` tell what was merged. `kind` is the class of a pipeline
     that exists already.
     """
@@ -50,7 +50,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenPipeline:
     """A pipeline that exists already: the name that its jobs bear, and its own class."""
 
     name: str
@@ -60,12 +60,12 @@ class Given:
 def make_plan(
     manifest: Any,
     *,
-    given: Given | None = None,
+    given: GivenPipeline | None = None,
     defaults: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
     template: str = DEFAULT_TEMPLATE,
-) -> Plan:
+) -> RenderPlan:
     """Reads and checks a manifest without loading a model.
 
     given: the pipeline that renders everything; None where the lines name their models.
@@ -81,7 +81,7 @@ def make_plan(
         problems.append(Problem(0, "there is nothing to render; write a line for each job."))
     reader = _Reader(folder, given, dict(defaults or {}), template)
     jobs, asked, pending = _Jobs(), 0, deque[tuple[Job, int]]()
-    for line in expanded(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
+    for line in expand_grid(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
         if isinstance(line, Problem):
             problems.append(line)
             continue
@@ -101,13 +101,13 @@ def make_plan(
     if problems:
         raise ManifestError(name, problems)
     notes = tuple(dict.fromkeys(jobs.notes))
-    return Plan(tuple(jobs.first.values()), notes, given.kind if given is not None else None)
+    return RenderPlan(tuple(jobs.first.values()), notes, given.kind if given is not None else None)
 
 
 class _Reader:
     """Turns lines into jobs. Recipes, models and classes are looked up once each."""
 
-    def __init__(self, folder: Path, given: Given | None, defaults: dict[str, Any], template: str) -> None:
+    def __init__(self, folder: Path, given: GivenPipeline | None, defaults: dict[str, Any], template: str) -> None:
         self._folder, self._given, self._defaults, self._template = folder, given, defaults, template
         self._recipes: dict[str, dict[str, Any] | str] = {}
         self._missing: dict[str, str] = {}
@@ -140,7 +140,7 @@ class _Reader:
         if self._given is not None:
             if model in (None, self._given.name):
                 return self._given.name, []
-            return "", [f"the line asks for the model {told(model)}, but a pipeline was given; leave the field out."]
+            return "", [f"the line asks for the model {quote(model)}, but a pipeline was given; leave the field out."]
         if model is None:
             return "", ['there is no model; add "model": "pocket:video", or give one for all lines (--model).']
         if model not in self._missing:

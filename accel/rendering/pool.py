@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from accel.rendering.engine import Desk
+from accel.rendering.engine import DriverCallbacks
 from accel.rendering.failures import OutputError, writing
-from accel.rendering.jobs import Group, Job
-from accel.rendering.outcome import Outcome, Settings, installed
-from accel.rendering.pieces import ATTEMPTS, Pieces, key_of
-from accel.rendering.serve import Event
+from accel.rendering.jobs import Job, JobGroup
+from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions
+from accel.rendering.work_queue import ATTEMPTS, WorkQueue, key_of
 from accel.rendering.worker import write_synced
+from accel.rendering.worker_loop import Event
 
 LISTEN_SECONDS = 0.2
 """How long nobody looks whether somebody has asked to stop."""
 
 
-class Link(Protocol):
+class WorkerLink(Protocol):
     """A worker elsewhere. It may be dead; then sending does nothing, and the crew tells."""
 
-    def send(self, piece: Group) -> None: ...
+    def send(self, piece: JobGroup) -> None: ...
 
     def end(self) -> None:
         """Tells a worker that has nothing to do to end."""
@@ -33,10 +33,10 @@ class Link(Protocol):
         """Ends it for certain: at once, or after some seconds where it was told to end."""
 
 
-L = TypeVar("L", bound=Link)
+L = TypeVar("L", bound=WorkerLink)
 
 
-class Crew(Protocol[L]):
+class WorkerCrew(Protocol[L]):
     """Starts workers and hears what they say."""
 
     def start(self, number: int) -> L: ...
@@ -46,7 +46,7 @@ class Crew(Protocol[L]):
 
 
 @dataclass
-class _Seat(Generic[L]):
+class _WorkerSlot(Generic[L]):
     """The place of one worker after the other.
 
     piece: what it renders now, begun once the model is there. last: its piece before that. flying: jobs that it was
@@ -61,8 +61,8 @@ class _Seat(Generic[L]):
     alone: bool = False
     retired: bool = False
     stumbles: int = 0
-    piece: Group | None = None
-    last: Group | None = None
+    piece: JobGroup | None = None
+    last: JobGroup | None = None
     flying: dict[str, Job] = field(default_factory=dict)
 
     @property
@@ -74,10 +74,17 @@ class _Seat(Generic[L]):
 class Pool(Generic[L]):
     """Keeps `workers` seats busy until every job has an outcome, the desk says stop, or no seat is left."""
 
-    def __init__(self, crew: Crew[L], workers: int, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+    def __init__(
+        self,
+        crew: WorkerCrew[L],
+        workers: int,
+        groups: Sequence[JobGroup],
+        settings: WorkerSettings,
+        desk: DriverCallbacks,
+    ) -> None:
         self._crew, self._settings, self._desk = crew, settings, desk
-        self._pieces = Pieces(groups)
-        self._seats: list[_Seat[L]] = [_Seat(number) for number in range(workers)]
+        self._pieces = WorkQueue(groups)
+        self._seats: list[_WorkerSlot[L]] = [_WorkerSlot(number) for number in range(workers)]
         self._loaded: set[tuple[str, str | None]] = set()
         self._told: set[str] = set()
         self._deaths: list[str] = []
@@ -130,11 +137,11 @@ class Pool(Generic[L]):
             others = [other.piece for other in self._seats if other.piece is not None]
             piece = self._pieces.take(seat.last, others, unburdened=not seat.flying)
             if piece is not None:
-                seat.piece, seat.begun, seat.alone = piece, False, self._pieces.suspected(piece)
+                seat.piece, seat.begun, seat.alone = piece, False, self._pieces.is_suspect(piece)
                 seat.flying |= {job.id: job for job in piece.open}
                 seat.link.send(piece)
 
-    def _hear(self, seat: _Seat[L], event: Event) -> None:
+    def _hear(self, seat: _WorkerSlot[L], event: Event) -> None:
         match event.kind:
             case "up":
                 seat.up = True
@@ -154,14 +161,14 @@ class Pool(Generic[L]):
             case "broken" | "dead":
                 self._bury(seat, event.text)
 
-    def _end(self, seat: _Seat[L], outcome: Outcome, data: bytes | None) -> None:
+    def _end(self, seat: _WorkerSlot[L], outcome: JobOutcome, data: bytes | None) -> None:
         if data is not None:
             with writing(self._settings.parts.parent.parent):
                 write_synced(self._settings.parts / outcome.part, data)
         self._desk.commit(outcome)
         seat.flying.pop(outcome.id, None)
 
-    def _miss_model(self, seat: _Seat[L], piece: Group, text: str) -> None:
+    def _miss_model(self, seat: _WorkerSlot[L], piece: JobGroup, text: str) -> None:
         """A model that nobody has loaded so far is left out; where others have, it is this worker that cannot."""
         if _model(piece) in self._loaded:
             self._leave(seat, f"Worker {seat.number + 1} is given up: {text}")
@@ -172,21 +179,21 @@ class Pool(Generic[L]):
         self._pieces.drop(_model(piece))
         self._tell(text)
 
-    def _bury(self, seat: _Seat[L], text: str) -> None:
+    def _bury(self, seat: _WorkerSlot[L], text: str) -> None:
         """A death during jobs that were begun is blamed on them, a death before that on the circumstances."""
         waiting = seat.piece if not seat.begun else None
         jobs = [job for job in seat.flying.values() if waiting is None or job not in waiting.jobs]
         self._remove_parts(jobs)
         self._deaths.append(text)
         seat.flying.clear()
-        for job in self._pieces.lost(jobs):
+        for job in self._pieces.after_death(jobs):
             error = {"type": "WorkerDied", "message": f"{ATTEMPTS} workers died during this job, at last: {text}."}
-            self._desk.commit(Outcome(job.id, "failed", error=error, versions=dict(installed())))
+            self._desk.commit(JobOutcome(job.id, "failed", error=error, versions=dict(installed_versions())))
         seat.stumbles += not jobs
         given_up = f"Worker {seat.number + 1} is given up, it died {ATTEMPTS} times before it could begin ({text})."
         self._leave(seat, given_up if seat.stumbles >= ATTEMPTS else "")
 
-    def _leave(self, seat: _Seat[L], given_up: str = "") -> None:
+    def _leave(self, seat: _WorkerSlot[L], given_up: str = "") -> None:
         """Ends a worker; what it has not begun is open again. Its seat stays empty where it is `given_up`."""
         if seat.piece is not None and not seat.begun:
             self._pieces.give_back(seat.piece)
@@ -210,5 +217,5 @@ class Pool(Generic[L]):
                 part.unlink(missing_ok=True)
 
 
-def _model(piece: Group) -> tuple[str, str | None]:
+def _model(piece: JobGroup) -> tuple[str, str | None]:
     return key_of(piece)[0]

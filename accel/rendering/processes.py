@@ -15,12 +15,12 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from accel.rendering.engine import Desk
-from accel.rendering.jobs import Group
-from accel.rendering.outcome import Settings
+from accel.rendering.engine import DriverCallbacks
+from accel.rendering.jobs import JobGroup
+from accel.rendering.outcome import WorkerSettings
 from accel.rendering.pool import Pool
-from accel.rendering.serve import Event, serve
 from accel.rendering.worker import Loader
+from accel.rendering.worker_loop import Event, work_loop
 
 END_SECONDS = 5
 
@@ -47,9 +47,9 @@ class Processes:
             raise ValueError('a script must render with several workers below `if __name__ == "__main__":`.')
         self.workers, self._load = workers, load
 
-    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+    def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None:
         devices = devices_for(settings.device, self.workers)
-        Pool(_Crew(settings, devices, self._load), self.workers, groups, settings, desk).run()
+        Pool(_ProcessCrew(settings, devices, self._load), self.workers, groups, settings, desk).run()
 
 
 def devices_for(device: str | None, workers: int) -> list[str | None]:
@@ -73,12 +73,12 @@ def threads_for(devices: Sequence[str | None]) -> int | None:
     return max(1, torch.get_num_threads() // len(devices))
 
 
-class _Link:
+class _ProcessLink:
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
         self.process, self.connection = process, connection
         self._ends = False
 
-    def send(self, piece: Group) -> None:
+    def send(self, piece: JobGroup) -> None:
         with suppress(OSError):  # it is dead, which its end of the connection tells as well
             self.connection.send(piece)
 
@@ -95,14 +95,14 @@ class _Link:
         self.connection.close()
 
 
-class _Crew:
-    def __init__(self, settings: Settings, devices: Sequence[str | None], load: Loader | None) -> None:
+class _ProcessCrew:
+    def __init__(self, settings: WorkerSettings, devices: Sequence[str | None], load: Loader | None) -> None:
         self._settings, self._devices, self._load = settings, devices, load
         self._threads = threads_for(devices)
         # A forked process would inherit a lock of torch that nobody opens any more, and no CUDA.
         self._context = multiprocessing.get_context("spawn")
 
-    def start(self, number: int) -> _Link:
+    def start(self, number: int) -> _ProcessLink:
         settings = replace(self._settings, device=self._devices[number])
         ours, theirs = self._context.Pipe()  # each has its own: a queue for all stays locked when one is killed
         process = self._context.Process(
@@ -111,16 +111,16 @@ class _Crew:
         with _without_signals():
             process.start()
         theirs.close()
-        return _Link(process, ours)
+        return _ProcessLink(process, ours)
 
-    def listen(self, links: Sequence[_Link], seconds: float) -> list[tuple[_Link, Event]]:
+    def listen(self, links: Sequence[_ProcessLink], seconds: float) -> list[tuple[_ProcessLink, Event]]:
         if not links:
             time.sleep(seconds)
         ready = wait([link.connection for link in links], seconds)
-        return [(link, event) for link in links if link.connection in ready for event in _heard(link)]
+        return [(link, event) for link in links if link.connection in ready for event in _receive(link)]
 
 
-def _heard(link: _Link) -> Iterator[Event]:
+def _receive(link: _ProcessLink) -> Iterator[Event]:
     try:
         while link.connection.poll():
             yield link.connection.recv()
@@ -153,7 +153,7 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, settings: Settings, load: Loader | None, threads: int | None) -> None:
+def _work(connection: Connection, settings: WorkerSettings, load: Loader | None, threads: int | None) -> None:
     """The whole life of a process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -165,7 +165,7 @@ def _work(connection: Connection, settings: Settings, load: Loader | None, threa
             connection.send(event)
 
     with suppress(EOFError, BrokenPipeError, ConnectionError):  # the driver is gone
-        serve(settings, connection.recv, send, load=load, threads=threads)
+        work_loop(settings, connection.recv, send, load=load, threads=threads)
 
 
 def _end_with_driver() -> None:

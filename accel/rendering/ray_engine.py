@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accel.rendering.engine import Desk
+from accel.rendering.engine import DriverCallbacks
 from accel.rendering.folder import OWN
-from accel.rendering.jobs import Group
-from accel.rendering.outcome import Settings
+from accel.rendering.jobs import JobGroup
+from accel.rendering.outcome import WorkerSettings
 from accel.rendering.pool import Pool
-from accel.rendering.serve import Event, serve
 from accel.rendering.worker import Loader
+from accel.rendering.worker_loop import Event, work_loop
 
 
 class Ray:
@@ -57,7 +57,7 @@ class Ray:
         self.address, self.workers = address, workers
         self._load, self._runtime_env = load, runtime_env
 
-    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+    def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None:
         import ray
 
         with self._connected(desk):
@@ -67,7 +67,7 @@ class Ray:
             token = settings.parts / f"{uuid.uuid4().hex}.shared"
             token.touch()
             try:
-                crew = _Crew(settings, self._load, token, gpu=gpus > 0)
+                crew = _RayCrew(settings, self._load, token, gpu=gpus > 0)
                 Pool(crew, workers, groups, settings, desk).run()
             except ray.exceptions.RayError as error:
                 desk.trouble(f"The cluster does not answer any more: {_first_line(error)}")
@@ -75,7 +75,7 @@ class Ray:
                 token.unlink(missing_ok=True)
 
     @contextmanager
-    def _connected(self, desk: Desk) -> Iterator[None]:
+    def _connected(self, desk: DriverCallbacks) -> Iterator[None]:
         import logging
 
         import ray
@@ -111,14 +111,14 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Station:
+class RayWorker:
     """The actor: a worker in a thread, and two queues, which Ray serves from two more threads.
 
     token: a file that the driver made in the folder of parts. Where it cannot be seen, the folder is not shared.
     """
 
-    def __init__(self, settings: Settings, load: Loader | None, token: Path) -> None:
-        self._inbox: queue.Queue[Group | None] = queue.Queue()
+    def __init__(self, settings: WorkerSettings, load: Loader | None, token: Path) -> None:
+        self._inbox: queue.Queue[JobGroup | None] = queue.Queue()
         self._outbox: queue.Queue[Event] = queue.Queue()
         self._parts: Path | None = None
         send: Callable[[Event], None] = self._outbox.put
@@ -127,9 +127,9 @@ class Station:
             self._parts.mkdir(parents=True)
             settings, send = replace(settings, parts=self._parts), self._with_file
         arguments = (settings, self._inbox.get, send)
-        threading.Thread(target=serve, args=arguments, kwargs={"load": load}, daemon=True).start()
+        threading.Thread(target=work_loop, args=arguments, kwargs={"load": load}, daemon=True).start()
 
-    def send(self, piece: Group | None) -> None:
+    def send(self, piece: JobGroup | None) -> None:
         self._inbox.put(piece)
 
     def events(self) -> list[Event]:
@@ -148,14 +148,14 @@ class Station:
         self._outbox.put(event)
 
 
-class _Link:
+class _RayLink:
     """An actor, and the call that returns when it has something to say."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.said = actor.events.remote()
 
-    def send(self, piece: Group) -> None:
+    def send(self, piece: JobGroup) -> None:
         self.actor.send.remote(piece)
 
     def end(self) -> None:
@@ -168,14 +168,14 @@ class _Link:
             ray.kill(self.actor, no_restart=True)
 
 
-class _Crew:
+class _RayCrew:
     """Never lets Ray restart an actor or repeat a call: it would repeat the call on the actor that is restarting."""
 
-    def __init__(self, settings: Settings, load: Loader | None, token: Path, *, gpu: bool) -> None:
+    def __init__(self, settings: WorkerSettings, load: Loader | None, token: Path, *, gpu: bool) -> None:
         import ray
 
         self._arguments = settings, load, token
-        self._actor = ray.remote(Station).options(
+        self._actor = ray.remote(RayWorker).options(
             num_cpus=1,
             num_gpus=int(gpu),
             max_restarts=0,
@@ -184,17 +184,17 @@ class _Crew:
             scheduling_strategy="SPREAD",
         )
 
-    def start(self, number: int) -> _Link:
-        return _Link(self._actor.remote(*self._arguments))
+    def start(self, number: int) -> _RayLink:
+        return _RayLink(self._actor.remote(*self._arguments))
 
-    def listen(self, links: Sequence[_Link], seconds: float) -> list[tuple[_Link, Event]]:
+    def listen(self, links: Sequence[_RayLink], seconds: float) -> list[tuple[_RayLink, Event]]:
         import ray
 
         by_call = {link.said: link for link in links}
         ready, _ = ray.wait(list(by_call), num_returns=1, timeout=seconds)
         return [(by_call[call], event) for call in ready for event in self._heard(by_call[call])]
 
-    def _heard(self, link: _Link) -> list[Event]:
+    def _heard(self, link: _RayLink) -> list[Event]:
         import ray
 
         try:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from accel.rendering.entries import Entry
 from accel.rendering.jobs import Job, Shard
-from accel.rendering.ledger import Ledger
-from accel.rendering.plan import Plan
+from accel.rendering.ledger import RenderLedger
+from accel.rendering.plan import RenderPlan
 
 _SHOWN = 10
 
 
 @dataclass
-class Summary:
+class RenderSummary:
     """Counts of jobs, and what went wrong.
 
     total: jobs of this manifest (of this shard). before: those that were there already. rendered, failed: in this run.
@@ -64,10 +64,10 @@ class Summary:
         return "\n".join(lines)
 
 
-class Interrupted(KeyboardInterrupt):
+class RenderInterrupted(KeyboardInterrupt):
     """Ctrl-C during a render. `summary` tells how far it got; what was finished stays finished."""
 
-    def __init__(self, summary: Summary) -> None:
+    def __init__(self, summary: RenderSummary) -> None:
         done = summary.before + summary.rendered
         super().__init__(
             f"interrupted; {done} of {summary.total} jobs are in {summary.out}, run the same command again to go on."
@@ -81,11 +81,11 @@ def _failure(entry: Entry) -> str:
     return f"line {entry.get('from_line', '?')}: {error.get('type', 'error')}: {message[0][:200]}"
 
 
-def overview(plan: Plan, out: Path, shard: str | None = None) -> str:
+def overview(plan: RenderPlan, out: Path, shard: str | None = None) -> str:
     """Counts of jobs by model, recipe and size, and how many are done. Reads the folder and writes nothing."""
     part = Shard.parse(shard) if shard else None
     jobs = [job for job in plan.jobs if part is None or part.holds(job)]
-    ledger = Ledger(out, part)
+    ledger = RenderLedger(out, part)
     status = Counter(ledger.status(job.id) for job in jobs)
     lines = [f"{len(jobs)} jobs: {status['ok']} done, {status['failed']} failed earlier, {status[None]} open."]
     lines += [f"{count:6d} × {kind}" for kind, count in Counter(_kind(job) for job in jobs).items()]

@@ -19,17 +19,16 @@ from typing import Any
 
 import torch
 
-from accel.contest import attached, quiet
-from accel.files import opened, sync_folder
-from accel.front import accelerate
-from accel.media import to_pixels
-from accel.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
+from accel.api import accelerate
+from accel.files import open_file, sync_folder
+from accel.measure.media import to_pixels
+from accel.measure.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
+from accel.measure.runner import attach_for_run, without_progress_bars
 from accel.recipe import Recipe
-from accel.rendering.calls import arguments_of, parameters_of, plain_class, wrong_arguments
+from accel.rendering.encoding import encode
 from accel.rendering.failures import DeviceError, ModelError, writing
 from accel.rendering.inputs import load_image, load_video
-from accel.rendering.jobs import Group, Job, digest
-from accel.rendering.memo import TextMemo
+from accel.rendering.jobs import Job, JobGroup, digest
 from accel.rendering.memory import (
     can_tile,
     device_answers,
@@ -38,11 +37,12 @@ from accel.rendering.memory import (
     is_out_of_memory,
     peak,
     reset_peak,
-    tiled,
+    use_tiling,
 )
 from accel.rendering.noise import batches_repeat_singles
-from accel.rendering.outcome import Outcome, Settings, installed, report_summary
-from accel.rendering.outputs import encode
+from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
+from accel.rendering.pipeline_arguments import arguments_of, parameters_of, plain_class, wrong_arguments
+from accel.rendering.text_cache import TextCache
 from accel.rendering.writer import Writer
 from accel.session import bare
 
@@ -54,7 +54,7 @@ Loader = Callable[..., Any]
 class _Run:
     """One pipeline call for one or several jobs, as it comes from the device."""
 
-    group: Group
+    group: JobGroup
     output: Any
     reference: Any
     report: Any
@@ -77,8 +77,8 @@ class Worker:
 
     def __init__(
         self,
-        settings: Settings,
-        emit: Callable[[Outcome], None],
+        settings: WorkerSettings,
+        emit: Callable[[JobOutcome], None],
         *,
         pipe: Any = None,
         load: Loader | None = None,
@@ -90,7 +90,7 @@ class Worker:
         self._session: Any = None
         self._loaded: tuple[str, str | None] | None = None
         self._recipe: str | None = None
-        self._memo: TextMemo | None = None
+        self._memo: TextCache | None = None
         self._undo = ExitStack()
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
@@ -104,7 +104,7 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self.close()
 
-    def render(self, group: Group) -> None:
+    def render(self, group: JobGroup) -> None:
         """Renders the jobs of a group in one call of the pipeline. Only the outcomes of open jobs are kept."""
         self.prepare(group.first)
         wrong = wrong_arguments(group.first, plain_class(self._pipe))  # jobs of a group take the same arguments
@@ -134,8 +134,8 @@ class Worker:
             self._load_seconds = time.perf_counter() - start
             self._loaded = job.model, job.dtype
             self._undo.enter_context(bare(self._pipe))
-            self._undo.enter_context(quiet(self._pipe))
-            self._memo = TextMemo(self._pipe)
+            self._undo.enter_context(without_progress_bars(self._pipe))
+            self._memo = TextCache(self._pipe)
             self._device = device_of(self._pipe)
         if self._recipe != digest(job.recipe):
             self._session = accelerate(self._pipe, Recipe.from_dict(job.recipe))
@@ -173,7 +173,7 @@ class Worker:
             del pipe, session
             free_memory()
 
-    def _render(self, group: Group) -> None:
+    def _render(self, group: JobGroup) -> None:
         """Where memory does not suffice: half as many jobs, then in tiles, then it is a failure.
 
         A call for several jobs that fails for another reason is repeated one by one, so that only the culprit fails.
@@ -202,13 +202,13 @@ class Worker:
         else:
             self._fail(first, failure, ("decoded in tiles",) if first.group in self._tiled else ())
 
-    def _run(self, group: Group, *, tile: bool) -> _Run:
+    def _run(self, group: JobGroup, *, tile: bool) -> _Run:
         jobs = group.jobs
         reset_peak(self._device)
         start = time.perf_counter()
         notes: tuple[str, ...] = (f"in one call with {len(jobs) - 1} other jobs",) if len(jobs) > 1 else ()
-        notes += ("decoded in tiles, because memory did not suffice",) if tile else ()
-        tiles: AbstractContextManager[None] = tiled(self._pipe) if tile else nullcontext()
+        notes += ("decoded in tiles, because the device ran out of memory",) if tile else ()
+        tiles: AbstractContextManager[None] = use_tiling(self._pipe) if tile else nullcontext()
         with tiles:
             output = self._call(jobs)
             seconds = {"total": time.perf_counter() - start}
@@ -221,7 +221,7 @@ class Worker:
         return _Run(group, output, reference, report, seconds, peak(self._device), notes)
 
     def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
-        with attached(self._pipe, Recipe()):
+        with attach_for_run(self._pipe, Recipe()):
             return self._call(jobs)
 
     def _call(self, jobs: Sequence[Job]) -> Any:
@@ -272,7 +272,7 @@ class Worker:
             if job.id not in run.group.done:
                 self._emit(self._finished(run, job, clip, reference))
 
-    def _finished(self, run: _Run, job: Job, clip: Clip, reference: Clip | None) -> Outcome:
+    def _finished(self, run: _Run, job: Job, clip: Clip, reference: Clip | None) -> JobOutcome:
         start = time.perf_counter()
         try:
             data, suffix = encode(job, to_pixels(clip), embed=self._settings.embed)
@@ -282,7 +282,7 @@ class Worker:
         part = self._settings.parts / f"{job.id}-{secrets.token_hex(8)}.part"
         with writing(self._settings.parts.parent.parent):
             write_synced(part, data)
-        return Outcome(
+        return JobOutcome(
             job.id,
             "ok",
             part=part.name,
@@ -298,16 +298,20 @@ class Worker:
             metrics=metrics,
             notes=run.notes,
             device=str(self._device),
-            versions=dict(installed()),
+            versions=dict(installed_versions()),
         )
 
     def _fail(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> None:
         outcome = self._failed(job, error, notes)
         self._writer.put(lambda: self._emit(outcome))  # outcomes come in the order of the jobs
 
-    def _failed(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> Outcome:
+    def _failed(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> JobOutcome:
         return replace(
-            Outcome(job.id, "failed"), error=error, notes=notes, device=str(self._device), versions=dict(installed())
+            JobOutcome(job.id, "failed"),
+            error=error,
+            notes=notes,
+            device=str(self._device),
+            versions=dict(installed_versions()),
         )
 
 
@@ -323,7 +327,7 @@ def quality(clip: Clip, reference: Clip) -> dict[str, float]:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Writes a file and waits until it is on the disk: a ledger's line must never outlive its file."""
-    with opened(path, "xb") as file:
+    with open_file(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -14,7 +14,7 @@ WAITING = 2
 class Writer:
     """Runs tasks in order in one thread. An error in a task ends the work: it is raised at the next `put` or `close`.
 
-    The libraries that compress pictures and films let go of Python's lock meanwhile.
+    The libraries that compress pictures and videos let go of Python's lock meanwhile.
     """
 
     def __init__(self, waiting: int = WAITING) -> None:

@@ -1,6 +1,6 @@
 """Tuning: the fastest recipe that keeps a measured quality on a model, with the evidence."""
 
-from accel.tuning.front import Interrupted, NotMet, tune
+from accel.tuning.api import GoalNotMet, TuningInterrupted, tune
 from accel.tuning.goal import Bound
 
-__all__ = ["Bound", "Interrupted", "NotMet", "tune"]
+__all__ = ["Bound", "GoalNotMet", "TuningInterrupted", "tune"]

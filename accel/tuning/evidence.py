@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from accel.contest import BASELINE
-from accel.pareto import FEWER_STEPS, Point, pareto_svg
+from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
+from accel.measure.results import Comparison
+from accel.measure.runner import BASELINE
 from accel.recipe import Recipe
-from accel.results import Comparison
-from accel.tuning.goal import Goal
+from accel.tuning.goal import TuningGoal
 
 SCHEMA = 1
 TUNED = "tuned"
@@ -20,7 +20,7 @@ SEARCH = "tried"  # the series of the candidates
 
 
 def evidence_of(
-    goal: Goal,
+    goal: TuningGoal,
     comparison: Comparison,
     met: bool,
     candidate: str,
@@ -82,28 +82,30 @@ def sentence(evidence: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def points(evidence: Mapping[str, Any]) -> list[Point]:
+def points(evidence: Mapping[str, Any]) -> list[ParetoPoint]:
     """The picture's points: the candidates of the search, the verified recipe, and fewer steps."""
     found = [
-        Point(trial["candidate"], SEARCH, trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search")
+        ParetoPoint(
+            trial["candidate"], SEARCH, trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search"
+        )
         for trial in evidence["trials"]
     ]
     found.append(
-        Point("verified", TUNED, evidence["speedup"], evidence["quality"]["psnr"]["mean"], evidence["candidate"])
+        ParetoPoint("verified", TUNED, evidence["speedup"], evidence["quality"]["psnr"]["mean"], evidence["candidate"])
     )
     if (fewer := evidence["fewer_steps"]) is not None:
-        found.append(Point(f"{fewer['steps']} steps", FEWER_STEPS, fewer["speedup"], fewer["psnr"]))
+        found.append(ParetoPoint(f"{fewer['steps']} steps", FEWER_STEPS, fewer["speedup"], fewer["psnr"]))
     return found
 
 
 def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
-    """Writes recipe.json (with the evidence), the comparison's own page with the films, and evidence.html, which is
+    """Writes recipe.json (with the evidence), the comparison's own page with the videos, and evidence.html, which is
     returned."""
     from jinja2 import Environment
 
     folder.mkdir(parents=True, exist_ok=True)
     recipe.save(folder / "recipe.json")
-    films = comparison.save(folder / "held-out")
+    videos = comparison.save(folder / "held-out")
     source = files("accel.tuning").joinpath("evidence.html").read_text(encoding="utf-8")
     evidence = recipe.evidence
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source).render(
@@ -111,7 +113,7 @@ def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
         recipe=recipe,
         sentence=sentence(evidence),
         picture=pareto_svg(points(evidence), title="What was tried, and what was verified", loose=(SEARCH,)),
-        films=films.relative_to(folder).as_posix(),
+        videos=videos.relative_to(folder).as_posix(),
         trials=sorted(evidence["trials"], key=lambda trial: -trial["speedup"]),
     )  # fmt: skip
     path = folder / "evidence.html"

@@ -9,8 +9,8 @@ from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
-from accel.contest import Metric
-from accel.metrics import Clip, psnr, ssim
+from accel.measure.metrics import Clip, psnr, ssim
+from accel.measure.runner import Metric
 
 # A promise is kept where a prompt falls short by no more than this.
 SLACK = {"psnr": 1.0, "ssim": 0.01, "lpips": 0.01}
@@ -61,7 +61,7 @@ class Bound:
         kept = good[may_break(len(good), coverage)]
         return min(kept, fmean(good) - tolerance_factor(len(good), coverage) * stdev(good))
 
-    def promised(self, values: Sequence[float], coverage: float) -> float:
+    def promise_of(self, values: Sequence[float], coverage: float) -> float:
         """The limit that these values would be just enough for."""
         return self.limit + self.sign * self.margin(values, coverage)
 
@@ -70,7 +70,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Goal:
+class TuningGoal:
     """Either bounds on quality, to be met as fast as possible, or a speed, to be met as faithfully as possible."""
 
     bounds: tuple[Bound, ...] = ()
@@ -119,7 +119,7 @@ def goal_of(
     bounds: Sequence[Bound],
     target_speedup: float | None,
     coverage: float,
-) -> Goal:
+) -> TuningGoal:
     """The goal in the words of `accel.tune`. Raises ValueError for contradictions and impossible numbers."""
     found = list(bounds)
     if not all(isinstance(bound, Bound) for bound in found):
@@ -136,7 +136,7 @@ def goal_of(
     names = [bound.name for bound in found]
     if len(set(names)) < len(names):
         raise ValueError(f"two bounds are on the same metric ({', '.join(names)}); keep the stricter one.")
-    return Goal(tuple(found), target_speedup, coverage)
+    return TuningGoal(tuple(found), target_speedup, coverage)
 
 
 def may_break(count: int, coverage: float) -> int:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Protocol
 
-from accel.metrics import MAX_PSNR
-from accel.tuning.foresight import Outlook
-from accel.tuning.goal import Goal, tolerance_factor
+from accel.measure.metrics import MAX_PSNR
+from accel.tuning.goal import TuningGoal, tolerance_factor
+from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.standings import Found, Quality, Standings
-from accel.tuning.surrogate import DECIBEL, Belief, Seen, Surrogate
+from accel.tuning.surrogate import DECIBEL, Belief, Observation, Surrogate
+from accel.tuning.trial_log import Quality, TrialLog, TrialResult
 
 FIRST = 6  # structures that start the race
 BETTER = 1.03  # a gain in speed that is worth another run ...
@@ -25,38 +25,38 @@ RESERVE = 0.5  # slacks of a bound that a failed verification asks for; each fur
 SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
 
 
-class Runner(Protocol):
+class CandidateRunner(Protocol):
     """Makes real runs. Raises Exhausted where no time is left for one."""
 
-    def __call__(self, candidate: Candidate, shot: int) -> Found: ...
+    def __call__(self, candidate: Candidate, shot: int) -> TrialResult: ...
 
 
 class Exhausted(Exception):
     """The time or the number of runs that the search may take is used up."""
 
 
-class Search:
+class CandidateSearch:
     """The race. `outlooks` are all candidates with what was simulated of them; `held_out` is the number of clips that
     the winner will be judged on, which decides how much better than the goal the mean must be.
     """
 
     def __init__(
         self,
-        goal: Goal,
-        outlooks: dict[Candidate, Outlook],
+        goal: TuningGoal,
+        outlooks: dict[Candidate, Estimate],
         surrogate: Surrogate,
-        run: Runner,
+        run: CandidateRunner,
         shots: int,
         held_out: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.goal, self.outlooks, self.surrogate, self._run = goal, dict(outlooks), surrogate, run
         self.shots, self.held_out, self._tell = shots, held_out, tell
-        self.standings = Standings(shots)
+        self.standings = TrialLog(shots)
         self.refused: set[Candidate] = set()
         self.failures = 0  # verifications in a row
         self.haste = SPEED_RESERVE
-        self.seen: list[tuple[Seen, Outlook]] = []
+        self.seen: list[tuple[Observation, Estimate]] = []
 
     @property
     def least(self) -> float:
@@ -104,7 +104,7 @@ class Search:
             error = 10.0 ** (-min(found.values["psnr"], MAX_PSNR) / 10.0)
             outlook = self.outlooks[candidate]
             evaluations = outlook.evaluations * found.computed / outlook.computed
-            self.seen.append((Seen(candidate, shot, error, found.time, evaluations), outlook))
+            self.seen.append((Observation(candidate, shot, error, found.time, evaluations), outlook))
             self.surrogate.fit(self.seen)
 
     def meets(self, candidate: Candidate) -> bool:

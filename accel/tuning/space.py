@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from accel.anatomy import Anatomy
-from accel.caching.calibration import Calibration
-from accel.caching.method import Cache
-from accel.lever import Idle
+from accel.caching.cache_method import Cache
+from accel.caching.calibration.calibration import Calibration
+from accel.lever import InactiveLever
 from accel.method import Method
 from accel.recipe import Recipe
 
@@ -161,9 +161,9 @@ class Recipes:
 def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str]) -> bool:
     """Whether the method finds anything to act on; why not goes to `left_out`."""
     lever = method.build(anatomy)
-    if isinstance(lever, Idle):
+    if isinstance(lever, InactiveLever):
         left_out[str(method)] = lever.report([]).reason
-    return not isinstance(lever, Idle)
+    return not isinstance(lever, InactiveLever)
 
 
 def _dialled(name: str, method: Cache, calibration: Calibration | None, steps: int, left_out: dict[str, str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.tuning.foresight import Outlook
+from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate
 
 Array = NDArray[np.float64]
@@ -31,7 +31,7 @@ DECIBEL = 10.0 / math.log(10.0)  # of one unit of a natural logarithm
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """One real run: the candidate, the clip's number, squared error in pixels, and the time and the evaluations that it
     took, both over the unaccelerated run's.
     """
@@ -73,14 +73,14 @@ class Surrogate:
         self.times: dict[str, float] = {}
         self.scatter = PROMPT_SPREAD
 
-    def fit(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+    def fit(self, seen: Sequence[tuple[Observation, Estimate]]) -> None:
         """Learns from all runs so far."""
         if not seen:
             return
         self._fit_errors(seen)
         self._fit_times(seen)
 
-    def believe(self, candidate: Candidate, outlook: Outlook, evaluations: float | None = None) -> Belief:
+    def believe(self, candidate: Candidate, outlook: Estimate, evaluations: float | None = None) -> Belief:
         """What to expect of a candidate; `evaluations` are those that it really makes, once that is known."""
         parts = {name: self._factor(name) for name in candidate.structure.names()}
         errors = {name: math.exp(parts[name][0]) * _error(outlook, name) for name in parts}
@@ -98,7 +98,7 @@ class Surrogate:
     def _factor(self, name: str) -> tuple[float, float]:
         return self.factors.get(name) or FACTORS[_lever(name)]
 
-    def _fit_errors(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+    def _fit_errors(self, seen: Sequence[tuple[Observation, Estimate]]) -> None:
         names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
         structures = sorted({str(run.candidate.structure) for run, _ in seen})
         clips = sorted({run.clip for run, _ in seen})
@@ -128,7 +128,7 @@ class Surrogate:
         within = (4 * NOISE**2 + float(np.sum(residuals**2))) / (4 + len(residuals))
         self.scatter = math.sqrt(between + within)
 
-    def _fit_times(self, seen: Sequence[tuple[Seen, Outlook]]) -> None:
+    def _fit_times(self, seen: Sequence[tuple[Observation, Estimate]]) -> None:
         """Ridge regression of log time over what the number of evaluations says."""
         names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
         rows, wanted = np.zeros((len(seen), len(names))), np.zeros(len(seen))
@@ -142,7 +142,7 @@ class Surrogate:
         self.times = dict(zip(names, found.tolist(), strict=True))
 
 
-def _error(outlook: Outlook, name: str) -> float:
+def _error(outlook: Estimate, name: str) -> float:
     return outlook.errors.get(_lever(name), 0.0)
 
 

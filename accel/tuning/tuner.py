@@ -12,24 +12,24 @@ from statistics import fmean
 from typing import Any
 
 from accel.anatomy import Anatomy, inspect
-from accel.caching.averages import record
-from accel.comparison import call_arguments_of, compare, steps_of
-from accel.contest import Verifier
-from accel.environment import environment
+from accel.caching.calibration.calibrate import record
 from accel.files import last_name
-from accel.metrics import to_frames
+from accel.measure.comparison import call_arguments_of, compare, steps_of
+from accel.measure.environment import environment
+from accel.measure.metrics import to_frames
+from accel.measure.results import Comparison
+from accel.measure.runner import Verifier
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
-from accel.results import Comparison
 from accel.tuning import evidence
-from accel.tuning.foresight import Foresight, Outlook
-from accel.tuning.goal import Goal
-from accel.tuning.lab import Lab
-from accel.tuning.search import Exhausted, Search
-from accel.tuning.shots import Split
+from accel.tuning.clip_split import ClipSplit
+from accel.tuning.goal import TuningGoal
+from accel.tuning.search import CandidateSearch, Exhausted
+from accel.tuning.simulate import Estimate, Simulator
 from accel.tuning.space import Candidate, Recipes, Space, space_of
-from accel.tuning.standings import Found
 from accel.tuning.surrogate import Surrogate
+from accel.tuning.trial_log import TrialResult
+from accel.tuning.trials import TrialRunner
 
 RECORDED = 2
 VERIFICATIONS = 12
@@ -44,8 +44,8 @@ class Tuner:
     """One tuning: `prepare` records and simulates, `work` searches and verifies, `outcome` says what came of it."""
 
     pipe: Any
-    goal: Goal
-    split: Split
+    goal: TuningGoal
+    split: ClipSplit
     given: Mapping[str, Any]
     asked_steps: int | None
     folder: Path
@@ -79,7 +79,7 @@ class Tuner:
         }
         identity = {**self.model, **versions, "arguments": {key: repr(value) for key, value in self.arguments.items()}}
         self.lab, self.screen = (
-            Lab(self.pipe, shots, self.steps, self.arguments, self.goal.metrics, folder, identity)
+            TrialRunner(self.pipe, shots, self.steps, self.arguments, self.goal.metrics, folder, identity)
             for shots, folder in ((self.split.shots, self.folder), (self.split.unseen, self.folder / SCREEN))
         )
         self.tell("warming up")
@@ -97,7 +97,7 @@ class Tuner:
         self.tell("simulating")
         outlooks = self._outlooks()
         surrogate, clips = Surrogate(self.lab.fixed), len(self.split.shots)
-        self.search = Search(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
+        self.search = CandidateSearch(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
 
     def work(self) -> None:
         """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.
@@ -129,9 +129,9 @@ class Tuner:
             return recipe
         return self.verified
 
-    def _foresight(self) -> Foresight:
+    def _foresight(self) -> Simulator:
         """Recorded on the first prompts, or read from the folder."""
-        found = Foresight.load(self.folder, self.anatomy)
+        found = Simulator.load(self.folder, self.anatomy)
         if found is not None:
             return found
         shots = self.split.shots[:RECORDED]
@@ -146,13 +146,13 @@ class Tuner:
         recording = record(
             self.pipe, [shot.prompt for shot in shots], generate=generate, layer_lags=0, **self._plain_arguments()
         )
-        found = Foresight.of(recording)
+        found = Simulator.of(recording)
         found.save(self.folder)
         return found
 
-    def _outlooks(self) -> dict[Candidate, Outlook]:
+    def _outlooks(self) -> dict[Candidate, Estimate]:
         """Of every candidate, but for those whose guidance method finds little to save behind their cache."""
-        found: dict[Candidate, Outlook] = {}
+        found: dict[Candidate, Estimate] = {}
         for structure in self.space.structures():
             for share in self.space.dials(structure):
                 candidate = Candidate(structure, share)
@@ -167,7 +167,7 @@ class Tuner:
                 found[candidate] = outlook
         return found
 
-    def _run(self, candidate: Candidate, shot: int) -> Found:
+    def _run(self, candidate: Candidate, shot: int) -> TrialResult:
         recipe = self.recipes.of(candidate)
         if recipe is None or self._left() < 0.0:
             raise Exhausted
@@ -177,7 +177,7 @@ class Tuner:
             if method is not None and lever != "cache":
                 self.space = self.space.without(lever, method, why)
                 self.search.drop(lambda structure, m=method: m in structure.others().values())  # type: ignore[misc]
-        return Found(dict(trial.values), trial.time, trial.computed)
+        return TrialResult(dict(trial.values), trial.time, trial.computed)
 
     def _left(self) -> float:
         """Seconds for the search, those for one verification put aside."""
@@ -293,7 +293,7 @@ class Tuner:
         return {**self.given, "num_inference_steps": self.steps}
 
 
-def acting(space: Space, lab: Lab, tell: Callable[[str], None]) -> Space:
+def acting(space: Space, lab: TrialRunner, tell: Callable[[str], None]) -> Space:
     """The space without attention methods that do nothing here: most say so only when they see the tokens."""
     for method in space.attentions:
         tell(f"trying {method}")

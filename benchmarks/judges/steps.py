@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from accel.metrics import Clip, psnr, to_frames
+from accel.measure.metrics import Clip, psnr, to_frames
 from benchmarks.judges import JUDGES, Judge
 
 FULL, FEWER = 50, (25, 12)

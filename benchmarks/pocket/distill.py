@@ -95,7 +95,7 @@ class Distillation:
             answers = [*answers[-1:], unconditional + GUIDANCE * (conditional - unconditional)]
             times = LEVELS[max(index - 1, begin) : index + 1]
             update = solver.weights(times, LEVELS[index + 1], len(LEVELS) - 1 - index)
-            x = update.keep * x + sum(w * answer for w, answer in zip(update.answers, answers, strict=True))
+            x = update.keep * x + sum(w * answer for w, answer in zip(update.outputs, answers, strict=True))
             points.append(x)
         return torch.stack(points)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accel.cli import run
 from accel.commands.options import add_call, add_machine, add_model, call_arguments, load, recorded_prompts
-from accel.contest import quiet
+from accel.measure.runner import without_progress_bars
 from accel.terminal import show, waiting
 from benchmarks.command import command_of
 from benchmarks.refiner.training import train_refiner
@@ -21,7 +21,7 @@ def train(options: argparse.Namespace) -> None:
     pipe, arguments = load(options.model, options), call_arguments(options)
     if options.steps is not None:
         arguments["step_counts"] = (options.steps,)
-    with quiet(pipe), waiting("training") as status:
+    with without_progress_bars(pipe), waiting("training") as status:
         refiner = train_refiner(pipe, prompts, minutes=options.minutes, progress=status.update, **arguments)
     refiner.save(options.out)
     facts = refiner.facts

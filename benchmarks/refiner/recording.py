@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from accel.anatomy import Anatomy
-from accel.calls import LATENTS, Call, Outcome, Proceed, tensors
+from accel.call import LATENTS, DenoiserCall, DenoiserResult, Proceed, tensors
 from accel.lever import Lever
 from accel.method import Method
 from accel.recipe import Recipe
@@ -47,7 +47,7 @@ class Listener(Lever):
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def handle(self, call: Call, proceed: Proceed) -> Outcome:
+    def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         # Whatever is the same in all calls, such as prompts, is kept once: moving a tensor of the host copies nothing.
         name = next(name for name in LATENTS if call.arguments.get(name) is not None)
         arguments = {key: _on_host(value) for key, value in call.arguments.items()}
@@ -58,7 +58,7 @@ class Listener(Lever):
         answers = tensors(outcome.output)
         if len(answers) != 1:
             raise ValueError(f"{type(call.module).__name__} answers with {len(answers)} tensors; a refiner has one.")
-        point = Point(arguments, answers[0].detach().float().cpu().clone(), call.moment.sigma)
+        point = Point(arguments, answers[0].detach().float().cpu().clone(), call.context.sigma)
         self._run.setdefault((call.denoiser, call.stream), []).append(point)
         return outcome
 

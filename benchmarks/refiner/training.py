@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accel.anatomy import denoisers_of, inspect
-from accel.calls import LATENTS, tensors
-from accel.samplers.refiner import Refiner, channel_axis, last_layer, untrained
+from accel.call import LATENTS, tensors
+from accel.samplers.trained.refiner import Refiner, channel_axis, last_layer, new_refiner
 from benchmarks.refiner.recording import Point, Run, Stream, recorded
 
 MINUTES = 10.0
@@ -142,7 +142,7 @@ def held_out_errors(refiner: Refiner, runs: Sequence[Run], aim: Aim) -> tuple[fl
             length = min(map(len, streams))
             for place in range(aim.first(length), length):
                 points = [stream[place - 2 : place + 1] for stream in streams]
-                found = [tensors(refiner.answer(now.arguments, last.answer))[0] for _, last, now in points]
+                found = [tensors(refiner.refined_output(now.arguments, last.answer))[0] for _, last, now in points]
                 ways = (found, [_straight(*three) for three in points])
                 reused = [last.answer - now.answer for _, last, now in points]
                 losses.append([float(aim(_minus(way, points), reused)) for way in ways])
@@ -213,8 +213,8 @@ def _loss(refiner: Refiner, run: Run, aim: Aim, chain: int, random: random.Rando
         answer, now = stream[last].answer, stream[place]
         with torch.no_grad():
             for point in stream[last + 1 : place]:
-                answer = tensors(refiner.answer(point.arguments, answer))[0]
-        errors.append(tensors(refiner.answer(now.arguments, answer))[0] - now.answer)
+                answer = tensors(refiner.refined_output(point.arguments, answer))[0]
+        errors.append(tensors(refiner.refined_output(now.arguments, answer))[0] - now.answer)
         reused.append(stream[place - 1].answer - now.answer)
     return aim(errors, reused)
 
@@ -233,7 +233,7 @@ def _begun(pipe: Any, pipeline: str, run: Run) -> Refiner:
     name, stream = next((denoiser, stream) for (denoiser, _), stream in run.items())
     answer = stream[0].answer
     denoisers = dict(denoisers_of(pipe.components))
-    refiner = untrained(denoisers[name], pipeline, answer.shape[channel_axis(answer)])
+    refiner = new_refiner(denoisers[name], pipeline, answer.shape[channel_axis(answer)])
     latents = next(stream[0].arguments[key] for key in LATENTS if stream[0].arguments.get(key) is not None)
     if not refiner.fits(latents, answer):
         raise ValueError(

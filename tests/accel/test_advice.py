@@ -12,11 +12,11 @@ import pytest
 
 from accel import EasyCache
 from accel.anatomy import Anatomy, inspect
-from accel.lever import Idle
+from accel.lever import InactiveLever
 from accel.method import Method
 from accel.recipe import LEVERS
 from accel.samplers import Euler
-from accel.samplers.exchanged import SCHEDULERS, DiffusersScheduler
+from accel.samplers.scheduler_swap import SCHEDULERS, DiffusersScheduler
 from tests.accel.witness import pipeline
 from tests.tiny import TINY
 
@@ -96,11 +96,11 @@ def test_whatever_is_advised_is_applicable(name: str, scheduler: str | None) -> 
         if scheduler is not None and method.lever != "sampler":
             continue
         lever = method.build(anatomy)
-        if not isinstance(lever, Idle):
+        if not isinstance(lever, InactiveLever):
             continue
         for other in advised(lever.reason):
             followed = other.build(anatomy)
-            assert not isinstance(followed, Idle), f"{lever.reason}\n{followed.reason}"
+            assert not isinstance(followed, InactiveLever), f"{lever.reason}\n{followed.reason}"
 
 
 def test_the_sentences_are_read_as_a_user_reads_them() -> None:

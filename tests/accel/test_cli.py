@@ -14,9 +14,10 @@ import torch
 from diffusers import WanPipeline
 
 import accel
-from accel import comparison, pocket
+from accel import pocket
 from accel.caching import Calibration
 from accel.cli import MOVED, main
+from accel.measure import comparison
 from accel.recipe import Recipe
 from tests.tiny import TINY
 
@@ -54,7 +55,7 @@ def arguments(out: Path, *more: str) -> list[str]:
     return ["--size", "16", "--frames", "5", "--steps", "8", "--out", str(out), *more]
 
 
-def test_demo_writes_page_data_and_films_and_says_where(
+def test_demo_writes_page_data_and_videos_and_says_where(
     loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--clips", "2", "--preset", "balanced", *arguments(tmp_path)]) == 0
@@ -201,7 +202,7 @@ def test_an_unknown_dtype_is_one_sentence(capsys: pytest.CaptureFixture[str]) ->
 def test_ctrl_c_saves_what_was_complete(
     loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, runs = comparison.Contest._sample, 0
+    original, runs = comparison.Runner._sample, 0
 
     def interrupted(self: Any, *given: Any) -> Any:
         nonlocal runs
@@ -210,7 +211,7 @@ def test_ctrl_c_saves_what_was_complete(
             raise KeyboardInterrupt
         return original(self, *given)
 
-    monkeypatch.setattr(comparison.Contest, "_sample", interrupted)
+    monkeypatch.setattr(comparison.Runner, "_sample", interrupted)
     assert main(["demo", *arguments(tmp_path)]) == 130
     assert f"the 3 runs that were complete are in {tmp_path / 'page.html'}" in capsys.readouterr().err
     assert (tmp_path / "page.html").exists()

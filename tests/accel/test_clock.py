@@ -161,53 +161,53 @@ def test_streams_are_named_by_the_pipeline_where_it_does() -> None:
     clock = Clock()
     clock.begin_run(scheduler())
     words = torch.ones(1, 2)
-    clock.context["transformer"] = "cond"
-    assert clock.arrive("transformer", words, 999.0)[1:3] == ("cond", True)
-    clock.context["transformer"] = "uncond"
-    assert clock.arrive("transformer", words, 999.0)[1:3] == ("uncond", False)
+    clock.cache_contexts["transformer"] = "cond"
+    assert clock.place_call("transformer", words, 999.0)[1:3] == ("cond", True)
+    clock.cache_contexts["transformer"] = "uncond"
+    assert clock.place_call("transformer", words, 999.0)[1:3] == ("uncond", False)
 
 
 def test_streams_are_told_by_their_conditioning_whatever_the_order() -> None:
     clock, words, others = Clock(), torch.ones(1, 2), torch.zeros(1, 2)
     clock.begin_run(scheduler())
-    assert [clock.arrive("t", one, 999.0)[1] for one in (words, others)] == ["pass 1", "pass 2"]
+    assert [clock.place_call("t", one, 999.0)[1] for one in (words, others)] == ["pass 1", "pass 2"]
     clock.step_done(scheduler())
-    assert [clock.arrive("t", one, 750.0)[1] for one in (others, words)] == ["pass 2", "pass 1"]
+    assert [clock.place_call("t", one, 750.0)[1] for one in (others, words)] == ["pass 2", "pass 1"]
     clock.step_done(scheduler())
     # Rebuilt in every step, and one of them gone: never by parity.
-    assert clock.arrive("t", others.clone(), 500.0)[1:3] == ("pass 2", True)
+    assert clock.place_call("t", others.clone(), 500.0)[1:3] == ("pass 2", True)
     clock.step_done(scheduler())
-    assert clock.arrive("t", words.clone(), 250.0)[1:3] == ("pass 1", True)
+    assert clock.place_call("t", words.clone(), 250.0)[1:3] == ("pass 1", True)
 
 
 def test_the_same_conditioning_twice_in_a_step_is_two_streams() -> None:
     clock, words = Clock(), torch.ones(1, 2)
     clock.begin_run(scheduler())
     for _ in range(2):
-        assert [clock.arrive("t", words, 999.0)[1:3] for _ in range(2)] == [("pass 1", True), ("pass 1 (2)", False)]
+        assert [clock.place_call("t", words, 999.0)[1:3] for _ in range(2)] == [("pass 1", True), ("pass 1 (2)", False)]
         clock.step_done(scheduler())
 
 
 def test_without_conditioning_streams_are_told_by_their_order() -> None:
     clock = Clock()
     clock.begin_run(scheduler())
-    assert [clock.arrive("t", None, 999.0)[1] for _ in range(2)] == ["pass 1", "pass 2"]
+    assert [clock.place_call("t", None, 999.0)[1] for _ in range(2)] == ["pass 1", "pass 2"]
 
 
 def test_several_updates_between_two_evaluations_are_one_step() -> None:
     clock = Clock()
     clock.begin_run(scheduler())
-    assert clock.arrive("t", None, 999.0)[0].step == 0
+    assert clock.place_call("t", None, 999.0)[0].step == 0
     clock.step_done(scheduler())
     clock.step_done(scheduler())
-    moment = clock.arrive("t", None, 750.0)[0]
-    assert (moment.step, moment.position, moment.total) == (1, 1, 4)
+    context = clock.place_call("t", None, 750.0)[0]
+    assert (context.step, context.position, context.total) == (1, 1, 4)
 
 
 def test_a_cleared_clock_keeps_neither_scheduler_nor_tensors() -> None:
     clock, words = Clock(), torch.ones(1, 2)
     clock.begin_run(scheduler())
-    clock.arrive("t", words, 999.0)
+    clock.place_call("t", words, 999.0)
     clock.clear()
-    moment, stream, leader, _ = clock.arrive("t", torch.zeros(1, 2), 1.0)
-    assert (moment.step, moment.total, stream, leader) == (0, 0, "pass 1", True)
+    context, stream, leader, _ = clock.place_call("t", torch.zeros(1, 2), 1.0)
+    assert (context.step, context.total, stream, leader) == (0, 0, "pass 1", True)

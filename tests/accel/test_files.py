@@ -11,7 +11,7 @@ import pytest
 
 import accel
 from accel.caching import Calibration
-from accel.files import last_name, lines_of, opened, read_json, replacing, write_whole
+from accel.files import last_name, lines_of, open_file, read_json, replace_file, write_whole
 from accel.recipe import MOST_BYTES, MOST_VALUES
 
 
@@ -21,7 +21,7 @@ def test_what_fails_on_the_way_changes_nothing(tmp_path: Path) -> None:
     class Failure(Exception):
         pass
 
-    with pytest.raises(Failure), replacing(tmp_path / "a" / "file") as file:
+    with pytest.raises(Failure), replace_file(tmp_path / "a" / "file") as file:
         file.write("second")
         raise Failure
     assert {path.name: path.read_text() for path in (tmp_path / "a").iterdir()} == {"file": "first"}
@@ -70,7 +70,7 @@ def test_links_are_replaced_or_refused_and_never_followed(tmp_path: Path) -> Non
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError):
-        opened(tmp_path / "link", "ab")
+        open_file(tmp_path / "link", "ab")
     write_whole(tmp_path / "link", "ours")
     assert (tmp_path / "precious").read_text() == "precious" and (tmp_path / "link").read_text() == "ours"
 

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKLWan
 
 import accel
 from accel import EasyCache
-from accel.contest import quiet
-from accel.patch import CallLayer, Kept, Layer, layered, replaced, undone
-from accel.rendering.memory import tiled
+from accel.measure.runner import without_progress_bars
+from accel.patch import CallWrapper, Replacement, Wrapper, replace_attribute, undo_later, wrap_methods
+from accel.rendering.memory import use_tiling
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
@@ -150,7 +150,7 @@ def test_a_replaced_attribute_is_put_back_exactly(name: str, fails: bool) -> Non
     odd = Odd()
     before, value = dict(vars(odd)), object()
     try:
-        with replaced(odd, name, value):
+        with replace_attribute(odd, name, value):
             assert getattr(odd, name) is value
             assert not fails or {}["failing"]
     except KeyError:
@@ -162,7 +162,7 @@ def test_a_replaced_attribute_is_put_back_exactly(name: str, fails: bool) -> Non
 def test_a_modules_child_is_replaced_as_a_child() -> None:
     module, other = Noting(), torch.nn.Linear(1, 1)
     own = module.child
-    with replaced(module, "child", other):
+    with replace_attribute(module, "child", other):
         assert dict(module.named_children()) == {"child": other}
     assert dict(module.named_children()) == {"child": own} and "child" not in vars(module)
 
@@ -170,7 +170,7 @@ def test_a_modules_child_is_replaced_as_a_child() -> None:
 def test_replacing_passes_by_what_objects_do_when_an_attribute_is_set() -> None:
     module = Noting()
     module.noted.clear()
-    with replaced(module, "_step", 3):
+    with replace_attribute(module, "_step", 3):
         assert module._step == 3
     assert module.noted == [] and not hasattr(module, "_step")
 
@@ -178,7 +178,7 @@ def test_replacing_passes_by_what_objects_do_when_an_attribute_is_set() -> None:
 @pytest.mark.parametrize("name", ["own", "through", "absent"])
 def test_what_somebody_sets_in_the_block_stays(name: str) -> None:
     odd, theirs = Odd(), object()
-    with replaced(odd, name, object()):
+    with replace_attribute(odd, name, object()):
         setattr(odd, name, theirs)
     assert getattr(odd, name) is theirs
 
@@ -190,7 +190,7 @@ def test_what_an_action_changes_is_undone_and_nothing_else() -> None:
     def act() -> None:
         odd.own, odd.new, odd.other = "changed", "new", "new"  # type: ignore[attr-defined]
 
-    with undone(odd, act):
+    with undo_later(odd, act):
         assert (odd.own, odd.new) == ("changed", "new")  # type: ignore[attr-defined]
         odd.other = odd.theirs = "theirs"  # type: ignore[attr-defined]
     assert vars(odd) == {"own": "its own", "other": "theirs", "theirs": "theirs"}
@@ -204,14 +204,14 @@ def test_an_action_that_fails_half_way_is_undone() -> None:
         odd.own = "changed"
         raise KeyError
 
-    with pytest.raises(KeyError), undone(odd, act):
+    with pytest.raises(KeyError), undo_later(odd, act):
         pass
     assert vars(odd) == before
 
 
 def test_kept_tells_what_is_there_and_what_is_not() -> None:
     odd = Odd()
-    kept = Kept(odd, "own")
+    kept = Replacement(odd, "own")
     kept.put("other")
     assert kept.now == odd.own == "other"
     kept.put_back()
@@ -225,7 +225,7 @@ def test_tiles_are_used_in_the_block_only_and_leave_nothing() -> None:
     pipe = TINY["wan"].build()
     assert isinstance(pipe.vae, AutoencoderKLWan)
     before = dict(vars(pipe.vae))
-    with tiled(pipe):
+    with use_tiling(pipe):
         assert pipe.vae.use_tiling
     assert vars(pipe.vae) == before and not pipe.vae.use_tiling
 
@@ -237,7 +237,7 @@ def test_the_progress_bar_is_off_in_the_block_only(own: dict[str, Any] | None) -
     if own is not None:
         pipe.set_progress_bar_config(**own)
     before = dict(vars(pipe))
-    with quiet(pipe):
+    with without_progress_bars(pipe):
         assert pipe._progress_bar_config == {"disable": True}
     assert vars(pipe) == before
 
@@ -260,14 +260,14 @@ def test_layers_go_over_all_methods_or_none() -> None:
     before = snapshot(pipe)
     plan = [(pipe.scheduler, "step", print), (pipe.transformer, "forward", print), (object(), "step", print)]
     with pytest.raises(TypeError):
-        layered(plan)
+        wrap_methods(plan)
     assert snapshot(pipe) == before
 
 
 def failing_at(number: int) -> Callable[..., None]:
-    original, left = Layer.__init__, [number]
+    original, left = Wrapper.__init__, [number]
 
-    def init(self: Layer, *args: Any, **options: Any) -> None:
+    def init(self: Wrapper, *args: Any, **options: Any) -> None:
         left[0] -= 1
         if not left[0]:
             raise InterruptedError
@@ -283,7 +283,7 @@ def test_a_layer_that_fails_leaves_no_other_behind(name: str, monkeypatch: pytes
     while failed:
         layers += 1
         with monkeypatch.context() as broken:
-            broken.setattr(Layer, "__init__", failing_at(layers))
+            broken.setattr(Wrapper, "__init__", failing_at(layers))
             try:
                 accel.accelerate(pipe, accel.Recipe()).restore()
                 failed = False
@@ -299,7 +299,7 @@ def test_a_pipeline_whose_class_cannot_be_replaced_is_left_as_it_was(monkeypatch
 
     pipe = TINY["wan"].build()
     before = snapshot(pipe)
-    monkeypatch.setattr(CallLayer, "__init__", sealed)
+    monkeypatch.setattr(CallWrapper, "__init__", sealed)
     with pytest.raises(TypeError, match="sealed"):
         accel.accelerate(pipe, cache=EasyCache())
     assert snapshot(pipe) == before and traces(pipe) == []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from accel.calls import Outcome
-from accel.lever import Composite, Idle, Jumped, Lever
+from accel.call import DenoiserResult
+from accel.lever import CompositeLever, InactiveLever, JumpedResult, Lever
 from accel.report import LeverReport
 from accel.samplers import Euler
 
@@ -24,7 +24,7 @@ GIVEN: dict[str, Any] = {
     "arguments": {"sample": 1},
     "result": "result",
     "call": "call",
-    "proceed": lambda call: Outcome(call, "computed", "computed"),
+    "proceed": lambda call: DenoiserResult(call, "computed", "computed"),
     "calls": [],
     "table": None,
 }
@@ -47,13 +47,13 @@ class Part(Lever):
         self._hear("begin", sorted(denoisers))
         denoisers[f"of {self.name}"] = MODULE
 
-    def scheduled(self, name, scheduler, set_timesteps, arguments):
-        self._hear("scheduled", (name, scheduler, set_timesteps, arguments))
+    def after_set_timesteps(self, name, scheduler, set_timesteps, arguments):
+        self._hear("after_set_timesteps", (name, scheduler, set_timesteps, arguments))
 
-    def stepped(self, name, scheduler, arguments, result):
-        self._hear("stepped", (name, scheduler, arguments, result))
+    def after_step(self, name, scheduler, arguments, result):
+        self._hear("after_step", (name, scheduler, arguments, result))
         answer = f"{result}, {self.name}"
-        return Jumped(answer) if self.jumps else answer
+        return JumpedResult(answer) if self.jumps else answer
 
     def rehearsal(self, name, table):
         self._hear("rehearsal", (name, table))
@@ -63,8 +63,8 @@ class Part(Lever):
         self._hear("handle", call)
         return proceed(f"{call} {self.name}")
 
-    def evaluating(self, call):
-        self._hear("evaluating", call)
+    def before_evaluation(self, call):
+        self._hear("before_evaluation", call)
 
     def reset(self):
         self._hear("reset")
@@ -77,9 +77,9 @@ class Part(Lever):
         return LeverReport("sampler", self.name, self.name == "second", f"said by {self.name}", 5)
 
 
-def both(**jumps: bool) -> tuple[Composite, list[tuple[str, str, Any]]]:
+def both(**jumps: bool) -> tuple[CompositeLever, list[tuple[str, str, Any]]]:
     heard: list[tuple[str, str, Any]] = []
-    return Composite(Euler(), [Part(name, heard, jumps.get(name, False)) for name in ("first", "second")]), heard
+    return CompositeLever(Euler(), [Part(name, heard, jumps.get(name, False)) for name in ("first", "second")]), heard
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -89,18 +89,18 @@ def test_every_hook_of_a_lever_reaches_every_part_once(hook: str) -> None:
     wanted = inspect.signature(getattr(composite, hook)).parameters
     getattr(composite, hook)(**{name: GIVEN[name] for name in wanted})
     assert sorted(name for told, name, _ in heard if told == hook) == ["first", "second"]
-    assert hook in vars(Composite), "the base class answers for the parts"
+    assert hook in vars(CompositeLever), "the base class answers for the parts"
 
 
 def test_all_hooks_are_looked_at() -> None:
     assert {
         "arguments",
         "begin",
-        "scheduled",
-        "stepped",
+        "after_set_timesteps",
+        "after_step",
         "rehearsal",
         "handle",
-        "evaluating",
+        "before_evaluation",
         "reset",
         "end",
         "report",
@@ -118,15 +118,15 @@ def test_the_first_part_is_outermost_begins_first_and_ends_last() -> None:
 
 def test_levers_that_leave_calls_alone_are_not_in_their_way() -> None:
     heard: list[tuple[str, str, Any]] = []
-    inner = Composite(Euler(), [Part("first", heard), Idle(Euler(), "it rests")])
-    assert len(Composite(None, [Idle(Euler(), "it rests"), inner, Part("second", heard)])._handles) == 2
-    assert not Composite(None, [Idle(Euler(), "it rests"), Composite(Euler(), [])])._handles
+    inner = CompositeLever(Euler(), [Part("first", heard), InactiveLever(Euler(), "it rests")])
+    assert len(CompositeLever(None, [InactiveLever(Euler(), "it rests"), inner, Part("second", heard)])._handles) == 2
+    assert not CompositeLever(None, [InactiveLever(Euler(), "it rests"), CompositeLever(Euler(), [])])._handles
 
 
 def test_answers_of_parts_are_joined() -> None:
     composite, heard = both()
     assert composite.arguments({"steps": 3}) == {"first": 1, "second": 1}
-    assert composite.stepped("scheduler", SCHEDULER, {}, "result") == "result, first, second"
+    assert composite.after_step("scheduler", SCHEDULER, {}, "result") == "result, first, second"
     assert composite.report([]) == LeverReport("sampler", "Euler()", True, "said by first; said by second", 10)
     composite.begin(denoisers := {"unet": MODULE})
     begun = [what for hook, _, what in heard if hook == "begin"]
@@ -140,7 +140,7 @@ def test_answers_of_parts_are_joined() -> None:
 def test_where_a_part_jumps_the_others_forget_the_run(jumps: tuple[str, ...], forgets: list[str]) -> None:
     composite, heard = both(**dict.fromkeys(jumps, True))
     answer = "result, first, second"
-    assert composite.stepped("scheduler", SCHEDULER, {}, "result") == (Jumped(answer) if jumps else answer)
+    assert composite.after_step("scheduler", SCHEDULER, {}, "result") == (JumpedResult(answer) if jumps else answer)
     assert [name for hook, name, _ in heard if hook == "reset"] == forgets
 
 

@@ -31,8 +31,8 @@ from peft import LoraConfig
 
 import accel
 from accel import FixedInterval, LastOutput, LastResidual, TeaCache
-from accel.caching.predictor import Memory
-from accel.calls import Call
+from accel.caching.predictor import PastValues
+from accel.call import DenoiserCall
 from accel.session import bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import denoisers, plain
@@ -116,7 +116,7 @@ def test_restoring_twice_is_restoring_once() -> None:
 class Watched(LastOutput, abstract=True):
     """Reuses the last output and keeps weak references to all that a cache holds."""
 
-    def remember(self, call: Call, outputs: list[torch.Tensor], kind: str) -> Memory:
+    def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:
         memory = super().remember(call, outputs, kind)
         HELD.extend(weakref.ref(value) for value in memory.values)
         return memory
@@ -262,7 +262,7 @@ def test_a_copied_scheduler_steps_itself_and_not_the_original(duplicate: Callabl
         scheduler.step(torch.zeros(1, 4, 4), scheduler.timesteps[0], torch.ones(1, 4, 4))
         assert scheduler.step_index == 1
         assert pipe.scheduler.step_index is None and len(pipe.scheduler.timesteps) != 4
-    assert not isinstance(vars(scheduler).get("step"), accel.patch.Layer)
+    assert not isinstance(vars(scheduler).get("step"), accel.patch.Wrapper)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
@@ -502,7 +502,7 @@ def test_a_scheduler_exchanged_after_accelerating_is_followed() -> None:
         pipe.scheduler = second
         assert torch.equal(run(pipe, TINY["wan"]), run(other, TINY["wan"]))
         assert session.report().predicted == PREDICTED["wan"]
-        assert not any(isinstance(value, accel.patch.Layer) for value in vars(first).values())
+        assert not any(isinstance(value, accel.patch.Wrapper) for value in vars(first).values())
     assert traces(pipe) == []
 
 

@@ -16,7 +16,7 @@ import torch
 
 import accel
 from accel import pocket
-from accel.metrics import psnr
+from accel.measure.metrics import psnr
 from tests.schedulers import FLOW, SCHEDULERS
 from tests.tiny import TINY, run
 

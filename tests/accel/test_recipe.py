@@ -101,7 +101,7 @@ def test_every_schedule_of_noise_levels_survives_a_file(name: str, tmp_path: Pat
 def test_a_second_class_of_a_name_is_refused_and_a_class_made_anew_is_not() -> None:
     known = Method.registry["cache"]["FixedInterval"]
     with pytest.raises(
-        TypeError, match=r"There is a cache called FixedInterval already, in accel\.caching\.interval: "
+        TypeError, match=r"There is a cache called FixedInterval already, in accel\.caching\.methods\.fixed_interval: "
     ) as no:
         type("FixedInterval", (Method,), {"__module__": __name__}, lever="cache")
     assert str(no.value).endswith(".") and "\n" not in str(no.value)

@@ -12,7 +12,7 @@ from accel import Extrapolate, FixedInterval
 from accel.clock import Timetable
 from accel.schedulers import SchedulerAnatomy, levels_reached, scheduler_anatomy
 from accel.spaces import clean_from_output
-from accel.update import Deep, Unknown, asked, on_cpu
+from accel.update import Deep, Unknown, measure_updates, on_cpu
 from tests.formula import FormulaPipeline
 from tests.schedulers import SCHEDULERS
 
@@ -93,7 +93,7 @@ def test_the_map_gives_what_the_scheduler_gives_for_random_outputs(name: str) ->
     scheduler = timed(name)
     before = torch.random.get_rng_state()
     try:
-        influence = asked(on_cpu(scheduler)).influence
+        influence = measure_updates(on_cpu(scheduler)).influence
     except Deep as deep:
         influence = deep.influence
     except Unknown:

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import accel
 from accel import FixedInterval, pocket
-from accel.contest import attached
+from accel.measure.runner import attach_for_run
 from accel.patch import session_of
 from accel.samplers import (
     DiffusersScheduler,
@@ -196,8 +196,10 @@ BORROWERS: dict[str, Callable[[Any, Path], Any]] = {
         TrajectoryBank.build(pipe, [{"prompt": text, **sizes()} for text in TWO], steps=6, key=2, landing=4).facts
     ),
     "compare": contest,
-    "attached": lambda pipe, _: using(attached(pipe, accel.Recipe(sampler=Euler())), lambda: latents(pipe).tolist()),
-    "rival": lambda pipe, _: using(attached(pipe, lambda pipe: lambda: None), lambda: latents(pipe).tolist()),
+    "attached": lambda pipe, _: using(
+        attach_for_run(pipe, accel.Recipe(sampler=Euler())), lambda: latents(pipe).tolist()
+    ),
+    "rival": lambda pipe, _: using(attach_for_run(pipe, lambda pipe: lambda: None), lambda: latents(pipe).tolist()),
     "render": rendered,
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from accel.app.pair import Pair, Side
-from accel.app.settings import Settings
+from accel.app.settings import StudioSettings
 from accel.presets import resolve
 
 
@@ -31,13 +31,13 @@ def side(folder: Path, frames: int = 5, height: int = 6, width: int = 8, seconds
     """A clip in which every pixel of a frame has its own value."""
     pixels = np.random.default_rng(frames).integers(0, 256, (frames, height, width, 3), np.uint8)
     path = folder / "clip.mp4"
-    path.write_bytes(b"film")
+    path.write_bytes(b"video")
     times = {"total": seconds, "before": 0.1, "denoise": seconds - 0.2, "after": 0.1}
     return Side(pixels, path, times, [call(0), call(1)], {"cond": "██"}, "the report & more")
 
 
 def pair(folder: Path, prompt: str = "a <b>bold</b> prompt", **changes: Any) -> Pair:
-    settings = Settings(prompt=prompt, recipe=resolve("fast"))
+    settings = StudioSettings(prompt=prompt, recipe=resolve("fast"))
     metrics: dict[str, float | None] = {
         "psnr": 31.26,
         "ssim": 0.9512,

@@ -11,14 +11,16 @@ import torch
 import accel
 from accel import pocket
 from accel.app.pair import Pair, Update
-from accel.app.settings import Settings
+from accel.app.settings import StudioSettings
 from accel.app.studio import Studio
-from accel.contest import quiet
-from accel.metrics import Clip, to_frames
+from accel.measure.metrics import Clip, to_frames
+from accel.measure.runner import without_progress_bars
 from accel.recipe import Recipe
 
 PROMPT = "a red circle moves left on a dark background"
-BASE = Settings(prompt=PROMPT, steps=10, width=32, height=32, frames=5, recipe=Recipe(cache=accel.OptimalSchedule(0.6)))
+BASE = StudioSettings(
+    prompt=PROMPT, steps=10, width=32, height=32, frames=5, recipe=Recipe(cache=accel.OptimalSchedule(0.6))
+)
 LONG = replace(BASE, steps=60)
 
 
@@ -51,7 +53,7 @@ def finished(updates: Iterator[Update]) -> Pair:
     return pair
 
 
-def direct(settings: Settings) -> Clip:
+def direct(settings: StudioSettings) -> Clip:
     """The clip of a plain call, float32."""
     pipe = pocket.load("video")
     generator = torch.Generator("cpu").manual_seed(settings.seed)
@@ -59,5 +61,5 @@ def direct(settings: Settings) -> Clip:
     named["num_inference_steps"] = settings.steps
     if settings.guidance is not None:
         named["guidance_scale"] = settings.guidance
-    with quiet(pipe), accel.accelerate(pipe, settings.recipe):
+    with without_progress_bars(pipe), accel.accelerate(pipe, settings.recipe):
         return to_frames(pipe(settings.prompt, generator=generator, output_type="np", **named))

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import accel
-from accel.app import sheets
-from accel.app.keep import Keep
+from accel.app.byte_lru import ByteLRU
 from accel.app.limits import Limits
+from accel.app.models import size_of
 from accel.app.pair import StudioError
-from accel.app.shelf import size_of
 from accel.app.studio import Studio
+from accel.app.ui import sheets
 from accel.recipe import Recipe
 from tests.app.pairs import pair, side
 from tests.app.stage import BASE, LONG, Stage, finished
@@ -36,7 +36,7 @@ def stage() -> Iterator[Stage]:
 
 
 def test_what_a_run_leaves_open_counts_with_the_models_own_size(stage: Stage) -> None:
-    """An empty field of a large model is a large film."""
+    """An empty field of a large model is a large video."""
     stage.idle()
     with pytest.raises(StudioError, match="more than this server allows"):
         stage.studio.run(replace(BASE, width=128, height=None, frames=None))
@@ -96,7 +96,7 @@ def test_memory_counts_all_of_a_pair(tmp_path: Path) -> None:
     large = replace(small, accelerated=replace(told, report="x" * 10_000, calls=told.calls * 1000))
     assert small.nbytes > small.baseline.frames.nbytes + small.accelerated.frames.nbytes
     assert large.nbytes - small.nbytes > 10_000 + 900 * len(str(told.calls))
-    keep: Keep[Any] = Keep(large.nbytes + small.nbytes - 1, lambda one: one.nbytes)
+    keep: ByteLRU[Any] = ByteLRU(large.nbytes + small.nbytes - 1, lambda one: one.nbytes)
     keep.put("small", small)
     keep.put("large", large)
     assert "small" not in keep and "large" in keep
@@ -107,7 +107,7 @@ def test_a_recipe_counts_with_its_tables_and_names() -> None:
     table = Recipe(cache=accel.MagCache(ratios=(1.0,) * 1000))
     for recipe, told in ((table, "larger than"), (Recipe(name="x" * 300), "name has 300 characters")):
         with pytest.raises(ValueError, match=told):
-            replace(BASE, recipe=recipe).checked(limits)
+            replace(BASE, recipe=recipe).check(limits)
 
 
 def test_votes_have_a_file_of_limited_size(stage: Stage, tmp_path: Path) -> None:

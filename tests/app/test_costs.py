@@ -12,15 +12,15 @@ import pytest
 import accel
 from accel import pocket
 from accel.app.costs import Costs
+from accel.app.dry_run import DryRun
 from accel.app.pair import Side
-from accel.app.rehearsal import Rehearsal
-from accel.app.settings import Settings
-from accel.contest import quiet
+from accel.app.settings import StudioSettings
+from accel.measure.runner import without_progress_bars
 from accel.recipe import Recipe
 from accel.samplers import AdamsBashforth
 from tests.accel.witness import pipeline
 
-BASE = Settings(prompt="a red circle moves left on a dark background", steps=14)
+BASE = StudioSettings(prompt="a red circle moves left on a dark background", steps=14)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def pipe() -> Any:
 
 
 @pytest.fixture(scope="module")
-def rehearsal(pipe: Any) -> Rehearsal:
-    return Rehearsal(pipe)
+def rehearsal(pipe: Any) -> DryRun:
+    return DryRun(pipe)
 
 
 STATIC = {
@@ -45,9 +45,9 @@ STATIC = {
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_a_rehearsal_counts_what_the_model_will_compute(pipe: Any, rehearsal: Rehearsal, name: str) -> None:
+def test_a_rehearsal_counts_what_the_model_will_compute(pipe: Any, rehearsal: DryRun, name: str) -> None:
     settings = replace(BASE, recipe=STATIC[name])
-    with quiet(pipe), accel.accelerate(pipe, settings.recipe) as session:
+    with without_progress_bars(pipe), accel.accelerate(pipe, settings.recipe) as session:
         pipe(BASE.prompt, num_inference_steps=BASE.steps, output_type="latent")
         computed = session.report().computed
     assert rehearsal.evaluations(settings) == pytest.approx(computed / (2 * BASE.steps))
@@ -62,18 +62,18 @@ def test_a_rehearsal_counts_what_the_model_will_compute(pipe: Any, rehearsal: Re
     ],
     ids=str,
 )
-def test_recipes_that_look_at_the_answers_cannot_be_rehearsed(rehearsal: Rehearsal, recipe: Recipe) -> None:
+def test_recipes_that_look_at_the_answers_cannot_be_rehearsed(rehearsal: DryRun, recipe: Recipe) -> None:
     assert rehearsal.evaluations(replace(BASE, recipe=recipe)) is None
 
 
-def test_without_guidance_there_is_nothing_to_leave_out(rehearsal: Rehearsal) -> None:
+def test_without_guidance_there_is_nothing_to_leave_out(rehearsal: DryRun) -> None:
     halved = replace(BASE, recipe=Recipe(cache=accel.OptimalSchedule(0.5)), guidance=1.0)
     assert rehearsal.evaluations(halved) == pytest.approx(0.5, abs=0.04)
 
 
-def test_a_short_run_is_left_alone_and_two_experts_are_not_rehearsed(rehearsal: Rehearsal) -> None:
+def test_a_short_run_is_left_alone_and_two_experts_are_not_rehearsed(rehearsal: DryRun) -> None:
     assert rehearsal.evaluations(replace(BASE, steps=5, recipe=STATIC["schedule"])) == 1.0
-    assert Rehearsal(pipeline("wan_two_experts")).evaluations(replace(BASE, recipe=STATIC["schedule"])) is None
+    assert DryRun(pipeline("wan_two_experts")).evaluations(replace(BASE, recipe=STATIC["schedule"])) is None
 
 
 def side(seconds: float, computed: int, calls: int, frames: tuple[int, int, int] = (5, 16, 16)) -> Side:
@@ -89,7 +89,7 @@ def test_nothing_is_known_before_anything_has_run() -> None:
     assert Costs().predict(replace(BASE, recipe=Recipe())).computed_share == 1.0
 
 
-def test_time_grows_with_the_steps_and_the_pixels(rehearsal: Rehearsal) -> None:
+def test_time_grows_with_the_steps_and_the_pixels(rehearsal: DryRun) -> None:
     costs = Costs()
     costs.learn_model(BASE.model, rehearsal)
     costs.learn_baseline(BASE, side(14.0, 28, 28))  # a second for each step

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from accel.app.limits import Limits
-from accel.app.recipe_editor import edited_recipe, editor_value
-from accel.app.settings import Settings, embedded
+from accel.app.settings import StudioSettings, embedded
+from accel.app.ui.recipe_editor import edited_recipe, editor_value
 from accel.method import Method
 from accel.presets import PRESETS
 from accel.recipe import LEVERS, Recipe
+from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
-from accel.rendering.outputs import encode
 
 INPUTS = 10_000
 LIMITS = Limits(hub=False)
@@ -70,7 +70,7 @@ def recipes() -> list[dict[str, Any]]:
 
 def settings(chance: random.Random) -> Iterator[Any]:
     known = recipes()
-    base = Settings(prompt="a red circle").to_dict()
+    base = StudioSettings(prompt="a red circle").to_dict()
     for _ in range(INPUTS):
         data = base | {"recipe": chance.choice(known)}
         for _ in range(chance.randrange(1, 4)):
@@ -82,14 +82,14 @@ def test_settings_and_recipes_are_taken_or_refused() -> None:
     taken = 0
     for data in settings(random.Random(1)):
         try:
-            found = Settings.from_dict(data).checked(LIMITS)
+            found = StudioSettings.from_dict(data).check(LIMITS)
         except ValueError as error:
             assert str(error).strip()
             continue
         taken += 1
         assert found.steps <= LIMITS.steps and len(found.prompt) <= LIMITS.prompt
-        assert not found.model.startswith("/") and "/" not in "".join(found.loaded)
-        again = Settings.from_dict(json.loads(json.dumps(found.to_dict())))  # what it is as a file
+        assert not found.model.startswith("/") and "/" not in "".join(found.models_to_load)
+        again = StudioSettings.from_dict(json.loads(json.dumps(found.to_dict())))  # what it is as a file
         assert again.key() == found.key()
         found.job().to_line()
     assert INPUTS // 20 < taken < INPUTS  # neither everything nor nothing
@@ -101,7 +101,7 @@ def test_what_the_pages_editor_sends_is_taken_or_refused() -> None:
     for _ in range(INPUTS // 5):
         value = changed(chance.choice(known), chance)
         try:
-            found = dataclasses.replace(Settings(), recipe=edited_recipe(value)).checked(LIMITS)
+            found = dataclasses.replace(StudioSettings(), recipe=edited_recipe(value)).check(LIMITS)
         except ValueError as error:
             assert str(error).strip()
             continue
@@ -132,9 +132,9 @@ def test_a_broken_file_gives_its_settings_or_a_sentence(tmp_path: Path, suffix: 
 
 
 def _file(suffix: str) -> bytes:
-    job = Settings(prompt="a red circle").job()
+    job = StudioSettings(prompt="a red circle").job()
     if suffix == ".json":
-        return json.dumps(Settings(prompt="a red circle").to_dict()).encode()
+        return json.dumps(StudioSettings(prompt="a red circle").to_dict()).encode()
     frames = np.zeros((1 if suffix == ".png" else 2, 16, 16, 3), np.uint8)
     asked: Job = dataclasses.replace(job, format=suffix.removeprefix("."))
     data, found = encode(asked, frames)

@@ -27,7 +27,7 @@ CRASH = """
 import os, sys
 from accel.app.scratch import Scratch
 scratch = Scratch(1)
-(scratch.clips / "clip.mp4").write_bytes(b"film")
+(scratch.clips / "clip.mp4").write_bytes(b"video")
 print(scratch.folder, flush=True)
 os._exit(9)
 """
@@ -44,7 +44,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def test_it_is_private_and_goes_with_its_owner(temporary: Path) -> None:
     scratch = Scratch(10)
-    (scratch.clips / "clip.mp4").write_bytes(b"film")
+    (scratch.clips / "clip.mp4").write_bytes(b"video")
     assert scratch.folder.parent == temporary and scratch.folder.stat().st_mode & 0o777 == 0o700
     scratch.close()
     assert list(temporary.iterdir()) == []

@@ -19,7 +19,7 @@ pytest.importorskip("gradio", reason="the app needs gradio")
 
 from accel.app.gatekeeper import Names
 from accel.app.limits import Limits
-from accel.app.settings import Settings
+from accel.app.settings import StudioSettings
 from accel.method import Method
 from accel.recipe import LEVERS
 from tests.app.raw import Raw, Refusal
@@ -109,17 +109,17 @@ def test_reading_settings_decodes_no_picture(raw: Raw, monkeypatch: pytest.Monke
     assert decoded == []
 
 
-def test_a_film_that_claims_many_frames_costs_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_claims_many_frames_costs_nothing(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     """FFmpeg makes room for as many frames as some kilobytes claim to have, even where it is told the format."""
-    files = raw.call("run", SMALL, session="film")["pair"]["files"]
-    film = raw.get(f"/gradio_api/file={files['accelerated']['path']}").body
-    place = film.index(b"stsz") + 8  # after version and flags: the size of each frame, and their number
-    claimed = film[:place] + (1).to_bytes(4, "big") + (10**7).to_bytes(4, "big") + film[place + 8 :]
+    files = raw.call("run", SMALL, session="video")["pair"]["files"]
+    video = raw.get(f"/gradio_api/file={files['accelerated']['path']}").body
+    place = video.index(b"stsz") + 8  # after version and flags: the size of each frame, and their number
+    claimed = video[:place] + (1).to_bytes(4, "big") + (10**7).to_bytes(4, "big") + video[place + 8 :]
     monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("FFmpeg was asked"))
-    restored = raw.call("restore", {"path": raw.upload("film.mp4", claimed)})
+    restored = raw.call("restore", {"path": raw.upload("video.mp4", claimed)})
     assert restored["prompt"] == SMALL["prompt"] and restored["steps"] == 10
-    torn = [film[: len(film) * part // 20] for part in range(20)]
-    assert all(isinstance(raw.call("restore", {"path": raw.upload("film.mp4", part)}), Refusal) for part in torn)
+    torn = [video[: len(video) * part // 20] for part in range(20)]
+    assert all(isinstance(raw.call("restore", {"path": raw.upload("video.mp4", part)}), Refusal) for part in torn)
 
 
 def test_an_upload_that_is_linked_elsewhere_is_none(served: Served, raw: Raw, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_no_parameter_of_any_method_takes_a_pattern(value: Any) -> None:
         for parameter in dataclasses.fields(kind):
             recipe = {kind.lever: {"method": kind.__name__, parameter.name: value}}
             with pytest.raises(ValueError):
-                Settings.from_dict(SMALL | {"recipe": recipe}).checked(Limits(hub=False))
+                StudioSettings.from_dict(SMALL | {"recipe": recipe}).check(Limits(hub=False))
 
 
 def test_patterns_that_diffusers_would_search_with_are_refused(raw: Raw) -> None:
@@ -302,7 +302,7 @@ def test_predictions_are_made_a_few_at_a_time(served: Served, raw: Raw, monkeypa
     """A prediction rehearses the recipe, which computes; and others are still answered meanwhile."""
     cost, go, now = served.studio.cost, threading.Event(), threading.Semaphore(0)
 
-    def slow(settings: Settings) -> Any:
+    def slow(settings: StudioSettings) -> Any:
         now.release()
         assert go.wait(60.0)
         return cost(settings)
@@ -330,4 +330,4 @@ def test_the_settings_of_a_file_are_bounded_too(raw: Raw) -> None:
 
 def test_everything_that_is_written_is_private(served: Served) -> None:
     assert os.stat(served.studio.folder).st_mode & 0o777 == 0o700
-    assert Settings.from_dict(SMALL).checked(served.studio.limits).steps == 10
+    assert StudioSettings.from_dict(SMALL).check(served.studio.limits).steps == 10

@@ -18,11 +18,11 @@ import accel
 from accel import cli
 from accel.app import serve as serving
 from accel.app.limits import Limits
-from accel.app.settings import Settings
-from accel.app.shelf import Shelf
+from accel.app.models import ModelPool
+from accel.app.settings import StudioSettings
 from accel.loading import load_pipeline
-from accel.samplers import standin
-from accel.samplers.switch import ModelSwitch
+from accel.samplers import denoiser_source
+from accel.samplers.model_switch import ModelSwitch
 from tests.tiny import TINY
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -44,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def allows(limits: Limits, model: str) -> bool:
     try:
-        Settings(model=model).checked(limits)
+        StudioSettings(model=model).check(limits)
     except ValueError:
         return False
     return True
@@ -92,13 +92,13 @@ def test_a_large_model_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
     loaded: list[str] = []
-    shelf = Shelf(Limits(hub_bytes=10**10), load=lambda model, **_: loaded.append(model))
+    shelf = ModelPool(Limits(hub_bytes=10**10), load=lambda model, **_: loaded.append(model))
     with pytest.raises(ValueError, match="has 12 GB; this server loads at most 10"):
         shelf.get(HUB)
     with pytest.raises(ValueError, match="has 12 GB; this server loads at most 10"):
-        shelf.admitted(Settings(recipe=accel.Recipe(sampler=ModelSwitch(model=HUB))))
+        shelf.admit(StudioSettings(recipe=accel.Recipe(sampler=ModelSwitch(model=HUB))))
     assert loaded == []
-    Shelf(Limits(hub_bytes=2 * 10**10), load=lambda model, **_: loaded.append(model) or TINY["sd"].build()).get(HUB)
+    ModelPool(Limits(hub_bytes=2 * 10**10), load=lambda model, **_: loaded.append(model) or TINY["sd"].build()).get(HUB)
     assert loaded == [HUB]
 
 
@@ -109,7 +109,7 @@ def test_weights_that_are_pickled_are_not_loaded(tmp_path: Path) -> None:
     pipe.save_config(tmp_path)
     assert list((tmp_path / "unet").glob("*.bin"))
     with pytest.raises(ValueError, match="safetensors"):
-        standin.find(str(tmp_path / "unet")).load(torch.float32)
+        denoiser_source.resolve(str(tmp_path / "unet")).load(torch.float32)
     pipe.save_pretrained(tmp_path / "whole", safe_serialization=True)
     next((tmp_path / "whole" / "unet").glob("*.safetensors")).unlink()
     next((tmp_path / "unet").glob("*.bin")).rename(tmp_path / "whole" / "unet" / "diffusion_pytorch_model.bin")

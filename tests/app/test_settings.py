@@ -13,15 +13,15 @@ import pytest
 
 import accel
 from accel.app.limits import Limits
-from accel.app.settings import Settings, embedded
+from accel.app.settings import StudioSettings, embedded
 from accel.cli import parser
+from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
 from accel.rendering.manifest import read_jsonl
-from accel.rendering.outputs import encode
 
 PROMPT = "a red circle moves left on a dark background"
-PLAIN = Settings(prompt=PROMPT)
-RICH = Settings(
+PLAIN = StudioSettings(prompt=PROMPT)
+RICH = StudioSettings(
     prompt='it\'s "quoted" \\n $HOME `ls` é',
     negative="x'y",
     seed=3,
@@ -37,10 +37,10 @@ RICH = Settings(
 
 
 @pytest.mark.parametrize("settings", [PLAIN, RICH], ids=["plain", "rich"])
-def test_as_data_they_survive_strict_json(settings: Settings) -> None:
+def test_as_data_they_survive_strict_json(settings: StudioSettings) -> None:
     text = json.dumps(settings.to_dict(), allow_nan=False)  # GuidanceInterval's upper bound is infinite
-    assert Settings.from_dict(json.loads(text)) == settings
-    assert Settings.from_dict(json.loads(text)).key() == settings.key()
+    assert StudioSettings.from_dict(json.loads(text)) == settings
+    assert StudioSettings.from_dict(json.loads(text)).key() == settings.key()
 
 
 def test_the_baseline_key_ignores_the_recipe_and_nothing_else() -> None:
@@ -80,7 +80,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "sentence"), WRONG, ids=[str(changes)[:40] for changes, _ in WRONG])
 def test_what_is_out_of_bounds_is_told_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as error:
-        replace(PLAIN, **changes).checked(Limits())
+        replace(PLAIN, **changes).check(Limits())
     assert "\n" not in str(error.value)
 
 
@@ -91,31 +91,31 @@ def test_models_and_files_lie_below_the_allowed_folders(tmp_path: Path) -> None:
         (folder / "model_index.json").write_text("{}")
     (tmp_path / "models" / "link").symlink_to(outside)
     limits = Limits(roots=(tmp_path / "models",))
-    assert replace(PLAIN, model=str(inside)).checked(limits).model == str(inside)
+    assert replace(PLAIN, model=str(inside)).check(limits).model == str(inside)
     for model in (outside, tmp_path / "models" / ".." / "secret", tmp_path / "models" / "link"):
         with pytest.raises(ValueError, match="may not read"):
-            replace(PLAIN, model=str(model)).checked(limits)
+            replace(PLAIN, model=str(model)).check(limits)
     with pytest.raises(ValueError, match=r"no model_index\.json"):
-        replace(PLAIN, model=str(tmp_path / "models")).checked(limits)
+        replace(PLAIN, model=str(tmp_path / "models")).check(limits)
 
 
 def test_methods_that_read_folders_read_allowed_ones_only(tmp_path: Path) -> None:
-    from accel.samplers.flowturbo import FlowTurbo
-    from accel.samplers.switch import ModelSwitch
+    from accel.samplers.model_switch import ModelSwitch
+    from accel.samplers.trained.flowturbo import FlowTurbo
 
     for method in (FlowTurbo(refiner=str(tmp_path)), ModelSwitch(model="/etc")):
         with pytest.raises(ValueError, match="may not read"):
-            replace(PLAIN, recipe=accel.Recipe(sampler=method)).checked(Limits())
+            replace(PLAIN, recipe=accel.Recipe(sampler=method)).check(Limits())
     allowed = FlowTurbo(refiner=str(tmp_path))
-    replace(PLAIN, recipe=accel.Recipe(sampler=allowed)).checked(Limits(roots=(tmp_path,)))
-    replace(PLAIN, recipe=accel.Recipe(sampler=ModelSwitch(model="pocket:small"))).checked(Limits())
+    replace(PLAIN, recipe=accel.Recipe(sampler=allowed)).check(Limits(roots=(tmp_path,)))
+    replace(PLAIN, recipe=accel.Recipe(sampler=ModelSwitch(model="pocket:small"))).check(Limits())
 
 
 def test_the_hub_can_be_closed() -> None:
     hub = replace(PLAIN, model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
-    assert hub.checked(Limits()) == hub
+    assert hub.check(Limits()) == hub
     with pytest.raises(ValueError, match="loads no models of the hub"):
-        hub.checked(Limits(hub=False))
+        hub.check(Limits(hub=False))
 
 
 @pytest.mark.parametrize(("frames", "suffix"), [(1, ".png"), (1, ".webp"), (3, ".webp"), (3, ".mp4")])
@@ -131,7 +131,7 @@ def test_files_of_the_renderer_and_json_are_read_too(tmp_path: Path) -> None:
     job = Job("pocket:video", PROMPT, seed=2, steps=9, recipe={}, format="png", output="{slug}")
     path = tmp_path / "rendered.png"
     path.write_bytes(encode(job, np.zeros((1, 8, 8, 3), np.uint8))[0])
-    assert embedded(path) == Settings(prompt=PROMPT, seed=2, steps=9, recipe=accel.Recipe(name="off"))
+    assert embedded(path) == StudioSettings(prompt=PROMPT, seed=2, steps=9, recipe=accel.Recipe(name="off"))
     saved = tmp_path / "settings.json"
     saved.write_text(json.dumps(RICH.to_dict()))
     assert embedded(saved) == RICH

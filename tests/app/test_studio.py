@@ -13,10 +13,10 @@ import pytest
 
 import accel
 from accel.app.pair import StudioError
-from accel.app.settings import Settings, embedded
+from accel.app.settings import StudioSettings, embedded
 from accel.app.studio import Studio
-from accel.media import to_pixels
-from accel.metrics import psnr
+from accel.measure.media import to_pixels
+from accel.measure.metrics import psnr
 from accel.recipe import Recipe
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
@@ -58,7 +58,7 @@ def test_stages_come_in_order_and_count_the_steps(stage: Stage) -> None:
 
 
 def test_previews_show_where_the_clip_is_going(stage: Stage) -> None:
-    updates = list(stage.studio.run(Settings(prompt=PROMPT, steps=14, seed=2)))
+    updates = list(stage.studio.run(StudioSettings(prompt=PROMPT, steps=14, seed=2)))
     pair, previews = updates[-1].pair, [update.preview for update in updates if update.preview is not None]
     assert pair is not None and previews
     middle = pair.baseline.frames[8]

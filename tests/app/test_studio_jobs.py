@@ -16,7 +16,7 @@ from accel import pocket, presets
 from accel.app.limits import Limits
 from accel.app.pair import Cancelled, StudioError, Update
 from accel.app.studio import Studio
-from accel.media import to_pixels
+from accel.measure.media import to_pixels
 from accel.patch import session_of
 from accel.recipe import Recipe
 from tests.app.stage import BASE, LONG, PROMPT, Stage, direct, finished
@@ -105,7 +105,7 @@ def test_a_sweep_renders_the_baseline_once_and_its_points_stay(stage: Stage) -> 
 
 
 def test_a_point_that_fails_does_not_take_the_others_with_it(stage: Stage) -> None:
-    from accel.samplers.switch import ModelSwitch
+    from accel.samplers.model_switch import ModelSwitch
 
     base = replace(BASE, recipe=Recipe(sampler=ModelSwitch(model="pocket:small")))
     last = list(stage.studio.sweep(base, "sampler", "model", ["none/there", "pocket:small"]))[-1]
@@ -133,12 +133,12 @@ def test_a_tuned_recipe_is_run_and_shown(stage: Stage, monkeypatch: pytest.Monke
 
 
 def test_a_goal_out_of_reach_shows_what_comes_nearest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accel.tuning import NotMet
+    from accel.tuning import GoalNotMet
 
     nearest: list[Recipe | None] = [Recipe(cache=accel.FixedInterval(interval=2)), None]
 
     def tune(*_: Any, **__: Any) -> Recipe:
-        raise NotMet("no recipe reaches 90 dB.", nearest.pop(0))
+        raise GoalNotMet("no recipe reaches 90 dB.", nearest.pop(0))
 
     monkeypatch.setattr("accel.tuning.tune", tune)
     last = list(stage.studio.tune(BASE, min_psnr=90.0))[-1]

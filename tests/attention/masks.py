@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from accel.attention.dense import all_text
 from accel.attention.layout import TokenLayout
-from accel.attention.method import Question, Site
-from accel.attention.plan import Plan
-from accel.clock import Moment
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import AttentionInputs, AttentionSite
+from accel.clock import StepContext
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def random_plan(layout: TokenLayout, size: int, form: str, samples: int = 2, heads: int = 3) -> Plan:
+def random_plan(layout: TokenLayout, size: int, form: str, samples: int = 2, heads: int = 3) -> KeyPlan:
     """Blocks of `size` in random order, each with 1 to 4 random blocks of keys.
 
     form: "identity" keeps the order of the sequence, "shared" shuffles it, "own blocks" lets heads choose their keys,
@@ -40,7 +40,7 @@ def random_plan(layout: TokenLayout, size: int, form: str, samples: int = 2, hea
     def own(make: Callable[[], torch.Tensor]) -> torch.Tensor:
         return torch.stack([make() for _ in range(samples * heads)]).unflatten(0, (samples, heads))
 
-    return Plan(
+    return KeyPlan(
         layout,
         own(order) if form == "own order" else order(),
         own(key_blocks) if form.startswith("own") else key_blocks(),
@@ -56,11 +56,13 @@ def activations(
     return q, k, v
 
 
-def question(
+def inputs(
     layout: TokenLayout, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, key_mask: torch.Tensor | None = None
-) -> Question:
-    site = Site("transformer", "cond", "blocks.0.attn1", 0, 1, Moment(run=0, step=0, position=0, total=1, sigma=1.0))
-    return Question(site, layout, q, k, v, 0.3, key_mask, lambda: torch.full_like(q, torch.nan))
+) -> AttentionInputs:
+    site = AttentionSite(
+        "transformer", "cond", "blocks.0.attn1", 0, 1, StepContext(run=0, step=0, position=0, total=1, sigma=1.0)
+    )
+    return AttentionInputs(site, layout, q, k, v, 0.3, key_mask, lambda: torch.full_like(q, torch.nan))
 
 
 def masked(

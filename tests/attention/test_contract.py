@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 import accel
 from accel.anatomy import Anatomy
-from accel.attention import worth
-from accel.attention.interception import Attention, KeyMasks
+from accel.attention import break_even
 from accel.attention.layout import TokenLayout
-from accel.attention.method import HeadPlan, Planner, Question, SparseAttention
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention
+from accel.attention.sdpa import KeyMasks, SdpaCall
 from accel.attention.tokens import patches
 from tests.accel.residue import of_denoisers, traces
 from tests.accel.witness import denoisers, flat, pipeline, plain, twin
@@ -56,7 +56,7 @@ TOKENS: dict[str, tuple[tuple[int, int, int], str]] = {
 UNETS = ("sdxl", "sd", "animatediff", "svd")
 
 every_pipeline = pytest.mark.parametrize("name", TOKENS)
-Answer = Callable[[Question], Sequence[HeadPlan] | None]
+Answer = Callable[[AttentionInputs], Sequence[HeadPlan] | None]
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,22 @@ def everywhere(answer: Answer, **options: Any) -> Given:
     return Given(answer, **({"warmup": 0.0, "dense_layers": 0, "min_tokens": 0} | options))
 
 
-def plan_of(question: Question, groups: int, seen: Sequence[Sequence[int]]) -> list[HeadPlan]:
+def plan_of(inputs: AttentionInputs, groups: int, seen: Sequence[Sequence[int]]) -> list[HeadPlan]:
     """All heads alike: the video tokens in `groups` equal parts, and which parts each part sees."""
-    order = torch.arange(question.layout.video).view(groups, -1)
+    order = torch.arange(inputs.layout.video).view(groups, -1)
     width = max(len(keys) for keys in seen)
-    return [HeadPlan(None, Plan(question.layout, order, torch.tensor([[*k, *[-1] * (width - len(k))] for k in seen])))]
+    return [HeadPlan(None, KeyPlan(inputs.layout, order, torch.tensor([[*k, *[-1] * (width - len(k))] for k in seen])))]
 
 
-def full(question: Question) -> list[HeadPlan]:
-    groups = question.layout.frames * question.layout.height
-    return plan_of(question, groups, [range(groups)] * groups)
+def full(inputs: AttentionInputs) -> list[HeadPlan]:
+    groups = inputs.layout.frames * inputs.layout.height
+    return plan_of(inputs, groups, [range(groups)] * groups)
 
 
-def rows_and_first(question: Question) -> list[HeadPlan]:
+def rows_and_first(inputs: AttentionInputs) -> list[HeadPlan]:
     """Each row of tokens sees itself and the very first row."""
-    groups = question.layout.frames * question.layout.height
-    return plan_of(question, groups, [[0], *([0, row] for row in range(1, groups))])
+    groups = inputs.layout.frames * inputs.layout.height
+    return plan_of(inputs, groups, [[0], *([0, row] for row in range(1, groups))])
 
 
 def accelerated(name: str, method: SparseAttention, **options: Any) -> tuple[torch.Tensor, accel.Report]:
@@ -226,7 +226,7 @@ def test_tokens_that_see_only_their_own_part_do_not_hear_of_the_others(name: str
     """Frames of clips, rows of pictures. Z-Image mixes its tokens before its first self-attention."""
     (frames, height, width), _ = TOKENS[name]
     parts = frames if frames > 1 else height
-    method = everywhere(lambda question: plan_of(question, parts, [[part] for part in range(parts)]))
+    method = everywhere(lambda inputs: plan_of(inputs, parts, [[part] for part in range(parts)]))
     changed = parts - 2
 
     def change(latents: torch.Tensor) -> None:
@@ -259,8 +259,8 @@ def test_the_layouts_of_a_u_net_are_the_pictures_that_its_attentions_are_given(n
     ]
     layouts: dict[str, tuple[TokenLayout, int]] = {}
 
-    def note(question: Question) -> None:
-        layouts[question.site.path.split(".transformer_blocks")[0]] = (question.layout, len(question.q))
+    def note(inputs: AttentionInputs) -> None:
+        layouts[inputs.site.path.split(".transformer_blocks")[0]] = (inputs.layout, len(inputs.q))
 
     accelerated(name, everywhere(note), steps=2, size="other")
     for handle in handles:
@@ -273,9 +273,9 @@ def test_layers_are_numbered_in_the_order_in_which_they_run() -> None:
         sites: dict[str, list[int]] = {}
         counts: set[int] = set()
 
-        def note(question: Question, sites: dict[str, list[int]] = sites, counts: set[int] = counts) -> None:
-            sites.setdefault(question.site.denoiser, []).append(question.site.layer)
-            counts.add(question.site.layers)
+        def note(inputs: AttentionInputs, sites: dict[str, list[int]] = sites, counts: set[int] = counts) -> None:
+            sites.setdefault(inputs.site.denoiser, []).append(inputs.site.layer)
+            counts.add(inputs.site.layers)
 
         accelerated(name, everywhere(note), steps=8 if name == "wan_two_experts" else 2)
         for layers in sites.values():
@@ -292,11 +292,11 @@ def test_reference_pictures_among_the_tokens_stay_dense() -> None:
 
 def test_padded_text_is_told_to_the_planner() -> None:
     masks = []
-    accelerated("hunyuan_video", everywhere(lambda question: masks.append(question.key_mask)), steps=2)
+    accelerated("hunyuan_video", everywhere(lambda inputs: masks.append(inputs.key_mask)), steps=2)
     assert all(mask.tolist() == [[True] * (48 + 6) + [False] * 2] for mask in masks)
     # Mochi computes one attention for each sample, with its prompt's valid tokens: they are streams of their own.
     seen = set()
-    method = everywhere(lambda question: seen.add((question.site.stream, question.layout.text, question.key_mask)))
+    method = everywhere(lambda inputs: seen.add((inputs.site.stream, inputs.layout.text, inputs.key_mask)))
     accelerated("mochi", method, steps=2)
     assert seen == {("cond_uncond", 4, None), ("cond_uncond (2)", 7, None)}
 
@@ -307,9 +307,9 @@ def test_padded_text_is_told_to_the_planner() -> None:
 def test_first_steps_and_layers_and_short_sequences_stay_dense() -> None:
     asked = set()
 
-    def note(question: Question) -> list[HeadPlan]:
-        asked.add((question.site.moment.position, question.site.layer))
-        return full(question)
+    def note(inputs: AttentionInputs) -> list[HeadPlan]:
+        asked.add((inputs.site.context.position, inputs.site.layer))
+        return full(inputs)
 
     _, report = accelerated("wan", Given(note, warmup=0.3, dense_layers=2, min_tokens=48), steps=5)
     assert asked == {(step, 2) for step in (2, 3, 4)}  # 1.5 steps are two
@@ -326,20 +326,20 @@ def test_first_steps_and_layers_and_short_sequences_stay_dense() -> None:
 
 def test_where_sparsity_cannot_pay_the_method_is_not_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short sequences are not even planned; what is planned with most of the pairs is computed densely."""
-    monkeypatch.setitem(worth.PAYS_FROM, "cpu", 48)
-    monkeypatch.setitem(worth.PAYS_UP_TO, "cpu", 0.5)
+    monkeypatch.setitem(break_even.PAYS_FROM, "cpu", 48)
+    monkeypatch.setitem(break_even.PAYS_UP_TO, "cpu", 0.5)
     output, report = accelerated("wan", Given(full), steps=3)
     assert torch.equal(output, plain("wan", steps=3))
     assert "planned with over 50% of the pairs, which does not pay" in report.levers[0].reason
     assert accelerated("wan", Given(rows_and_first), steps=3)[1].levers[0].engaged
-    monkeypatch.setitem(worth.PAYS_FROM, "cpu", 49)
+    monkeypatch.setitem(break_even.PAYS_FROM, "cpu", 49)
     _, report = accelerated("wan", Given(rows_and_first), steps=3)
     assert "too short to gain (48 tokens, from 49 on it pays: min_tokens)" in report.levers[0].reason
 
 
 def test_heads_of_different_plans_count_by_their_number() -> None:
-    def split(question: Question) -> list[HeadPlan]:
-        sparse = rows_and_first(question)[0].plan
+    def split(inputs: AttentionInputs) -> list[HeadPlan]:
+        sparse = rows_and_first(inputs)[0].plan
         return [HeadPlan(torch.tensor([0]), sparse), HeadPlan(torch.tensor([1]), None)]
 
     _, report = accelerated("pixart", everywhere(split), steps=2)
@@ -354,7 +354,7 @@ def test_each_run_and_each_shape_of_latents_has_a_planner_of_its_own() -> None:
     class Counting(Given, abstract=True):
         def planner(self, anatomy: Anatomy) -> Planner:
             made.append(set())
-            planner = GivenPlanner(lambda question: made[made.index(mine)].add(question.q.shape))
+            planner = GivenPlanner(lambda inputs: made[made.index(mine)].add(inputs.q.shape))
             mine = made[-1]
             return planner
 
@@ -381,7 +381,7 @@ def test_each_run_and_each_shape_of_latents_has_a_planner_of_its_own() -> None:
 def key_mask(mask: torch.Tensor | None, tokens: int = 6, video: slice = slice(0, 4)) -> Any:
     """What is read from a mask of two samples and three heads, over four video tokens and then two of text."""
     q = torch.zeros(2, 3, tokens, 8)
-    there = KeyMasks().read(Attention(q, q, q, attn_mask=mask), video)
+    there = KeyMasks().read(SdpaCall(q, q, q, attn_mask=mask), video)
     return there.tolist() if isinstance(there, torch.Tensor) else there
 
 
@@ -407,9 +407,9 @@ def test_masks_of_padded_text_are_told_from_all_others() -> None:
 def test_a_mask_is_read_once_in_a_denoiser_call() -> None:
     masks, q = KeyMasks(), torch.zeros(1, 2, 3, 8)
     mask = torch.tensor([True, True, False])[None, None, None]
-    first = masks.read(Attention(q, q, q, attn_mask=mask), slice(0, 2))
-    assert masks.read(Attention(q, q, q, attn_mask=mask.view(1, 1, 1, 3)), slice(0, 2)) is first
-    assert masks.read(Attention(q, q, q, attn_mask=mask), slice(0, 3)) is False
+    first = masks.read(SdpaCall(q, q, q, attn_mask=mask), slice(0, 2))
+    assert masks.read(SdpaCall(q, q, q, attn_mask=mask.view(1, 1, 1, 3)), slice(0, 2)) is first
+    assert masks.read(SdpaCall(q, q, q, attn_mask=mask), slice(0, 3)) is False
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_experts_share_nothing() -> None:
         def planner(self, anatomy: Anatomy) -> Planner:
             made.append(set())
             seen = made[-1]
-            return GivenPlanner(lambda question: seen.add(question.site.denoiser))
+            return GivenPlanner(lambda inputs: seen.add(inputs.site.denoiser))
 
     accelerated("wan_two_experts", Counting(full, warmup=0.0, dense_layers=0, min_tokens=0), steps=8)
     assert made == [{"transformer"}, {"transformer_2"}]
@@ -501,10 +501,10 @@ def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
     run(pipe, TINY[name], steps=2)
     before = of_denoisers(pipe)
 
-    def fails(question: Question) -> list[HeadPlan]:
-        if question.site.layer == 2:
+    def fails(inputs: AttentionInputs) -> list[HeadPlan]:
+        if inputs.site.layer == 2:
             raise InterruptedError
-        return full(question)
+        return full(inputs)
 
     with accel.accelerate(pipe, accel.Recipe(attention=everywhere(fails))):
         inside = {path: vars(child).keys() for path, child in next(iter(denoisers(pipe).values())).named_modules()}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from accel.attention.flex import MASK_BLOCK, Flex, packed
+from accel.attention.flex import MASK_BLOCK, Flex, flex_inputs
 from accel.attention.layout import TokenLayout
-from accel.attention.plan import Plan
+from accel.attention.methods.sliding_tile import tile_plan
+from accel.attention.plan import KeyPlan
 from accel.attention.selftest import random_fault
-from accel.attention.sliding_tile import tile_plan
 from accel.attention.xformers import XFormers
 from tests.attention.masks import activations, error, first_text, masked, random_plan
 
 
-def pairs(plan: Plan, text: torch.Tensor, samples: int, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pairs(plan: KeyPlan, text: torch.Tensor, samples: int, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The plan's mask in the order that it was packed in, (B, h, queries, keys), and all that the block mask does not
     skip.
     """
-    work = packed(plan, samples, heads, text)
+    work = flex_inputs(plan, samples, heads, text)
     queries, keys = (places.expand(samples, heads, -1) for places in (work.queries, work.keys))
     mask = plan.mask().expand(samples, heads, -1, -1)
     mask = mask.gather(2, queries[..., None].expand(-1, -1, -1, mask.shape[-1]))
@@ -38,7 +38,7 @@ def test_the_block_mask_is_the_plan(form: str, size: int, text: int) -> None:
     video, keys = layout.video, layout.video + len(seen)
     assert not (mask & ~blocks).any()  # nothing that the plan sees is skipped
 
-    work = packed(plan, 2, 2, seen)
+    work = flex_inputs(plan, 2, 2, seen)
     index = [torch.arange(length) for length in (2, 2, *mask.shape[2:])]
     rule = work.mask.mask_mod(*torch.meshgrid(*index, indexing="ij"))
     assert torch.equal(rule[:, :, :video], mask[:, :, :video])  # what partial blocks are asked
@@ -53,14 +53,14 @@ def test_the_block_mask_is_the_plan(form: str, size: int, text: int) -> None:
 def test_blocks_of_128_tokens_are_full_and_are_all_that_is_computed() -> None:
     layout = TokenLayout(8, 16, 8)
     plan = tile_plan(layout, (2, 8, 8), (1, 2, 1))
-    work = packed(plan, 1, 1, first_text(layout, 0))
+    work = flex_inputs(plan, 1, 1, first_text(layout, 0))
     assert int(work.mask.kv_num_blocks.sum()) == 0
     assert work.mask.to_dense().float().mean() == plan.density
 
 
 def test_uneven_tiles_stand_behind_the_full_ones_so_that_those_stay_aligned() -> None:
     layout = TokenLayout(5, 16, 24)  # tiles of 2 x 8 x 8 tokens; the third of the frames has half of them
-    work = packed(tile_plan(layout, (2, 8, 8), (1, 1, 1)), 1, 1, first_text(layout, 0))
+    work = flex_inputs(tile_plan(layout, (2, 8, 8), (1, 1, 1)), 1, 1, first_text(layout, 0))
     assert work.mask.full_kv_num_blocks[0, 0].tolist() == [1] * 12 + [0] * 3
     assert work.mask.kv_num_blocks[0, 0].tolist() == [0] * 12 + [1] * 3
 

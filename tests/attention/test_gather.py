@@ -7,13 +7,13 @@ import torch
 
 from accel.attention import kernels
 from accel.attention.gather import Gather
-from accel.attention.kernels import Chosen, NoKernel, attend
+from accel.attention.kernels import ChosenKernel, NoKernel, attend
 from accel.attention.layout import TokenLayout
-from accel.attention.method import HeadPlan
-from accel.attention.plan import Plan
-from accel.attention.schedule import EXACT_GROUPS
-from accel.attention.sliding_tile import tile_plan
-from tests.attention.masks import TOLERANCE, activations, error, first_text, masked, question, random_plan
+from accel.attention.methods.sliding_tile import tile_plan
+from accel.attention.packing import EXACT_GROUPS
+from accel.attention.plan import KeyPlan
+from accel.attention.planner import HeadPlan
+from tests.attention.masks import TOLERANCE, activations, error, first_text, inputs, masked, random_plan
 
 LAYOUTS = {
     "no text": TokenLayout(3, 4, 5),
@@ -34,7 +34,7 @@ def _seed() -> None:
 def test_a_plan_is_its_mask(layout: TokenLayout, form: str, size: int, dtype: torch.dtype) -> None:
     plan = random_plan(layout, size, form)
     q, k, v = activations(layout, dtype=dtype)
-    output = attend(question(layout, q, k, v), [HeadPlan(None, plan)])
+    output = attend(inputs(layout, q, k, v), [HeadPlan(None, plan)])
     assert output.dtype == dtype
     assert error(output, masked(q, k, v, plan.mask())) < TOLERANCE[dtype]
 
@@ -47,7 +47,7 @@ def test_a_plan_of_everything_is_one_dense_call(layout: TokenLayout) -> None:
     kernel = Gather()
     (chunk,) = kernel.chunks(q, k, v, kernel.schedule(q, plan, text), text)
     assert chunk.k.shape[-2] == layout.tokens
-    assert error(attend(question(layout, q, k, v), [HeadPlan(None, plan)]), masked(q, k, v, plan.mask())) < 1e-5
+    assert error(attend(inputs(layout, q, k, v), [HeadPlan(None, plan)]), masked(q, k, v, plan.mask())) < 1e-5
 
 
 def test_heads_may_have_plans_of_their_own_form_or_none() -> None:
@@ -57,7 +57,7 @@ def test_heads_may_have_plans_of_their_own_form_or_none() -> None:
     plans = [HeadPlan(torch.tensor([2]), last), HeadPlan(torch.tensor([0]), first), HeadPlan(torch.tensor([1]), None)]
     mask = torch.ones(2, 3, layout.tokens, layout.tokens, dtype=torch.bool)
     mask[:, 0], mask[:, 2] = first.mask(), last.mask()[:, 0]
-    assert error(attend(question(layout, q, k, v), plans), masked(q, k, v, mask)) < 1e-5
+    assert error(attend(inputs(layout, q, k, v), plans), masked(q, k, v, mask)) < 1e-5
 
 
 @pytest.mark.parametrize("lengths", [(2, 2), (1, 3)], ids=["the same in all samples", "its own in each sample"])
@@ -70,7 +70,7 @@ def test_padded_text_is_never_attended(where: str, form: str, lengths: tuple[int
     there[:, layout.text_rows] = torch.arange(layout.text) < torch.tensor(lengths)[:, None]
     v = v.masked_fill(~there[:, None, :, None], 1e6)
     plan = random_plan(layout, 4, form)
-    asked = question(layout, q, k, v, there)
+    asked = inputs(layout, q, k, v, there)
     right = masked(q, k, v, plan.mask(), there)
     heads = [HeadPlan(torch.tensor([0, 1, 2]), plan)], [HeadPlan(None, plan)]
     for plans in heads:
@@ -86,7 +86,7 @@ def test_units_of_very_many_sizes_share_calls() -> None:
     for size in range(1, 61):
         order[size - 1, :size] = torch.arange(start, start + size)
         start += size
-    plan = Plan(layout, order, torch.stack([torch.randperm(60)[:3] for _ in range(60)]))
+    plan = KeyPlan(layout, order, torch.stack([torch.randperm(60)[:3] for _ in range(60)]))
     q, k, v = activations(layout, samples=1, heads=1)
     schedule = Gather().schedule(q, plan, first_text(layout, 0))
     assert len(schedule.groups) < 60 > EXACT_GROUPS
@@ -130,7 +130,7 @@ class Wrong:
         self.fails, self.calls = fails, 0
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, scale: float, text: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
         self.calls += 1
         if self.fails:
@@ -146,9 +146,9 @@ def test_a_kernel_that_fails_its_test_is_replaced_and_named(fails: bool, note: s
     layout = LAYOUTS["text last"]
     q, k, v = activations(layout)
     plan, wrong = random_plan(layout, 7, "own blocks"), Wrong(fails)
-    kernel = Chosen([wrong, Gather()])
+    kernel = ChosenKernel([wrong, Gather()])
     for _ in range(3):
-        output = attend(question(layout, q, k, v), [HeadPlan(None, plan)], kernel)
+        output = attend(inputs(layout, q, k, v), [HeadPlan(None, plan)], kernel)
         assert error(output, masked(q, k, v, plan.mask())) < 1e-5
     assert kernel.name == "gather" and wrong.calls == (1 if fails else 2)
     assert len(kernel.notes) == 1 and note in kernel.notes[0]
@@ -157,8 +157,8 @@ def test_a_kernel_that_fails_its_test_is_replaced_and_named(fails: bool, note: s
 def test_where_no_kernel_is_right_the_model_computes() -> None:
     layout = LAYOUTS["no text"]
     q, k, v = activations(layout)
-    plan, kernel = random_plan(layout, 7, "shared"), Chosen([Wrong(True)])
-    assert attend(question(layout, q, k, v), [HeadPlan(None, plan)], kernel).isnan().all()  # dense() of this question
+    plan, kernel = random_plan(layout, 7, "shared"), ChosenKernel([Wrong(True)])
+    assert attend(inputs(layout, q, k, v), [HeadPlan(None, plan)], kernel).isnan().all()  # dense() of this question
     with pytest.raises(NoKernel):
         kernel(q, k, v, plan, 0.3, first_text(layout, 0))
 
@@ -166,8 +166,8 @@ def test_where_no_kernel_is_right_the_model_computes() -> None:
 def test_on_a_processor_keys_are_gathered() -> None:
     layout = LAYOUTS["no text"]
     q, k, v = activations(layout)
-    kernel = Chosen()
-    attend(question(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))], kernel)
+    kernel = ChosenKernel()
+    attend(inputs(layout, q, k, v), [HeadPlan(None, random_plan(layout, 7, "shared"))], kernel)
     assert kernel.name == "gather" and kernel.notes == []
 
 
@@ -175,12 +175,12 @@ def test_verdicts_on_kernels_and_their_notes_are_a_sessions_own(monkeypatch: pyt
     """What fails on the activations of one model may be right on another's."""
     layout = LAYOUTS["no text"]
     wrong = Wrong(False)
-    monkeypatch.setattr(kernels, "preferred", lambda device: (wrong, Gather()))
-    fails, passes = Chosen(), Chosen()
+    monkeypatch.setattr(kernels, "preferred_kernel", lambda device: (wrong, Gather()))
+    fails, passes = ChosenKernel(), ChosenKernel()
     for kernel, samples in ((fails, 2), (passes, 1), (fails, 2)):
         q, k, v = activations(layout, samples=samples)
         plan = random_plan(layout, 7, "shared")
-        output = attend(question(layout, q, k, v), [HeadPlan(None, plan)], kernel)
+        output = attend(inputs(layout, q, k, v), [HeadPlan(None, plan)], kernel)
         assert error(output, masked(q, k, v, plan.mask())) < 1e-5
     assert fails.name == "gather" and len(fails.notes) == 1
     assert passes.name == "wrong" and passes.notes == []

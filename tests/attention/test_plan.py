@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from accel.attention.layout import TokenLayout
-from accel.attention.plan import Plan
+from accel.attention.plan import KeyPlan
 
 
-def plain_mask(plan: Plan) -> torch.Tensor:
+def plain_mask(plan: KeyPlan) -> torch.Tensor:
     layout, tokens = plan.layout, plan.layout.tokens
     start = layout.text if layout.text_first else 0
     mask = torch.zeros(tokens, tokens, dtype=torch.bool)
@@ -26,7 +26,7 @@ def plain_mask(plan: Plan) -> torch.Tensor:
 def test_the_mask_and_density_of_blocks_with_padding_and_text() -> None:
     layout = TokenLayout(1, 1, 7, text=2, text_first=True)
     order = torch.tensor([[6, 0, 1], [2, 3, -1], [4, 5, -1]])
-    plan = Plan(layout, order, torch.tensor([[0, 2], [1, -1], [2, 0]]))
+    plan = KeyPlan(layout, order, torch.tensor([[0, 2], [1, -1], [2, 0]]))
     assert torch.equal(plan.mask(), plain_mask(plan))
     assert plan.density == plan.mask().double().mean()
 
@@ -35,16 +35,16 @@ def test_samples_and_heads_may_differ_in_what_they_see() -> None:
     layout = TokenLayout(1, 2, 2)
     order = torch.tensor([[0, 1], [2, 3]])
     own, other = torch.tensor([[0], [1]]), torch.tensor([[1], [0]])
-    plan = Plan(layout, order, torch.stack([own, other])[None])
+    plan = KeyPlan(layout, order, torch.stack([own, other])[None])
     for head, blocks in enumerate((own, other)):
-        assert torch.equal(plan.mask()[0, head], plain_mask(Plan(layout, order, blocks)))
+        assert torch.equal(plan.mask()[0, head], plain_mask(KeyPlan(layout, order, blocks)))
     assert plan.density == 0.5
 
 
 def test_samples_and_heads_may_differ_in_their_order() -> None:
     layout = TokenLayout(1, 2, 2)
     orders, blocks = torch.tensor([[[0, 1], [2, 3]], [[0, 2], [1, 3]]]), torch.tensor([[0], [1]])
-    plan = Plan(layout, orders[None], blocks)
+    plan = KeyPlan(layout, orders[None], blocks)
     for head in range(2):
-        assert torch.equal(plan.mask()[0, head], plain_mask(Plan(layout, orders[head], blocks)))
+        assert torch.equal(plan.mask()[0, head], plain_mask(KeyPlan(layout, orders[head], blocks)))
     assert plan.density == 0.5

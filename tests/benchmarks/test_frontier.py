@@ -12,7 +12,7 @@ from accel import OptimalSchedule, calibrate, pocket
 from accel.anatomy import inspect
 from benchmarks import frontier
 from benchmarks.frontier import Curve, candidates, curves, save, verdict
-from tests.accel.test_page import comparison
+from tests.measure.test_page import comparison
 
 
 def test_a_curve_is_read_between_its_points():

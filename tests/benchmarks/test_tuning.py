@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from accel.results import Comparison
+from accel.measure.results import Comparison
 from benchmarks.frontier import Curve
 from benchmarks.tuning import Bench, fastest, save, single_levers
-from tests.accel.rows import row, sample
+from tests.measure.rows import row, sample
 
 
 def bench() -> Bench:

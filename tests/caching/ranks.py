@@ -55,7 +55,7 @@ class Watch:
 
     def _kept(self, call: Any, distance: float | None) -> float | None:
         agreed = self._largest(call, distance)
-        self.measured.append((call.moment.step, distance, agreed))
+        self.measured.append((call.context.step, distance, agreed))
         return agreed
 
 

@@ -6,15 +6,15 @@ import torch
 import accel
 from accel import EasyCache, Extrapolate, FixedInterval, LastResidual, SeaCache, TGate
 from accel.anatomy import inspect
-from accel.caching.dicache import ProbeTrajectory
-from accel.caching.easycache import TransformationRate
-from accel.caching.firstblock import BlockResidual
-from accel.caching.published import Polynomial
-from accel.caching.seacache import SpectralChange
+from accel.caching.calibration.published import Polynomial
+from accel.caching.methods.dicache import ProbeTrajectory
+from accel.caching.methods.easycache import TransformationRate
+from accel.caching.methods.firstblock import BlockResidual
+from accel.caching.methods.seacache import SpectralChange
+from accel.caching.methods.teacache import ProbedChange
 from accel.caching.signal import Probe
-from accel.caching.teacache import ProbedChange
-from accel.calls import Call
-from accel.clock import Moment
+from accel.call import DenoiserCall
+from accel.clock import StepContext
 from tests.accel.witness import pipeline, witness
 from tests.tiny import TINY, run
 
@@ -68,12 +68,12 @@ def test_the_distance_of_a_batch_is_the_largest_of_its_samples(label):
 
 def observed(signal, latents, step):
     """The distance at this step, which is computed. The probe hears twice as much behind a block as in front of it."""
-    moment = Moment(run=1, step=step, position=step, total=8, sigma=1.0 - step / 8)
-    call = Call("transformer", "cond", True, moment, (), {}, [latents], torch.nn.Identity(), {})
+    context = StepContext(run=1, step=step, position=step, total=8, sigma=1.0 - step / 8)
+    call = DenoiserCall("transformer", "cond", True, context, (), {}, [latents], torch.nn.Identity(), {})
     tokens = latents.flatten(2)
     blocks = isinstance(signal, (BlockResidual, ProbeTrajectory))
     distance = signal.observe(call, torch.stack([tokens, 2 * tokens + tokens.sin()]) if blocks else tokens)
-    signal.computed(call, [latents.cos()])
+    signal.after_compute(call, [latents.cos()])
     return distance
 
 
@@ -105,18 +105,18 @@ def wanted(cache, anatomy, calls, exchanges):
     """For each step, which samples would have computed it for their own sake, given what the batch did before."""
     (denoiser,) = anatomy.denoisers
     samples = len(exchanges[0].latents[0])
-    parts = [cache.parts(anatomy, denoiser) for _ in range(samples)]
+    parts = [cache.make_policy(anatomy, denoiser) for _ in range(samples)]
     wishes = []
     for step, (record, exchange) in enumerate(zip(calls, exchanges, strict=True)):
-        moment = Moment(1, step, record.position, len(calls), record.sigma)
+        context = StepContext(1, step, record.position, len(calls), record.sigma)
         wishes.append([])
-        for sample, (signal, decider) in enumerate(parts):
+        for sample, (signal, policy) in enumerate(parts):
             latents = [exchange.latents[0][sample : sample + 1]]
-            call = Call(denoiser, "cond", True, moment, (), {}, latents, torch.nn.Identity(), exchange.kwargs)
+            call = DenoiserCall(denoiser, "cond", True, context, (), {}, latents, torch.nn.Identity(), exchange.kwargs)
             distance = signal.observe(call, None)
             if record.reason.startswith("distance"):
-                wishes[-1].append(not decider.decide(distance, record.position, len(calls)).skip)
+                wishes[-1].append(not policy.decide(distance, record.position, len(calls)).skip)
             if record.action == "computed":
-                signal.computed(call, [exchange.outputs[0][sample : sample + 1]])
-                decider.computed()
+                signal.after_compute(call, [exchange.outputs[0][sample : sample + 1]])
+                policy.after_compute()
     return wishes

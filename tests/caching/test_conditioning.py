@@ -11,8 +11,8 @@ from peft import LoraConfig
 
 import accel
 from accel import FORA, FixedInterval
-from accel.caching.regime import Regime
-from accel.calls import CONDITIONING, tensors
+from accel.caching.conditions import StreamConditions
+from accel.call import CONDITIONING, tensors
 from accel.report import Report
 from accel.streams import Streams
 from tests.tiny import TINY, run
@@ -122,13 +122,13 @@ def test_another_strength_of_an_image_prompt_is_seen() -> None:
         module=module,
         arguments={},
         content=0,
-        moment=SimpleNamespace(run=1, step=0, steps=9, mixed=False),
+        context=SimpleNamespace(run=1, step=0, steps=9, mixed=False),
     )
-    regime = Regime()
+    regime = StreamConditions()
     before = regime.key(call)
-    call.moment.step = 1
+    call.context.step = 1
     assert regime.key(call) == before
-    module.processor.scale[0], call.moment.step = 0.7, 2
+    module.processor.scale[0], call.context.step = 0.7, 2
     assert regime.key(call) != before
 
 
@@ -184,7 +184,7 @@ def words(seed: int) -> torch.Tensor:
 def test_the_same_memory_costs_no_look_at_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other, ask = words(1), words(2), Asking()
     ask(one, other)
-    monkeypatch.setattr("accel.streams.Asked.distance", lambda *_: pytest.fail("a host sync"))
+    monkeypatch.setattr("accel.streams.StreamRecord.distance", lambda *_: pytest.fail("a host sync"))
     assert ask(one, other) == [("pass 1", 0), ("pass 2", 0)]
     assert ask(other[:1]) == [("pass 2", 0)]
 

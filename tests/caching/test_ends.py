@@ -1,4 +1,4 @@
-"""A run ends where its last step is executed, whatever the timetable says: there the last answer is computed."""
+"""A run ends where its last step is executed, whatever the timetable says: there the last output is computed."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from accel.caching import parallel
-from accel.caching.adacache import Rate
-from accel.caching.decider import Accumulate
-from accel.caching.firstblock import Within
-from accel.calls import Call
-from accel.clock import Moment
+from accel.caching.methods.adacache import RatePolicy
+from accel.caching.methods.firstblock import WithinThreshold
+from accel.caching.policy import AccumulatedDistance
+from accel.call import DenoiserCall
+from accel.clock import StepContext
 from tests.caching import ranks
 from tests.caching.ranks import MODULES, PROBED, RANKS, WHOLE
 
@@ -105,9 +105,9 @@ def test_a_shared_transformer_skips_and_finishes_with_the_same_latents_everywher
 @pytest.mark.parametrize(
     ("scenario", "decider"),
     [
-        (("wan", "first block"), Within),
-        (("flux", "first block"), Within),
-        (("flux", "tea"), Accumulate),
+        (("wan", "first block"), WithinThreshold),
+        (("flux", "first block"), WithinThreshold),
+        (("flux", "tea"), AccumulatedDistance),
     ],
 )
 def test_without_the_reduction_one_rank_would_wait_for_another_that_has_left(found, scenario, decider):
@@ -148,7 +148,7 @@ def test_module_reuse_takes_its_rate_from_the_largest_change(found):
     assert alike(pair) and torch.equal(pair[0]["output"], pair[1]["output"])
     assert any(reason.startswith("reuses") for reason in pair[0]["reasons"])
     cache = MODULES["ada"]
-    rate, last, differed = Rate(cache.codebook, cache.otherwise, frozenset(), None).rate, 0, False
+    rate, last, differed = RatePolicy(cache.codebook, cache.otherwise, frozenset(), None).rate, 0, False
     for (step, one, agreed), (_, other, _) in zip(pair[0]["measured"], pair[1]["measured"], strict=True):
         if one is not None:
             assert agreed == pytest.approx(max(one, other), rel=1e-6)
@@ -165,8 +165,8 @@ def test_one_device_pays_nothing(monkeypatch):
     for config in (None, SimpleNamespace(context_parallel_config=None, tensor_parallel_config=object())):
         module = torch.nn.Identity()
         module._parallel_config = config
-        moment = Moment(run=1, step=3, position=3, total=10, sigma=0.5)
-        call = Call("transformer", "cond", True, moment, (), {}, [torch.zeros(1)], module, {})
+        context = StepContext(run=1, step=3, position=3, total=10, sigma=0.5)
+        call = DenoiserCall("transformer", "cond", True, context, (), {}, [torch.zeros(1)], module, {})
         alignment = torch.ones(1)
         assert parallel.largest(call, 0.5) == 0.5 and parallel.largest(call, None) is None
         assert parallel.average(call, alignment) is alignment and parallel.average(call, None) is None

@@ -7,14 +7,14 @@ import torch
 
 from accel.caching import Extrapolate, LastOutput, LastResidual
 from accel.caching.extrapolate import extrapolation_weights
-from accel.calls import Call
-from accel.clock import Moment
+from accel.call import DenoiserCall
+from accel.clock import StepContext
 from accel.spaces import clean_from_output, output_from_clean
 
 
 def call_at(sigma, latents):
-    moment = Moment(run=1, step=5, position=5, total=10, sigma=sigma)
-    return Call("transformer", "cond", True, moment, (), {}, [latents], torch.nn.Identity(), {})
+    context = StepContext(run=1, step=5, position=5, total=10, sigma=sigma)
+    return DenoiserCall("transformer", "cond", True, context, (), {}, [latents], torch.nn.Identity(), {})
 
 
 def predicted(predictor, sigmas, outputs, now, latents=None, kind="flow"):
@@ -75,7 +75,9 @@ def test_a_forecast_that_is_corrected_afterwards_goes_a_share_of_the_way():
 
 def test_a_forecast_goes_as_far_as_it_should_have_gone_the_last_time_sample_by_sample():
     """Sample 0 goes on, sample 1 half as fast, sample 2 turns back, sample 3 turns at a right angle."""
-    paths = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]])  # (B, 1, 2) from the second to the third
+    paths = torch.tensor(
+        [[[1.0, 0.0]], [[0.5, 0.0]], [[-1.0, 0.0]], [[0.0, 1.0]]]
+    )  # (B, 1, 2) from the second to the third
     before, last = torch.zeros(4, 1, 2), torch.tensor([[[1.0, 0.0]]]).expand(4, 1, 2)
     found = predicted(Extrapolate(1, damping=1.0), (0.9, 0.8, 0.7), [before, last, last + paths], 0.6)
     went = found - (last + paths)

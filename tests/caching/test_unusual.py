@@ -14,8 +14,8 @@ from diffusers.utils import BaseOutput
 
 import accel
 from accel import FORA, EasyCache, FirstBlockCache, FixedInterval, LastOutput, LastResidual, SeaCache
-from accel.caching import regime
-from accel.calls import carries_state, rebuilt, tensors
+from accel.caching import conditions
+from accel.call import carries_state, rebuilt, tensors
 from accel.report import Report
 from tests.tiny import TinyPipeline, run
 from tests.tiny.unusual import UNUSUAL
@@ -52,7 +52,7 @@ def test_a_longer_first_answer_changes_nothing_for_any_cache(cache: Any) -> None
     tiny = UNUSUAL["qwen_image21"]
     pipe = tiny.build()
     levels = []
-    for keeps in (False, True):  # its key-value cache, with which the first answer is longer
+    for keeps in (False, True):  # its key-value cache, with which the first output is longer
         right = run(pipe, tiny, steps=20, use_kv_cache=keeps)
         latents, report = accelerated(pipe, tiny, cache, steps=20, use_kv_cache=keeps)
         levels.append(level(latents, right))
@@ -130,7 +130,7 @@ def test_each_view_of_a_panorama_is_a_stream_and_its_scheduler_is_given_back() -
 
 
 @pytest.mark.parametrize("cache", [FixedInterval(3), EasyCache(0.3), FirstBlockCache(0.2), "balanced"], ids=str)
-def test_diffusion_forcing_is_accelerated_as_well_as_other_films(cache: Any) -> None:
+def test_diffusion_forcing_is_accelerated_as_well_as_other_videos(cache: Any) -> None:
     tiny = UNUSUAL["skyreels_df"]
     pipe = tiny.build()
     right = run(pipe, tiny, steps=30)
@@ -150,7 +150,7 @@ def test_frames_that_are_denoised_one_after_the_other_are_computed() -> None:
     assert "several noise levels" in report.levers[0].reason
 
 
-def test_each_piece_of_a_long_film_is_a_run_of_its_own() -> None:
+def test_each_piece_of_a_long_video_is_a_run_of_its_own() -> None:
     tiny = UNUSUAL["skyreels_df"]
     pipe = tiny.build()
     pieces = {"num_frames": 33, "overlap_history": 9, "base_num_frames": 17, "addnoise_condition": 20}
@@ -172,4 +172,4 @@ def test_streams_are_bounded_where_no_timestep_tells_the_steps_either(monkeypatc
         assert torch.equal(latents, right)
         assert sum(call.reason == "more than 4 streams" for call in report.calls) == 8
         held.append(report.levers[0].extra_bytes)
-    assert regime.MOST_STREAMS == 256
+    assert conditions.MOST_STREAMS == 256

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accel.anatomy import Anatomy
-from accel.clock import Moment
-from accel.method import knob
-from accel.samplers.guidance import Conditional, Evaluated, GuidanceMethod, Policy, Tensors, Verdict
+from accel.clock import StepContext
+from accel.method import setting
+from accel.samplers.guidance.gate import (
+    ConditionalPass,
+    EvaluatedPair,
+    GuidanceDecision,
+    GuidanceMethod,
+    GuidancePolicy,
+    Tensors,
+)
 from accel.samplers.recorded_steps import RecordedStep
 
 
@@ -16,7 +23,7 @@ from accel.samplers.recorded_steps import RecordedStep
 class EarlyGuidance(GuidanceMethod):
     """Guides in the first `share` of the steps."""
 
-    share: float = knob(0.5, 0.0, 1.0, "first share of the steps that is guided", dial=True)
+    share: float = setting(0.5, 0.0, 1.0, "first share of the steps that is guided", dial=True)
 
     @classmethod
     def for_tuning(cls) -> Sequence[EarlyGuidance]:
@@ -28,20 +35,22 @@ class EarlyGuidance(GuidanceMethod):
     def guided_steps(self, steps: Sequence[RecordedStep]) -> list[bool]:
         return [step.computed and self.guides(step.position, step.total) for step in steps]
 
-    def policy(self, anatomy: Anatomy) -> Policy:
+    def policy(self, anatomy: Anatomy) -> GuidancePolicy:
         return Early(self)
 
 
 @dataclass
-class Early(Policy):
+class Early(GuidancePolicy):
     method: EarlyGuidance
 
-    def judge(self, moment: Moment, computed: bool) -> Verdict:
-        inside = self.method.guides(moment.position, moment.total)
-        return Verdict(not inside, "early" if inside else "late")
+    def decide(self, context: StepContext, computed: bool) -> GuidanceDecision:
+        inside = self.method.guides(context.position, context.total)
+        return GuidanceDecision(not inside, "early" if inside else "late")
 
-    def answer(self, now: Conditional) -> Tensors:
+    def substitute_output(self, now: ConditionalPass) -> Tensors:
         return [output.clone() for output in now.outputs]
 
-    def settle(self, now: Conditional, unconditional: Tensors, evaluated: Evaluated | None) -> Tensors | None:
+    def observe_both(
+        self, now: ConditionalPass, unconditional: Tensors, evaluated: EvaluatedPair | None
+    ) -> Tensors | None:
         return None

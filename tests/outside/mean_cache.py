@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import torch
 
 from accel.anatomy import Anatomy
-from accel.caching.decider import Accumulate, Decider
-from accel.caching.method import CacheMethod
-from accel.caching.recorded_signals import Distance, change_of
+from accel.caching.cache_method import CacheMethod
+from accel.caching.calibration.recorded_signals import Distance, change_of
+from accel.caching.calibration.table import RunTrace, StepTable
+from accel.caching.policy import AccumulatedDistance, Policy
 from accel.caching.signal import Probe, Signal, relative_distance
-from accel.caching.table import Table, Trace
-from accel.calls import Call
-from accel.method import knob
+from accel.call import DenoiserCall
+from accel.method import setting
 
 
 @dataclass(frozen=True)
 class MeanCache(CacheMethod):
     """Skips while the accumulated relative change of the latents' channel means stays under `threshold`."""
 
-    threshold: float = knob(0.1, 0.0, None, "relative change that may accumulate; 0 never skips", dial=True)
+    threshold: float = setting(0.1, 0.0, None, "relative change that may accumulate; 0 never skips", dial=True)
 
     @classmethod
     def for_tuning(cls) -> Sequence[MeanCache]:
@@ -31,11 +31,13 @@ class MeanCache(CacheMethod):
     def columns(cls, anatomy: Anatomy, denoiser: str) -> Mapping[str, Signal]:
         return {"channel_means": MeanChange()}
 
-    def parts(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Decider]:
-        return MeanChange(), Accumulate(self.threshold)
+    def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
+        return MeanChange(), AccumulatedDistance(self.threshold)
 
-    def recorded_parts(self, table: Table, trace: Trace, anatomy: Anatomy | None = None) -> tuple[Distance, Decider]:
-        return change_of("channel_means", "MeanCache", table, trace), Accumulate(self.threshold)
+    def recorded_parts(
+        self, table: StepTable, trace: RunTrace, anatomy: Anatomy | None = None
+    ) -> tuple[Distance, Policy]:
+        return change_of("channel_means", "MeanCache", table, trace), AccumulatedDistance(self.threshold)
 
 
 class MeanChange:
@@ -47,12 +49,12 @@ class MeanChange:
     def __init__(self) -> None:
         self._before: torch.Tensor | None = None
 
-    def observe(self, call: Call, heard: torch.Tensor | None) -> float | None:
+    def observe(self, call: DenoiserCall, heard: torch.Tensor | None) -> float | None:
         before, self._before = self._before, call.latents[0].detach().float().flatten(2).mean(2)
         return None if before is None else relative_distance([self._before], [before])
 
-    def computed(self, call: Call, outputs: list[torch.Tensor]) -> None:
+    def after_compute(self, call: DenoiserCall, outputs: list[torch.Tensor]) -> None:
         pass
 
-    def held(self) -> list[torch.Tensor]:
+    def kept_tensors(self) -> list[torch.Tensor]:
         return [] if self._before is None else [self._before]

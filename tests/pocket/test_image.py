@@ -8,10 +8,10 @@ from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline,
 from accel import AdaptiveGuidance, OptimalSchedule, PseudoCorrector, Recipe, accelerate, pocket
 from accel.anatomy import inspect
 from accel.loading import load_pipeline
-from accel.metrics import psnr
+from accel.measure.metrics import psnr
 from accel.pocket.autoencoder import PicturePatchAutoencoder
 from accel.pocket.image_pipeline import StableDiffusionPocketPipeline
-from accel.rendering.calls import class_of
+from accel.rendering.pipeline_arguments import class_of
 from benchmarks.pocket import train_image
 from benchmarks.pocket.evaluate import PICTURE, adherence, generate
 

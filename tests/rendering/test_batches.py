@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import accel
-from accel.rendering.batches import AUTO, Batch, batched, together
-from accel.rendering.jobs import Group, Job
-from accel.rendering.pieces import Pieces
+from accel.rendering.batches import AUTO, Batch, make_batches, may_share_call
+from accel.rendering.jobs import Job, JobGroup
+from accel.rendering.work_queue import WorkQueue
 from tests.rendering.studio import check_exactly_once, ledger_lines, worded
 from tests.rendering.test_render import render, still
 
@@ -18,7 +18,7 @@ STATIC = accel.Recipe(cache=accel.OptimalSchedule(0.5)).to_dict()
 MEASURING = accel.Recipe(cache=accel.TeaCache(0.1)).to_dict()
 
 
-class Films:
+class Videos:
     """Only its call's signature is looked at."""
 
     def __call__(self, prompt: str, height: int = 64, width: int = 64, num_frames: int = 17) -> None: ...
@@ -31,29 +31,29 @@ class Pictures:
 @pytest.mark.parametrize(
     ("fields", "kind", "expected"),
     [
-        ({}, Films, 8),
-        ({"frames": 81}, Films, 3),
-        ({"width": 832, "height": 480}, Films, 1),
+        ({}, Videos, 8),
+        ({"frames": 81}, Videos, 3),
+        ({"width": 832, "height": 480}, Videos, 1),
         ({}, Pictures, 1),
         ({"width": 512, "height": 512}, Pictures, 4),
         ({"width": 512, "height": 512}, None, 1),
         ({"width": 512, "height": 512, "frames": 1}, None, 4),
-        ({"recipe": STATIC}, Films, 8),
-        ({"recipe": MEASURING}, Films, 1),
-        ({"recipe": {"guidance": {"method": "AdaptiveGuidance"}}}, Films, 1),
-        ({"image": "/a.png"}, Films, 1),
-        ({"prompt": None, "arguments": {"x": 1}}, Films, 1),
+        ({"recipe": STATIC}, Videos, 8),
+        ({"recipe": MEASURING}, Videos, 1),
+        ({"recipe": {"guidance": {"method": "AdaptiveGuidance"}}}, Videos, 1),
+        ({"image": "/a.png"}, Videos, 1),
+        ({"prompt": None, "arguments": {"x": 1}}, Videos, 1),
     ],
 )
 def test_auto_takes_small_jobs_together(fields: dict[str, Any], kind: type | None, expected: int) -> None:
     """Up to 8, and up to the pixels of one picture of 1024x1024, where the recipe decides without looking."""
     job = Job("m", **({"prompt": "a"} | fields))
-    assert together(job, AUTO, lambda model: kind) == expected
-    assert together(job, 1, lambda model: kind) == 1
+    assert may_share_call(job, AUTO, lambda model: kind) == expected
+    assert may_share_call(job, 1, lambda model: kind) == 1
 
 
 def calls(jobs: list[Job], pending: list[Job], batch: Batch = 3) -> list[tuple[list[str], list[str]]]:
-    found = batched(jobs, {job.id for job in pending}, batch, lambda model: None)
+    found = make_batches(jobs, {job.id for job in pending}, batch, lambda model: None)
     return [([str(job.prompt) for job in call.jobs], [str(job.prompt) for job in call.open]) for call in found]
 
 
@@ -67,20 +67,20 @@ def test_batches_are_cut_from_all_jobs_and_not_from_those_that_are_left() -> Non
 
 def test_a_batch_is_tried_again_whole_and_then_taken_apart() -> None:
     a, b, c = jobs = [Job("m", prompt=letter) for letter in "abc"]
-    pieces = Pieces([Group(tuple(jobs))])
+    pieces = WorkQueue([JobGroup(tuple(jobs))])
 
-    def taken() -> Group:
+    def taken() -> JobGroup:
         piece = pieces.take(None, [], unburdened=True)
         assert piece is not None
         return piece
 
     assert taken().open == (a, b, c)
-    assert pieces.lost([b, c]) == []  # the first one had its outcome when the worker died
+    assert pieces.after_death([b, c]) == []  # the first one had its outcome when the worker died
     again = taken()
-    assert again.jobs == (a, b, c) and again.open == (b, c) and pieces.suspected(again)
-    assert pieces.lost([b, c]) == [] and len(pieces) == 2
+    assert again.jobs == (a, b, c) and again.open == (b, c) and pieces.is_suspect(again)
+    assert pieces.after_death([b, c]) == [] and len(pieces) == 2
     assert [taken().jobs, taken().jobs] == [(b,), (c,)]
-    assert pieces.lost([c]) == [c], "the third death is its own fault"
+    assert pieces.after_death([c]) == [c], "the third death is its own fault"
 
 
 def test_what_a_crash_left_out_is_the_same_bits_afterwards(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One film on two processes: the example script, as torchrun would start it (gloo, on the CPU)."""
+"""One video on two processes: the example script, as torchrun would start it (gloo, on the CPU)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(ranks: int, out: Path, recipe: str) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("cache", ["preset", pytest.param("measuring", marks=pytest.mark.slow)])
-def test_a_film_on_two_processes_is_that_of_one(cache: str, tmp_path: Path) -> None:
+def test_a_video_on_two_processes_is_that_of_one(cache: str, tmp_path: Path) -> None:
     """The same file, and the same calls of the denoiser: a cache decides alike wherever it runs."""
     recipe = "balanced"
     if cache == "measuring":

@@ -16,7 +16,7 @@ import accel
 from accel.rendering.entries import entry_of, is_name, is_part
 from accel.rendering.folder import OutputFolder
 from accel.rendering.jobs import Shard
-from accel.rendering.ledger import Ledger
+from accel.rendering.ledger import RenderLedger
 from accel.rendering.machine import machine
 from tests.rendering.studio import SMALL, Worded, check_exactly_once, ledger_lines, media_files, worded
 from tests.rendering.test_render import render, still
@@ -60,7 +60,7 @@ def test_a_ledger_that_is_a_link_or_a_pipe_is_refused(out: Path, outside: Path) 
     with pytest.raises(ValueError, match="is a link or no file"):
         render(worded(), [still("one")], out)
     with pytest.raises(ValueError, match="is no ledger of ours"):
-        Ledger(out)
+        RenderLedger(out)
     (out / "ledger-1-of-2.jsonl").unlink()
     os.mkfifo(out / "ledger-1-of-2.jsonl")
     with pytest.raises(ValueError, match="is a link or no file"):
@@ -160,7 +160,7 @@ def test_a_line_with_a_field_of_another_type_counts_as_torn(odd: dict[str, Any],
         if base | odd == odd | {"id": "x", "status": "failed"}:
             continue
         (tmp_path / "ledger.jsonl").write_text(json.dumps(base | odd) + "\n")
-        assert (Ledger(tmp_path).entries, Ledger(tmp_path).torn) == ({}, 1)
+        assert (RenderLedger(tmp_path).entries, RenderLedger(tmp_path).torn) == ({}, 1)
 
 
 RAW = {
@@ -177,7 +177,7 @@ RAW = {
 def test_lines_that_end_other_readers_count_as_torn(line: bytes, out: Path) -> None:
     with open(out / "ledger.jsonl", "ab") as file:
         file.write(line + b"\n")
-    ledger = Ledger(out)
+    ledger = RenderLedger(out)
     assert (ledger.torn, len(ledger.entries)) == (1, 1)
     summary = render(worded(), [still("one"), still("two")], out)
     assert (summary.before, summary.rendered) == (1, 1) and "1 torn lines" in str(summary)
@@ -186,7 +186,7 @@ def test_lines_that_end_other_readers_count_as_torn(line: bytes, out: Path) -> N
 
 
 def test_names_of_our_own_making_are_believed() -> None:
-    names = ["00000-a-corgi-0123abcd.png", "films/007- -best-/_con.mp4", "日本語-2.webp", "नमस्ते.png", "a b.png"]
+    names = ["00000-a-corgi-0123abcd.png", "videos/007- -best-/_con.mp4", "日本語-2.webp", "नमस्ते.png", "a b.png"]
     assert all(map(is_name, names)) and is_part("parts-1-of-2/0123456789abcdef-00ff.part")
 
 
@@ -216,7 +216,7 @@ def test_nothing_tells_where_on_which_machine_it_was_made(tmp_path: Path, monkey
             assert b"host-of-somebody" not in data, name
 
     monkeypatch.setattr(Worded, "__call__", call)
-    render(worded(), [still("one"), still("unreadable"), "a film"], out)
+    render(worded(), [still("one"), still("unreadable"), "a video"], out)
     check()
     machine.cache_clear()
 

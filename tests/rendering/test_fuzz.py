@@ -29,15 +29,15 @@ import accel
 from accel.method import Method
 from accel.recipe import LEVERS
 from accel.rendering import ManifestError, plan_for, settings_of
-from accel.rendering.engine import Desk
+from accel.rendering.engine import DriverCallbacks
 from accel.rendering.entries import FIELDS as ENTRY_FIELDS
 from accel.rendering.entries import is_name
 from accel.rendering.fields import FIELDS
-from accel.rendering.jobs import Group
-from accel.rendering.ledger import Ledger
+from accel.rendering.filenames import file_stem
+from accel.rendering.jobs import JobGroup
+from accel.rendering.ledger import RenderLedger
 from accel.rendering.manifest import parse_settings
-from accel.rendering.names import file_stem
-from accel.rendering.outcome import Outcome, Settings
+from accel.rendering.outcome import JobOutcome, WorkerSettings
 from accel.rendering.worker import write_synced
 
 MODEL = "pocket:few"
@@ -278,12 +278,12 @@ def test_recipes(count: int, place: Path) -> None:
 class Scribe:
     """An engine that writes a job's name in place of its picture."""
 
-    def run(self, groups: Sequence[Group], settings: Settings, desk: Desk) -> None:
+    def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None:
         for job in (job for group in groups for job in group.open):
             data, part = _content(job.id), f"{job.id}-{secrets.token_hex(4)}.part"
             write_synced(settings.parts / part, data)
             sha256 = hashlib.sha256(data).hexdigest()
-            desk.commit(Outcome(job.id, "ok", part=part, suffix=".png", bytes=len(data), sha256=sha256))
+            desk.commit(JobOutcome(job.id, "ok", part=part, suffix=".png", bytes=len(data), sha256=sha256))
 
 
 def _content(job_id: str) -> bytes:
@@ -325,7 +325,7 @@ def test_ledgers(count: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert write(out).complete
         again = write(out)
         assert (again.before, again.rendered) == (2, 0)
-        ledger = Ledger(out)
+        ledger = RenderLedger(out)
         for entry in entries:
             kept = ledger.entries[entry["id"]]
             assert is_name(kept.file) and (out / kept.file).read_bytes() == _content(entry["id"])

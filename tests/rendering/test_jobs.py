@@ -11,7 +11,7 @@ from PIL import Image
 from accel.recipe import Recipe
 from accel.rendering import Shard
 from accel.rendering.fingerprint import fingerprint
-from accel.rendering.jobs import Job, grouped
+from accel.rendering.jobs import Job, group_jobs
 from accel.rendering.plan import make_plan
 from tests.rendering.studio import worded
 from tests.tiny import TINY
@@ -64,7 +64,7 @@ def test_groups_change_the_model_least_often_and_keep_prompts_together() -> None
         Job("one", "a", seed=0, steps=9),
         Job("one", "a", seed=1, steps=2),
     ]
-    order = [(job.model, bool(job.recipe), job.steps, job.prompt, job.seed) for g in grouped(jobs) for job in g.jobs]
+    order = [(job.model, bool(job.recipe), job.steps, job.prompt, job.seed) for g in group_jobs(jobs) for job in g.jobs]
     assert order == [
         ("one", False, 2, "a", 0),
         ("one", False, 2, "a", 1),

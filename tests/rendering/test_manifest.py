@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import accel
-from accel.rendering import Job, ManifestError, Plan, plan_for
+from accel.rendering import Job, ManifestError, RenderPlan, plan_for
 from accel.rendering.manifest import parse_settings
 
 FEW = "pocket:few"
@@ -108,7 +108,7 @@ def test_the_book_of_jobs_names_inputs_relative_to_its_folder(tmp_path: Path) ->
     (tmp_path / "out").symlink_to(tmp_path / "far" / "away")
     Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
     job = Job("some/model", "a", image=str(tmp_path / "in.png"))
-    (line,) = Plan((job,)).lines(tmp_path / "out")
+    (line,) = RenderPlan((job,)).lines(tmp_path / "out")
     assert json.loads(line)["image"] == "../../in.png" and (tmp_path / "out" / "../../in.png").is_file()
 
 

@@ -122,7 +122,7 @@ def test_what_is_no_file_is_not_waited_for(name: str, tmp_path: Path) -> None:
         plan_for(FEW, tmp_path / name)
 
 
-def test_a_playlist_as_a_film_opens_nothing_else(tmp_path: Path) -> None:
+def test_a_playlist_as_a_video_opens_nothing_else(tmp_path: Path) -> None:
     """FFmpeg would call the address, or read the file, that a playlist names."""
     (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
     with pytest.raises(ManifestError, match=r"a.mp4' (is broken|cannot be read)"):

@@ -113,7 +113,7 @@ def test_what_a_recipe_puts_in_place_of_the_scheduler_is_asked_too() -> None:
     assert batches_repeat_singles(pipe)
 
     class Swapping(accel.FixedInterval, abstract=True):  # type: ignore[misc]
-        def exchanged(self, components: Any) -> dict[str, Any]:
+        def swapped_components(self, components: Any) -> dict[str, Any]:
             return {"scheduler": OwnNoise.from_config(components["scheduler"].config)}
 
     assert not batches_repeat_singles(pipe, [Swapping()])

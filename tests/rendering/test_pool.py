@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from accel.rendering.batches import batched
-from accel.rendering.engine import Desk
+from accel.rendering.batches import make_batches
+from accel.rendering.engine import DriverCallbacks
 from accel.rendering.failures import OutputError
-from accel.rendering.jobs import Group, Job
-from accel.rendering.outcome import Outcome, Settings
-from accel.rendering.pieces import ATTEMPTS, Pieces
+from accel.rendering.jobs import Job, JobGroup
+from accel.rendering.outcome import JobOutcome, WorkerSettings
 from accel.rendering.pool import Pool
 from accel.rendering.processes import Processes, devices_for, threads_for
-from accel.rendering.ray_engine import Station
-from accel.rendering.serve import Event
+from accel.rendering.ray_engine import RayWorker
+from accel.rendering.work_queue import ATTEMPTS, WorkQueue
+from accel.rendering.worker_loop import Event
 from tests.rendering import hands
 
-Script = Callable[["Actor", Group], list[Event]]
+Script = Callable[["Actor", JobGroup], list[Event]]
 
 
-def good(actor: Actor, piece: Group) -> list[Event]:
-    ends = [Event("ended", outcome=Outcome(job.id, "ok")) for job in piece.jobs]
+def good(actor: Actor, piece: JobGroup) -> list[Event]:
+    ends = [Event("ended", outcome=JobOutcome(job.id, "ok")) for job in piece.jobs]
     return [Event("begun"), *ends, Event("free")]
 
 
@@ -34,9 +34,9 @@ class Actor:
     def __init__(self, number: int, script: Script) -> None:
         self.number, self.script, self.alive = number, script, True
         self.said = [Event("up")]
-        self.pieces: list[Group] = []
+        self.pieces: list[JobGroup] = []
 
-    def send(self, piece: Group) -> None:
+    def send(self, piece: JobGroup) -> None:
         self.pieces.append(piece)
         self.said += self.script(self, piece)
 
@@ -69,10 +69,10 @@ class Office:
     """A desk that writes down what it is told."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[JobOutcome] = []
         self.troubles: list[str] = []
         self.stop = False
-        self.desk = Desk(self.outcomes.append, lambda text: None, lambda: self.stop, self.troubles.append)
+        self.desk = DriverCallbacks(self.outcomes.append, lambda text: None, lambda: self.stop, self.troubles.append)
 
     def statuses(self, jobs: Sequence[Job]) -> list[list[str]]:
         return [[outcome.status for outcome in self.outcomes if outcome.id == job.id] for job in jobs]
@@ -82,13 +82,13 @@ def jobs_of(model: str, count: int, **fields: Any) -> list[Job]:
     return [Job(model, prompt=f"{model} {number}", **fields) for number in range(count)]
 
 
-def calls(jobs: Sequence[Job], batch: int = 1) -> list[Group]:
-    return list(batched(jobs, {job.id for job in jobs}, batch, lambda model: None))
+def calls(jobs: Sequence[Job], batch: int = 1) -> list[JobGroup]:
+    return list(make_batches(jobs, {job.id for job in jobs}, batch, lambda model: None))
 
 
 def run(troupe: Troupe, jobs: Sequence[Job], parts: Path, workers: int = 2, batch: int = 1) -> Office:
     office = Office()
-    Pool(troupe, workers, calls(jobs, batch), Settings(parts), office.desk).run()
+    Pool(troupe, workers, calls(jobs, batch), WorkerSettings(parts), office.desk).run()
     assert not any(actor.alive for actor in troupe.actors)
     return office
 
@@ -102,7 +102,7 @@ def test_workers_part_models_and_then_help_each_other(tmp_path: Path) -> None:
 
 def test_a_worker_stays_with_its_recipe_and_size() -> None:
     small, large = jobs_of("a", 3, width=16), jobs_of("a", 3, width=32)
-    pieces = Pieces(calls(small + large, batch=2))
+    pieces = WorkQueue(calls(small + large, batch=2))
     first = pieces.take(None, [], unburdened=True)
     assert first is not None and first.jobs == tuple(small[:2]), "a piece is what fits one call"
     second = pieces.take(None, [first], unburdened=True)
@@ -118,7 +118,7 @@ def test_a_job_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
     jobs = jobs_of("a", 8)
     innocent, culprit = jobs[3], jobs[4]
 
-    def script(actor: Actor, piece: Group) -> list[Event]:
+    def script(actor: Actor, piece: JobGroup) -> list[Event]:
         if piece.first == culprit:
             return [Event("begun"), Event("dead", "killed by SIGKILL")]
         if piece.first == innocent and len(troupe.actors) == 1:
@@ -141,7 +141,7 @@ def test_a_job_that_kills_its_worker_fails_alone(tmp_path: Path) -> None:
 def test_deaths_before_a_piece_is_begun_are_no_jobs_fault(tmp_path: Path) -> None:
     """As when memory does not suffice for as many models as there are workers."""
 
-    def script(actor: Actor, piece: Group) -> list[Event]:
+    def script(actor: Actor, piece: JobGroup) -> list[Event]:
         return good(actor, piece) if actor.number == 0 else [Event("dead", "killed by SIGKILL")]
 
     jobs = jobs_of("a", 20)
@@ -158,7 +158,7 @@ def test_where_all_workers_are_given_up_the_jobs_stay_open(tmp_path: Path) -> No
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_once(tmp_path: Path) -> None:
-    def script(actor: Actor, piece: Group) -> list[Event]:
+    def script(actor: Actor, piece: JobGroup) -> list[Event]:
         return [Event("model", "no such model")] if piece.first.model == "a" else good(actor, piece)
 
     jobs = jobs_of("a", 5) + jobs_of("b", 2)
@@ -176,11 +176,11 @@ def test_a_disk_that_is_full_ends_everything(tmp_path: Path) -> None:
 def test_to_stop_means_the_jobs_at_hand_and_no_model_more(tmp_path: Path) -> None:
     office, jobs = Office(), jobs_of("a", 4)
 
-    def script(actor: Actor, piece: Group) -> list[Event]:
+    def script(actor: Actor, piece: JobGroup) -> list[Event]:
         office.stop = True
         return good(actor, piece) if actor.number == 0 else []  # the second one is still loading
 
-    Pool(Troupe(script), 2, calls(jobs), Settings(tmp_path), office.desk).run()
+    Pool(Troupe(script), 2, calls(jobs), WorkerSettings(tmp_path), office.desk).run()
     assert sorted(office.statuses(jobs)) == [[], [], [], ["ok"]]
 
 
@@ -208,23 +208,23 @@ def test_a_node_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -> 
     """The actor of a Ray node is a plain class; `token` stands for a file in the driver's folder."""
     job = Job("plain", prompt="one")
     token = tmp_path / "token"
-    station = Station(Settings(tmp_path), hands.load, token)
-    station.send(Group((job,)))
+    station = RayWorker(WorkerSettings(tmp_path), hands.load, token)
+    station.send(JobGroup((job,)))
     ended = ending(station)
     assert ended.outcome is not None and ended.data is not None and ended.outcome.bytes == len(ended.data)
     assert list(tmp_path.iterdir()) == []
     station.send(None)
 
     token.touch()
-    near = Station(Settings(tmp_path), hands.load, token)
-    near.send(Group((job,)))
+    near = RayWorker(WorkerSettings(tmp_path), hands.load, token)
+    near.send(JobGroup((job,)))
     ended_here = ending(near)
     assert ended_here.outcome is not None and ended_here.data is None
     assert (tmp_path / ended_here.outcome.part).read_bytes() == ended.data
     near.send(None)
 
 
-def ending(station: Station) -> Event:
+def ending(station: RayWorker) -> Event:
     while True:
         for event in station.events():
             if event.kind == "ended":

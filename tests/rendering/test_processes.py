@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import accel
-from accel.rendering import Interrupted, Processes
+from accel.rendering import Processes, RenderInterrupted
 from tests.rendering import hands
 from tests.rendering.studio import check_exactly_once, ledger_lines
 
@@ -110,7 +110,7 @@ def test_ctrl_c_finishes_the_jobs_at_hand(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(RenderInterrupted) as caught:
         drive(tmp_path, workers=1)
     summary = caught.value.summary
     assert 3 <= summary.rendered < 50 and summary.failed == 0

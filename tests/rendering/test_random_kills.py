@@ -20,7 +20,7 @@ import pytest
 import accel
 from accel.rendering import Processes
 from accel.rendering.entries import entry_of
-from accel.rendering.ledger import Ledger
+from accel.rendering.ledger import RenderLedger
 from tests.rendering import hands
 from tests.rendering.studio import check_exactly_once, ledger_lines
 from tests.rendering.test_processes import alive, contents, workers_of
@@ -89,7 +89,7 @@ def test_each_job_is_rendered_once_and_alike_whoever_is_killed(
     check_exactly_once(tmp_path / "killed", jobs)
     rows = (tmp_path / "killed" / "ledger.jsonl").read_bytes().splitlines()
     torn = sum(bool(row) and entry_of(row) is None for row in rows)
-    assert Ledger(tmp_path / "killed").torn == torn <= kills["driver"]
+    assert RenderLedger(tmp_path / "killed").torn == torn <= kills["driver"]
 
     drive(tmp_path / "single", lines, 1)
     assert contents(tmp_path / "killed") == contents(tmp_path / "single")

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 import accel
-from accel.rendering import Busy, Interrupted, OutputError, Summary, settings_of
+from accel.rendering import Busy, OutputError, RenderInterrupted, RenderSummary, settings_of
 from accel.rendering import folder as folder_module
 from accel.rendering import ledger as ledger_module
 from accel.rendering import worker as worker_module
-from accel.rendering.lock import locked
+from accel.rendering.lock import lock_folder
 from tests.accel.residue import traces
 from tests.rendering.studio import SMALL, Worded, check_exactly_once, direct, ledger_lines, media_files, worded
 
 
-def render(pipe: Any, manifest: Any, out: Path, **options: Any) -> Summary:
+def render(pipe: Any, manifest: Any, out: Path, **options: Any) -> RenderSummary:
     """`accel.render` of small jobs, without a progress bar."""
     return accel.render(pipe, manifest, out, defaults=SMALL, progress_bar=False, **options)
 
@@ -144,7 +144,7 @@ def test_metrics_hold_a_job_against_itself_unaccelerated(tmp_path: Path) -> None
 def test_two_renders_at_once_are_refused(tmp_path: Path) -> None:
     pipe = worded()
     render(pipe, ["one"], tmp_path)
-    with locked(tmp_path / ".accel", None), pytest.raises(Busy, match="is rendering into"):
+    with lock_folder(tmp_path / ".accel", None), pytest.raises(Busy, match="is rendering into"):
         render(pipe, ["two"], tmp_path)
     assert pipe.calls == ["one"]
 
@@ -162,7 +162,7 @@ def test_ctrl_c_finishes_the_job_at_hand_and_says_how_to_go_on(tmp_path: Path, m
 
     monkeypatch.setattr(Worded, "__call__", interrupted)
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match=r"2 of 4 jobs are in .* run the same command again") as found:
+    with pytest.raises(RenderInterrupted, match=r"2 of 4 jobs are in .* run the same command again") as found:
         render(pipe, ["one", "two", "three", "four"], tmp_path)
     assert (found.value.summary.rendered, found.value.summary.left) == (2, 2)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -267,7 +267,7 @@ def test_a_model_that_cannot_be_loaded_leaves_its_jobs_open(tmp_path: Path, monk
 
 
 def test_the_page_shows_every_file_and_failure_and_escapes_prompts(tmp_path: Path) -> None:
-    summary = render(worded(), [still("<script>alert(1)</script>"), still("poison & co"), "a film"], tmp_path)
+    summary = render(worded(), [still("<script>alert(1)</script>"), still("poison & co"), "a video"], tmp_path)
     assert summary.page == tmp_path / "index.html"
     page = summary.page.read_text()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page

@@ -1,4 +1,4 @@
-"""Two hundred films of the pocket model, while workers and drivers are killed at random. Minutes each.
+"""Two hundred videos of the pocket model, while workers and drivers are killed at random. Minutes each.
 
 The numbers of a run are printed: pytest --slow -s tests/rendering/test_survival.py.
 """
@@ -70,7 +70,7 @@ def command(folder: Path, out: Path, *options: str) -> list[str]:
 
 
 def survive(driving: list[str], out: Path) -> Counter[str]:
-    """Runs the driver, kills somebody every few films, starts it again where it was the one, and counts the kills."""
+    """Runs the driver, kills somebody every few videos, starts it again where it was the one, and counts the kills."""
     chance, kills = random.Random(0), Counter[str]()
     targets = chance.sample(KILLS, len(KILLS))
     end = time.monotonic() + 60 * MINUTES
@@ -98,7 +98,7 @@ def survive(driving: list[str], out: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("engine", "batch"), [("local", "1"), ("local", "auto"), ("ray", "1"), ("ray", "auto")])
-def test_workers_and_drivers_are_killed_and_every_film_is_there_once(
+def test_workers_and_drivers_are_killed_and_every_video_is_there_once(
     engine: str, batch: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the files are those of a single process, bit for bit, but for batches that were taken apart, because they
@@ -122,7 +122,7 @@ def test_workers_and_drivers_are_killed_and_every_film_is_there_once(
     ours, theirs = contents(tmp_path / "killed"), contents(tmp_path / "single")
     apart = {entry["id"] for entry in ledger_lines(tmp_path / "killed") if entry["status"] == "ok"}
     apart -= {entry["id"] for entry in ledger_lines(tmp_path / "killed") if entry.get("notes") or batch == "1"}
-    print(f"\n{engine}, batch {batch}: {dict(kills)} killed, {seconds:.0f} s, {len(apart)} films taken out of batches")
+    print(f"\n{engine}, batch {batch}: {dict(kills)} killed, {seconds:.0f} s, {len(apart)} videos taken out of batches")
     assert set(ours) == set(theirs) and len(apart) <= JOBS // 5
     assert {key: value for key, value in ours.items() if key not in apart} == {
         key: value for key, value in theirs.items() if key not in apart

@@ -10,7 +10,7 @@ import torch
 
 import accel
 from accel.rendering import worker as worker_module
-from accel.rendering.memo import TextMemo
+from accel.rendering.text_cache import TextCache
 from accel.rendering.writer import Writer
 from tests.rendering.studio import Worded, check_exactly_once, ledger_lines, worded
 from tests.rendering.test_render import pixels, render, still
@@ -150,7 +150,7 @@ def test_an_output_that_is_no_picture_fails_its_job(tmp_path: Path, monkeypatch:
 def test_the_memo_answers_with_copies_and_only_what_is_certain() -> None:
     pipe = worded()
     before = set(vars(pipe))
-    memo = TextMemo(pipe)
+    memo = TextCache(pipe)
     first, _ = pipe.encode_prompt("a", negative_prompt="b")
     first.zero_()
     again, negative = pipe.encode_prompt("a", negative_prompt="b")
@@ -173,7 +173,7 @@ def test_the_memo_keeps_nothing_that_was_drawn_and_no_more_than_it_may(monkeypat
         return torch.randn(2)
 
     pipe = worded()
-    small = TextMemo(pipe, most_bytes=900)
+    small = TextCache(pipe, most_bytes=900)
     for text in ("a", "b", "c", "a"):
         pipe._get_word_prompt_embeds(prompt=text)  # 384 bytes each: two fit
     assert pipe.encoded == ["a", "b", "c", "a"]
@@ -183,7 +183,7 @@ def test_the_memo_keeps_nothing_that_was_drawn_and_no_more_than_it_may(monkeypat
 
     monkeypatch.setattr(Worded, "_get_word_prompt_embeds", drawn)
     pipe = worded()
-    memo = TextMemo(pipe)
+    memo = TextCache(pipe)
     assert not torch.equal(pipe._get_word_prompt_embeds(prompt="a"), pipe._get_word_prompt_embeds(prompt="a"))
     memo.detach()
 

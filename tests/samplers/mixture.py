@@ -1,4 +1,4 @@
-"""A Gaussian mixture whose score is known exactly: the one model for which the right answer can be worked out.
+"""A Gaussian mixture whose score is known exactly: the one model for which the right output can be worked out.
 
 Double precision throughout, and solvers are driven by their weights alone, so what is measured is the solver.
 """

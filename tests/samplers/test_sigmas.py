@@ -26,7 +26,15 @@ from accel.samplers import (
     Sigmoid,
     Sway,
 )
-from accel.samplers.sigmas import ALIGN_YOUR_STEPS, Grid, beta_quantiles, log_linear, shifted, swayed, unshifted
+from accel.samplers.sigmas import (
+    ALIGN_YOUR_STEPS,
+    Grid,
+    beta_quantiles,
+    log_linear,
+    shift_sigma,
+    sway_time,
+    unshift_sigma,
+)
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
 
@@ -102,8 +110,8 @@ def test_schedules_that_keep_the_ends_keep_them(schedule: Sigmas) -> None:
 
 def test_two_shifts_multiply_and_unshifting_undoes_one() -> None:
     for sigma in (0.1, 0.5, 0.9, 1.0):
-        assert shifted(shifted(sigma, 2.0), 3.0) == pytest.approx(shifted(sigma, 6.0))
-        assert unshifted(shifted(sigma, 4.0), 4.0) == pytest.approx(sigma)
+        assert shift_sigma(shift_sigma(sigma, 2.0), 3.0) == pytest.approx(shift_sigma(sigma, 6.0))
+        assert unshift_sigma(shift_sigma(sigma, 4.0), 4.0) == pytest.approx(sigma)
 
 
 def test_shift_is_what_pipelines_that_pass_sigmas_get() -> None:
@@ -114,13 +122,13 @@ def test_shift_is_what_pipelines_that_pass_sigmas_get() -> None:
 
 @pytest.mark.parametrize("s", [-1.0, -0.4, 0.0, 0.8, 1.75])
 def test_sway_keeps_the_ends_and_the_order(s: float) -> None:
-    warped = [swayed(k / 50, s) for k in range(51)]
+    warped = [sway_time(k / 50, s) for k in range(51)]
     assert warped[0] == pytest.approx(0.0) and warped[-1] == pytest.approx(1.0)
     assert all(two > one for one, two in pairwise(warped))
 
 
 def test_sway_of_minus_one_is_the_papers_cosine_and_dense_near_noise() -> None:
-    assert swayed(0.5, -1.0) == pytest.approx(1 - 2**-0.5)
+    assert sway_time(0.5, -1.0) == pytest.approx(1 - 2**-0.5)
     levels = Sway(shift=1.0).levels(OWN)
     assert levels[0] - levels[1] < levels[-2] - levels[-1]
 

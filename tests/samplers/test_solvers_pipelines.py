@@ -22,7 +22,7 @@ from diffusers import (
 
 import accel
 from accel.caching import Extrapolate, FixedInterval
-from accel.patch import Layer
+from accel.patch import Wrapper
 from accel.samplers import AdamsBashforth, DPMSolver, Euler, PseudoCorrector, Sampler, SchedulerSolver, UniPC
 from accel.samplers.coordinates import point_of, scale_of, time_of
 from tests.accel.residue import snapshot, traces
@@ -326,7 +326,7 @@ def updates(pipe: Any) -> Iterator[list[Update]]:
     scheduler.__dict__["step"] = step
     try:
         with pytest.MonkeyPatch.context() as below:  # else the layer goes on top again when the run begins
-            below.setattr(Layer, "renewed", lambda layer: layer)
+            below.setattr(Wrapper, "on_top", lambda layer: layer)
             yield seen
     finally:
         scheduler.__dict__["step"] = layered

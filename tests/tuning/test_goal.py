@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accel.metrics import psnr
-from accel.tuning.goal import Bound, Goal, goal_of, tolerance_factor
+from accel.measure.metrics import psnr
+from accel.tuning.goal import Bound, TuningGoal, goal_of, tolerance_factor
 
 
-def goal(**asked: Any) -> Goal:
+def goal(**asked: Any) -> TuningGoal:
     given = {"min_psnr": None, "min_ssim": None, "max_lpips": None, "bounds": (), "target_speedup": None}
     return goal_of(**{**given, "coverage": 0.95, **asked})
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from accel.metrics import psnr
+from accel.measure.metrics import psnr
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
-from accel.tuning.foresight import Outlook
-from accel.tuning.goal import Bound, Goal
-from accel.tuning.search import Search
+from accel.tuning.goal import Bound, TuningGoal
+from accel.tuning.search import CandidateSearch
+from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.standings import Found
 from accel.tuning.surrogate import Surrogate
+from accel.tuning.trial_log import TrialResult
 
 STRUCTURES = [
     Structure(cache, guidance)
@@ -27,7 +27,7 @@ FACTORS = {"planned": 0.03, "calibrated schedule": 0.004, "SeaCache": 0.02}
 SHOTS = 4
 
 
-def outlooks() -> dict[Candidate, Outlook]:
+def outlooks() -> dict[Candidate, Estimate]:
     found = {}
     for structure in STRUCTURES:
         for count in range(6, 40):
@@ -36,7 +36,7 @@ def outlooks() -> dict[Candidate, Outlook]:
             errors = {"cache": 3e-5 * share**-4.0}
             if structure.guidance is not None:
                 errors["guidance"] = 5e-3 if structure.guidance == AdaptiveGuidance() else 8e-2
-            found[Candidate(structure, share)] = Outlook(share, share * saved, errors)
+            found[Candidate(structure, share)] = Estimate(share, share * saved, errors)
     return found
 
 
@@ -44,7 +44,7 @@ def outlooks() -> dict[Candidate, Outlook]:
 class Truth:
     """Real runs: the simulated error times the cache's own factor and the clip's; time by evaluations, with noise."""
 
-    about: dict[Candidate, Outlook]
+    about: dict[Candidate, Estimate]
     runs: list[tuple[Candidate, int]] = field(default_factory=list)
     noise: float = 0.05
 
@@ -52,22 +52,22 @@ class Truth:
         error = FACTORS[candidate.structure.cache] * sum(self.about[candidate].errors.values())
         return -10.0 * math.log10(error * (0.6, 0.8, 1.2, 1.7)[shot])
 
-    def __call__(self, candidate: Candidate, shot: int) -> Found:
+    def __call__(self, candidate: Candidate, shot: int) -> TrialResult:
         assert (candidate, shot) not in self.runs, "no run is made twice"
         self.runs.append((candidate, shot))
         outlook = self.about[candidate]
         noise = random.Random(f"{candidate} {shot}").uniform(1 - self.noise, 1 + self.noise)
-        return Found({"psnr": self.psnr(candidate, shot)}, outlook.evaluations * noise, outlook.computed)
+        return TrialResult({"psnr": self.psnr(candidate, shot)}, outlook.evaluations * noise, outlook.computed)
 
 
-def raced(goal: Goal, truth: Truth) -> tuple[Search, Candidate | None]:
-    search = Search(goal, truth.about, Surrogate(0.0), truth, SHOTS, held_out=8)
+def raced(goal: TuningGoal, truth: Truth) -> tuple[CandidateSearch, Candidate | None]:
+    search = CandidateSearch(goal, truth.about, Surrogate(0.0), truth, SHOTS, held_out=8)
     search.start()
     return search, search.best()
 
 
-def at_least(limit: float) -> Goal:
-    return Goal((Bound("psnr", psnr, least=limit, slack=1.0),))
+def at_least(limit: float) -> TuningGoal:
+    return TuningGoal((Bound("psnr", psnr, least=limit, slack=1.0),))
 
 
 @pytest.mark.parametrize("limit", [25.0, 30.0, 35.0, 42.0])
@@ -86,7 +86,7 @@ def test_it_finds_nearly_the_fastest_candidate_that_keeps_the_quality(limit: flo
 @pytest.mark.parametrize("speedup", [2.0, 3.0, 4.0])
 def test_it_finds_nearly_the_most_faithful_candidate_at_a_speed(speedup: float) -> None:
     truth = Truth(outlooks())
-    _, best = raced(Goal(speedup=speedup), truth)
+    _, best = raced(TuningGoal(speedup=speedup), truth)
     assert best is not None
     assert 1.0 / truth.about[best].evaluations >= speedup * 0.98
     rivals = [c for c, about in truth.about.items() if 1.0 / about.evaluations >= speedup * 1.04]
@@ -127,7 +127,7 @@ def test_verifications_bisect_what_the_held_out_clips_allow(easier: float) -> No
 
 def test_a_speed_that_was_overshot_is_turned_back_for_quality() -> None:
     truth = Truth(outlooks())
-    search, first = raced(Goal(speedup=3.0), truth)
+    search, first = raced(TuningGoal(speedup=3.0), truth)
     assert first is not None
     search.learn(first, {"psnr": [40.0, 41.0]}, speedup=1.3 * search.believe(first).speedup, met=True)
     second = search.best()
@@ -139,12 +139,12 @@ def test_a_speed_that_was_overshot_is_turned_back_for_quality() -> None:
 def test_a_lever_that_turns_out_to_do_nothing_is_left_out_at_once() -> None:
     truth = Truth(outlooks())
 
-    def run(candidate: Candidate, shot: int) -> Found:
+    def run(candidate: Candidate, shot: int) -> TrialResult:
         if candidate.structure.guidance is not None:
             search.drop(lambda structure: structure.guidance is not None)
         return truth(candidate, shot)
 
-    search = Search(at_least(30.0), truth.about, Surrogate(0.0), run, SHOTS, held_out=8)
+    search = CandidateSearch(at_least(30.0), truth.about, Surrogate(0.0), run, SHOTS, held_out=8)
     search.start()
     best = search.best()
     assert best is not None and best.structure.guidance is None
@@ -154,14 +154,14 @@ def test_another_metric_is_met_by_way_of_what_psnr_it_takes() -> None:
     """The metric here is 1 where PSNR is 36 and above, and falls below."""
 
     class Other(Truth):
-        def __call__(self, candidate: Candidate, shot: int) -> Found:
+        def __call__(self, candidate: Candidate, shot: int) -> TrialResult:
             found = super().__call__(candidate, shot)
             value = min(1.0, 1.0 - (36.0 - found.values["psnr"]) / 100.0)
             return found._replace(values={**found.values, "mine": value})
 
     truth = Other(outlooks())
-    goal = Goal((Bound("mine", psnr, least=0.98, slack=0.01),))
-    search = Search(goal, truth.about, Surrogate(0.0), truth, SHOTS, held_out=8)
+    goal = TuningGoal((Bound("mine", psnr, least=0.98, slack=0.01),))
+    search = CandidateSearch(goal, truth.about, Surrogate(0.0), truth, SHOTS, held_out=8)
     search.start()
     best = search.best()
     assert best is not None

@@ -7,20 +7,22 @@ import math
 import pytest
 
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
-from accel.tuning.foresight import Outlook
+from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.surrogate import Seen, Surrogate
+from accel.tuning.surrogate import Observation, Surrogate
 
 CACHE, GUIDED = Structure("planned"), Structure("planned", AdaptiveGuidance())
 
 
-def outlook(cache: float, guidance: float | None = None, evaluations: float = 0.5) -> Outlook:
+def outlook(cache: float, guidance: float | None = None, evaluations: float = 0.5) -> Estimate:
     errors = {"cache": cache} | ({} if guidance is None else {"guidance": guidance})
-    return Outlook(evaluations, evaluations, errors)
+    return Estimate(evaluations, evaluations, errors)
 
 
-def seen(candidate: Candidate, about: Outlook, factor: float, clip: int = 0, time: float = 0.5) -> tuple[Seen, Outlook]:
-    return Seen(candidate, clip, factor * sum(about.errors.values()), time, about.evaluations), about
+def seen(
+    candidate: Candidate, about: Estimate, factor: float, clip: int = 0, time: float = 0.5
+) -> tuple[Observation, Estimate]:
+    return Observation(candidate, clip, factor * sum(about.errors.values()), time, about.evaluations), about
 
 
 def decibel(squared_error: float) -> float:

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import accel
-from accel import contest, pocket
-from accel.contest import quiet
-from accel.metrics import psnr, to_frames
+from accel import pocket
+from accel.measure import runner
+from accel.measure.metrics import psnr, to_frames
+from accel.measure.runner import without_progress_bars
 from accel.patch import session_of
 from accel.recipe import Recipe
-from accel.tuning import Bound, Interrupted, NotMet, lab
+from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
 from accel.tuning.evidence import sentence
-from accel.tuning.lab import JOURNAL
+from accel.tuning.trials import JOURNAL
 
 STEPS = 12
 PROMPTS = pocket.prompts(6, 42)
@@ -52,9 +53,9 @@ SESSIONS: list[Any] = []  # the user's, which must be on again after everything
 def pipe() -> Iterator[Any]:
     found = pocket.load("video")
     clock = WorkClock(found.transformer.blocks[0])
-    with quiet(found), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contest, "time", clock)
-        patch.setattr(lab, "time", clock)
+    with without_progress_bars(found), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "time", clock)
+        patch.setattr(trials, "time", clock)
         SESSIONS.append(accel.accelerate(found, accel.Recipe(cache=accel.FixedInterval(3))))
         yield found
 
@@ -73,14 +74,14 @@ def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, folder: Path) -> None:
-    def film(recipe: Recipe, prompt: str) -> Any:
-        with contest.attached(pipe, recipe):
+    def video(recipe: Recipe, prompt: str) -> Any:
+        with runner.attach_for_run(pipe, recipe):
             generator = torch.Generator().manual_seed(7)
             return to_frames(pipe(prompt, num_inference_steps=STEPS, output_type="np", generator=generator, **CALL))
 
     recipe = Recipe.load(folder / "recipe.json")
     unseen = pocket.prompts(6, 43)
-    kept = [psnr(film(recipe, prompt), film(Recipe(), prompt)) >= 29.0 for prompt in unseen]
+    kept = [psnr(video(recipe, prompt), video(Recipe(), prompt)) >= 29.0 for prompt in unseen]
     assert sum(kept) >= 5, "of all prompts 95 %"
 
 
@@ -136,7 +137,7 @@ def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
 @pytest.mark.slow  # test_command.py asks for such a one too
 def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
     with pytest.raises(
-        NotMet, match=r"PSNR at least 99 cannot be promised .* what comes nearest is .* promises PSNR"
+        GoalNotMet, match=r"PSNR at least 99 cannot be promised .* what comes nearest is .* promises PSNR"
     ) as caught:
         tuned(pipe, min_psnr=99.0)
     assert caught.value.nearest is not None
@@ -144,7 +145,7 @@ def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
 
 
 def test_an_impossible_speed_is_not_promised(pipe: Any) -> None:
-    with pytest.raises(NotMet, match="50x cannot be reached"):
+    with pytest.raises(GoalNotMet, match="50x cannot be reached"):
         tuned(pipe, target_speedup=50.0)
 
 
@@ -153,7 +154,7 @@ def test_an_interruption_before_anything_is_verified_keeps_the_runs(pipe: Any, t
         if "clip 2 of 2" in text and "unaccelerated" not in text and "recording" not in text:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(TuningInterrupted, match="the same command goes on from there"):
         tuned(pipe, min_psnr=30.0, out=tmp_path, tell=tell)
     runs = [line for line in (tmp_path / JOURNAL).read_text().splitlines() if '"trial"' in line]
     assert runs
@@ -203,5 +204,5 @@ def test_earlier_tunings_are_refused_in_one_sentence(pipe: Any, known: object) -
 
 
 def test_what_is_no_pipeline_is_refused() -> None:
-    with pytest.raises(TypeError, match="wants a diffusers pipeline"):
+    with pytest.raises(TypeError, match="expects a diffusers pipeline"):
         accel.tune(object(), ["a corgi"], min_psnr=30.0)

@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from accel.metrics import Clip, psnr, to_frames
+from accel.measure.metrics import Clip, psnr, to_frames
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.judges.language import Words
 

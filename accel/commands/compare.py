@@ -1,0 +1,110 @@
+"""`accel demo` and `accel compare`: the same prompts and seeds, unaccelerated and accelerated."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel.commands.options import add_measurement, add_model, call_arguments, load, pocket_prompts
+from accel.terminal import plain, waiting
+
+if TYPE_CHECKING:
+    from accel.measure.results import Comparison
+
+
+def add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo", help="generate videos with the pocket model, unaccelerated and accelerated, and show both"
+    )
+    command.add_argument("--preset", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
+    command.add_argument("--prompt", action="append", help="a prompt of your own; may be repeated")
+    command.add_argument("--clips", type=int, default=4, help="how many prompts where none is given (4)")
+    command.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds for the noise (0)")
+    add_measurement(command, out="out/demo", steps=50)
+    _add_videos(command)
+    command.set_defaults(command=demo)
+
+
+def add_compare(commands: Any) -> None:
+    command = commands.add_parser("compare", help="measure recipes on a pipeline against it unaccelerated")
+    add_model(command)
+    command.add_argument("--recipes", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
+    command.add_argument("--prompts", nargs="+", default=[], help="the prompts")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
+    add_measurement(command, out="out/compare", steps=None)
+    _add_videos(command)
+    command.set_defaults(command=compare_model)
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Videos by the pocket model, unaccelerated and accelerated."""
+    from accel import pocket
+
+    prompts = pocket_prompts(options.prompt or pocket.prompts(options.clips, options.seed[0]))
+    pipe = load("pocket:video", options)
+    _compare(pipe, prompts, options.preset, options.seed, options, verify=pocket.verify)
+
+
+def compare_model(options: argparse.Namespace) -> None:
+    """Recipes against any pipeline."""
+    prompts, verify = options.prompts, None
+    if options.model.startswith("pocket:"):
+        from accel import pocket
+
+        prompts, verify = pocket_prompts(prompts or pocket.prompts(4, 0)), pocket.verify
+    if not prompts:
+        raise ValueError('which prompts? For example: --prompts "a corgi surfing".')
+    _compare(load(options.model, options), prompts, options.recipes, options.seeds, options, verify=verify)
+
+
+def _compare(
+    pipe: Any,
+    prompts: Sequence[str],
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    options: argparse.Namespace,
+    verify: Any,
+) -> None:
+    from accel.measure.comparison import compare
+
+    result = compare(
+        pipe,
+        recipes,
+        prompts,
+        seeds,
+        steps=options.steps,
+        repeats=options.repeats,
+        call_arguments=call_arguments(options),
+        verify=verify,
+        fewer_steps=options.fewer_steps,
+        fps=options.fps,
+    )
+    _show(result, options.out)
+
+
+def _show(result: Comparison, folder: Path) -> None:
+    from rich.console import Console
+
+    from accel.measure.tables import terminal_width
+
+    with waiting(f"writing {folder}"):
+        page = result.save(folder)
+    console = Console(width=terminal_width(), highlight=False)
+    console.print(result.table())
+    for line in [*result.headlines(), *result.cautions()]:
+        console.print(plain(line), soft_wrap=True)
+    files = f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*"
+    console.print(plain(files), soft_wrap=True)
+
+
+def _add_videos(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--fps", type=float, default=8.0, help="frames per second of the videos (8)")
+    command.add_argument(
+        "--fewer-steps",
+        type=int,
+        nargs="*",
+        default=True,
+        help="counts of steps to measure unaccelerated; none switches them off; left out, those of equal time",
+    )

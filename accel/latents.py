@@ -1,0 +1,51 @@
+"""Where a denoiser's latents keep time, height and width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from accel.call import DenoiserCall
+
+
+def on_grid(call: DenoiserCall, config: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...]] | None:
+    """The first latents with separate space-time axes, and which axes those are; None where the layout is not known.
+
+    (B, C, H, W) -> axes (2, 3); (B, C, T, H, W) -> (2, 3, 4); (B, T, C, H, W) -> (1, 3, 4). Packed tokens (B, N, C) are
+    unpacked to (B, T, H, W, C), axes (1, 2, 3), where the call says how many rows and columns there are.
+    """
+    if not call.latents:
+        return None
+    latents = call.latents[0]
+    if latents.ndim == 4:
+        # A list of latents (Z-Image) holds samples without a batch axis: (C, T, H, W).
+        return (latents, (2, 3)) if len(call.latents) == 1 else (latents, (1, 2, 3))
+    if latents.ndim == 5:
+        channels_second = latents.shape[1] == config.get("in_channels") or latents.shape[2] != config.get("in_channels")
+        return latents, (2, 3, 4) if channels_second else (1, 3, 4)
+    grid = _token_grid(call.arguments) if latents.ndim == 3 else None
+    if grid is None or math.prod(grid) > latents.shape[1]:
+        return None
+    # The tokens of reference pictures (Kontext, editing) follow those of the latents.
+    return latents[:, : math.prod(grid)].unflatten(1, grid), (1, 2, 3)
+
+
+def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """(T, H, W) in tokens, from the arguments with which models that take packed tokens are told about it."""
+    if all(isinstance(arguments.get(name), int) for name in ("num_frames", "height", "width")):  # LTX
+        return arguments["num_frames"], arguments["height"], arguments["width"]
+    shapes = arguments.get("img_shapes")  # QwenImage: one (T, H, W) per sample, or a list of them with references
+    if shapes:
+        first = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
+        return int(first[0]), int(first[1]), int(first[2])
+    identifiers = arguments.get("img_ids")  # Flux: (N, 3) or (B, N, 3) rows of (reference, row, column)
+    if isinstance(identifiers, torch.Tensor):
+        rows = identifiers if identifiers.ndim == 2 else identifiers[0]
+        rows = rows[rows[:, 0] == rows[0, 0]]
+        last = rows.amax(0)
+        grid = (1, int(last[1]) + 1, int(last[2]) + 1)
+        return grid if math.prod(grid) == len(rows) else None
+    return None

@@ -1,0 +1,248 @@
+"""What a comparison found: one row per contestant, as data, as a terminal table and as a folder of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from accel.measure.clip_store import ClipStore
+from accel.measure.media import Pixels, save_clip, side_by_side
+from accel.measure.metrics import MAX_PSNR
+from accel.measure.runner import BASELINE, CANDIDATES, Kind, Measurements, Sample
+from accel.terminal import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 1
+UNSTEADY = 1.5  # longest over shortest run of one row
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One contestant over all prompts, seeds and repeats.
+
+    Times are medians in wall-clock seconds, ranges are (least, most). A speed-up is the ratio of the medians
+    over the runs that were interleaved with this contestant, its range that of the single pairs. Quality is a
+    mean over prompts and seeds against the unaccelerated output; `psnr_worst` is the worst of them. Counts
+    are denoiser calls per run.
+    """
+
+    label: str
+    kind: Kind
+    steps: int
+    seconds: float
+    seconds_range: tuple[float, float]
+    before: float
+    denoise: float
+    after: float
+    speedup: float
+    speedup_range: tuple[float, float]
+    denoise_speedup: float
+    cpu_speedup: float | None
+    psnr: float | None
+    psnr_worst: float | None
+    ssim: float | None
+    flicker_difference: float | None
+    frame_difference_psnr: float | None
+    adherence: float | None
+    attributes: dict[str, float]
+    computed: float
+    predicted: float
+    dropped: float
+    extra_bytes: int
+    peak_bytes: int | None
+    runs: int
+    equal_time_to: tuple[str, ...] = ()
+
+
+@dataclass
+class Comparison:
+    """The result of :func:`accel.compare`. `rows` starts with the unaccelerated pipeline.
+
+    `timelines` holds, for each label, the denoiser calls of its first run; `clips` the frames (uint8) of the
+    first seed by (label, number of the prompt).
+    """
+
+    rows: list[ResultRow]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    recipes: dict[str, Any] = field(default_factory=dict, repr=False)
+    samples: list[Sample] = field(default_factory=list, repr=False)
+    clips: MutableMapping[tuple[str, int], Pixels] = field(default_factory=ClipStore, repr=False)
+
+    def row(self, label: str) -> ResultRow:
+        """The row called `label`. Raises ValueError, with the labels there are, for any other."""
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise ValueError(f"no row is called {label!r}; there are {', '.join(r.label for r in self.rows)}.")
+
+    def equal_time_row(self, label: str) -> ResultRow | None:
+        """The unaccelerated pipeline with fewer steps in the time of `label`, where that was measured."""
+        return next((row for row in self.rows if label in row.equal_time_to), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the frames, ready for JSON."""
+        return {
+            "schema": SCHEMA,
+            "settings": self.settings,
+            "environment": self.environment,
+            "rows": [asdict(row) for row in self.rows],
+            "recipes": self.recipes,
+            "levers": self.levers,
+            "timelines": self.timelines,
+            "samples": [asdict(sample) for sample in self.samples],
+        }
+
+    def cautions(self) -> list[str]:
+        """What a reader must know before believing the times."""
+        worst = max((row.seconds_range[1] / max(row.seconds_range[0], 1e-9) for row in self.rows), default=1.0)
+        if worst < UNSTEADY:
+            return []
+        return [
+            f"The machine was busy: the same work took up to {worst:.1f} times as long from run to run. "
+            "Repeat this on an idle machine, or with more repeats, before quoting a speed-up."
+        ]
+
+    def headlines(self) -> list[str]:
+        """One sentence for each recipe: how much faster, how close, and what fewer steps give in the same
+        time.
+        """
+        return [headline(row, self.equal_time_row(row.label)) for row in self.rows if row.kind in CANDIDATES]
+
+    def table(self) -> Table:
+        """The rows as a table that fits the terminal; print it with rich."""
+        from accel.measure.tables import comparison_table, terminal_width
+
+        return comparison_table(self, terminal_width())
+
+    def __str__(self) -> str:
+        from accel.measure.tables import as_text, comparison_table
+
+        return "\n".join([as_text(comparison_table(self)), "", *self.headlines(), *self.cautions()])
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes comparison.json, page.html and one labelled side-by-side file per prompt and recipe.
+
+        The folder is created where it is missing; files of the same names are replaced. Returns the path of
+        the page.
+        """
+        from accel.measure.page import render_page
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "comparison.json").write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        for row in self.rows:
+            if row.kind in CANDIDATES:
+                self._save_clips(row, target)
+        page = target / "page.html"
+        page.write_text(render_page(self), encoding="utf-8")
+        return page
+
+    def _save_clips(self, row: ResultRow, target: Path) -> None:
+        shown = [self.row(BASELINE), row, self.equal_time_row(row.label)]
+        for number in range(len(self.settings["prompts"])):
+            panels = [r for r in shown if r is not None and (r.label, number) in self.clips]
+            if row not in panels:
+                continue
+            frames = side_by_side([self.clips[r.label, number] for r in panels], [_caption(r) for r in panels])
+            save_clip(target / f"prompt-{number + 1}-{_file_name(row.label)}", frames, self.settings["fps"])
+
+
+def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_time_to: Sequence[str] = ()) -> ResultRow:
+    """The row of one contestant from the samples of the ledger; it must have at least one sample."""
+    own = [sample for sample in ledger.samples if sample.label == label]
+    pairs = [(_partner(sample, ledger), sample) for sample in own]
+    judged = [sample.quality for sample in own if sample.quality is not None]
+    ratios = [base.seconds / sample.seconds for base, sample in pairs]
+    psnrs = [quality.psnr for quality in judged if quality.psnr is not None]
+    peaks = [sample.peak_bytes for sample in own if sample.peak_bytes is not None]
+    return ResultRow(
+        label=label,
+        kind=kind,
+        steps=steps,
+        seconds=median(s.seconds for s in own),
+        seconds_range=(min(s.seconds for s in own), max(s.seconds for s in own)),
+        before=median(s.before for s in own),
+        denoise=median(s.denoise for s in own),
+        after=median(s.after for s in own),
+        speedup=median(b.seconds for b, _ in pairs) / median(s.seconds for s in own),
+        speedup_range=(min(ratios), max(ratios)),
+        denoise_speedup=median(b.denoise for b, _ in pairs) / max(median(s.denoise for s in own), 1e-9),
+        cpu_speedup=_cpu_speedup(pairs),
+        psnr=_mean(psnrs),
+        psnr_worst=min(psnrs, default=None),
+        ssim=_mean([q.ssim for q in judged]),
+        flicker_difference=_mean([q.flicker_difference for q in judged]),
+        frame_difference_psnr=_mean([q.frame_difference_psnr for q in judged]),
+        adherence=_mean([q.correct for q in judged]),
+        attributes=_attributes([q.matches for q in judged]),
+        computed=fmean(s.computed for s in own),
+        predicted=fmean(s.predicted for s in own),
+        dropped=fmean(s.dropped for s in own),
+        extra_bytes=max(s.extra_bytes for s in own),
+        peak_bytes=max(peaks, default=None),
+        runs=len(own),
+        equal_time_to=tuple(equal_time_to),
+    )
+
+
+def headline(row: ResultRow, fewer: ResultRow | None) -> str:
+    """`row` in one sentence, beside the fewer steps that take the same time."""
+    slower = row.speedup < 1.0
+    text = (
+        f"{one_line(row.label)}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"
+    )
+    if row.psnr is not None:
+        text += " with identical output" if row.psnr >= MAX_PSNR else f" at {row.psnr:.1f} dB"
+    if row.adherence is not None:
+        text += f", {row.adherence:.0%} of the clips match their prompt"
+    if fewer is not None and fewer.psnr is not None:
+        text += f"; without it the same time buys {fewer.steps} steps and {fewer.psnr:.1f} dB"
+    return text + "."
+
+
+def _partner(sample: Sample, ledger: Measurements) -> Sample:
+    """The unaccelerated run that was measured in the same round as `sample`."""
+    return next(
+        other
+        for other in ledger.samples
+        if other.label == BASELINE
+        and (other.batch, other.prompt, other.seed, other.repeat)
+        == (sample.batch, sample.prompt, sample.seed, sample.repeat)
+    )
+
+
+def _cpu_speedup(pairs: Sequence[tuple[Sample, Sample]]) -> float | None:
+    """The ratio of processor times; None where the work is done elsewhere."""
+    ours, theirs = median(s.cpu_seconds for _, s in pairs), median(b.cpu_seconds for b, _ in pairs)
+    on_processor = all(s.peak_bytes is None for _, s in pairs)
+    return theirs / ours if on_processor and ours > 0 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [float(value) for value in values if value is not None]
+    return fmean(present) if present else None
+
+
+def _attributes(matches: Sequence[dict[str, bool]]) -> dict[str, float]:
+    names = dict.fromkeys(name for match in matches for name in match)
+    return {name: fmean(match[name] for match in matches if name in match) for name in names}
+
+
+def _caption(row: ResultRow) -> str:
+    if row.kind == "baseline":
+        return f"{row.label}, {row.steps} steps\n{row.seconds:.2f} s"
+    quality = "" if row.psnr is None else f", {row.psnr:.1f} dB"
+    return f"{row.label}\n{row.seconds:.2f} s, {row.speedup:.2f}x{quality}"
+
+
+def _file_name(label: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in label)

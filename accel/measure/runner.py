@@ -1,0 +1,303 @@
+"""How contestants are measured against each other: interleaved, in one process, on the same prompts and
+seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from accel.api import accelerate
+from accel.measure.clip_store import ClipStore
+from accel.measure.media import to_pixels
+from accel.measure.metrics import (
+    SSIM_WINDOW,
+    Clip,
+    frame_difference_psnr,
+    psnr,
+    ssim,
+    temporal_flicker_difference,
+    to_frames,
+)
+from accel.patch import undo_later
+from accel.recipe import Recipe
+from accel.session import bare
+
+Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
+Verifier = Callable[[Clip, str], Any]
+Metric = Callable[[Clip, Clip], float]  # (candidate, unaccelerated)
+BASELINE = "unaccelerated"
+CANDIDATES: tuple[Kind, ...] = ("recipe", "other")  # those whose speed and quality are the question
+WARMUP_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the pipeline.
+
+    `recipe` is what :func:`accel.accelerate` takes (preset name, Recipe, path), or a function that takes the
+    pipeline, accelerates it in a way of its own and returns a function that undoes this (for comparing with
+    other libraries).
+    """
+
+    label: str
+    kind: Kind
+    steps: int
+    recipe: Any
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One clip against the unaccelerated clip of the same prompt and seed. None where a metric does not
+    apply.
+    """
+
+    psnr: float | None = None
+    ssim: float | None = None
+    flicker_difference: float | None = None
+    frame_difference_psnr: float | None = None
+    correct: bool | None = None
+    matches: dict[str, bool] = field(default_factory=dict)
+    others: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measured call of the pipeline.
+
+    Times are wall-clock seconds, but for `cpu_seconds`, the processor time of this process (all threads): on a busy
+    machine it tells how much of a wall-clock time was waiting. `batch` numbers the interleaved batches.
+    """
+
+    label: str
+    batch: int
+    prompt: int
+    seed: int
+    repeat: int
+    seconds: float
+    cpu_seconds: float
+    before: float
+    denoise: float
+    after: float
+    computed: int
+    predicted: int
+    dropped: int
+    extra_bytes: int
+    peak_bytes: int | None
+    quality: Quality | None = None
+
+
+@dataclass
+class Measurements:
+    """Everything measured so far: samples, and for each contestant what its first run looked like."""
+
+    samples: list[Sample] = field(default_factory=list)
+    timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    levers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    recipes: dict[str, Any] = field(default_factory=dict)
+    clips: ClipStore = field(default_factory=ClipStore)
+    digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+
+    @property
+    def is_repeatable(self) -> bool | None:
+        """Whether the unaccelerated pipeline gave the same bits each time; None while nothing ran twice."""
+        runs = sum(1 for sample in self.samples if sample.label == BASELINE)
+        return None if runs <= len(self.digests) else all(len(found) == 1 for found in self.digests.values())
+
+
+class Runner:
+    """Measures contestants on one pipeline and records the results in a ledger.
+
+    The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call gives the pipeline back as it
+    was, accelerated or not.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        call_arguments: Mapping[str, Any],
+        verify: Verifier | None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        self.pipe = pipe
+        self.prompts = tuple(prompts)
+        self.seeds = tuple(seeds)
+        self.call_arguments = dict(call_arguments)
+        self.verify = verify
+        self.metrics = dict(metrics or {})
+        self.ledger = Measurements()
+        self._batches = 0
+
+    def check(self, contestant: Variant) -> None:
+        """Attaches the recipe and takes it off again, so that a wrong one is found before anything runs."""
+        with attach_for_run(self.pipe, contestant.recipe):
+            pass
+
+    def warm_up(self, contestant: Variant) -> None:
+        """One short call that is not measured: allocators, kernels and lazily built tables."""
+        with attach_for_run(self.pipe, contestant.recipe):
+            self._call(self.prompts[0], self.seeds[0], min(WARMUP_STEPS, contestant.steps))
+
+    def measure(
+        self, contestants: Sequence[Variant], repeats: int, tick: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Runs every contestant on every prompt and seed, `repeats` times, in rotating order.
+
+        `contestants` must include the baseline: the quality of all others refers to its clip.
+        """
+        batch, self._batches = self._batches, self._batches + 1
+        turn = 0
+        for prompt in range(len(self.prompts)):
+            for seed in self.seeds:
+                reference: Clip | None = None
+                for repeat in range(repeats):
+                    order = [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]
+                    turn += 1
+                    samples, clips = list[Sample](), ClipStore()
+                    for contestant in order:
+                        tick(f"{contestant.label}, prompt {prompt + 1} of {len(self.prompts)}, seed {seed}")
+                        sample, clips[contestant.label, prompt] = self._sample(contestant, batch, prompt, seed, repeat)
+                        samples.append(sample)
+                    if reference is None:
+                        reference = np.array(clips[BASELINE, prompt])
+                    self._record(samples, clips, reference)
+
+    def _sample(self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
+        with attach_for_run(self.pipe, contestant.recipe) as session:
+            _reset_peak(self.pipe)
+            output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
+            report = session.report()
+            self._remember(contestant.label, session, report)
+        actions = [call.action for call in report.calls]
+        phases = report.seconds or {"before": 0.0, "denoise": seconds, "after": 0.0}
+        sample = Sample(
+            label=contestant.label,
+            batch=batch,
+            prompt=prompt,
+            seed=seed,
+            repeat=repeat,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            before=phases["before"],
+            denoise=phases["denoise"],
+            after=phases["after"],
+            computed=actions.count("computed"),
+            predicted=actions.count("predicted"),
+            dropped=actions.count("dropped"),
+            extra_bytes=sum(lever.extra_bytes for lever in report.levers),
+            peak_bytes=_peak(self.pipe),
+        )
+        return sample, to_frames(output)
+
+    def _call(self, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
+        import torch
+
+        arguments = {**self.call_arguments, "prompt": prompt, "num_inference_steps": steps}
+        arguments["generator"] = torch.Generator("cpu").manual_seed(seed)
+        _synchronize(self.pipe)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        output = self.pipe(**arguments)
+        _synchronize(self.pipe)
+        return output, time.perf_counter() - start, time.process_time() - cpu_start
+
+    def _remember(self, label: str, session: Any, report: Any) -> None:
+        if label in self.ledger.timelines:
+            return
+        data = report.to_dict()
+        self.ledger.timelines[label] = list(data["calls"])
+        self.ledger.levers[label] = list(data["levers"])
+        self.ledger.recipes[label] = session.recipe.to_dict()
+
+    def _record(self, samples: Sequence[Sample], clips: ClipStore, reference: Clip) -> None:
+        """Judges the clips of a round, one after the other, when all have run: judging takes time from nobody's run."""
+        for sample in samples:
+            clip = clips.pop((sample.label, sample.prompt))
+            if sample.label == BASELINE:
+                digest = hashlib.sha256(clip.tobytes()).hexdigest()
+                self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(digest)
+            is_first = sample.repeat == 0 and not (sample.label == BASELINE and sample.batch > 0)
+            quality = self._judge(sample, clip, reference) if is_first else None
+            if is_first and sample.seed == self.seeds[0]:
+                self.ledger.clips[sample.label, sample.prompt] = to_pixels(clip)
+            self.ledger.samples.append(replace(sample, quality=quality))
+
+    def _judge(self, sample: Sample, clip: Clip, reference: Clip) -> Quality:
+        verdict = self.verify(clip, self.prompts[sample.prompt]) if self.verify else None
+        correct = bool(verdict.correct) if verdict is not None else None
+        matches = {name: bool(value) for name, value in verdict.matches.items()} if verdict is not None else {}
+        if sample.label == BASELINE:
+            return Quality(correct=correct, matches=matches)
+        return Quality(
+            psnr=psnr(clip, reference),
+            ssim=ssim(clip, reference) if min(clip.shape[1:3]) >= SSIM_WINDOW else None,
+            flicker_difference=temporal_flicker_difference(clip, reference) if len(clip) > 1 else None,
+            frame_difference_psnr=frame_difference_psnr(clip, reference) if len(clip) > 1 else None,
+            correct=correct,
+            matches=matches,
+            others={name: float(metric(clip, reference)) for name, metric in self.metrics.items()},
+        )
+
+
+@contextmanager
+def attach_for_run(pipe: Any, recipe: Any) -> Iterator[Any]:
+    """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
+    attached. A session that was attached before is suspended meanwhile.
+    """
+    with bare(pipe), ExitStack() as undo:
+        if callable(recipe):
+            undo.callback(recipe(pipe))
+            recipe = Recipe()
+        yield undo.enter_context(accelerate(pipe, recipe))
+
+
+def without_progress_bars(pipe: Any) -> AbstractContextManager[None]:
+    """Turns the pipeline's own progress bar off, and leaves its attributes as they were."""
+    if not hasattr(pipe, "set_progress_bar_config"):
+        return nullcontext()
+    return undo_later(pipe, lambda: pipe.set_progress_bar_config(disable=True))
+
+
+def call_default(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call, None where it has no such argument or no default."""
+    parameter = inspect.signature(pipe.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def accepts(pipe: Any, name: str) -> bool:
+    """Whether the pipeline's call takes an argument called `name`."""
+    parameters = inspect.signature(pipe.__call__).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _accelerator(pipe: Any) -> Any:
+    """torch.cuda, torch.xpu, torch.mps … for the pipeline's device, None on the CPU."""
+    import torch
+
+    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
+    kind = getattr(device, "type", "cpu")
+    return None if kind in ("cpu", "meta") else getattr(torch, kind, None)
+
+
+def _synchronize(pipe: Any) -> None:
+    if (module := _accelerator(pipe)) is not None:
+        module.synchronize()
+
+
+def _reset_peak(pipe: Any) -> None:
+    module = _accelerator(pipe)
+    if module is not None and hasattr(module, "reset_peak_memory_stats"):
+        module.reset_peak_memory_stats()
+
+
+def _peak(pipe: Any) -> int | None:
+    module = _accelerator(pipe)
+    return int(module.max_memory_allocated()) if hasattr(module, "max_memory_allocated") else None

@@ -1,0 +1,126 @@
+"""Comparison results as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from accel.terminal import one_line, plain
+
+if TYPE_CHECKING:
+    from accel.measure.results import Comparison, ResultRow
+
+WIDTH_OF_TEXT = 140
+_STYLES = {"baseline": "bold", "recipe": "green", "other": "yellow", "fewer_steps": "dim"}
+
+
+class Column(NamedTuple):
+    """One column. The higher `sacrifice`, the earlier it is left out where the terminal is narrow."""
+
+    title: str
+    read: Callable[[ResultRow], str]
+    sacrifice: int = 0
+
+
+def comparison_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Table:
+    """One line per row of the comparison, at most `width` characters wide.
+
+    Columns that no row fills (adherence without a verifier, flicker of images) are left out.
+    """
+    rows, settings = comparison.rows, comparison.settings
+    names = [("  " if row.kind == "fewer_steps" else "") + one_line(row.label) for row in rows]
+    columns = [column for column in _COLUMNS if any(column.read(row) for row in rows)]
+    while _width(columns, rows, names) > width and any(column.sacrifice for column in columns):
+        columns.remove(max(columns, key=lambda column: column.sacrifice))
+    table = Table(
+        title=plain(f"{settings['pipeline']}, {settings['steps']} steps, {_workload(settings)}"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        caption="wall-clock medians; PSNR, SSIM and flicker against the unaccelerated output",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(plain(name), *(plain(column.read(row)) for column in columns), style=_STYLES[row.kind])
+    return table
+
+
+def as_text(table: Table, width: int = WIDTH_OF_TEXT) -> str:
+    """The table as plain text."""
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def terminal_width() -> int:
+    """Of the terminal; wide enough for everything where the output goes to a file."""
+    console = Console()
+    return console.width if console.is_terminal else WIDTH_OF_TEXT
+
+
+def megabytes(count: int | None) -> str:
+    """Bytes as "1.3 MB", nothing for none."""
+    return f"{count / 1e6:.1f} MB" if count else ""
+
+
+def with_sign(value: float | None) -> str:
+    """Four decimals with a sign, nothing for None; never a negative zero."""
+    return "" if value is None else f"{round(value, 4) + 0.0:+.4f}"
+
+
+def _width(columns: list[Column], rows: list[ResultRow], names: list[str]) -> int:
+    """What the table takes with two blanks between columns."""
+    widths = [max(len(column.title), *(len(column.read(row)) for row in rows)) + 2 for column in columns]
+    return max(len(name) for name in names) + sum(widths)
+
+
+def _workload(settings: dict[str, Any]) -> str:
+    count = len(settings["prompts"]) * len(settings["seeds"])
+    frames = f"x{settings['frames']}" if settings["frames"] > 1 else ""
+    size = f"{settings['width']}x{settings['height']}{frames}"
+    repeats = f", {settings['repeats']} runs each" if settings["repeats"] > 1 else ""
+    return f"{size}, {count} clip{'s' if count > 1 else ''}{repeats}"
+
+
+def _number(value: float | None, pattern: str) -> str:
+    return "" if value is None else format(value, pattern)
+
+
+def _calls(row: ResultRow) -> str:
+    """Nothing for another library, whose savings inside the denoiser our records cannot see."""
+    counts = {
+        "baseline": [row.computed],
+        "fewer_steps": [row.computed],
+        "recipe": [row.computed, row.predicted, *([row.dropped] if row.dropped else [])],
+        "other": [],
+    }
+    return "+".join(f"{count:.0f}" for count in counts[row.kind])
+
+
+def _range(row: ResultRow) -> str:
+    return f"{row.seconds_range[0]:.2f}-{row.seconds_range[1]:.2f}" if row.runs > 1 else ""
+
+
+_COLUMNS = [
+    Column("seconds", lambda row: f"{row.seconds:.2f}"),
+    Column("least-most", _range, sacrifice=3),
+    Column("speed-up", lambda row: f"{row.speedup:.2f}x"),
+    Column("denoise", lambda row: f"{row.denoise_speedup:.2f}x", sacrifice=2),
+    Column("cpu", lambda row: f"{row.cpu_speedup:.2f}x" if row.cpu_speedup else "", sacrifice=8),
+    Column("PSNR", lambda row: _number(row.psnr, ".1f")),
+    Column("worst", lambda row: _number(row.psnr_worst, ".1f"), sacrifice=4),
+    Column("SSIM", lambda row: _number(row.ssim, ".3f")),
+    Column("flicker", lambda row: with_sign(row.flicker_difference), sacrifice=5),
+    Column("prompt", lambda row: _number(row.adherence, ".0%")),
+    Column("calls", _calls, sacrifice=1),
+    Column("memory", lambda row: megabytes(row.extra_bytes), sacrifice=6),
+    Column("peak", lambda row: megabytes(row.peak_bytes), sacrifice=7),
+]

@@ -1,0 +1,121 @@
+"""From the fields of a job to the arguments of its pipeline's call, and what that call takes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from accel.files import read_json
+from accel.plain_data import quote
+from accel.rendering.fields import suggestion
+from accel.rendering.jobs import Job
+
+NEEDED = inspect.Parameter.empty
+"""Stands for the default of an argument that has none."""
+
+CALL_NAMES = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "height": "height",
+    "width": "width",
+    "frames": "num_frames",
+    "image": "image",
+    "video": "video",
+}
+
+
+def arguments_of(job: Job) -> dict[str, Any]:
+    """Everything that the job gives to the call but noise and what the renderer decides. Files stay paths."""
+    named = {call: getattr(job, name) for name, call in CALL_NAMES.items()}
+    return {name: value for name, value in named.items() if value is not None} | dict(job.arguments)
+
+
+def wrong_arguments(job: Job, kind: type) -> list[str]:
+    """One sentence for each field that pipelines of this class cannot take, and for each that they must have."""
+    parameters = parameters_of(kind)
+    if parameters is None:
+        return []
+    fields = {call: name for name, call in CALL_NAMES.items()}
+    given = arguments_of(job)
+    problems = []
+    for name in given:
+        if name not in parameters and name in fields:
+            problems.append(f"{fields[name]} is given, but {kind.__name__} takes no {name!r}; leave it out.")
+        elif name not in parameters:
+            known = sorted(parameters)
+            problems.append(f"arguments: {kind.__name__} takes no {quote(name)}; {suggestion(name, known)}")
+    missing = [name for name in fields if parameters.get(name) is NEEDED and name not in given]
+    problems += [f"{fields[name]} is missing; {kind.__name__} cannot do without it." for name in missing]
+    return problems
+
+
+def plain_class(pipe: Any) -> type:
+    """The pipeline's own class, below the private one that a session gives it."""
+    return next(kind for kind in type(pipe).__mro__ if "_accel_session" not in vars(kind))
+
+
+@lru_cache(maxsize=256)
+def parameters_of(kind: type) -> dict[str, Any] | None:
+    """The names that `pipe(...)` takes, with their defaults or NEEDED. None where that cannot be known.
+
+    A call that passes on what it does not name takes what the call above it takes.
+    """
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        call = vars(base).get("__call__")
+        if call is None:
+            continue
+        open_ended = False
+        for parameter in list(inspect.signature(call).parameters.values())[1:]:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                open_ended = True
+            elif parameter.kind is not parameter.VAR_POSITIONAL:
+                found.setdefault(parameter.name, parameter.default)
+        if not open_ended:
+            return found
+    return None
+
+
+def class_of(model: str) -> type | None:
+    """The class of the pipeline called `model`, without loading any weights; None where only loading would tell."""
+    from accel.loading import POCKET
+
+    if model.startswith(POCKET):
+        from accel.pocket import MODELS, pipeline_class
+
+        name = model.removeprefix(POCKET)
+        return pipeline_class(name) if name in MODELS else None
+    index = Path(model) / "model_index.json"
+    if not os.path.isfile(index):
+        return None
+    import diffusers
+
+    try:
+        kind = getattr(diffusers, read_json(index, "model", dict)["_class_name"], None)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return kind if isinstance(kind, type) else None
+
+
+def missing_model(model: str) -> str:
+    """Why this model can never load, as far as that is known beforehand; "" otherwise."""
+    from accel.loading import POCKET
+
+    if model.startswith(POCKET):
+        from accel.pocket import MODELS
+
+        name = model.removeprefix(POCKET)
+        return "" if name in MODELS else f"there is no pocket model {quote(name)}; choose one of: {', '.join(MODELS)}."
+    folder = Path(model)
+    looks_local = model.startswith((".", "/", "~")) or folder.is_absolute() or model.count("/") > 1
+    there = os.path.isdir(folder)
+    if looks_local and not there:
+        return f"there is no folder {quote(model)}."
+    if there and not os.path.isfile(folder / "model_index.json"):
+        return f"the folder {quote(model)} holds no diffusers pipeline (no model_index.json)."
+    return ""

@@ -1,0 +1,139 @@
+"""`accel.tune`: the fastest recipe that keeps a measured quality, or the most faithful one at a speed."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accel.anatomy import components_of
+from accel.measure.runner import Verifier, accepts, without_progress_bars
+from accel.recipe import Recipe
+from accel.tuning import evidence
+from accel.tuning.clip_split import split_clips
+from accel.tuning.goal import Bound, TuningGoal, goal_of
+from accel.tuning.space import LEVERS
+from accel.tuning.tuner import Tuner
+
+
+class GoalNotMet(ValueError):
+    """The goal cannot be met. `nearest` is what comes nearest to it, measured: a recipe with its evidence, or None
+    where nothing was measured."""
+
+    def __init__(self, text: str, nearest: Recipe | None) -> None:
+        super().__init__(text)
+        self.nearest = nearest
+
+
+class TuningInterrupted(KeyboardInterrupt):
+    """Ctrl-C before anything was verified. The runs that were made are in `folder`, and the same call goes on there."""
+
+    def __init__(self, folder: Path | None) -> None:
+        where = f"the runs so far are in {folder}; the same command goes on from there" if folder else "nothing is kept"
+        super().__init__(f"the tuning was interrupted before a recipe was verified; {where}.")
+        self.folder = folder
+
+
+def tune(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    min_psnr: float | None = None,
+    min_ssim: float | None = None,
+    max_lpips: float | None = None,
+    bounds: Sequence[Bound] = (),
+    target_speedup: float | None = None,
+    coverage: float = 0.95,
+    held_out: Sequence[str] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    minutes: float = 15.0,
+    levers: Sequence[str] = LEVERS,
+    generic: bool = False,
+    call_arguments: Mapping[str, Any] | None = None,
+    verify: Verifier | None = None,
+    out: str | os.PathLike[str] | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], None] | None = None,
+    known: object = None,
+) -> Recipe:
+    """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
+
+    It records the pipeline unaccelerated on two prompts, simulates every candidate of the four levers on the recording
+    (no model runs), runs the promising ones for real while a surrogate learns from each run, and verifies the winner
+    against the unaccelerated pipeline on prompts or seeds that the search has not seen. What is returned is verified;
+    its `evidence` says how. A session on the pipeline is suspended meanwhile.
+
+    Args:
+        prompts: the more, the surer; of six and more a third is searched with and the others are held out, of fewer all
+            are searched with and held out with other seeds.
+        min_psnr, min_ssim, max_lpips, bounds: what `coverage` of all prompts must reach against the unaccelerated
+            output, within 1 dB, 0.01, 0.01; `accel.tuning.Bound` is for metrics of your own.
+        target_speedup: instead of these, the wall-clock speed-up to be reached, end to end.
+        held_out: prompts to judge on, in place of splitting `prompts`.
+        steps, call_arguments: of every call, as in production: the recipe belongs to them.
+        minutes: the search stops in time for the verification to end about then; what is under way ends later. With
+            little time fewer clips are held out.
+        levers: those to choose from. generic: only methods without constants of this model.
+        verify: as in `accel.compare`, for the evidence.
+        out: folder for recipe.json, evidence.html, the videos, and the journal with which the same call, repeated, goes
+            on where it was interrupted. Without it nothing is kept.
+        journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
+        tell: called with a line of progress now and then.
+        known: must be left out; earlier versions began with what earlier tunings had found.
+
+    Raises NotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for bad
+    arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises Interrupted
+    (a KeyboardInterrupt).
+    """
+    goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage)
+    shots = split_clips(prompts, held_out, seed)
+    _check(pipe, minutes, levers, known)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(journal or out or scratch)
+        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None))
+        try:
+            with without_progress_bars(pipe):
+                tuner.prepare(levers, generic, 60.0 * minutes)
+                tuner.work()
+        except KeyboardInterrupt:
+            if tuner.verified is None:
+                raise TuningInterrupted(None if folder == Path(scratch) else folder) from None
+        recipe = tuner.outcome()
+        if recipe is None:
+            raise GoalNotMet("There was no time to measure a single candidate; give more minutes.", None)
+        if out is not None and tuner.comparison is not None:
+            evidence.save(recipe, tuner.comparison, Path(out))
+    if not recipe.evidence["met"]:
+        raise GoalNotMet(_apology(goal, recipe), recipe)
+    return recipe
+
+
+def _check(pipe: Any, minutes: float, levers: Sequence[str], known: object) -> None:
+    components_of(pipe)
+    if known is not None:
+        raise TypeError(
+            "tune has no known= any more, as beginning with earlier tunings gave slower recipes: leave it out."
+        )
+    if not accepts(pipe, "prompt"):
+        raise TypeError(f"tune needs a pipeline that takes a prompt; {type(pipe).__name__} does not.")
+    if not isinstance(minutes, (int, float)) or not 0.0 < minutes < math.inf:
+        raise ValueError(f"minutes must be a number above 0, not {minutes!r}.")
+    unknown = [lever for lever in levers if lever not in LEVERS]
+    if isinstance(levers, str) or unknown or not levers:
+        raise ValueError(f"levers must be some of {', '.join(LEVERS)}, not {levers!r}.")
+
+
+def _apology(goal: TuningGoal, nearest: Recipe) -> str:
+    proof = nearest.evidence
+    psnr = proof["quality"]["psnr"]
+    kept = [(bound, bound.promise_of(proof["quality"][bound.name]["values"], goal.coverage)) for bound in goal.bounds]
+    promised = "".join(f", which promises {bound.name.upper()} {value:.3g}" for bound, value in kept)
+    share = f"promised for {100 * goal.coverage:g} % of prompts" if goal.bounds else "reached"
+    return (
+        f"{goal} cannot be {share} with this time and these levers; what comes nearest is {proof['candidate']}, with "
+        f"{proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average and {psnr['worst']:.1f} at worst{promised}."
+    )

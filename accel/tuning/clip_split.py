@@ -1,0 +1,64 @@
+"""What is generated: the clips that a tuning searches with, and those that its winner is judged on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SEARCH_SHOTS = 4  # at most so many clips to search with
+FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few
+
+
+class PromptSeed(NamedTuple):
+    """One thing to generate."""
+
+    prompt: str
+    seed: int
+
+
+class ClipSplit(NamedTuple):
+    """What is searched with, and what the winner is judged on: every held-out prompt with every held-out seed."""
+
+    shots: tuple[PromptSeed, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def unseen(self) -> tuple[PromptSeed, ...]:
+        return tuple(PromptSeed(prompt, seed) for prompt in self.prompts for seed in self.seeds)
+
+    @property
+    def held_out(self) -> int:
+        return len(self.unseen)
+
+    def judged_on(self, count: int) -> ClipSplit:
+        """With fewer held-out prompts, at most `count` clips in all, but never fewer than a promise needs."""
+        least = math.ceil(FEWEST_HELD_OUT / len(self.seeds))
+        return self._replace(prompts=self.prompts[: max(count // len(self.seeds), least)])
+
+
+def split_clips(prompts: Sequence[str], held_out: Sequence[str] | None, seed: int) -> ClipSplit:
+    """Of six and more prompts a third to search with; of fewer all, and held out with other seeds.
+
+    Raises ValueError, in one sentence, for what is not a list of prompts.
+    """
+    for name, given in (("prompts", prompts), ("held_out", held_out)):
+        if given is not None and (
+            isinstance(given, str) or not given or not all(isinstance(text, str) for text in given)
+        ):
+            raise ValueError(
+                f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
+            )
+    if type(seed) is not int:
+        raise ValueError(f"seed must be a whole number, not {seed!r}.")
+    texts, first = tuple(prompts), seed
+    if held_out is not None:
+        searched, judged = texts[:SEARCH_SHOTS], tuple(held_out)
+    elif len(texts) >= 6:
+        count = min(len(texts) // 3, SEARCH_SHOTS)
+        searched, judged = texts[:count], texts[count:]
+    else:
+        searched, judged, first = texts[:SEARCH_SHOTS], texts, seed + 1
+    seeds = tuple(range(first, first + math.ceil(FEWEST_HELD_OUT / len(judged))))
+    return ClipSplit(tuple(PromptSeed(prompt, seed) for prompt in searched), judged, seeds)

@@ -1,0 +1,215 @@
+"""The laboratory: real runs of candidates on the search clips, each done once and written down, so that a tuning that
+was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from accel.files import lines_of, write_whole
+from accel.measure.environment import environment
+from accel.measure.metrics import Clip, to_frames
+from accel.measure.runner import Metric, attach_for_run
+from accel.plain_data import parse_json
+from accel.recipe import Recipe
+from accel.report import LeverReport
+from accel.tuning.clip_split import PromptSeed
+
+SCHEMA = 1
+JOURNAL = "journal.jsonl"
+# After so many unaccelerated runs' time the machine's pace is measured again, by a run of this share of the steps.
+PACE_EVERY, PACE_SHARE = 3.0, 0.1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One real run of a recipe: metrics against the unaccelerated clip, time over the unaccelerated run's at the pace
+    that the machine had then, computed steps over the steps asked for, and which levers did nothing.
+    """
+
+    recipe: str  # its label and hash, see `key_of`
+    shot: int
+    values: Mapping[str, float]
+    time: float
+    computed: float
+    idle: Mapping[str, str]  # lever to reason, of those that did nothing
+
+
+class TrialRunner:
+    """Runs recipes on one pipeline and compares with its unaccelerated clips, which are kept in `folder`.
+
+    The journal there has one line for each run. A folder of another model, prompts or settings is refused with
+    ValueError, because its runs would be taken for runs of this one.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        shots: Sequence[PromptSeed],
+        steps: int,
+        arguments: Mapping[str, Any],
+        metrics: Mapping[str, Metric],
+        folder: Path,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.pipe, self.shots, self.steps, self.metrics, self.folder = pipe, tuple(shots), steps, dict(metrics), folder
+        self.arguments = dict(arguments)
+        self._device = str(environment(pipe)["device"])
+        self.runs = 0  # of recipes, in this process
+        self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
+        self.trials: dict[tuple[str, int], Trial] = {}
+        self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
+        self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
+        self._open({"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity})
+
+    def trial(self, recipe: Recipe, shot: int) -> Trial:
+        """The run of this recipe on this shot: from the journal, else made now."""
+        key = key_of(recipe)
+        self.asked.add((key, shot))
+        known = self.trials.get((key, shot))
+        if known is not None and set(self.metrics) <= set(known.values):
+            return known
+        reference = self.reference(shot)
+        pace = self._pace()
+        with attach_for_run(self.pipe, recipe) as session:
+            clip, seconds = self._call(shot, self.steps)
+            report = session.report()
+        self.runs += 1
+        values = {name: float(metric(clip, reference)) for name, metric in self.metrics.items()}
+        idle = {lever.lever: lever.reason for lever in report.levers if not lever.engaged}
+        computed = len({(call.run, call.step) for call in report.calls if call.action == "computed"}) / self.steps
+        found = Trial(key, shot, values, seconds / pace, computed, idle)
+        self._note(found)
+        self._append({"trial": asdict(found)})
+        return found
+
+    def reference(self, shot: int) -> Clip:
+        """The unaccelerated clip, float32."""
+        path = self.folder / f"unaccelerated-{shot}.npy"
+        if shot not in self._seconds or not path.exists():
+            with attach_for_run(self.pipe, Recipe()) as session:
+                clip, seconds = self._call(shot, self.steps)
+                phases = session.report().seconds
+            self._keep(shot, clip)
+            self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
+            self._append({"reference": shot, "seconds": list(self._seconds[shot])})
+        return np.asarray(np.load(path), np.float32)
+
+    def _keep(self, shot: int, clip: Clip) -> None:
+        """Whole or not at all."""
+        partial = self.folder / f"unaccelerated-{shot}.part.npy"
+        np.save(partial, clip)
+        partial.replace(self.folder / f"unaccelerated-{shot}.npy")
+
+    def warm_up(self, steps: int = 4) -> None:
+        """A short run, so that what is built lazily does not count as somebody's time."""
+        with attach_for_run(self.pipe, Recipe()):
+            self._call(0, min(steps, self.steps))
+
+    def levers(self, recipe: Recipe, steps: int) -> list[LeverReport]:
+        """What the levers of a recipe say after a short run."""
+        with attach_for_run(self.pipe, recipe) as session:
+            self._call(0, min(steps, self.steps))
+            return list(session.report().levers)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of an unaccelerated run."""
+        return median(seconds for seconds, _ in self._seconds.values())
+
+    @property
+    def fixed(self) -> float:
+        """Share of them that is not denoising."""
+        return max(0.0, min(1.0 - median(denoise / seconds for seconds, denoise in self._seconds.values()), 0.95))
+
+    def _pace(self) -> float:
+        """Seconds of an unaccelerated run as the machine is now: others' work comes and goes, and a recipe must not be
+        praised or blamed for it. Measured by a short run now and then; steps all take as long.
+        """
+        measured, seconds = self._paced
+        if time.monotonic() - measured > PACE_EVERY * self.seconds:
+            count = max(round(self.steps * PACE_SHARE), 2)
+            with attach_for_run(self.pipe, Recipe()) as session:
+                _, taken = self._call(0, count)
+                phases = session.report().seconds
+            denoise = taken * phases["denoise"] / phases["total"]
+            seconds = taken - denoise + denoise * self.steps / count
+            self._paced = (time.monotonic(), seconds)
+        return seconds
+
+    def _call(self, shot: int, steps: int) -> tuple[Clip, float]:
+        import torch
+
+        prompt, seed = self.shots[shot]
+        generator = torch.Generator("cpu").manual_seed(seed)
+        start = self._clock()
+        output = self.pipe(**self.arguments, prompt=prompt, num_inference_steps=steps, generator=generator)
+        clip = to_frames(output)  # on the CPU, so the device has finished
+        return clip, self._clock() - start
+
+    def _clock(self) -> float:
+        """Processor time where that is what the model runs on: it hears less of what else a machine does. The winner is
+        judged by wall-clock time all the same."""
+        on_processor = self._device == "cpu"
+        return time.process_time() if on_processor else time.perf_counter()
+
+    def _open(self, header: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / JOURNAL
+        if not path.exists():
+            write_whole(path, json.dumps(header) + "\n")
+            return
+        first, *lines = lines_of(path) or [""]
+        if _parsed(first) != json.loads(json.dumps(header)):
+            raise ValueError(
+                f"{self.folder} holds the tuning of another model, other prompts or other settings; "
+                f"give another folder, or delete this one."
+            )
+        for line in lines:
+            self._read(_parsed(line))
+
+    def _read(self, entry: Any) -> None:
+        """One line of the journal; a line that a crash cut off is as if it had not been written."""
+        try:
+            if "trial" in entry:
+                trial = Trial(**entry["trial"])
+                math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
+                self._note(trial)
+            elif "reference" in entry:
+                whole, denoising = map(float, entry["seconds"])
+                self._seconds[int(entry["reference"])] = whole, denoising
+        except (TypeError, ValueError, AttributeError, KeyError):
+            return
+
+    def _note(self, trial: Trial) -> None:
+        self.trials[trial.recipe, trial.shot] = trial
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(entry))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def key_of(recipe: Recipe) -> str:
+    """What identifies a recipe: its methods and all their parameters."""
+    import hashlib
+
+    data = {lever: method.to_dict() for lever, method in recipe.methods().items()}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line) if line.strip() else None
+    except ValueError:
+        return None

@@ -1,0 +1,95 @@
+"""The numbers of a comparison in large type, and all of them in a table."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from accel.app.pair import Cost, Pair
+from accel.measure.pareto import IDENTICAL
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR for people."""
+    if value is None or math.isnan(value):
+        return "–"
+    return "identical" if value >= IDENTICAL else f"{value:.1f} dB"
+
+
+def seconds(value: float | None) -> str:
+    """A time for people: 0.42 s, 12.3 s, 3 min 20 s."""
+    if value is None:
+        return "–"
+    if value < 90:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    return f"{int(value // 60)} min {int(value % 60)} s"
+
+
+def headline_html(pair: Pair) -> str:
+    """Speed-up, fidelity and seconds, large; and how far the speed-up can be trusted."""
+    metrics, base, fast = pair.metrics, pair.baseline, pair.accelerated
+    speedup = metrics.get("speedup")
+    ssim = metrics.get("ssim")
+    shown = [
+        (f"{speedup:.2f}×" if speedup else "–", "faster" if (speedup or 1) >= 1 else "the speed: slower", "speedup"),
+        (decibels(metrics.get("psnr")), "fidelity (PSNR)", "psnr"),
+        (f"{ssim:.3f}" if ssim is not None else "–", "SSIM", "ssim"),
+        (
+            f"{seconds(base.seconds['total'])} → {seconds(fast.seconds['total'])}",
+            "end to end" + (", the first from the cache" if pair.baseline_reused else ""),
+            "seconds",
+        ),
+        (f"{fast.computed} of {base.computed}", "denoiser calls", "calls"),
+    ]
+    cards = "".join(
+        f'<div class="figure" data-figure="{name}"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
+        for value, words, name in shown
+    )
+    note = f'<p class="note">{escape(pair.timing_note)}</p>' if pair.timing_note else ""
+    return f'<div class="figures" data-when="{pair.when:.3f}">{cards}</div>{note}'
+
+
+def metrics_html(pair: Pair) -> str:
+    """Everything that was measured, a line each."""
+    metrics = pair.metrics
+    flicker, peak = metrics.get("flicker_difference"), pair.accelerated.peak_bytes
+    lines = {
+        "speed-up, end to end": _times(metrics.get("speedup")),
+        "speed-up, denoising alone": _times(metrics.get("denoise_speedup")),
+        "PSNR": decibels(metrics.get("psnr")),
+        "worst frame": f"{pair.worst_frame + 1} ({decibels(pair.psnr_per_frame[pair.worst_frame])})",
+        "SSIM": _number(metrics.get("ssim"), 4),
+        "flicker against the baseline's": _number(flicker, 4, signed=True),
+        "peak memory": f"{peak / 2**20:.0f} MiB" if peak else "–",
+    }
+    rows = "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines.items())
+    return f'<section><h3>Measured</h3><table class="metrics">{rows}</table></section>'
+
+
+def cost_html(cost: Cost) -> str:
+    """What a run will take, in one line."""
+    if cost.computed_share is None and cost.seconds_accelerated is None:
+        return '<p class="cost">Nothing like this has run here yet, so its time is unknown.</p>'
+    parts = []
+    if cost.seconds_accelerated is not None:
+        told = "measured" if cost.source == "measured" else "about"
+        parts.append(f"accelerated {told} <b>{seconds(cost.seconds_accelerated)}</b>")
+    if cost.baseline_cached:
+        parts.append("unaccelerated <b>from the cache</b>")
+    elif cost.seconds_baseline is not None:
+        parts.append(f"unaccelerated <b>{seconds(cost.seconds_baseline)}</b>")
+    if cost.computed_share is not None:
+        parts.append(f"<b>{100 * cost.computed_share:.0f} %</b> of the denoiser's work")
+    if cost.peak_bytes:
+        parts.append(f"<b>{cost.peak_bytes / 2**20:.0f} MiB</b> at the peak")
+    return f'<p class="cost">{", ".join(parts)}</p>'
+
+
+def _times(value: float | None) -> str:
+    return f"{value:.2f}×" if value is not None else "–"
+
+
+def _number(value: float | None, digits: int, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"

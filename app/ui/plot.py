@@ -1,0 +1,39 @@
+"""The plot of a sweep: pairs as points of speed and quality, which it keeps apart by what was turned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from accel.app.pair import Pair
+from accel.app.sweep import PRESET, STEPS
+from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
+
+SEARCH = "search"
+"""In place of an axis: what `Studio.tune` found."""
+
+Plotted = list[tuple[str, ParetoPoint]]
+"""The keys of pairs and their places in the plot."""
+
+
+def plot_html(plotted: Plotted) -> str:
+    """The plot for wide and for narrow pages; the style sheet shows one of them."""
+    points = [point for _, point in plotted]
+    wide = pareto_svg(points, clickable=True, width=880, height=480)
+    narrow = pareto_svg(points, clickable=True, width=420, height=440)
+    return f'<div class="plot"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>'
+
+
+def add_pair(before: Plotted, pairs: Sequence[Pair], axis: str) -> Plotted:
+    """The plot with these pairs, measured again or for the first time. `axis` is what was turned."""
+    new = {pair.key: _place(pair, axis) for pair in pairs}
+    return [entry for entry in before if entry[0] not in new] + list(new.items())
+
+
+def _place(pair: Pair, axis: str) -> ParetoPoint:
+    lever, _, setting = axis.partition(".")
+    named = {PRESET: "presets", STEPS: FEWER_STEPS, SEARCH: "found by the search"}
+    series = named.get(axis, f"{type(getattr(pair.settings.recipe, lever, None)).__name__}: {setting}")
+    note = f"{pair.accelerated.computed} of {pair.baseline.computed} denoiser calls computed"
+    label = pair.label or pair.settings.recipe.label
+    speedup, psnr = pair.metrics["speedup"], pair.metrics["psnr"]
+    return ParetoPoint(label, series, speedup if speedup is not None else 1.0, psnr if psnr is not None else 0.0, note)

@@ -1,0 +1,82 @@
+"""How a run stands, as HTML: the queue, two bars, the step and the seconds left, and the picture so far."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+from html import escape
+from typing import get_args
+
+from accel.app.pair import Stage, Update
+from accel.app.ui.figures import seconds
+from accel.measure.media import encode_png
+
+_MOST_SECONDS = 0.12  # between two updates: more would only keep the browser busy
+_STAGES: tuple[str, ...] = get_args(Stage)  # in their order
+_SIDES = {"baseline": "unaccelerated", "accelerated": "accelerated"}
+
+
+def steady(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
+    """The updates as a page wants them: not too many a second, and with the last preview until there is a newer one."""
+    preview, last, shown = None, None, 0.0
+    with closing(updates):
+        for update in updates:
+            preview = update.preview if update.preview is not None else preview
+            new = last is None or update.stage != last.stage or len(update.points) != len(last.points)
+            if new or time.monotonic() - shown >= _MOST_SECONDS:
+                last, shown = update, time.monotonic()
+                yield replace(update, preview=preview)
+
+
+def progress_html(update: Update) -> str:
+    """The state in words and bars; empty when the run is done."""
+    if update.stage == "done":
+        return ""
+    bars = "".join(
+        f'<span class="name">{name}</span><div class="track"><i style="width:{_percent(update, side):.1f}%"></i></div>'
+        for side, name in _SIDES.items()
+    )
+    preview = ""
+    if update.preview is not None:
+        data = base64.b64encode(encode_png(update.preview)).decode()
+        preview = f'<img class="preview" alt="the picture so far" src="data:image/png;base64,{data}">'
+    return (
+        f'<div class="progress" role="status" data-stage="{update.stage}" data-step="{update.step}">{preview}'
+        f'<div class="state"><p>{escape(progress_text(update))}</p><div class="tracks">{bars}</div></div></div>'
+    )
+
+
+def progress_text(update: Update) -> str:
+    """One line about where the run is."""
+    if update.stage == "waiting":
+        ahead = update.position or 0
+        return (
+            f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} before yours." if ahead else "Starting."
+        )
+    if update.stage == "loading":
+        return f"{(update.note or 'loading the model').capitalize()}."
+    if update.stage == "measuring":
+        return "Comparing the two clips."
+    left = f", about {seconds(update.seconds_left)} left" if update.seconds_left is not None else ""
+    name = _SIDES.get(update.stage, update.stage).capitalize()
+    note = f" ({update.note})" if update.note else ""
+    return f"{name}: step {update.step} of {update.steps}{left}{note}"
+
+
+def problem_html(sentence: str) -> str:
+    """What went wrong, in words."""
+    return f'<p class="problem" role="alert">{escape(sentence)}</p>'
+
+
+def note_html(sentence: str) -> str:
+    """Something that is no problem."""
+    return f'<p class="note" role="status">{escape(sentence)}</p>'
+
+
+def _percent(update: Update, side: str) -> float:
+    if update.stage == side:
+        return 100.0 * update.step / max(1, update.steps)
+    return 100.0 * (_STAGES.index(update.stage) > _STAGES.index(side))

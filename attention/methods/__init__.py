@@ -1,0 +1,1 @@
+"""The attention techniques: one in each file."""

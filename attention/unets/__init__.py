@@ -1,0 +1,1 @@
+"""Techniques for the resolutions of U-Nets: HiDiffusion, RAU-Net and token merging."""

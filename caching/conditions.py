@@ -1,0 +1,92 @@
+"""What must stay as it is for a denoiser's past outputs to say anything about its next one, besides its latents.
+
+Everything here is read without a host sync: whether the clock takes the conditioning for the same, which arguments
+there are and which switches among them, whether ControlNets are on, and how strong adapters are. Not seen: weights that
+are written over (`fuse_lora`), and control whose scale a callback changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+
+from accel.call import DenoiserCall
+
+# More than the tiles and windows of any step; calls beyond are computed and not remembered, so that memory is bounded.
+MOST_STREAMS = 256
+
+Kinds = tuple[tuple[str, Hashable], ...]
+
+
+class StreamConditions:
+    """Answers for each call a key that changes when its regime does. One per gate; holds modules during a run only."""
+
+    def __init__(self) -> None:
+        self._windows: list[tuple[float, float]] = []
+        self.reset()
+
+    def arguments(self, given: Mapping[str, Any]) -> None:
+        """The pipeline is called with these arguments: when its ControlNets are on."""
+        starts, ends = (_listed(given.get(f"control_guidance_{which}")) for which in ("start", "end"))
+        count = max(len(starts), len(ends))
+        self._windows = [
+            (starts[index] if len(starts) == count else starts[0], ends[index] if len(ends) == count else ends[0])
+            for index in range(count if starts and ends else 0)
+        ]
+
+    def reset(self) -> None:
+        self._adapters: dict[str, list[Any]] = {}
+        self._strengths: tuple[int, str, Hashable] = (-1, "", ())
+
+    def key(self, call: DenoiserCall) -> Hashable:
+        context = call.context
+        switches = _kinds(call.arguments), self._controlled(call), self._strength(call)
+        return context.run, context.mixed, call.content, switches
+
+    def _controlled(self, call: DenoiserCall) -> tuple[bool, ...]:
+        """For each ControlNet whether it is on: pipelines go on calling it and multiply its answers by 0."""
+        step, steps = call.context.step, max(call.context.steps, 1)
+        return tuple(step / steps >= start and (step + 1) / steps <= end for start, end in self._windows)
+
+    def _strength(self, call: DenoiserCall) -> Hashable:
+        """How strong LoRA and image-prompt adapters are; read once for each step."""
+        step, denoiser, strengths = self._strengths
+        if (step, denoiser) != (call.context.step, call.denoiser):
+            if call.denoiser not in self._adapters:
+                self._adapters[call.denoiser] = adapters(call.module)
+            strengths = tuple(_read(adapter) for adapter in self._adapters[call.denoiser])
+            self._strengths = call.context.step, call.denoiser, strengths
+        return strengths
+
+
+def adapters(denoiser: torch.nn.Module) -> list[Any]:
+    """The denoiser's LoRA layers (peft's), and its attention processors that add an image prompt."""
+    modules = list(denoiser.modules())
+    processors = (getattr(module, "processor", None) for module in modules)
+    return [
+        *(module for module in modules if isinstance(getattr(module, "scaling", None), dict)),
+        *(one for one in processors if isinstance(getattr(one, "scale", None), (int, float, list, tuple))),
+    ]
+
+
+def _read(adapter: Any) -> Hashable:
+    if hasattr(adapter, "scaling"):
+        return *adapter.scaling.items(), *adapter.active_adapters, adapter.disable_adapters
+    return repr(adapter.scale)  # a number, or lists of numbers and of dictionaries
+
+
+def _kinds(arguments: Mapping[str, Any]) -> Kinds:
+    """Which arguments there are, and the switches among them: another mode is another kind of call."""
+    return tuple((name, _kind(name, value)) for name, value in arguments.items() if value is not None)
+
+
+def _kind(name: str, value: Any) -> Hashable:
+    if isinstance(value, (bool, str)) or (name == "scale" and isinstance(value, (int, float))):
+        return value
+    return _kinds(value) if type(value) is dict and all(isinstance(key, str) for key in value) else None
+
+
+def _listed(value: Any) -> list[float]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]

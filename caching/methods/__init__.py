@@ -1,0 +1,1 @@
+"""The caches: one technique in each file."""

@@ -1,0 +1,180 @@
+"""Static schedules: which steps compute is known before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
+
+from accel.anatomy import Anatomy
+from accel.caching.cache_method import CacheMethod
+from accel.caching.calibration.recorded_signals import Distance, no_distance
+from accel.caching.calibration.table import RunTrace, StepTable
+from accel.caching.planning import PlanRules, plan_steps
+from accel.caching.policy import Decision, Policy
+from accel.caching.predictor import Predictor
+from accel.caching.signal import NoSignal, Signal
+from accel.method import finite_numbers, setting
+
+if TYPE_CHECKING:
+    from accel.caching.calibration.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class OptimalSchedule(CacheMethod):
+    """Computes the fraction `compute` of the steps, spread as evenly as the run's noise levels ask for.
+
+    Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
+    nothing about the model, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)` plans with
+    measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device.
+    Two experts are planned one after the other. Do not use it where steps are few and far apart.
+    Memory: the predictor's, four latents per stream by default.
+    """
+
+    data_free = True
+
+    compute: float = setting(0.5, 0.0, 1.0, "fraction of the steps that compute; 1 never skips", dial=True)
+    _: KW_ONLY
+    warmup: int = setting(2, 1, 1000, "first steps that always compute")
+    final: int = setting(1, 1, 1000, "last steps that always compute")
+    max_skips: int = setting(7, 1, 30, "most predictions in a row")
+    fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
+    careful: float = setting(
+        1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full"
+    )
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[OptimalSchedule]:
+        return (cls(),)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[OptimalSchedule]:
+        return (cls(),)
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> OptimalSchedule:
+        return replace(self, compute=round(share, 4))
+
+    def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
+        rules = rules_for(self.predictor.expected_output(anatomy), self.warmup, self.final, self.max_skips)
+        share = self.share if anatomy.corrects_in_full else self.careful_share
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules)
+
+    def share(self, steps: int) -> float:
+        """The fraction that computes of a run of so many steps."""
+        return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
+
+    def careful_share(self, steps: int) -> float:
+        """The same where forecasts cannot be made up for in full (`Anatomy.corrects_in_full`)."""
+        return 1.0 - self.careful * (1.0 - self.share(steps))
+
+
+@dataclass(frozen=True)
+class StaticSchedule(CacheMethod):
+    """Computes the steps nearest to the given noise levels and predicts the others.
+
+    sigmas: noise levels that compute, as the scheduler counts them (1..0 for flow matching, noise-to-signal ratio
+    otherwise). They are noise levels and not step numbers, so the schedule means the same at another step count and in
+    image-to-image: as many steps compute, and the longer run is accelerated more. Made by `accel.caching.calibrate` or
+    by hand; `StaticSchedule.from_mask` takes cache-dit's steps computation mask.
+    Memory: the predictor's, three latents per stream by default.
+    """
+
+    data_free = True
+
+    sigmas: tuple[float, ...] = ()
+    _: KW_ONLY
+    warmup: int = setting(1, 1, 1000, "first steps that always compute")
+    max_skips: int = setting(1000, 1, 1000, "most predictions in a row")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (finite_numbers(self.sigmas) and self.sigmas and min(self.sigmas) >= 0):
+            raise ValueError(
+                f"StaticSchedule.sigmas must be a tuple of noise levels of at least 0, such as (1.0, 0.9, 0.5), "
+                f"not {self.sigmas!r}."
+            )
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[StaticSchedule]:
+        """What it lists is filled in from the calibration."""
+        return (cls((0.0,)),)
+
+    @classmethod
+    def for_comparison(cls) -> Sequence[StaticSchedule]:
+        return cls.for_tuning()
+
+    def at_share(self, share: float, calibration: Calibration | None, steps: int) -> StaticSchedule:
+        if calibration is None:
+            raise ValueError("StaticSchedule is planned by a calibration only.")
+        return calibration.schedule(share, steps)
+
+    @classmethod
+    def from_mask(cls, mask: Sequence[int], sigmas: Sequence[float]) -> StaticSchedule:
+        """1 computes, 0 predicts; `sigmas` are those of the run that the mask was made for (`scheduler.sigmas`)."""
+        if len(sigmas) < len(mask):
+            raise ValueError(f"There are {len(mask)} entries in the mask and only {len(sigmas)} noise levels.")
+        return cls(tuple(float(sigma) for computes, sigma in zip(mask, sigmas, strict=False) if computes))
+
+    def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
+        return NoSignal(), ListedSteps(self.sigmas)
+
+    def recorded_parts(
+        self, table: StepTable, trace: RunTrace, anatomy: Anatomy | None = None
+    ) -> tuple[Distance, Policy]:
+        return no_distance, ListedSteps(self.sigmas)
+
+
+def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> PlanRules:
+    """What a plan must know of the cache that follows it."""
+    order, corrector = predictor.degrees
+    return PlanRules(warmup, final, max_skips, order=min(order, 1), corrector=min(corrector, 2))
+
+
+class PlannedSteps(Policy):
+    """Follows the plan for this run's noise levels."""
+
+    def __init__(self, share: Callable[[int], float], flow: bool, rules: PlanRules) -> None:
+        self._share, self._flow, self._rules = share, flow, rules
+        self._computes: tuple[bool, ...] = ()
+        self._first = 0
+
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+        rest = tuple(sigmas[span.start : span.stop + 1])
+        # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
+        levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
+        self._first, share = span.start, self._share(round(steps * levels))
+        flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
+        if share < 1:
+            self._computes = plan_steps(rest, share, flow=flow, rules=self._rules, weights=weights)
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        index = position - self._first
+        if not 0 <= index < len(self._computes):
+            return Decision(False, "beyond the plan" if self._computes else "everything computes")
+        return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
+
+
+class ListedSteps(Policy):
+    """Computes the steps whose noise levels are nearest to the listed ones, each entry a step of its own if it can."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self._listed = sorted(sigmas, reverse=True)
+        self._computes: set[int] = set()
+
+    def begin(self, sigmas: Sequence[float], span: range, steps: int, weights: Sequence[float] = ()) -> None:
+        self._computes = nearest_steps(self._listed, list(sigmas[:-1]))
+
+    def decide(self, distance: float | None, position: int, total: int) -> Decision:
+        skip = position not in self._computes
+        return Decision(skip, "not listed" if skip else "listed")
+
+
+def nearest_steps(wanted: Sequence[float], sigmas: Sequence[float]) -> set[int]:
+    """For every wanted noise level the nearest step that is still free, from noise to clean."""
+    free, chosen = list(range(len(sigmas))), set()
+    for sigma in wanted:
+        if free:
+            nearest = min(free, key=lambda step: abs(sigmas[step] - sigma))
+            free.remove(nearest)
+            chosen.add(nearest)
+    return chosen

@@ -1,0 +1,317 @@
+"""The page in a real browser: what a person does, and sees."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio", reason="the app needs gradio")
+pytest.importorskip("playwright", reason="browser tests need playwright")
+from playwright import sync_api
+
+import accel
+from accel.app.settings import StudioSettings
+from accel.recipe import Recipe
+from tests.app.served import Served
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Chromium (Debian's package chromium)"),
+]
+
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+RECIPE = Recipe(cache=accel.OptimalSchedule(0.6))
+SMALL = StudioSettings(
+    prompt="a red circle moves left on a dark background", steps=10, width=32, height=32, frames=5, recipe=RECIPE
+)
+LONG = 300_000  # milliseconds, for whatever a busy machine may need
+UNDER_WAY = re.compile(r"step ([3-9]|\d\d) of 100")
+Open = Callable[..., Any]
+expect = sync_api.expect
+expect.set_options(timeout=LONG)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    found = Served()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(served: Served, browser: Any, tmp_path: Path) -> Iterator[Open]:
+    """Opens the page with these settings. At the end nothing may have gone wrong in it, or been asked of others."""
+    pages, problems = [], []
+
+    def open_page(settings: StudioSettings = SMALL, viewport: dict[str, int] = WIDE) -> Any:
+        page = browser.new_page(viewport=viewport)
+        pages.append(page)
+        page.set_default_timeout(LONG)
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: problems.append(request.url) if foreign(request.url, served.url) else None)
+        page.goto(served.url)
+        restore(page, written(settings, tmp_path))
+        expect(page.locator("#prompt textarea")).to_have_value(settings.prompt)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert problems == []
+
+
+def foreign(url: str, own: str) -> bool:
+    return not url.startswith((own, "data:", "blob:"))
+
+
+def written(settings: StudioSettings, folder: Path) -> Path:
+    path = folder / f"{settings.key()}.json"
+    path.write_text(json.dumps(settings.to_dict()))
+    return path
+
+
+def restore(page: Any, path: Path) -> None:
+    page.get_by_role("button", name="Restore settings from a file").click()
+    page.locator("#dropped input[type=file]").set_input_files(path)
+
+
+def generate(page: Any) -> None:
+    """One run, to its end."""
+    when = "document.querySelector('#compare-headline .figures')?.dataset.when"
+    before = page.evaluate(when)
+    page.locator("#generate").click()
+    page.wait_for_function(f"before => {when} && {when} !== before", arg=before)
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+def shown(page: Any, name: str = "compare") -> Any:
+    """The viewer, once it has drawn its clip."""
+    viewer = page.locator(f"#{name}-viewer")
+    expect(viewer.locator("canvas").first).to_be_visible()
+    page.wait_for_function("name => document.querySelector(`#${name}-viewer [data-ready=yes]`)", arg=name)
+    return viewer
+
+
+def pixels(viewer: Any, pane: int = 0) -> list[int]:
+    """What a canvas shows, RGBA, row by row."""
+    script = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    return list(viewer.locator("canvas").nth(pane).evaluate(script))
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def overflow(page: Any) -> int:
+    """Pixels that the page is wider than its window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["1280", "390"])
+def test_generate_shows_both_clips_and_what_was_measured(visit: Open, viewport: dict[str, int]) -> None:
+    page = visit(viewport=viewport)
+    generate(page)
+    viewer = shown(page)
+    for pane in (0, 1):
+        assert len(set(pixels(viewer, pane))) > 10
+    expect(page.locator("[data-figure=speedup] b")).to_have_text(re.compile(r"\d\.\d\d×"))
+    expect(page.locator("[data-figure=psnr] b")).to_have_text(re.compile(r"[\d.]+ dB"))
+    expect(page.locator("#compare-details .cells").first.locator("i")).to_have_count(10)
+    expect(page.locator("#compare-details .times")).to_be_visible()
+    expect(page.locator("#cost")).to_contain_text("from the cache")
+    assert overflow(page) <= 0
+
+
+def test_the_viewer_plays_steps_and_finds_the_worst_frame(visit: Open) -> None:
+    page = visit()
+    generate(page)
+    viewer = shown(page)
+    frame = viewer.locator(".frame")
+    expect(frame).to_have_text("3 / 5")
+    viewer.get_by_label("One frame on").click()
+    expect(frame).to_have_text("4 / 5")
+    second = pixels(viewer, 1)
+    viewer.locator(".viewer").press("ArrowLeft")
+    viewer.locator(".viewer").press("ArrowLeft")
+    expect(frame).to_have_text("2 / 5")
+    assert pixels(viewer, 1) != second  # one transport for both
+    viewer.get_by_role("button", name="Worst frame").click()
+    worst = viewer.locator(".wide .curve").get_attribute("aria-label")
+    expect(frame).to_have_text(f"{worst.rpartition(' ')[2]} / 5")
+    viewer.get_by_label("Play").click()
+    page.wait_for_function("was => document.querySelector('#compare-viewer .frame').textContent !== was",
+                           arg=frame.inner_text())  # fmt: skip
+    viewer.get_by_label("Pause").click()
+
+
+def test_slider_flip_and_difference(visit: Open) -> None:
+    page = visit()
+    generate(page)
+    viewer = shown(page)
+    base, fast = pixels(viewer, 0), pixels(viewer, 1)
+    assert base != fast
+    viewer.get_by_role("button", name="Flip").click()
+    assert pixels(viewer) == base
+    viewer.locator(".viewer").press("f")
+    assert pixels(viewer) == fast
+    viewer.get_by_role("button", name="Difference").click()
+    expected = [value if at % 4 == 3 else min(255, 4 * abs(value - fast[at])) for at, value in enumerate(base)]
+    assert pixels(viewer) == expected
+    viewer.get_by_role("button", name="Slider").click()
+    viewer.locator("canvas").first.click(position={"x": 2, "y": 40})
+    width = 32
+    wiped = pixels(viewer)
+    assert wiped[4 * (width - 8) : 4 * width] == fast[4 * (width - 8) : 4 * width]
+
+
+def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, visit: Open) -> None:
+    page = visit()
+    generate(page)
+    expect(page.locator("[data-figure=calls] b")).to_have_text("12 of 20")
+    box = page.get_by_label("cache compute")
+    box.fill("0.9")
+    box.press("Enter")
+    expect(page.locator("#cost")).to_contain_text("90 %")
+    before = served.at_rest()
+    generate(page)
+    expect(page.locator("[data-figure=calls] b")).to_have_text("18 of 20")
+    assert served.calls - before <= 18 + 4  # no baseline; a warm-up of one or two steps
+    expect(page.locator("[data-figure=seconds] span")).to_contain_text("from the cache")
+
+
+def test_every_method_has_its_knobs(visit: Open) -> None:
+    page = visit()
+    page.get_by_label("Guidance method").select_option("AdaptiveGuidance")
+    box = page.get_by_label("guidance threshold")
+    expect(box).to_have_value("0.95")
+    box.fill("7")
+    box.press("Enter")
+    expect(page.locator("#cost .problem")).to_contain_text("AdaptiveGuidance.threshold must be a number from -1 to 2")
+    page.get_by_role("button", name="turbo").click()
+    expect(page.get_by_label("cache compute")).to_have_value("0.22")
+    expect(page.get_by_label("Guidance method")).to_have_value("")
+
+
+def test_cancel_stops_the_work_within_a_step(served: Served, visit: Open) -> None:
+    page = visit(replace(SMALL, seed=21, steps=100))
+    with served.slowly(0.2):
+        begun = served.calls
+        page.locator("#generate").click()
+        expect(page.locator("#progress")).to_contain_text(UNDER_WAY)
+        assert served.calls > begun
+        page.locator("#cancel").click()
+        expect(page.locator("#progress .problem")).to_contain_text("cancelled")
+        before = served.calls
+        assert served.at_rest() - before <= 1
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+def test_a_page_that_is_closed_stops_its_work(served: Served, visit: Open) -> None:
+    page = visit(replace(SMALL, seed=22, steps=100))
+    with served.slowly(0.2):
+        page.locator("#generate").click()
+        expect(page.locator("#progress")).to_contain_text(UNDER_WAY)
+        before = served.calls
+        page.close()
+        assert served.at_rest() - before < 20  # of the 175 that were left
+
+
+def test_sweep_and_a_click_on_a_point_loads_that_pair(visit: Open) -> None:
+    page = visit()
+    tab(page, "Sweep")
+    page.locator("#axis input").click()
+    page.get_by_role("option", name="OptimalSchedule: compute").click()
+    values = page.locator("#values textarea, #values input")
+    expect(values).not_to_have_value("lossless, balanced, fast, turbo")
+    page.wait_for_timeout(500)  # on a busy machine the page draws what it suggests once more
+    values.fill("0.9, 0.6")
+    values.press("Tab")
+    expect(values).to_have_value("0.9, 0.6")
+    page.locator("#sweep").click()
+    points = page.locator("#plot svg:visible [data-index]")
+    expect(points).to_have_count(2)
+    expect(page.locator("#cancel-sweep")).to_be_disabled()
+    points.nth(0).locator(".hit").click()
+    shown(page, "sweep")
+    expect(page.locator("#sweep-headline [data-figure=calls] b")).to_have_text("18 of 20")
+    points.nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#sweep-headline [data-figure=calls] b")).to_have_text("12 of 20")
+
+
+def test_a_produced_file_restores_its_settings(served: Served, visit: Open, tmp_path: Path) -> None:
+    page = visit(replace(SMALL, seed=5))
+    generate(page)
+    viewer = shown(page)
+    with page.expect_download() as download:
+        viewer.locator(".downloads a").nth(1).click()
+    clip = tmp_path / "clip.mp4"
+    download.value.save_as(clip)
+    other = visit(replace(SMALL, prompt="a blue square", recipe=Recipe(name="off")))
+    other.locator("#dropped").get_by_label("Clear").or_(other.locator("#dropped button[title=Clear]")).first.click()
+    other.locator("#dropped input[type=file]").set_input_files(clip)
+    expect(other.locator("#prompt textarea")).to_have_value(SMALL.prompt)
+    expect(other.locator("#seed input")).to_have_value("5")
+    expect(other.get_by_label("cache compute")).to_have_value("0.6")
+
+
+def test_bad_input_is_one_sentence(visit: Open) -> None:
+    page = visit()
+    page.locator("#steps input").fill("100000")
+    page.locator("#generate").click()
+    expect(page.locator("#progress .problem")).to_contain_text("Steps must be a whole number from 1 to 200")
+    page.locator("#steps input").fill("10")
+    generate(page)
+    shown(page)
+    expect(page.locator("#progress .problem")).to_have_count(0)
+
+
+def test_blind_vote_and_history(served: Served, visit: Open) -> None:
+    page = visit(replace(SMALL, seed=8))
+    generate(page)
+    tab(page, "Blind")
+    page.locator("#next-pair").click()
+    viewer = shown(page, "blind")
+    expect(viewer.locator("figcaption").first).to_have_text("A")
+    page.locator("#vote-same").click()
+    expect(page.locator("#verdict")).to_contain_text("You saw no difference")
+    assert served.studio.votes()[-1].settings.seed == 8
+    tab(page, "Compare")
+    page.locator("#seed input").fill("9")
+    tab(page, "History")
+    page.locator("#history [data-index='0']").click()
+    expect(page.locator("#seed input")).to_have_value("8")
+
+
+def test_two_visitors_at_once_get_their_own(served: Served, visit: Open) -> None:
+    one = visit(replace(SMALL, seed=31))
+    two = visit(replace(SMALL, seed=32, recipe=Recipe(cache=accel.OptimalSchedule(0.9))))
+    with served.slowly(0.02):
+        one.locator("#generate").click()
+        two.locator("#generate").click()
+        for page, calls in ((one, "12 of 20"), (two, "18 of 20")):
+            expect(page.locator("[data-figure=calls] b")).to_have_text(calls)
+            expect(page.locator("#cancel")).to_be_disabled()
+    first, second = pixels(shown(one)), pixels(shown(two))
+    assert first != second
+    tab(one, "History")
+    expect(one.locator("#history tbody tr")).to_have_count(1)

@@ -1,0 +1,28 @@
+"""Which clips are searched with, and which ones are kept back."""
+
+from __future__ import annotations
+
+from accel.tuning.clip_split import FEWEST_HELD_OUT, PromptSeed, split_clips
+
+PROMPTS = [f"prompt {number}" for number in range(12)]
+
+
+def test_what_is_judged_on_was_not_searched_with() -> None:
+    found = split_clips(PROMPTS, None, seed=5)
+    assert [shot.prompt for shot in found.shots] == PROMPTS[:4]
+    assert found.unseen == tuple(PromptSeed(prompt, 5) for prompt in PROMPTS[4:])
+
+
+def test_few_prompts_are_held_out_with_other_seeds() -> None:
+    found = split_clips(PROMPTS[:2], None, seed=0)
+    assert found.held_out >= FEWEST_HELD_OUT
+    assert not set(found.shots) & set(found.unseen)
+
+
+def test_with_little_time_fewer_are_judged_on_and_the_first_ones_stay() -> None:
+    found = split_clips(PROMPTS, None, seed=0)
+    fewer = found.judged_on(7)
+    assert fewer.unseen == found.unseen[:7] and fewer.shots == found.shots
+    assert found.judged_on(0).held_out == FEWEST_HELD_OUT
+    assert found.judged_on(100) == found
+    assert split_clips(PROMPTS[:2], None, seed=0).judged_on(1).held_out >= FEWEST_HELD_OUT

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 import accel
-from accel import Extrapolate, OptimalSchedule, StaticSchedule
+from accel import OptimalSchedule, StaticSchedule
 from accel.caching.methods.schedules import nearest_steps
 from accel.caching.planning import PlanRules, cheapest, gap_errors, plan_steps, uneven
 from tests.caching.toy import ToyPipeline

@@ -69,7 +69,7 @@ def _planned(sigmas: tuple[float, ...], compute: float, flow: bool, rules: PlanR
 
 
 def _plan(errors: Array, compute: float, rules: PlanRules) -> tuple[bool, ...]:
-    total = errors.shape[1]
+    total = int(errors.shape[1])
     if total <= rules.warmup + rules.final:
         return (True,) * total
     errors = errors.copy()

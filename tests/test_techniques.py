@@ -34,10 +34,10 @@ from tests.tiny import TINY, run
 ROOT = Path(__file__).parents[1]
 # lever: (file in tests/outside, folder that such techniques live in, class, its dial)
 OUTSIDE = {
-    "cache": ("mean_cache", "caching", "MeanCache", "threshold"),
+    "cache": ("mean_cache", "caching/methods", "MeanCache", "threshold"),
     "sampler": ("careful_adams", "samplers", "CarefulAdams", "trust"),
-    "guidance": ("early_guidance", "samplers", "EarlyGuidance", "share"),
-    "attention": ("band", "attention", "Band", "reach"),
+    "guidance": ("early_guidance", "samplers/guidance", "EarlyGuidance", "share"),
+    "attention": ("band", "attention/methods", "Band", "reach"),
 }
 STEPS = 12
 every_lever = pytest.mark.parametrize("lever", OUTSIDE)
@@ -151,8 +151,8 @@ import accel, json
 from accel.recipe import Recipe
 found = {}
 for lever, (file, folder, name, _) in OUTSIDE.items():
-    kind = getattr(accel, name)
-    assert kind is getattr(getattr(accel, folder), name) and name in dir(getattr(accel, folder))
+    kind, package = getattr(accel, name), getattr(accel, folder.partition("/")[0])
+    assert kind is getattr(package, name) and name in dir(package)
     assert Recipe.from_dict({lever: {"method": name}}) == Recipe(**{lever: kind()})
     found[name] = kind.__module__
 print(json.dumps([found, dir(accel), accel.__file__]))
@@ -163,5 +163,5 @@ print(json.dumps([found, dir(accel), accel.__file__]))
     )  # fmt: skip
     found, shown, where = json.loads(done.stdout)
     assert Path(where).is_relative_to(tmp_path)
-    assert found == {name: f"accel.{folder}.{file}" for file, folder, name, _ in OUTSIDE.values()}
+    assert found == {name: f"accel.{folder.replace('/', '.')}.{file}" for file, folder, name, _ in OUTSIDE.values()}
     assert set(shown) == set(dir(accel))

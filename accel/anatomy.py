@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from accel import families
+from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
-from accel.schedulers import Samples, TimestepInput, scheduler_anatomy
-from accel.spaces import Prediction
+from accel.schedulers import TimestepInput, scheduler_anatomy
 from accel.unet_layers import UNetLayers, unet_layers
 
 # How the conditional and the unconditional output of one step are asked for: in calls of their own, by a guider; the

@@ -11,8 +11,8 @@ import torch
 from accel import families
 from accel.anatomy import DenoiserAnatomy, anatomy_of, clean_from_prediction
 from accel.loading import POCKET
+from accel.parametrization import Prediction
 from accel.schedulers import prediction_of
-from accel.spaces import Prediction
 
 
 @dataclass(frozen=True)

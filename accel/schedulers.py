@@ -1,5 +1,6 @@
 """What a scheduler is: what it takes its model to predict, how its samples are scaled, whether its updates are linear,
-and how it can be told noise levels. All of it is asked of copies; what cannot be asked is in `accel.families`.
+and how it can be told noise levels. All of it is asked of copies; what cannot be asked is in
+`accel.known_schedulers`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from accel import families
+from accel import known_schedulers
 from accel.clock import Timetable
 from accel.parametrization import Prediction, Samples, output_shares, prediction_in, shares
 from accel.update import FRESH, Deep, LinearUpdates, Unknown, config_of, copy_scheduler
@@ -164,12 +165,13 @@ def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
     config, alphas = config_of(scheduler), getattr(scheduler, "alphas_cumprod", None)
     if "flow" in prediction or not isinstance(alphas, torch.Tensor):
         return {}
-    if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
+    if any(config.get(setting) not in (None, usual) for setting, usual in known_schedulers.PLAIN_SETTINGS.items()):
         return {}
-    found = families.EXCHANGES.get(type(scheduler).__name__, ())
-    if float(alphas[-1]) > families.PURE_NOISE:
-        return {other: tuple(families.SPACINGS) for other in found}
-    return {other: families.PURE_NOISE_SPACINGS for other in found if other in families.PURE_NOISE_SOLVERS}
+    found = known_schedulers.known_scheduler(scheduler).exchanges
+    if float(alphas[-1]) > known_schedulers.PURE_NOISE:
+        return {other: tuple(known_schedulers.SPACINGS) for other in found}
+    able = (other for other in found if known_schedulers.KNOWN[other].pure_noise)
+    return {other: known_schedulers.PURE_NOISE_SPACINGS for other in able}
 
 
 def _prediction(table: Timetable, samples: Samples | None) -> Prediction:

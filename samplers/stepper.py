@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel import families
+from accel import known_schedulers
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall
 from accel.clock import Timetable
@@ -114,7 +114,11 @@ class Stepper(Lever):
         if not self.method.depth:
             return result
         known = all(given in arguments for given in ("model_output", "timestep", "sample"))
-        if samples is None or not known or any(_is_on(arguments.get(given)) for given in families.OTHER_UPDATES):
+        if (
+            samples is None
+            or not known
+            or any(_is_on(arguments.get(given)) for given in known_schedulers.OTHER_UPDATES)
+        ):
             self._history.clear()
             return result
         sigma, following, place = self._place(name, scheduler, arguments["timestep"])

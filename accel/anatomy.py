@@ -57,7 +57,7 @@ class Anatomy:
     depth: int = 1  # outputs that a scheduler's update uses, at most
     leveled: bool = True  # whether all schedulers say at which noise levels their steps are
     twice: bool = False  # whether one evaluates some of them twice (Heun)
-    # Of two experts the first, and the flow time below which the other one answers (Wan 2.2).
+    # Of two experts the first, and the flow time below which the other one takes over (Wan 2.2).
     handover: tuple[str, float] | None = None
     # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The engine: every cache of this package is this gate with its own signal, policy and predictor.
+"""The engine: every cache at the denoiser's boundary is this gate with its own signal, policy and predictor.
 
 It stands at the denoiser's own call (latents in, prediction out), so it needs no knowledge of the model's inside, costs
 memory of latent size, and is right with ControlNet residuals, LoRA and offloading by construction.
@@ -63,7 +63,7 @@ class LeaveDenoiser(BaseException):
 
 
 class CacheGate(Lever):
-    """Answers denoiser calls from the past where the method says so.
+    """Forecasts denoiser calls from earlier outputs where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
     fresh and a predicted output. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
@@ -88,7 +88,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
-        self._limits: set[str] = set()  # of what forecasts get wrong being made up for
+        self._limits: set[str] = set()  # why forecasts are corrected in part or not at all
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         stream = self._stream(call)
@@ -134,7 +134,7 @@ class CacheGate(Lever):
         return stream
 
     def _begin_step(self, call: DenoiserCall, key: Key) -> Stream:
-        """A stream whose history begins with this call. What is still owed to a solver's older outputs is forgotten: it
+        """A stream whose history begins with this call. What a solver's older outputs still lack is forgotten: it
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
         context, span = call.context, self._span(call)
@@ -154,7 +154,7 @@ class CacheGate(Lever):
         return range(context.position, end)
 
     def _why_unfit(self, call: DenoiserCall, stream: Stream) -> Decision | None:
-        """The decision to compute where no answer of this stream can be forecast."""
+        """The decision to compute where no output of this stream can be forecast."""
         if stream.stateful:
             return Decision(False, STATE)
         return Decision(False, MIXED) if call.context.mixed else None
@@ -219,7 +219,7 @@ class CacheGate(Lever):
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
-            # Another kind of output (Qwen-Image 2.1 with its key-value cache answers longer the first time).
+            # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
             self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
             stream.seen = stream.computed = call.context.step
         stream.shapes = [value.shape for value in outputs]
@@ -236,7 +236,7 @@ class CacheGate(Lever):
     def _correct(
         self, call: DenoiserCall, stream: Stream, memory: PastValues, answer: Any, reason: str
     ) -> tuple[Any, str]:
-        """The computed output with what the last forecasts owe, and why."""
+        """The computed output, corrected for the errors of the last forecasts, and why."""
         if stream.corrector is None:
             return answer, reason
         predictor, history, length = stream.predictor, stream.history, stream.corrector.length

@@ -1,4 +1,4 @@
-"""Listening inside the denoiser: at one module, or at what its first blocks make of the image tokens."""
+"""Listens inside the denoiser: at one module, or at what its first blocks make of the image tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver of a render: what is open, who renders it, and the books. `accel.render` is its front."""
+"""The driver of a render: which jobs are open, who renders them, and the ledger. `accel.render` is its front."""
 
 from __future__ import annotations
 

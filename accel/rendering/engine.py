@@ -1,4 +1,4 @@
-"""Who renders: an engine gets the calls that the open jobs need, and sees to it that each job has one outcome."""
+"""An engine renders: it gets the calls that the open jobs need, and makes sure that each job has one outcome."""
 
 from __future__ import annotations
 

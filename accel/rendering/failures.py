@@ -1,4 +1,4 @@
-"""Failures that are not a job's own: the disk, the model, the device. The jobs stay open and nothing is recorded."""
+"""Failures that are not a job's fault: the disk, the model, the device. The jobs stay open and nothing is recorded."""
 
 from __future__ import annotations
 

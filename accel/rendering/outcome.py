@@ -1,4 +1,4 @@
-"""What a worker is told, and what it says of each job: plain data, so that workers may be processes anywhere."""
+"""What a worker is sent, and what it reports of each job: plain data, so that workers may be processes anywhere."""
 
 from __future__ import annotations
 

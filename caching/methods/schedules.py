@@ -26,7 +26,7 @@ class OptimalSchedule(CacheMethod):
 
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
     nothing about the model, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)` plans with
-    measured answers instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device.
+    measured outputs instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device.
     Two experts are planned one after the other. Do not use it where steps are few and far apart.
     Memory: the predictor's, four latents per stream by default.
     """

@@ -1,4 +1,4 @@
-"""What of a pipeline call decides where its run goes: the arguments that matter, and the noise that it starts from."""
+"""What decides where a pipeline call's run goes: the arguments that matter, and the noise that it starts from."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def calibrate_linear(
 
 @dataclass(frozen=True)
 class _Fit(GuidanceMethod, lever="guidance", abstract=True):
-    """Evaluates everything, and answers the steps to come as the calibrated method will."""
+    """Evaluates everything, and returns for later steps what the calibrated method will."""
 
     every: int
     start: float

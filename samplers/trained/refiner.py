@@ -74,7 +74,7 @@ class Refiner:
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
 
     def refined_output(self, arguments: Mapping[str, Any], last: torch.Tensor) -> Any:
-        """The refined answer to a denoiser call with these arguments (by name), in the denoiser's own structure.
+        """The refined output for a denoiser call with these arguments (by name), in the denoiser's own structure.
 
         last: this stream's last output, shaped like the latents but for the channels.
         """
@@ -93,7 +93,7 @@ class Refiner:
         return all(alike) and answer.shape[axis] == self.facts.width
 
     def obstacle(self, anatomy: Anatomy) -> str | None:
-        """Why it cannot answer for the denoisers of that pipeline, and what to do; None if it can."""
+        """Why it cannot stand in for the denoisers of that pipeline, and what to do; None if it can."""
         return foreign(self, self.facts, getattr(self.model, "config", {}), anatomy)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -36,7 +36,7 @@ PRESETS = {
     "lossless": Preset(
         "above {:g} dB against the unaccelerated output",
         40.0,
-        Recipe(cache=OptimalSchedule(0.66, fewest=20, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.72, fewest=20, careful=0.5)),
     ),
     "balanced": Preset(
         "about {:g} dB",
@@ -46,12 +46,12 @@ PRESETS = {
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.34, fewest=13, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.34, fewest=15, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
         None,
-        Recipe(cache=OptimalSchedule(0.28, fewest=10, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.28, fewest=14, careful=0.5)),
     ),
 }
 

@@ -150,7 +150,7 @@ BAD = {
     '{"prompt": "a", "image": "real.png"}': "image is given, but WanPocketPipeline takes no 'image'",
     '{"prompt": "a", "output": "{secret}"}': "output: {secret} is not known",
     '{"prompt": "a", "output": "../{id}"}': "must not be empty or lead out of the output folder",
-    '{"prompt": "a", "output": "/etc/{id}"}': "must not begin with a folder or drive",
+    '{"prompt": "a", "output": "/etc/{id}"}': "must not start at a root or drive",
     '{"prompt": "a", "output": "{slug.__class__}"}': "{slug.__class__} is not known",
     '{"prompt": "a", "format": "gif"}': "format must be one of png, webp, mp4, not 'gif'",
     '{"prompt": "a", "fps": 0}': "fps must be above 0",

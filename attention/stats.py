@@ -78,7 +78,7 @@ class AttentionStats:
         self.peak = max(self.peak, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
     def summary(self, transformer: bool) -> str:
-        """The account in a sentence. transformer: the denoiser is one, so the share of attention can be told."""
+        """The account in a sentence. transformer: the denoiser is one, so attention's share is known."""
         parts = [self._outcome(transformer)]
         if self.dense:
             reasons = [f"{count} {reason}" for reason, count in self.dense.most_common(MOST_REASONS)]

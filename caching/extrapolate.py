@@ -94,7 +94,7 @@ class Extrapolate(Predictor, lever="predictor"):
         return self._through_noise() if anatomy.random else self
 
     def _through_noise(self) -> Extrapolate:
-        """Through fresh noise a slope leads astray, and a parabola does even between what is known."""
+        """Through fresh noise a slope misleads, and a parabola does so even between known values."""
         return replace(self, order=0, corrector=1)
 
     def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:

@@ -47,7 +47,7 @@ class Stream:
     signal: Signal
     policy: Policy
     predictor: Predictor
-    corrector: ForecastCorrector | None  # where forecasts are made up for
+    corrector: ForecastCorrector | None  # where forecasts are corrected
     history: list[PastValues] = field(default_factory=list)
     seen: int = -1  # the last step that called
     computed: int = -1  # the last step that computed
@@ -263,7 +263,7 @@ class CacheGate(Lever):
         return DenoiserResult(answer, "predicted", decision.reason, decision.code)
 
     def _forecasting(self, call: DenoiserCall) -> tuple[Predictor, LinearUpdates | None, Anatomy]:
-        """The predictor as it fits this run's updates, these where they can make up for its forecasts, and the anatomy
+        """The predictor as it fits this run's updates, these where they can correct its forecasts, and the anatomy
         with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
         """
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)

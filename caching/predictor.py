@@ -43,15 +43,15 @@ class Predictor(Method, lever="predictor", abstract=True):
 
     @property
     def corrects(self) -> bool:
-        """Whether the first computed step after forecasts makes up for their errors."""
+        """Whether the first computed step after forecasts corrects their errors."""
         return False
 
     def without_correction(self) -> Predictor:
-        """The same without making up for errors."""
+        """The same without correction."""
         return self
 
     def under(self, updates: Callable[[str], LinearUpdates], kind: str) -> tuple[Predictor, LinearUpdates | None, str]:
-        """The same for a run, the updates by which it makes up for its errors, if any, and why it does not where it
+        """The same for a run, the updates by which it corrects its errors, if any, and why it does not where it
         would. updates: asks for them, by what they are made of ("output" or "x0"), see `accel.call.DenoiserCall`.
         """
         return self, None, ""

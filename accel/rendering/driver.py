@@ -141,7 +141,7 @@ def plan_for(
 
 
 class Driver:
-    """Keeps the books of one render: one process per folder (or shard) does, whatever the number of workers."""
+    """Keeps the ledger of one render. There is one per folder (or shard), whatever the number of workers."""
 
     def __init__(self, plan: RenderPlan, out: Path, shard: Shard | None = None) -> None:
         self.plan, self.shard = plan, shard

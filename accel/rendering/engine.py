@@ -29,7 +29,7 @@ class DriverCallbacks:
 
 
 class Engine(Protocol):
-    """Runs groups, each in one call by a process that holds a Worker, until all are done or the desk says stop."""
+    """Runs groups, each in one call by a process that holds a Worker, until all are done or the driver says stop."""
 
     def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None: ...
 

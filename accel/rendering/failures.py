@@ -21,7 +21,7 @@ class ModelError(ValueError):
 
 
 class DeviceError(RuntimeError):
-    """The device does not answer any more; only a new process can use it again."""
+    """The device no longer works; only a new process can use it again."""
 
 
 @contextmanager

@@ -40,9 +40,7 @@ class OptimalSchedule(CacheMethod):
     max_skips: int = setting(7, 1, 30, "most predictions in a row")
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
     spread: float = setting(0.25, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
-    careful: float = setting(
-        1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full"
-    )
+    careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
 
     @classmethod
     def for_tuning(cls) -> Sequence[OptimalSchedule]:
@@ -66,7 +64,7 @@ class OptimalSchedule(CacheMethod):
         return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
 
     def careful_share(self, steps: int) -> float:
-        """The same where forecasts cannot be made up for in full (`Anatomy.corrects_in_full`)."""
+        """The same where forecasts cannot be corrected in full (`Anatomy.corrects_in_full`)."""
         return 1.0 - self.careful * (1.0 - self.share(steps))
 
 

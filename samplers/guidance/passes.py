@@ -27,7 +27,7 @@ class PassPair:
 
 
 def conditional_first(shown: PassPair, given: torch.Tensor, sample: torch.Tensor) -> bool | None:
-    """Whether the first output is the conditional one; None where this is no guidance, or cannot be told.
+    """Whether the first output is the conditional one; None where this is no guidance, or it cannot be decided.
 
     given: what the scheduler was given for this step; sample: the latents that it was given with it. Guidance gives
     u + s (c - u) with s > 1, which pipelines may negate, rescale or convert (a velocity to a clean sample, by the

@@ -39,7 +39,7 @@ def same_noise(given: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def compared_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a call's arguments, those that a trajectory depends on, as plain data."""
+    """The arguments of a call that a trajectory depends on, as plain data."""
     return {name: _plain(given[name]) for name in COMPARED if name in given}
 
 

@@ -202,7 +202,7 @@ class LastOutputs:
 
 
 class FlowTurboStepper(Stepper):
-    """A `Stepper` that knows Heun blocks and answers some steps by the refiner."""
+    """A `Stepper` that knows Heun blocks and lets the refiner do some steps."""
 
     method: FlowTurbo
 

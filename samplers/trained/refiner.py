@@ -173,7 +173,7 @@ def refiner_config(config: Mapping[str, Any], width: int) -> dict[str, Any]:
 
 
 def new_refiner(denoiser: torch.nn.Module, pipeline: str, width: int) -> Refiner:
-    """A refiner for this denoiser that says the last output again, exactly: its last layer is zero.
+    """A refiner for this denoiser that repeats the last output exactly: its last layer is zero.
 
     Embedders, the first block and what its first layer sees of the noisy input are the denoiser's own. width: channels
     of the denoiser's outputs. Raises ValueError for a model that accel cannot make one after.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel import attention, caching, discovery, samplers
 from accel.api import accelerate, restore
-from accel.caching import Calibration, calibrate
+from accel.caching import Calibration, calibrate, calibrating
 from accel.recipe import Recipe
 from accel.report import Report
 from accel.samplers import search_sigmas
@@ -40,6 +40,7 @@ __all__ = [
     "attention",
     "caching",
     "calibrate",
+    "calibrating",
     "check",
     "compare",
     "pocket",

@@ -65,6 +65,7 @@ class Anatomy:
     levels: Mapping[str, TimestepInput | None] = field(default_factory=dict)
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    guidance_scale: float | None = None  # of the pipeline's call in progress, where it has one
 
     @property
     def corrects_in_full(self) -> bool:

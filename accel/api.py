@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accel import presets
-from accel.anatomy import components_of
+from accel.anatomy import Anatomy, components_of
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.fitting import Given, calibrated, calibrations
 from accel.method import Method
 from accel.patch import session_of
 from accel.recipe import LEVERS, Recipe
@@ -35,12 +38,16 @@ def accelerate(
     guidance: Method | None = KEEP,
     sampler: Method | None = KEEP,
     precision: Method | None = KEEP,
+    calibration: Given | None = None,
 ) -> Session:
     """Makes a diffusers pipeline faster in place; go on calling `pipe(...)` as before.
 
     recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
     The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
-    new recipe. Beside a cache of diffusers itself (`pipe.transformer.enable_cache(...)`) take cache=None.
+    new recipe. calibration: of this model, from `accel.calibrating(pipe)`, or its file, or several of different
+    guidance scales: the schedule is planned from what was measured, by the same rules, and the recipe keeps it. Where
+    it does not fit this pipeline or the run, a warning and the report say so, and the plan is the one for any model.
+    Beside a cache of diffusers itself (`pipe.transformer.enable_cache(...)`) take cache=None.
     Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
     with `session.suspended()`.
 
@@ -48,20 +55,29 @@ def accelerate(
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
     """
     components_of(pipe)
-    chosen = recipe if isinstance(recipe, Recipe) else _read(presets.DEFAULT if recipe is None else recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else recipe_of(presets.DEFAULT if recipe is None else recipe)
     given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}
     if changed:
         chosen = replace(chosen, **changed, name="", evidence={})
+    measured = calibrations(() if calibration is None else calibration)
+    chosen = calibrated(chosen, measured) if measured else chosen
     attached = session_of(pipe)
     with bare(pipe):  # where the new session fails, the old one is on again
         session = Session(pipe, chosen)
         if attached is not None:
             attached.restore()
-    caution = presets.caution(chosen, session.anatomy)
-    if caution:
+    for caution in _cautions(chosen, session.anatomy, measured):
         warnings.warn(caution, stacklevel=2)
     return session
+
+
+def _cautions(recipe: Recipe, anatomy: Anatomy, measured: Sequence[Calibration]) -> list[str]:
+    """What must be said before the recipe runs on this pipeline."""
+    own = [why for method in recipe.methods().values() if (why := method.caution(anatomy))]
+    misfits = [f"The calibration does not fit this pipeline. {why}" for one in measured if (why := one.misfit(anatomy))]
+    caution = presets.caution(recipe, anatomy)
+    return [*([caution] if caution else []), *(own or misfits)]
 
 
 def restore(pipe: Any) -> None:
@@ -72,7 +88,8 @@ def restore(pipe: Any) -> None:
         session.restore()
 
 
-def _read(recipe: str | os.PathLike[str]) -> Recipe:
+def recipe_of(recipe: str | os.PathLike[str]) -> Recipe:
+    """The preset of this name, or the recipe in this file. Raises what `accelerate` raises."""
     if not isinstance(recipe, (str, os.PathLike)):
         hint = f" (a method alone goes by its lever: {recipe.lever}=...)" if isinstance(recipe, Method) else ""
         raise TypeError(f"A recipe is a preset's name, a Recipe or a JSON file, not {recipe!r}{hint}.")

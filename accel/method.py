@@ -132,6 +132,10 @@ class Method:
         """The anatomy as this method changes it; other levers plan against the result."""
         return anatomy
 
+    def caution(self, anatomy: Anatomy) -> str:
+        """What must be said before it runs on this pipeline, in one sentence; "" for nothing."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the class name under "method" and every parameter, nested methods included."""
         return {"method": type(self).__name__} | {

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from accel.anatomy import components_of, denoisers_of, schedulers_of
-from accel.api import accelerate
 from accel.app.settings import StudioSettings
 from accel.measure.runner import call_default
 from accel.recipe import Recipe
 from accel.rendering.pipeline_arguments import plain_class
 from accel.report import Report
+from accel.session import Session
 
 _REMEMBERED = 512
 _SHAPE = (1, 4, 4, 4)
@@ -67,7 +67,7 @@ class DryRun:
 
     def _report(self, recipe: Recipe, steps: int, guided: bool, spread: float) -> Report:
         stage = type(self._name, (_StagePipeline,), {})(copy.deepcopy(self._scheduler), spread)
-        with accelerate(stage, recipe) as session, torch.no_grad():
+        with Session(stage, recipe) as session, torch.no_grad():  # warnings are for the model's own runs
             stage(num_inference_steps=steps, guidance_scale=6.0 if guided else 1.0)
             return session.report()
 

@@ -22,6 +22,7 @@ from accel.app.page import build
 from accel.app.studio import Studio
 from accel.app.ui.assets import read
 from accel.app.visitors import Listeners
+from accel.caching.calibration.fitting import calibrations
 from accel.loading import POCKET
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def serve(
     voxels: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    calibration: Sequence[Path] = (),
     **arguments: Any,
 ) -> None:
     """Opens a studio and serves it until Ctrl-C or SIGTERM. Further arguments as of `launch`.
@@ -109,8 +111,9 @@ def serve(
     out: folder for votes. folders: where models may be loaded from, besides `model` itself; hub: whether
     from the Hugging Face hub too, without its code: any model where this machine alone is served, else only
     `hub_models`. seconds: most time of a run; voxels: width x height x frames of the largest video. device, dtype: as
-    in `accel.loading.load_pipeline`.
+    in `accel.loading.load_pipeline`. calibration: files for the model, of which every recipe takes what it can.
     """
+    measured = calibrations(calibration)
     roots = (*folders, Path(model)) if Path(model).is_dir() else tuple(folders)
     given: dict[str, Any] = {"seconds": seconds, "voxels": voxels}
     if seconds is not None:
@@ -124,7 +127,7 @@ def serve(
         **{name: value for name, value in given.items() if value is not None},
     )
     limits.check_model(model)
-    with ending_on_sigterm(), Studio(limits, out=out, device=device, dtype=dtype) as studio:
+    with ending_on_sigterm(), Studio(limits, out=out, device=device, dtype=dtype, calibrations=measured) as studio:
         launch(studio, model=model, port=port, **arguments)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ from accel.app.scratch import Scratch
 from accel.app.settings import StudioSettings
 from accel.app.sweep import Axes, SweepPoint, manifest, points
 from accel.app.votes import Votes
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.fitting import calibrated
 from accel.loading import load_pipeline
 
 T = TypeVar("T")
@@ -37,6 +40,7 @@ class Studio:
 
     out: folder in which votes are kept; left out, they go with the studio, as the clips do in any case.
     fps: of the videos. dtype and device: as in `accel.loading.load_pipeline`, which `load` replaces.
+    calibrations: what every recipe takes what it can from; models that they do not fit run as without.
     Whatever is asked for wrongly, or fails, raises StudioError with one sentence.
     """
 
@@ -49,7 +53,9 @@ class Studio:
         dtype: str | None = None,
         device: str | None = None,
         load: Loader = load_pipeline,
+        calibrations: Sequence[Calibration] = (),
     ) -> None:
+        self._calibrations = calibrations
         self.limits, self.fps = limits or Limits(), fps
         self._scratch = Scratch(self.limits.uploads_bytes)
         self.folder, self.files, self.clips = self._scratch.folder, self._scratch.files, self._scratch.clips
@@ -117,7 +123,9 @@ class Studio:
         is left out and named in the last update's note.
         """
         base, axes = self._check(settings), _axes(lever, setting, values)
-        return self._submit(base, self._check_user(lambda: points(base, axes, self.limits)), user, cancel)
+        found = self._check_user(lambda: points(base, axes, self.limits))
+        each = [replace(point, settings=self._calibrated(point.settings)) for point in found]
+        return self._submit(base, each, user, cancel)
 
     def tune(
         self,
@@ -200,7 +208,12 @@ class Studio:
         return found
 
     def _check(self, settings: StudioSettings) -> StudioSettings:
-        return self._check_user(lambda: self._shelf.check_fits(settings.check(self.limits)))
+        return self._check_user(lambda: self._calibrated(self._shelf.check_fits(settings.check(self.limits))))
+
+    def _calibrated(self, settings: StudioSettings) -> StudioSettings:
+        if not self._calibrations or settings.recipe.cache is None:
+            return settings
+        return replace(settings, recipe=calibrated(settings.recipe, self._calibrations))
 
     def _check_user(self, make: Callable[[], T]) -> T:
         """What is made of a user's input, its errors as StudioError."""

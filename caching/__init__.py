@@ -9,10 +9,12 @@ from accel import discovery
 from accel.caching.cache_method import Cache, CacheMethod
 from accel.caching.calibration.calibrate import calibrate
 from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.fitting import calibrated
+from accel.caching.calibration.own_calls import calibrating
 from accel.caching.module_reuse import ReuseMethod
 from accel.caching.predictor import Predictor
 
-__all__ = ["Cache", "CacheMethod", "Calibration", "Predictor", "ReuseMethod", "calibrate"]
+__all__ = ["Cache", "CacheMethod", "Calibration", "Predictor", "ReuseMethod", "calibrate", "calibrated", "calibrating"]
 
 discovery.load(__name__)
 

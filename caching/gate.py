@@ -76,12 +76,18 @@ class CacheGate(Lever):
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self._regime = StreamConditions()
+        self._guidance: float | None = None
         self._peak = 0
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         self._regime.arguments(given)
+        scale = given.get("guidance_scale")
+        self._guidance = float(scale) if isinstance(scale, (int, float)) else None
         return {}
+
+    def end(self) -> None:
+        self._guidance = None
 
     def reset(self) -> None:
         self._regime.reset()
@@ -110,7 +116,8 @@ class CacheGate(Lever):
         reason = f"{predicted} of {len(calls)} calls predicted"
         if not predicted:
             reason += f" ({_why_none(calls)})"
-        notes = {stream.signal.note for stream in self._streams.values() if stream.signal.note}
+        parts = [part for stream in self._streams.values() for part in (stream.signal, stream.policy)]
+        notes = {part.note for part in parts if part.note}
         if any(stream.stateful for stream in self._streams.values()):
             notes.add(f"{STATE}, so that calls are computed and never forecast")
         if calls and calls[-1].action == "predicted" and self.method.final:
@@ -267,7 +274,7 @@ class CacheGate(Lever):
         with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
         """
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
-        anatomy = self.anatomy
+        anatomy = replace(self.anatomy, guidance_scale=self._guidance)
         if reason:
             self._limits.add(f"not corrected under {{}}: {reason}")
             anatomy = replace(anatomy, uncorrectable=dict.fromkeys(anatomy.uncorrectable, reason))

@@ -18,6 +18,9 @@ NO_HISTORY = Decision(False, "no history yet", Code.NO_HISTORY)
 
 
 class Policy(Protocol):
+    note: str | None = None
+    """What the report must say about what this decides by."""
+
     def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         """A stream begins that will take the steps `span` of a timetable, in a run of `steps` steps in all.
 

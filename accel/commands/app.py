@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from accel.commands.options import add_machine
+from accel.commands.options import add_calibration, add_machine
 
 
 def add_app(commands: Any) -> None:
     command = commands.add_parser("app", help="compare in a browser: both clips frame by frame, sweeps, blind votes")
     command.add_argument("--model", default="pocket:video", help="chosen at first: a pocket model, a folder or an id")
+    add_calibration(command)
     command.add_argument("--port", type=int, help="of the server (the first free one from 7860)")
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network (this machine only)")
     command.add_argument("--share", action="store_true", help="open it to everybody through gradio's relay")
@@ -58,4 +59,5 @@ def serve_app(options: argparse.Namespace) -> None:
         voxels=options.max_voxels,
         device=options.device,
         dtype=options.dtype,
+        calibration=options.calibration,
     )

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.commands.options import add_measurement, add_model, call_arguments, load, pocket_prompts
+from accel.commands.options import (
+    add_calibration,
+    add_measurement,
+    add_model,
+    calibrated_recipes,
+    call_arguments,
+    load,
+    pocket_prompts,
+)
 from accel.terminal import plain, waiting
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ def add_demo(commands: Any) -> None:
     command.add_argument("--prompt", action="append", help="a prompt of your own; may be repeated")
     command.add_argument("--clips", type=int, default=4, help="how many prompts where none is given (4)")
     command.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds for the noise (0)")
+    add_calibration(command)
     add_measurement(command, out="out/demo", steps=50)
     _add_videos(command)
     command.set_defaults(command=demo)
@@ -33,6 +42,7 @@ def add_compare(commands: Any) -> None:
     command.add_argument("--recipes", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
     command.add_argument("--prompts", nargs="+", default=[], help="the prompts")
     command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
+    add_calibration(command)
     add_measurement(command, out="out/compare", steps=None)
     _add_videos(command)
     command.set_defaults(command=compare_model)
@@ -71,7 +81,7 @@ def _compare(
 
     result = compare(
         pipe,
-        recipes,
+        calibrated_recipes(recipes, options),
         prompts,
         seeds,
         steps=options.steps,

@@ -92,6 +92,23 @@ def add_call(command: argparse.ArgumentParser, steps: int | None) -> None:
     command.add_argument("--frames", type=int, help="number of frames")
 
 
+def add_calibration(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--calibration", type=Path, nargs="+", default=[], metavar="FILE",
+        help="of this model, by accel calibrate: schedules are planned from it; several of different guidance scales",
+    )  # fmt: skip
+
+
+def calibrated_recipes(names: Sequence[str], options: argparse.Namespace) -> list[Any]:
+    """The recipes by their names, as `accel.compare` takes them, made to fit the model if a calibration is given."""
+    from accel.api import recipe_of
+    from accel.caching.calibration.fitting import calibrated
+
+    if not options.calibration:
+        return list(names)
+    return [(Path(name).stem, calibrated(recipe_of(name), options.calibration)) for name in names]
+
+
 def verifier(model: str) -> Any:
     """The program that reads off a pocket model's clips whether they show what the prompt says; None for others."""
     if not model.startswith("pocket:"):

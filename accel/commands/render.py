@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.commands.options import SOME_FAILED, add_machine
+from accel.commands.options import SOME_FAILED, add_calibration, add_machine
 from accel.terminal import show
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def add_render(commands: Any) -> None:
     command.add_argument("--out", type=Path, default=Path("renders"), help="folder for the results (renders)")
     command.add_argument("--model", help="for lines that name none: pocket:video, a diffusers folder, or a model id")
     command.add_argument("--recipe", help="preset, recipe file or off, for lines that name none (balanced)")
+    add_calibration(command)
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a field for all lines")
     command.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=A,B", help="every line with each of these values"
@@ -55,6 +56,7 @@ def render_manifest(options: argparse.Namespace) -> int:
         "overrides": parse_settings(options.set),
         "grid": parse_settings(options.grid, several=True),
         "dtype": options.dtype,
+        "calibration": options.calibration,
     }
     if options.output is not None:
         planned["output"] = options.output

@@ -9,6 +9,7 @@ from typing import Any
 
 from accel.commands.options import (
     SOME_FAILED,
+    add_calibration,
     add_call,
     add_machine,
     add_model,
@@ -39,6 +40,7 @@ def add_tune(commands: Any) -> None:
     command.add_argument(
         "--levers", nargs="+", default=["cache", "attention", "guidance", "sampler"], help="those to choose from (all)"
     )
+    add_calibration(command)
     command.add_argument("--generic", action="store_true", help="only methods without constants of this model")
     command.add_argument("--out", type=Path, default=Path("out/tune"), help="folder for the results (out/tune)")
     add_call(command, steps=None)
@@ -78,7 +80,7 @@ def tune_model(options: argparse.Namespace) -> int:
                 target_speedup=options.target_speedup, coverage=options.coverage, held_out=held_out, seed=options.seed,
                 steps=options.steps, minutes=options.minutes, levers=options.levers, generic=options.generic,
                 call_arguments=call_arguments(options), verify=verifier(options.model), out=options.out,
-                tell=status.update,
+                tell=status.update, calibration=options.calibration,
             )  # fmt: skip
         except GoalNotMet as error:
             show(f"accel: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from accel.caching.calibration.fitting import calibrations
 from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.rendering.batches import Batch, check_batch, make_batches
@@ -39,6 +40,7 @@ def render(
     out: str | os.PathLike[str] = "renders",
     *,
     recipe: Any = None,
+    calibration: Any = (),
     defaults: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
@@ -64,6 +66,8 @@ def render(
         out: the folder. Besides the files it gets ledger.jsonl, jobs.jsonl (the manifest, expanded) and index.html.
         recipe: a preset, recipe file, Recipe or "off" for lines without one. Left out: for models the preset
             "balanced", for a pipeline what it is.
+        calibration: of the model, or its file, or several of different guidance scales: every recipe takes from it what
+            it can, as in `accel.accelerate`.
         defaults, overrides: fields that lines may replace, and fields that replace what lines say.
         grid: lists of values by field; every line is rendered with each combination.
         shard: "3/8" renders the third of eight parts; the parts may run at once on machines that share `out`.
@@ -91,8 +95,9 @@ def render(
     given = None if pipe is None or isinstance(pipe, str) else pipe
     engine = _engine(given, workers, engine)
     plan = plan_for(
-        pipe, manifest, recipe=recipe, defaults=defaults, overrides=overrides, grid=grid, output=output, dtype=dtype
-    )
+        pipe, manifest, recipe=recipe, calibration=calibration, defaults=defaults, overrides=overrides, grid=grid,
+        output=output, dtype=dtype,
+    )  # fmt: skip
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
     settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics)
@@ -117,6 +122,7 @@ def plan_for(
     manifest: Any,
     *,
     recipe: Any = None,
+    calibration: Any = (),
     defaults: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
@@ -137,7 +143,10 @@ def plan_for(
     if recipe is not None:
         fallback["recipe"] = _from_here(recipe)
     fallback |= defaults or {}
-    return make_plan(manifest, given=given, defaults=fallback, overrides=overrides, grid=grid, template=output)
+    return make_plan(
+        manifest, given=given, defaults=fallback, overrides=overrides, grid=grid, template=output,
+        calibrations=calibrations(calibration),
+    )  # fmt: skip
 
 
 class Driver:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.fitting import calibrated
 from accel.plain_data import quote
 from accel.recipe import Recipe
 from accel.rendering.fields import read_fields
@@ -65,12 +67,14 @@ def make_plan(
     overrides: Mapping[str, Any] | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
     template: str = DEFAULT_TEMPLATE,
+    calibrations: Sequence[Calibration] = (),
 ) -> RenderPlan:
     """Reads and checks a manifest without loading a model.
 
     given: the pipeline that renders everything; None where the lines name their models.
     defaults: fields for lines that leave them out. overrides: fields that win over what the lines say.
     grid: lists of values by field; each line is rendered with every combination.
+    calibrations: of the model: what recipes take of them is in the jobs.
     Raises ManifestError with everything that is wrong, and ValueError for a manifest that cannot be read at all.
     """
     name, folder, lines, problems = read_manifest(manifest)
@@ -79,7 +83,7 @@ def make_plan(
         problems.append(Problem(0, problem))
     if not lines and not problems:
         problems.append(Problem(0, "there is nothing to render; write a line for each job."))
-    reader = _Reader(folder, given, dict(defaults or {}), template)
+    reader = _Reader(folder, given, dict(defaults or {}), template, calibrations)
     jobs, asked, pending = _Jobs(), 0, deque[tuple[Job, int]]()
     for line in expand_grid(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
         if isinstance(line, Problem):
@@ -107,7 +111,15 @@ def make_plan(
 class _Reader:
     """Turns lines into jobs. Recipes, models and classes are looked up once each."""
 
-    def __init__(self, folder: Path, given: GivenPipeline | None, defaults: dict[str, Any], template: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        given: GivenPipeline | None,
+        defaults: dict[str, Any],
+        template: str,
+        calibrations: Sequence[Calibration],
+    ) -> None:
+        self._calibrations = calibrations
         self._folder, self._given, self._defaults, self._template = folder, given, defaults, template
         self._recipes: dict[str, dict[str, Any] | str] = {}
         self._missing: dict[str, str] = {}
@@ -152,7 +164,7 @@ class _Reader:
         key = given if isinstance(given, str) else digest(given)
         if key not in self._recipes:
             try:
-                self._recipes[key] = recipe_data(given, self._folder)
+                self._recipes[key] = recipe_data(given, self._folder, self._calibrations)
             except (ValueError, TypeError) as error:
                 self._recipes[key] = f"recipe: {error}"
         found = self._recipes[key]
@@ -182,17 +194,23 @@ class _Reader:
         return wrong_arguments(job, kind) if kind is not None else []
 
 
-def recipe_data(given: Any, folder: Path) -> dict[str, Any]:
-    """The plain data of a preset's name, a recipe's file (relative to `folder`), plain data or "off"."""
+def recipe_data(given: Any, folder: Path, calibrations: Sequence[Calibration] = ()) -> dict[str, Any]:
+    """The plain data of a preset's name, a recipe's file (relative to `folder`), plain data or "off", with what it
+    takes from calibrations."""
+    recipe = _recipe(given, folder)
+    return (calibrated(recipe, calibrations) if calibrations and recipe.cache is not None else recipe).to_dict()
+
+
+def _recipe(given: Any, folder: Path) -> Recipe:
     from accel import presets
 
     if isinstance(given, Mapping):
-        return Recipe.from_dict(given).to_dict()
+        return Recipe.from_dict(given)
     if given == OFF:
-        return Recipe().to_dict()
+        return Recipe()
     if str(given).endswith(".json"):
-        return Recipe.load(folder / str(given)).to_dict()
-    return presets.resolve(str(given)).to_dict()
+        return Recipe.load(folder / str(given))
+    return presets.resolve(str(given))
 
 
 def _near(path: str, folder: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.anatomy import components_of
+from accel.caching.calibration.fitting import calibrations
 from accel.measure.runner import Verifier, accepts, without_progress_bars
 from accel.recipe import Recipe
 from accel.tuning import evidence
@@ -59,6 +60,7 @@ def tune(
     journal: str | os.PathLike[str] | None = None,
     tell: Callable[[str], None] | None = None,
     known: object = None,
+    calibration: Any = (),
 ) -> Recipe:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
@@ -83,18 +85,23 @@ def tune(
             on where it was interrupted. Without it nothing is kept.
         journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
         tell: called with a line of progress now and then.
+        calibration: of this model, or its file (of several the first): constants and plans are taken from it, and not
+            from the two prompts that are recorded here.
         known: must be left out; earlier versions began with what earlier tunings had found.
 
     Raises NotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for bad
     arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises Interrupted
     (a KeyboardInterrupt).
     """
+    measured = next(iter(calibrations(calibration)), None)
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage)
     shots = split_clips(prompts, held_out, seed)
     _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(journal or out or scratch)
-        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None))
+        tuner = Tuner(
+            pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None), measured
+        )
         try:
             with without_progress_bars(pipe):
                 tuner.prepare(levers, generic, 60.0 * minutes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from accel.anatomy import Anatomy, inspect
 from accel.caching.calibration.calibrate import record
+from accel.caching.calibration.calibration import Calibration
 from accel.files import last_name
 from accel.measure.comparison import call_arguments_of, compare, steps_of
 from accel.measure.environment import environment
@@ -51,11 +52,14 @@ class Tuner:
     folder: Path
     verify: Verifier | None
     tell: Callable[[str], None]
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         self.steps = steps_of(self.pipe, self.asked_steps)
         self.arguments = call_arguments_of(self.pipe, self.given)
         self.anatomy: Anatomy = inspect(self.pipe)
+        if self.calibration is not None and (problem := self.calibration.misfit(self.anatomy)):
+            raise ValueError(f"The calibration does not fit this pipeline. {problem}")
         self.model = {
             "pipeline": self.anatomy.pipeline,
             "repository": last_name(self.anatomy.repository),
@@ -89,7 +93,7 @@ class Tuner:
             self.tell(f"unaccelerated, clip {shot + 1} of {len(self.split.shots)}")
             self.lab.reference(shot)
         self.split = self.split.judged_on(int(JUDGING * seconds / (3.0 * self.lab.seconds)))
-        calibration = self.foresight.calibration
+        calibration = self.calibration or self.foresight.calibration
         guided = bool(self.foresight.passes)
         space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
         self.space = acting(space, self.lab, self.tell)

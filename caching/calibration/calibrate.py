@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from accel.anatomy import Anatomy
+from accel.anatomy import Anatomy, components_of
 from accel.caching.calibration.calibration import Calibration, Key, is_plain, scheduler_settings
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
@@ -67,25 +67,36 @@ def record(
     """`calibrate`, with what the calibration was averaged from, for those who want to simulate more with it."""
     if isinstance(prompts, str) or not prompts:
         raise ValueError('calibrate wants a list of at least one prompt, such as ["a corgi surfing"].')
-    if type(layer_lags) is not int or layer_lags < 0:
-        raise ValueError(f"layer_lags must be a whole number from 0, not {layer_lags!r}.")
-    method = RecordSteps(layer_lags)
-    with (
-        bare(pipe),
-        Session(pipe, Recipe(cache=method, name="recording")) as session,
-        _progress_callback(progress) as tell,
-    ):
-        anatomy = session.anatomy
+    with recording(pipe, layer_lags) as (method, anatomy), _progress_callback(progress) as tell:
         for index, prompt in enumerate(prompts):
             tell(f"recording prompt {index + 1} of {len(prompts)}")
             if generate is not None:
                 generate(pipe, prompt, index)
             else:
                 pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
+    return averaged(pipe, anatomy, method.courses, len(prompts), arguments)
+
+
+@contextmanager
+def recording(pipe: Any, layer_lags: int) -> Iterator[tuple[RecordSteps, Anatomy]]:
+    """The pipeline computes every call and is recorded in the block; an attached session is suspended meanwhile."""
+    if type(layer_lags) is not int or layer_lags < 0:
+        raise ValueError(f"layer_lags must be a whole number from 0, not {layer_lags!r}.")
+    components_of(pipe)
+    method = RecordSteps(layer_lags)
+    with bare(pipe), Session(pipe, Recipe(cache=method, name="recording")) as session:
+        yield method, session.anatomy
+
+
+def averaged(
+    pipe: Any, anatomy: Anatomy, courses: list[RunRecord], prompts: int, arguments: Mapping[str, Any]
+) -> CalibrationRuns:
+    """What was recorded in runs with these arguments. Raises ValueError where there is nothing to compare."""
     guidance = _scale(pipe, arguments)
-    tables, notes = _tables(method.courses, anatomy, guidance)
-    calibration = Calibration(_key(pipe, anatomy, len(prompts), arguments), tables, notes)
-    return CalibrationRuns(method.courses, anatomy, guidance, calibration)
+    tables, notes = _tables(courses, anatomy, guidance)
+    return CalibrationRuns(
+        courses, anatomy, guidance, Calibration(_key(pipe, anatomy, prompts, arguments), tables, notes)
+    )
 
 
 @contextmanager
@@ -101,7 +112,7 @@ def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
 
 def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]) -> Key:
     known = {name: value for name, value in arguments.items() if is_plain(value)}
-    guidance = known.get("guidance_scale", _default(pipe, "guidance_scale"))
+    guidance = known.get("guidance_scale", default_of(pipe, "guidance_scale"))
     return Key(
         model=last_name(anatomy.repository),
         pipeline=anatomy.pipeline,
@@ -119,11 +130,11 @@ def _scale(pipe: Any, arguments: Mapping[str, Any]) -> float:
     """By how much guidance multiplies the difference of two streams; models with an embedded scale have another name
     for it.
     """
-    known = (arguments.get(name, _default(pipe, name)) for name in ("true_cfg_scale", "guidance_scale"))
+    known = (arguments.get(name, default_of(pipe, name)) for name in ("true_cfg_scale", "guidance_scale"))
     return next((float(scale) for scale in known if isinstance(scale, (int, float))), 1.0)
 
 
-def _default(pipe: Any, name: str) -> Any:
+def default_of(pipe: Any, name: str) -> Any:
     """The default of an argument of the pipeline's call, None where it has no such argument."""
     parameter = inspect.signature(pipe.__call__).parameters.get(name)
     return None if parameter is None or parameter.default is parameter.empty else parameter.default

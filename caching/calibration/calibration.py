@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -82,6 +82,8 @@ class Calibration:
         """`calibration.teacache(...)` is `TeaCache.from_calibration(calibration, ...)`; so for every cache that is made
         from a calibration, by its name in lower case.
         """
+        if name in ("key", "tables"):
+            raise ValueError(vars(self).get("missing", "Nothing is known of this calibration."))
         kinds = {kind.__name__.lower(): kind for kind in Method.registry["cache"].values()}
         make = getattr(kinds.get(name), "from_calibration", None)
         if make is None:
@@ -170,15 +172,24 @@ class Calibration:
             places = np.append(np.linspace(0, self.steps - 1, steps), self.steps)
         return self.resample(np.interp(places, np.arange(len(sigmas)), sigmas).tolist())
 
+    @classmethod
+    def unfinished(cls, missing: str) -> Self:
+        """One that is still to be measured; until then, whatever it is asked is a ValueError with this sentence."""
+        found = cls.__new__(cls)
+        vars(found)["missing"] = missing
+        return found
+
+    def finish(self, measured: Calibration | str) -> None:
+        """Makes an unfinished calibration this one, or says why there is none."""
+        vars(self).update({"missing": measured} if isinstance(measured, str) else vars(measured))
+
     def check(self, pipe: Any) -> list[str]:
         """What speaks against using this calibration with a pipeline (or an anatomy), one sentence each."""
         anatomy = pipe if isinstance(pipe, Anatomy) else inspect(pipe)
-        found = [sentence for table in self.tables for sentence in _misfit(table, anatomy)]
+        found = self._misfits(anatomy)
         scheduler = ", ".join(anatomy.schedulers.values())
         if scheduler != self.key.scheduler:
             found.append(f"It was calibrated with {self.key.scheduler}, and this pipeline has {scheduler}.")
-        if anatomy.prediction != self.key.prediction:
-            found.append(f"It was calibrated for {self.key.prediction} prediction, and this is {anatomy.prediction}.")
         if not isinstance(pipe, Anatomy) and scheduler == self.key.scheduler:
             now = scheduler_settings(pipe)
             for name in sorted(now.keys() & self.key.settings.keys()):
@@ -187,6 +198,16 @@ class Calibration:
                         f"It was calibrated with the scheduler's {name}={self.key.settings[name]!r}, which is now "
                         f"{now[name]!r}, so the noise levels of the steps differ."
                     )
+        return found
+
+    def misfit(self, anatomy: Anatomy) -> str:
+        """Why it says nothing about a pipeline, in one sentence; "" where it does, be it with another scheduler."""
+        return next(iter(self._misfits(anatomy)), "")
+
+    def _misfits(self, anatomy: Anatomy) -> list[str]:
+        found = [sentence for table in self.tables for sentence in _misfit(table, anatomy)]
+        if anatomy.prediction != self.key.prediction:
+            found.append(f"It was calibrated for {self.key.prediction} prediction, and this is {anatomy.prediction}.")
         return found
 
     @property

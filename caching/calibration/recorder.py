@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class RunRecord:
     outputs: dict[str, Values] = field(default_factory=dict)  # for each stream and step, (rows, elements)
     inputs: Values = field(default_factory=list)  # the latents that the leading stream was asked about, alike
     errors: Errors = field(default_factory=dict)
+    end: int = 0  # the position behind the last step that the run was to take
+    arguments: Mapping[str, float] = field(default_factory=dict)  # the numbers that the pipeline was called with
+    whole: bool = True  # whether the run came to its end, in this denoiser or another
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -114,17 +117,25 @@ class StepRecorder(Lever):
         self._probes = {name: dict(_probes(anatomy, name)) for name in anatomy.denoisers}
         self._courses: dict[str, RunRecord] = {}
         self._tracks: dict[tuple[str, str], StreamHistory] = {}
+        self._given: dict[str, float] = {}
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._given = {name: value for name, value in given.items() if isinstance(value, (int, float))}
+        return {}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self._layers.attach(denoisers)
 
     def end(self) -> None:
         self._layers.detach()
+        self._given = {}
 
     def reset(self) -> None:
         """The run is over: what it measured goes to the method."""
         errors = self._layers.take()
+        whole = any(course.rows and course.rows[-1].position + 1 >= course.end for course in self._courses.values())
         for name, course in self._courses.items():
+            course.whole = whole
             course.errors = {key: value for key, value in errors.items() if key[0] == name}
             self.method.courses.append(course)
         self._courses, self._tracks = {}, {}
@@ -138,7 +149,11 @@ class StepRecorder(Lever):
             stack.enter_context(self._layers.within(call))
             outcome = proceed(call)
         outputs = [output.detach().clone() for output in tensors(outcome.output)]
-        course = self._courses.setdefault(call.denoiser, RunRecord(call.denoiser, call.context.sigmas))
+        course = self._courses.get(call.denoiser)
+        if course is None:
+            course = RunRecord(call.denoiser, call.context.sigmas, arguments=self._given)
+            self._courses[call.denoiser] = course
+        course.end = call.context.end
         if call.leader:
             course.rows.append(self._row(call, heard, outputs))
             course.inputs.append(_join([_noisy(*pair) for pair in zip(call.latents, outputs, strict=False)]))

@@ -40,7 +40,7 @@ def _table(table: StepTable, timetable: tuple[float, ...], start: int, count: in
     sigmas = timetable[start : start + count]
     places = np.interp([-sigma for sigma in sigmas], [-sigma for sigma in table.sigmas], np.arange(table.steps))
     logarithms = np.interp(places, np.arange(table.steps), np.cumsum(np.log(table.ratios)))
-    weights = _cubic([time_of(sigma, kind) for sigma in table.sigmas], [time_of(sigma, kind) for sigma in sigmas])
+    weights = cubic([time_of(sigma, kind) for sigma in table.sigmas], [time_of(sigma, kind) for sigma in sigmas])
     gram = (weights @ table.inner_products() @ weights.T).tolist() if table.gram else []
     return StepTable(
         denoiser=table.denoiser,
@@ -92,7 +92,7 @@ def _at(rows: Rows, place: float, lag: float, growing: bool) -> float:
     return below if share == 0 else (1 - share) * below + share * at_lag(rows[high], lag, growing)
 
 
-def _cubic(known: Sequence[float], wanted: Sequence[float]) -> Array:
+def cubic(known: Sequence[float], wanted: Sequence[float]) -> Array:
     """(wanted, known) weights of cubic Hermite interpolation with the slopes of parabolas through three neighbours.
 
     Exact for parabolas, and constant beyond the ends. `known` falls; where it stands still, the last entry counts.

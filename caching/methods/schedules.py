@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from accel.anatomy import Anatomy
 from accel.caching.cache_method import CacheMethod
+from accel.caching.calibration.output_features import OutputFeatures
 from accel.caching.calibration.recorded_signals import Distance, no_distance
 from accel.caching.calibration.table import RunTrace, StepTable
 from accel.caching.planning import PlanRules, plan_steps
 from accel.caching.policy import Decision, Policy
 from accel.caching.predictor import Predictor
 from accel.caching.signal import NoSignal, Signal
-from accel.method import finite_numbers, setting
+from accel.method import finite_numbers, nested_method, setting
 
 if TYPE_CHECKING:
     from accel.caching.calibration.calibration import Calibration
@@ -25,10 +28,11 @@ class OptimalSchedule(CacheMethod):
     """Computes the fraction `compute` of the steps, spread as evenly as the run's noise levels ask for.
 
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
-    nothing about the model, so it needs no calibration; `accel.caching.calibrate(...).schedule(...)` plans with
-    measured outputs instead. No measurement, no host sync; compiles; decides alike for every prompt, sample and device.
-    Two experts are planned one after the other. Do not use it where steps are few and far apart.
-    Memory: the predictor's, four latents per stream by default.
+    nothing about the model, so it needs no calibration. features: of this model's measured outputs, which
+    `accel.accelerate(pipe, preset, calibration=...)` fills in; then the predicted error of the result is least, and
+    where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. No
+    host sync; compiles; decides alike for every prompt, sample and device. Two experts are planned one after the other.
+    Do not use it where steps are few and far apart. Memory: the predictor's, four latents per stream by default.
     """
 
     data_free = True
@@ -41,6 +45,7 @@ class OptimalSchedule(CacheMethod):
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
     spread: float = setting(0.25, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
+    features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009
 
     @classmethod
     def for_tuning(cls) -> Sequence[OptimalSchedule]:
@@ -57,7 +62,24 @@ class OptimalSchedule(CacheMethod):
         rules = rules_for(self.predictor.expected_output(anatomy), self.warmup, self.final, self.max_skips)
         rules = replace(rules, spread=self.spread)
         share = self.share if anatomy.corrects_in_full else self.careful_share
-        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules)
+        measured = None
+        if self.features is not None:
+            measured = Measured(self.features, denoiser, anatomy.guidance_scale, self.features.misfit(anatomy))
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured)
+
+    def fitted(self, calibration: Calibration) -> Self:
+        """Planned from what was measured; beside what it has already of the same model at another guidance scale."""
+        features = OutputFeatures.of(calibration, self.features)
+        if features is None:
+            warnings.warn(
+                "No stream of the calibration was there in every step, so the plan is the one for any model.",
+                stacklevel=2,
+            )
+        return replace(self, features=features)
+
+    def caution(self, anatomy: Anatomy) -> str:
+        why = "" if self.features is None else self.features.misfit(anatomy)
+        return why and f"The calibration does not fit this pipeline ({why}), so the plan is the one for any model."
 
     def share(self, steps: int) -> float:
         """The fraction that computes of a run of so many steps."""
@@ -130,11 +152,38 @@ def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> 
     return PlanRules(warmup, final, max_skips, order=min(order, 1), corrector=min(corrector, 2))
 
 
+class Measured(NamedTuple):
+    """What was measured, for which of the denoisers, the guidance scale of the call, and why it says nothing, or ""."""
+
+    features: OutputFeatures
+    denoiser: str
+    guidance: float | None
+    misfit: str
+
+
+# How far a plan of `OptimalSchedule` goes by what was measured, the rest of the way by even gaps: what a long gap does
+# to the outputs after it is not measured. Against even plans, in the mean over twelve settings of the judges at 50, 34
+# and 24 % of the steps (the same that it was chosen on): 1 gave -0.4, -3.0 and -1.3 dB, 0.3 gave +0.4, -0.6 and +0.8,
+# and 0.15 gave +1.2, +0.1 and +0.7.
+TRUST = 0.15
+
+
+@lru_cache(maxsize=64)
+def _planned(
+    measured: Measured, levels: tuple[float, ...], share: float, flow: bool, rules: PlanRules
+) -> tuple[bool, ...]:
+    """Raises ValueError, in one clause, for noise levels outside of what was measured."""
+    features = measured.features.at(measured.denoiser, levels[:-1], measured.guidance)
+    return plan_steps(levels, share, flow=flow, features=features, rules=rules, trust=TRUST)
+
+
 class PlannedSteps(Policy):
     """Follows the plan for this run's noise levels."""
 
-    def __init__(self, share: Callable[[int], float], flow: bool, rules: PlanRules) -> None:
-        self._share, self._flow, self._rules = share, flow, rules
+    def __init__(
+        self, share: Callable[[int], float], flow: bool, rules: PlanRules, measured: Measured | None = None
+    ) -> None:
+        self._share, self._flow, self._rules, self._measured = share, flow, rules, measured
         self._computes: tuple[bool, ...] = ()
         self._first = 0
 
@@ -145,7 +194,29 @@ class PlannedSteps(Policy):
         self._first, share = span.start, self._share(round(steps * levels))
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
-            self._computes = plan_steps(rest, share, flow=flow, rules=self._rules)
+            self._computes = self._from_measured(rest, share, flow) or plan_steps(
+                rest, share, flow=flow, rules=self._rules
+            )
+
+    def _from_measured(self, rest: tuple[float, ...], share: float, flow: bool) -> tuple[bool, ...] | None:
+        """The plan from what was measured; None where there is nothing or where it does not fit. `note` says which."""
+        if self._measured is None:
+            return None
+        features, _, guidance, misfit = self._measured
+        try:
+            if misfit or flow != self._flow:
+                raise ValueError(misfit or "this run's noise levels are not those of a flow")
+            computes = _planned(self._measured, rest, share, flow, self._rules)
+        except ValueError as reason:
+            self.note = f"the calibration does not fit ({reason}), so the plan is the one for any model"
+            if not misfit:  # of which `accelerate` has warned
+                warnings.warn(f"{self.note[0].upper()}{self.note[1:]}.", stacklevel=2)
+            return None
+        self.note = f"planned from this model's own outputs, measured over {features.source}"
+        scales = features.scales()
+        if guidance is not None and scales and not scales[0] <= guidance <= scales[-1]:
+            self.note += f" (this call has {guidance:g})"
+        return computes
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import accel
+from accel import pocket
 from accel.app.pair import StudioError
 from accel.app.settings import StudioSettings, embedded
 from accel.app.studio import Studio
@@ -135,3 +136,18 @@ def test_a_size_that_the_pipeline_changes_is_told(stage: Stage) -> None:
     assert pair.notes == ("The pipeline made 5 frames, not 6.",) and pair.baseline.frames.shape == (5, 32, 48, 3)
     single = finished(stage.studio.run(replace(BASE, frames=1, height=32, width=32)))
     assert single.baseline.path.suffix == ".png" and single.metrics["flicker_difference"] is None
+
+
+def test_recipes_are_planned_from_the_calibrations_that_it_was_given() -> None:
+    pipe = pocket.load("video")
+    with accel.calibrating(pipe) as calibration:
+        pipe(BASE.prompt, num_inference_steps=10, width=32, height=32, num_frames=5)
+    with Studio(calibrations=[calibration]) as studio:
+        pair = finished(studio.run(BASE))
+        swept = list(studio.sweep(BASE, "cache", "compute", [0.5]))[-1].points
+        off = finished(studio.run(replace(BASE, recipe=Recipe(name="off"))))
+    for one in (pair, *swept):
+        cache = one.settings.recipe.cache
+        assert isinstance(cache, accel.OptimalSchedule) and cache.features is not None
+    assert "planned from this model's own outputs" in str(pair.accelerated.report)
+    assert off.settings.recipe.cache is None

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import accel
+from accel.anatomy import inspect
 from accel.cli import main
 from accel.rendering import settings_of
 from tests.rendering.studio import SMALL, Worded, check_exactly_once, ledger_lines, media_files, worded
@@ -45,6 +47,24 @@ def test_render_writes_files_and_says_where(
     assert media_files(tmp_path / "out") == ["one-1.png", "one-2.png", "two-1.png", "two-2.png"]
     assert settings_of(tmp_path / "out" / "one-2.png")["seed"] == 2
     assert len(loaded) == 1
+
+
+def test_recipes_are_planned_from_a_calibration_and_files_say_so(loaded: list[Worded], tmp_path: Path) -> None:
+    pipe, measured = worded(), str(tmp_path / "calibration.json")
+    with accel.calibrating(pipe) as calibration:
+        pipe("a prompt", num_inference_steps=12, width=16, height=16, num_frames=1)
+    calibration.save(measured)
+    lines = [{"prompt": "one", "steps": 12, "recipe": recipe} for recipe in ("fast", "off")]
+    given = [manifest(tmp_path, *lines), "--model", "some/model", "--out", str(tmp_path / "out")]
+    assert main(["render", *given, "--set", "frames=1", "--output", "{index}", "--calibration", measured]) == 0
+    fast, off = (settings_of(tmp_path / "out" / f"{index}.png")["recipe"] for index in media_numbers(tmp_path / "out"))
+    kept = accel.Recipe.from_dict(fast).cache
+    assert isinstance(kept, accel.OptimalSchedule) and kept.features is not None
+    assert kept.features.misfit(inspect(loaded[0])) == "" and off == "off"
+
+
+def media_numbers(folder: Path) -> list[str]:
+    return [Path(name).stem for name in media_files(folder)]
 
 
 def test_the_code_says_whether_everything_is_there(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,21 @@ def test_earlier_tunings_are_refused_in_one_sentence(pipe: Any, known: object) -
 def test_what_is_no_pipeline_is_refused() -> None:
     with pytest.raises(TypeError, match="expects a diffusers pipeline"):
         accel.tune(object(), ["a corgi"], min_psnr=30.0)
+
+
+def test_constants_are_taken_from_a_calibration_that_fits(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with accel.calibrating(pipe) as calibration:
+        pipe(PROMPTS[0], num_inference_steps=STEPS, **CALL)
+    given: list[Any] = []
+
+    def enough(anatomy: Any, measured: Any, *_: Any) -> None:
+        given.append(measured)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("accel.tuning.tuner.space_of", enough)
+    with pytest.raises(TuningInterrupted):
+        accel.tune(pipe, PROMPTS, min_psnr=20, steps=STEPS, call_arguments=CALL, calibration=calibration)
+    assert given == [calibration]
+    table = replace(calibration.tables[0], kind="UNet2DConditionModel")
+    with pytest.raises(ValueError, match=r"does not fit this pipeline\. It was calibrated on UNet2DConditionModel"):
+        accel.tune(pipe, PROMPTS, min_psnr=20, calibration=replace(calibration, tables=(table,)))

@@ -260,7 +260,7 @@ OUTPUT_PROJECTION = ("proj_out", "norm_out.linear_2", "final_layer.linear")
 # Learned guidance: the scale is an input of the model and there is no unconditional pass to drop.
 EMBEDDED_GUIDANCE_FLAG = "guidance_embeds"
 
-# What two denoisers must have in common for one to stand in for the other, and under which names configurations
+# What two denoisers must have in common for one to answer in place of the other, and under which names configurations
 # keep it; the first name present is taken.
 INTERFACE = {
     "input channels": ("in_channels",),

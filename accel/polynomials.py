@@ -1,4 +1,4 @@
-"""Weights that turn values at some noise levels into a polynomial's values at others."""
+"""Weights with which values at some noise levels make a polynomial's values at others."""
 
 from __future__ import annotations
 

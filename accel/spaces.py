@@ -1,4 +1,4 @@
-"""What an output means: the clean estimate that it implies, and the coordinate in which predictions are smooth.
+"""What a network's output says: the clean estimate that it implies, and the coordinate in which predictions are smooth.
 
 With a and b the shares of signal and noise in the network's input, x = a x0 + b noise, every parametrisation is a
 combination of the same two: output = p x0 + q noise.

@@ -16,7 +16,7 @@ from accel.schedulers import Samples
 
 
 class StatePoint(NamedTuple):
-    """A sample in the common coordinates (float32) and the denoiser's output there."""
+    """A sample in the common coordinates (float32) and what the denoiser answered there."""
 
     x: torch.Tensor
     velocity: torch.Tensor

@@ -33,7 +33,7 @@ class ModelSwitch(WrappedSampler):
     model: a pocket model ("pocket:small"), a diffusers model or pipeline by folder or hub id, or a live module, which
     cannot be written to a recipe file. boundary: the noise level in the common coordinates (`accel.samplers.
     coordinates`: a flow's time, 1 pure noise and 0 the end; for other models ratio / (1 + ratio)), so that it means the
-    same for every schedule and step count. side: where the given model is used, "below" (levels of `boundary` and
+    same for every schedule and step count. side: where the given model answers, "below" (levels of `boundary` and
     less: late) or "above".
 
     One mechanism for three uses:

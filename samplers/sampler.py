@@ -43,7 +43,7 @@ class Sampler(Method, lever="sampler", abstract=True):
 
     A sampler is its weights: a pure function of noise levels. What they are applied to is the same for all models (see
     `accel.samplers.coordinates`): samples scaled to x = (1 - t) x0 + t noise, with the noise level t running from 1 to
-    0, and as outputs the velocity noise - x0, or the clean estimate x0.
+    0, and as answers the velocity noise - x0, or the clean estimate x0.
 
     steps: share of the steps that the call asks for; the pipeline sees the smaller number from the start, so progress
     bars, callbacks and image-to-image strength are right. A loop of your own in `session.running()` keeps its number.

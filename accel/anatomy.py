@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 
-from accel import families
+from accel import conventions, families
+from accel.families import Family, GuidanceCalls
+from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
-from accel.schedulers import Samples, TimestepInput, scheduler_anatomy
-from accel.spaces import Prediction
+from accel.schedulers import TimestepInput, scheduler_anatomy
 from accel.unet_layers import UNetLayers, unet_layers
-
-# How the conditional and the unconditional output of one step are asked for: in calls of their own, by a guider; the
-# conditional one as the last or the first half of one batch; as the first step will show; in batches of more than two.
-GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "to be seen", "more than two"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,11 @@ class DenoiserAnatomy:
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unet: UNetLayers | None = None  # the layers of a U-Net of a known kind
     rounding: float = 0.0  # how far its linear layers are from being linear: `accel.rounding`
+
+    @cached_property
+    def family(self) -> Family:
+        """What is known of its class and cannot be asked."""
+        return families.of_denoiser(self.kind)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Anatomy:
     @property
     def embedded_guidance(self) -> bool:
         """Whether the guidance scale is an input of a denoiser."""
-        return any(part.config.get(families.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
+        return any(part.config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -117,7 +120,7 @@ def inspect(pipe: Any) -> Anatomy:
     schedulers = dict(schedulers_of(components))
     if not found:
         raise ValueError(
-            f"{type(pipe).__name__} has no denoiser that accel knows (looked for {', '.join(families.DENOISERS)})."
+            f"{type(pipe).__name__} has no denoiser that accel knows (looked for {', '.join(conventions.DENOISERS)})."
         )
     if not schedulers:
         raise ValueError(f"{type(pipe).__name__} has no scheduler, so there are no denoising steps to accelerate.")
@@ -156,7 +159,7 @@ def components_of(pipe: Any) -> dict[str, Any]:
 
 
 def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
-    for name in families.DENOISERS:
+    for name in conventions.DENOISERS:
         if isinstance(components.get(name), torch.nn.Module):
             yield name, components[name]
 
@@ -186,10 +189,11 @@ def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
 def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
     """What one denoiser consists of; its weights are not looked at."""
     original = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
+    family = families.of_denoiser(type(original).__name__)
     lists = {
         path: child
         for path, child in original.named_children()
-        if path in families.BLOCKS and isinstance(child, torch.nn.ModuleList) and len(child)
+        if path in family.blocks and isinstance(child, torch.nn.ModuleList) and len(child)
     }
     blocks = {path: len(children) for path, children in lists.items()}
     return DenoiserAnatomy(
@@ -198,10 +202,10 @@ def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
         parameters=sum(parameter.numel() for parameter in original.parameters()),
         blocks=blocks,
         image_output={path: _image_output(children[0]) for path, children in lists.items()},
-        modulated_input=_first_self_attention(original, blocks),
-        time_embedding=next((path for path in families.TIME_EMBEDDING if submodule(original, path)), None),
-        time_projection=next((path for path in families.TIME_PROJECTION if submodule(original, path)), None),
-        modules=_modules(original),
+        modulated_input=_first_self_attention(original, blocks, family),
+        time_embedding=next((path for path in family.time_embedding if submodule(original, path)), None),
+        time_projection=next((path for path in family.time_projection if submodule(original, path)), None),
+        modules=_modules(original, family),
         unet=unet_layers(original),
         rounding=rounding(original),
     )
@@ -209,36 +213,36 @@ def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
 
 def _image_output(block: torch.nn.Module) -> int:
     name = type(getattr(block, "_orig_mod", block)).__name__
-    return 1 if name.startswith(families.TEXT_FIRST_BLOCKS) else 0
+    return 1 if families.returns_text_first(name) else 0
 
 
-def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int]) -> str | None:
-    paths = (f"{path}.0.{name}" for path in blocks for name in families.SELF_ATTENTION)
+def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int], family: Family) -> str | None:
+    paths = (f"{path}.0.{name}" for path in blocks for name in family.modules["self_attention"])
     return next((path for path in paths if submodule(module, path)), None)
 
 
-def _modules(denoiser: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+def _modules(denoiser: torch.nn.Module, family: Family) -> dict[str, tuple[str, ...]]:
     """The paths of the attention and feed-forward modules of all repeated blocks, by kind."""
     found: dict[str, list[str]] = {}
     for path, module in denoiser.named_modules():
-        kind = _kind(path.split("."), module)
+        kind = _kind(path.split("."), module, family)
         if kind is not None:
             found.setdefault(kind, []).append(path)
     return {kind: tuple(paths) for kind, paths in found.items()}
 
 
-def _kind(parts: list[str], module: torch.nn.Module) -> str | None:
+def _kind(parts: list[str], module: torch.nn.Module, family: Family) -> str | None:
     """What kind of module this is, if it stands directly in a repeated block (`transformer_blocks.0.attn1`)."""
     *block, name = parts
     if block[-1:] == ["block"]:  # HiDream wraps its blocks
         block = block[:-1]
-    if len(block) < 2 or not block[-1].isdigit() or block[-2] not in families.BLOCKS:
+    if len(block) < 2 or not block[-1].isdigit() or block[-2] not in family.blocks:
         return None
-    kind = next((kind for kind, names in families.MODULES.items() if name in names), None)
+    kind = next((kind for kind, names in family.modules.items() if name in names), None)
     if kind in ("self_attention", "cross_attention"):
         # SD3.5 and AnimateDiff have a second self-attention under the name of the cross-attention.
         crossed = getattr(module, "is_cross_attention", kind == "cross_attention")
-        along_time = not crossed and any(part in families.TEMPORAL for part in block)
+        along_time = not crossed and any(part in family.temporal for part in block)
         return "cross_attention" if crossed else "temporal_attention" if along_time else "self_attention"
     return kind
 
@@ -250,7 +254,7 @@ def _handover(pipe: Any, denoisers: list[str]) -> tuple[str, float] | None:
 
 def clean_from_prediction(prediction: Prediction, pipeline: str) -> Prediction:
     """What the denoiser predicts, given what the scheduler takes it to and the pipeline's class name."""
-    if pipeline.startswith(families.NEGATES_PREDICTION) and prediction == "flow":
+    if families.of_pipeline(pipeline).negates_prediction and prediction == "flow":
         return "inverted_flow"
     return prediction
 
@@ -259,9 +263,9 @@ def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: b
     if guided:
         return "two calls per step, made by a guider"
     configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
-    if any(config.get(families.EMBEDDED_GUIDANCE_FLAG) for config in configs):
+    if any(config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for config in configs):
         return "embedded scale (an extra unconditional call only with true_cfg_scale)"
-    if pipeline.startswith(families.ONE_BATCHED_CALL):
+    if families.of_pipeline(pipeline).guidance_calls != "to be seen":
         return "one batched call per step"
     return "seen in the run, from named calls or at its first step"
 
@@ -269,9 +273,6 @@ def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: b
 def _guidance_calls(pipeline: str, guided: bool) -> GuidanceCalls:
     if guided:  # whatever the pipeline's name: modular pipelines have those of others, and no batches
         return "two calls"
-    if any(part in pipeline for part in families.OTHER_BATCHES):
+    if any(part in pipeline for part in conventions.OTHER_BATCHES):
         return "more than two"
-    if not pipeline.startswith(families.ONE_BATCHED_CALL):
-        return "to be seen"
-    first = pipeline.startswith(families.CONDITIONAL_HALF_FIRST)
-    return "conditional half first" if first else "conditional half last"
+    return families.of_pipeline(pipeline).guidance_calls

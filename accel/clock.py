@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.spaces import output_from_clean
+from accel.parametrization import flow_time, output_from_clean
 from accel.streams import Streams
 from accel.update import Around, Given, LinearUpdates, Unknown, config_of, measure_updates, on_cpu
 
@@ -116,7 +116,7 @@ class Timetable:
 
     def time_of(self, sigma: float) -> float:
         """The flow time of a noise level as this timetable counts it."""
-        return sigma if self.flow else sigma / (1.0 + sigma)
+        return flow_time(sigma, self.flow)
 
     def updates(
         self,
@@ -286,7 +286,7 @@ def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or config_of(scheduler).get("use_flow_sigmas"):
         flow = all(sigma <= 1.0 + 1e-3 for sigma in sigmas)
-        return [1000.0 * (sigma if flow else sigma / (1.0 + sigma)) for sigma in sigmas]
+        return [1000.0 * flow_time(sigma, flow) for sigma in sigmas]
     alphas = torch.as_tensor(alphas).double().cpu().clamp_min(1e-12)
     known = ((1.0 - alphas) / alphas).sqrt().log()
     wanted = torch.tensor(sigmas, dtype=torch.float64).clamp_min(1e-12).log()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accel.families import DENOISERS
+from accel.conventions import DENOISERS
 
 POCKET = "pocket:"
 

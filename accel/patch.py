@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from accel import families
+from accel import conventions
 from accel.call import Arguments
 from accel.ownership import AT_WORK, owner_of
 
@@ -376,7 +376,7 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
 
     def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if part == "input" and AT_WORK.get() is mine:
-            known = Arguments.pick(named.bind(args, kwargs), families.IMAGE_TOKENS)
+            known = Arguments.pick(named.bind(args, kwargs), conventions.IMAGE_TOKENS)
             hear(args[0] if known is None else known)
 
     def after(output: Any) -> None:

@@ -1,5 +1,6 @@
 """What a scheduler is: what it takes its model to predict, how its samples are scaled, whether its updates are linear,
-and how it can be told noise levels. All of it is asked of copies; what cannot be asked is in `accel.families`.
+and how it can be told noise levels. All of it is asked of copies; what cannot be asked is in
+`accel.known_schedulers`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from accel import families
+from accel import known_schedulers
 from accel.clock import Timetable
-from accel.spaces import Prediction, conversion, prediction_in
+from accel.parametrization import Prediction, Samples, output_shares, prediction_in, shares
 from accel.update import FRESH, Deep, LinearUpdates, Unknown, config_of, copy_scheduler
-
-# How samples are scaled: a flow's (1 - t) x0 + t noise, unit variance (DDIM), or x0 + sigma noise (Euler).
-Samples = Literal["flow", "preserving", "exploding"]
 
 # How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of
 # the run, "timesteps" takes training timesteps.
@@ -131,14 +129,14 @@ def levels_reached(table: Timetable, prediction: Prediction, samples: Samples) -
     It may be another than the next entry of the timetable: DDIM goes to `t - 1000 // n`.
     """
     clean: list[tuple[float, float]] = [(1.0, 0.0)] * len(table.sigmas)
-    for of, outputs in ((None, [_output(sigma, prediction) for sigma in table.sigmas]), (prediction, clean)):
+    for of, outputs in ((None, [output_shares(sigma, prediction) for sigma in table.sigmas]), (prediction, clean)):
         try:
             updates = table.updates(of)
         except Unknown:
             continue
         levels = []
         for position, (sigma, following) in enumerate(pairwise(table.whole)):
-            step, start = updates.at(position) or (1.0, []), _shares(sigma, samples)
+            step, start = updates.at(position) or (1.0, []), shares(sigma, samples)
             level = _led_to(*step, start, outputs[: position + 1], samples)
             levels.append(following if math.isclose(level, following, rel_tol=1e-4, abs_tol=1e-5) else level)
         return levels
@@ -167,27 +165,13 @@ def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
     config, alphas = config_of(scheduler), getattr(scheduler, "alphas_cumprod", None)
     if "flow" in prediction or not isinstance(alphas, torch.Tensor):
         return {}
-    if any(config.get(setting) not in (None, usual) for setting, usual in families.PLAIN_SETTINGS.items()):
+    if any(config.get(setting) not in (None, usual) for setting, usual in known_schedulers.PLAIN_SETTINGS.items()):
         return {}
-    found = families.EXCHANGES.get(type(scheduler).__name__, ())
-    if float(alphas[-1]) > families.PURE_NOISE:
-        return {other: tuple(families.SPACINGS) for other in found}
-    return {other: families.PURE_NOISE_SPACINGS for other in found if other in families.PURE_NOISE_SOLVERS}
-
-
-def _shares(sigma: float, samples: Samples) -> tuple[float, float]:
-    """Of signal and noise in a sample."""
-    if samples == "flow":
-        return 1.0 - sigma, sigma
-    root = math.sqrt(1.0 + sigma * sigma)
-    return (1.0, sigma) if samples == "exploding" else (1.0 / root, sigma / root)
-
-
-def _output(sigma: float, prediction: str) -> tuple[float, float]:
-    """p and q of output = p x0 + q noise, from the conversion x0 = alpha input + beta output."""
-    signal, noise = _shares(sigma, "flow" if "flow" in prediction else "preserving")
-    from_input, from_output = conversion(max(sigma, 1e-6), prediction)
-    return (1.0 - from_input * signal) / from_output, -from_input * noise / from_output
+    found = known_schedulers.known_scheduler(scheduler).exchanges
+    if float(alphas[-1]) > known_schedulers.PURE_NOISE:
+        return {other: tuple(known_schedulers.SPACINGS) for other in found}
+    able = (other for other in found if known_schedulers.KNOWN[other].pure_noise)
+    return {other: known_schedulers.PURE_NOISE_SPACINGS for other in able}
 
 
 def _prediction(table: Timetable, samples: Samples | None) -> Prediction:
@@ -209,7 +193,7 @@ def _prediction(table: Timetable, samples: Samples | None) -> Prediction:
         return declared
     if not share:
         return declared
-    before, after = (_shares(table.whole[position], samples) for position in (middle, middle + 1))
+    before, after = (shares(table.whole[position], samples) for position in (middle, middle + 1))
     clean, noise = ((after[part] - keep * before[part]) / share for part in (0, 1))
     found = prediction_in(clean, noise, table.whole[middle], table.flow)
     return declared if found == "unknown" else found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from accel import families
+from accel import conventions, families
 
 Paths = tuple[str, ...]
 
@@ -30,9 +30,8 @@ def unet_layers(denoiser: torch.nn.Module) -> UNetLayers | None:
     downs, ups = getattr(denoiser, "down_blocks", None), getattr(denoiser, "up_blocks", None)
     if not isinstance(downs, torch.nn.ModuleList) or not isinstance(ups, torch.nn.ModuleList):
         return None
-    if type(denoiser).__name__ not in families.UNETS:
-        return None
-    if any(type(block).__name__ not in families.UNET_BLOCKS for block in (*downs, *ups)):
+    known = families.of_denoiser(type(denoiser).__name__).unet_blocks
+    if not known or any(type(block).__name__ not in known for block in (*downs, *ups)):
         return None
     skips: list[Paths] = [("conv_in",)]
     for index, block in enumerate(downs):
@@ -45,7 +44,7 @@ def unet_layers(denoiser: torch.nn.Module) -> UNetLayers | None:
 
 def _layers(block: torch.nn.Module, path: str) -> Iterator[Paths]:
     """Each layer is a residual network and what follows it: attention, motion module."""
-    parts = (_listed(block, path, name) for name in families.UNET_LAYER)
+    parts = (_listed(block, path, name) for name in conventions.UNET_LAYER)
     yield from zip(*(paths for paths in parts if paths), strict=True)
 
 

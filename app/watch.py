@@ -14,9 +14,9 @@ from accel.anatomy import components_of, denoisers_of, schedulers_of
 from accel.app.pair import Cancelled
 from accel.app.preview import LatentPreview
 from accel.measure.media import Pixels
+from accel.parametrization import clean_from_output
 from accel.patch import Wrapper, is_compiled
 from accel.session import Session
-from accel.spaces import clean_from_output
 
 PREVIEW_SECONDS = 0.25  # between two previews
 _WHITE, _CLIPPED = 0.999, 0.1  # more than this share of pixels beyond that value: the picture is clipped

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel import families
+from accel import conventions
 from accel.anatomy import Anatomy
 from accel.attention.break_even import max_density_to_gain, min_tokens_to_gain
 from accel.attention.kernels import ChosenKernel, attend
@@ -261,6 +261,8 @@ def places(anatomy: Anatomy) -> list[AttentionPlace]:
     """All self-attentions of all denoisers, numbered in the order in which they run."""
     found = []
     for name, denoiser in anatomy.denoisers.items():
-        paths = sorted(denoiser.modules.get("self_attention", ()), key=lambda path: path.startswith(families.RUNS_LAST))
+        paths = sorted(
+            denoiser.modules.get("self_attention", ()), key=lambda path: path.startswith(conventions.RUNS_LAST)
+        )
         found += [AttentionPlace(name, path, layer, len(paths)) for layer, path in enumerate(paths)]
     return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from accel import families
+from accel import conventions
 from accel.anatomy import DenoiserAnatomy
 from accel.attention.layout import TokenLayout
 from accel.call import DenoiserCall
@@ -27,7 +27,7 @@ class Tokens:
         for grid in self._grids:
             if tokens == math.prod(grid):
                 return TokenLayout(*grid)
-        prompt = families.PROMPT_TOKENS.get(self._denoiser.kind)
+        prompt = self._denoiser.family.prompt_tokens
         if prompt is None or not self._grids or tokens < math.prod(self._grids[0]):
             return None
         grid = self._grids[0]
@@ -38,16 +38,16 @@ def grids(call: DenoiserCall, denoiser: DenoiserAnatomy) -> list[tuple[int, int,
     """(frames, height, width) in tokens as the self-attentions of this call see them: one, or one for each resolution
     of a U-Net, the finest first; none where the layout is not known.
     """
-    among = any(call.arguments.get(name) is not None for name in families.PICTURES_AMONG_TOKENS)
+    among = any(call.arguments.get(name) is not None for name in conventions.PICTURES_AMONG_TOKENS)
     known = on_grid(call, denoiser.config)
-    if known is None or among or denoiser.kind.startswith(families.OTHER_TOKEN_ORDER):
+    if known is None or among or denoiser.family.own_token_order:
         return []
     latents, axes = known
     frames, height, width = (1, *(latents.shape[axis] for axis in axes))[-3:]
     if call.latents[0].ndim == 3:  # packed: tokens already; those of reference pictures would follow
         return [(frames, height, width)] if call.latents[0].shape[1] == frames * height * width else []
     deep, high, wide = patches(denoiser.config)
-    frames = 1 if denoiser.kind in families.FRAMES_APART else frames // deep
+    frames = 1 if denoiser.family.frames_apart else frames // deep
     finest = (frames, height // high, width // wide)
     levels = len(denoiser.config.get("block_out_channels") or (0,))
     return [(frames, *(-(-size // 2**level) for size in finest[1:])) for level in range(levels)]

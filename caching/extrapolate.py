@@ -17,8 +17,13 @@ from accel.caching.hindsight import hindsight
 from accel.caching.predictor import PastValues, Predictor, Steps, at, bases
 from accel.call import DenoiserCall
 from accel.method import setting
-from accel.polynomials import interpolation_weights
-from accel.spaces import clean_from_output, output_from_clean
+from accel.parametrization import (
+    clean_from_output,
+    distinct,
+    extrapolation_weights,
+    interpolation_weights,
+    output_from_clean,
+)
 from accel.update import FRESH, LinearUpdates, Unknown
 
 
@@ -163,30 +168,6 @@ class Extrapolate(Predictor, lever="predictor"):
         if kind == "unknown":
             return ("output",)
         return ("output", "x0") if "flow" in kind else ("x0", "output")
-
-
-def distinct(memories: Sequence[PastValues]) -> list[PastValues]:
-    """The last memory of each time: a solver may evaluate twice at one noise level (PNDM)."""
-    return list({memory.time: memory for memory in memories}.values())
-
-
-def extrapolation_weights(times: list[float], now: float) -> tuple[list[float], list[float]]:
-    """Weights of the values at up to three `times` (oldest first) that continue them to `now`.
-
-    The first list is the straight line's and sums to 1; the second, which sums to 0, is what makes a parabola of it
-    (Newton's second divided difference). Coinciding times lower the order.
-    """
-    flat = [0.0] * len(times)
-    line = [*flat[:-1], 1.0]
-    if len(times) == 1 or times[-1] == times[-2]:
-        return line, flat
-    b, c = times[-2:]
-    slope = (now - c) / (c - b)
-    line = [*flat[:-2], -slope, 1.0 + slope]
-    if len(times) < 3 or len(set(times)) < 3:
-        return line, flat
-    a, bend = times[0], (now - c) * (now - b)
-    return line, [bend / ((a - b) * (a - c)), bend / ((b - a) * (b - c)), bend / ((c - a) * (c - b))]
 
 
 def _extrapolated(

@@ -16,9 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from accel.parametrization import Array, euler_weights, flow_time, lagrange
 
 # How much of the forecast's own error stays: the output of the step that corrects it was computed on wrong latents.
 COUPLING = 0.1
@@ -102,7 +101,7 @@ def gap_errors(sigmas: Array, flow: bool, features: Array, rules: PlanRules) -> 
     step, `step` computes, and then only `gap` steps later the next. Infinite where the run has no such steps.
     """
     total, most = len(sigmas) - 1, rules.max_skips + 1
-    times, weights = _times(sigmas[:-1], flow), _weights(sigmas, flow)
+    times, weights = _times(sigmas[:-1], flow), euler_weights(sigmas, flow)
     found = np.full((most + 1, total, most + 1), np.inf)
     found[:, :, 1] = 0.0
     for before in range(1, most + 1):
@@ -150,20 +149,13 @@ def _error(features: Array, times: Array, weights: Array, nodes: list[Any], step
     wrong = np.zeros((len(steps), features.shape[1]))
     for offset in range(1, gap):
         skipped = steps + offset
+        shares = lagrange([times[node] for node in nodes], times[skipped])
         answer = sum(
-            (_lagrange(times, nodes, index, skipped)[:, None] * features[node] for index, node in enumerate(nodes)),
+            (np.reshape(share, (-1, 1)) * features[node] for share, node in zip(shares, nodes, strict=True)),
             start=-features[skipped],
         )
         wrong += weights[skipped][:, None] * answer
     return wrong
-
-
-def _lagrange(times: Array, nodes: list[Any], index: int, at: Any) -> Array:
-    value = np.ones(len(at))
-    for other, node in enumerate(nodes):
-        if other != index:
-            value *= (times[at] - times[node]) / (times[nodes[index]] - times[node])
-    return value
 
 
 def _ratios(sigmas: Array, flow: bool) -> Array:
@@ -174,18 +166,11 @@ def _ratios(sigmas: Array, flow: bool) -> Array:
 def _times(sigmas: Array, flow: bool) -> Array:
     """Where outputs are polynomials (`StepContext.time`). Solvers that evaluate twice at one level get distinct
     times."""
-    return np.asarray((sigmas if flow else sigmas / (1.0 + sigmas)) - 1e-6 * np.arange(len(sigmas)))
-
-
-def _weights(sigmas: Array, flow: bool) -> Array:
-    """What one unit of the output (or of the clean estimate) adds to the latents in each Euler step, in coordinates in
-    which the updates of all steps add up: the latents divided by the scale of the signal, or by that of the noise."""
-    levels = np.maximum(sigmas, 1e-4)
-    return np.asarray(np.diff(sigmas) if flow else np.diff(1.0 / levels))
+    return np.asarray(flow_time(sigmas, flow) - 1e-6 * np.arange(len(sigmas)))
 
 
 def _growth(sigmas: Array, flow: bool) -> Array:
     ratios = _ratios(sigmas, flow)
     growth = 1.0 + ratios**GROWTH
-    # Of epsilon and v models the errors are of latents divided by the noise level, see `_weights`.
+    # Of epsilon and v models the errors are of latents divided by the noise level, see `euler_weights`.
     return np.asarray(growth if flow else growth * ratios / (1.0 + ratios))

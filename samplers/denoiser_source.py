@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from accel import families
+from accel import conventions
 from accel.anatomy import DenoiserAnatomy, anatomy_of, clean_from_prediction
 from accel.loading import POCKET
+from accel.parametrization import Prediction
 from accel.schedulers import prediction_of
-from accel.spaces import Prediction
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,11 @@ def resolve(model: str) -> DenoiserSource:
     folder = _pocket_folder(model.removeprefix(POCKET)) if model.startswith(POCKET) else model
     index, part = _index(folder), None
     if index is not None:
-        part = next((name for name in families.DENOISERS if (index.get(name) or [None])[0]), None)
+        part = next((name for name in conventions.DENOISERS if (index.get(name) or [None])[0]), None)
         if part is None:
-            raise ValueError(f"The pipeline in {model!r} has no denoiser (looked for {', '.join(families.DENOISERS)}).")
+            raise ValueError(
+                f"The pipeline in {model!r} has no denoiser (looked for {', '.join(conventions.DENOISERS)})."
+            )
     try:
         config = diffusers.UNet2DConditionModel.load_config(folder, subfolder=part)
     except Exception as error:
@@ -77,7 +79,7 @@ def mismatch(own: DenoiserAnatomy, other: DenoiserAnatomy) -> str | None:
     """Why `other` cannot take the calls of `own`, in one clause; None if nothing speaks against it."""
     if not own.config or not other.config:
         return None
-    for what, names in families.INTERFACE.items():
+    for what, names in conventions.INTERFACE.items():
         mine, its = (_first(part.config, names) for part in (own, other))
         if mine != its:
             return f"its {what}: {its}, where the pipeline's {own.kind} has {mine}"

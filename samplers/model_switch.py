@@ -15,9 +15,9 @@ from accel.call import DenoiserCall, DenoiserResult, Proceed
 from accel.clock import StepContext
 from accel.lever import InactiveLever, Lever
 from accel.method import nested_method, setting
+from accel.parametrization import flow_time
 from accel.report import CallRecord, LeverReport
 from accel.samplers.composite import WrappedSampler
-from accel.samplers.coordinates import time_of
 from accel.samplers.denoiser_source import mismatch, resolve
 from accel.samplers.sampler import Sampler
 from accel.samplers.solvers import SchedulerSolver
@@ -31,9 +31,9 @@ class ModelSwitch(WrappedSampler):
     """Uses another denoiser on one side of a noise level; both must work in the same latents.
 
     model: a pocket model ("pocket:small"), a diffusers model or pipeline by folder or hub id, or a live module, which
-    cannot be written to a recipe file. boundary: the noise level in the common coordinates (`accel.samplers.
-    coordinates`: a flow's time, 1 pure noise and 0 the end; for other models ratio / (1 + ratio)), so that it means the
-    same for every schedule and step count. side: where the given model answers, "below" (levels of `boundary` and
+    cannot be written to a recipe file. boundary: the noise level in the common coordinates (`accel.parametrization`:
+    a flow's time, 1 pure noise and 0 the end; for other models ratio / (1 + ratio)), so that it means the same for
+    every schedule and step count. side: where the given model answers, "below" (levels of `boundary` and
     less: late) or "above".
 
     One mechanism for three uses:
@@ -164,9 +164,7 @@ class SwitchStepper(Stepper):
 
     def _takes(self, context: StepContext) -> bool:
         # A loop without a known timetable has no noise levels to go by.
-        return context.total > 0 and self.method.is_active(
-            time_of(context.sigma, "flow" if self._flow else "preserving")
-        )
+        return context.total > 0 and self.method.is_active(flow_time(context.sigma, self._flow))
 
     def _weights(self) -> int:
         """Bytes of a model that is there for the switch alone."""

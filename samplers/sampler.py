@@ -42,7 +42,7 @@ class Sampler(Method, lever="sampler", abstract=True):
     """Base of the samplers.
 
     A sampler is its weights: a pure function of noise levels. What they are applied to is the same for all models (see
-    `accel.samplers.coordinates`): samples scaled to x = (1 - t) x0 + t noise, with the noise level t running from 1 to
+    `accel.parametrization`): samples scaled to x = (1 - t) x0 + t noise, with the noise level t running from 1 to
     0, and as answers the velocity noise - x0, or the clean estimate x0.
 
     steps: share of the steps that the call asks for; the pipeline sees the smaller number from the start, so progress

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accel import families
 from accel.anatomy import Anatomy, schedulers_of
+from accel.known_schedulers import KNOWN, SPACINGS, known_scheduler
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
 from accel.report import CallRecord, LeverReport
@@ -16,7 +16,7 @@ from accel.samplers.sampler import Sampler, alternative
 from accel.samplers.stepper import Stepper
 from accel.schedulers import exchangeable, prediction_of
 
-SCHEDULERS = tuple(dict.fromkeys(name for names in families.EXCHANGES.values() for name in names))
+SCHEDULERS = tuple(dict.fromkeys(name for row in KNOWN.values() for name in row.exchanges))
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DiffusersScheduler(Sampler):
     """A scheduler class of diffusers in place of the pipeline's own, made from its configuration, in every call of the
     pipeline; between calls `pipe.scheduler` is the object that it was.
 
-    Only where `accel.families.EXCHANGES` says that both solve the same equation: models that predict noise, v or the
+    Only where `accel.known_schedulers` says that both solve the same equation: models that predict noise, v or the
     sample (SD, SDXL, PixArt, AnimateDiff, Kolors; CogVideoX, whose noise levels are handed over). For flows, and where
     the scheduler's settings are special, there are the solvers of this package, which replace the update alone.
     scheduler: the class. spacing: how it places its noise levels, "own" as its configuration says. The solvers of
@@ -33,11 +33,11 @@ class DiffusersScheduler(Sampler):
     """
 
     scheduler: str = setting("DPMSolverMultistepScheduler", choices=SCHEDULERS, help="class of diffusers", dial=True)
-    spacing: str = setting("own", choices=("own", *families.SPACINGS), help="of the noise levels; own: as configured")
+    spacing: str = setting("own", choices=("own", *SPACINGS), help="of the noise levels; own: as configured")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        able = [name for name, settings in families.SPACINGS.items() if self._takes(settings)]
+        able = [name for name, settings in SPACINGS.items() if self._takes(settings)]
         if self.spacing not in ("own", *able):
             raise ValueError(f"{self.scheduler} has no {self.spacing} spacing; it has own, {', '.join(able)}.")
 
@@ -53,12 +53,12 @@ class DiffusersScheduler(Sampler):
 
     def made_from(self, own: Any) -> Any:
         """A scheduler of the class, for the model that `own` is for."""
-        settings = dict(families.EXCHANGE_SETTINGS.get(self.scheduler, {}))
-        if type(own).__name__ in families.OWN_NOISE_TABLE:
+        settings = dict(KNOWN[self.scheduler].settings)
+        if known_scheduler(own).own_noise_table:
             settings |= {"trained_betas": betas_of(own), "rescale_betas_zero_snr": False}
         if self.spacing != "own":
-            every = (name for spacing in families.SPACINGS.values() for name in spacing if name.startswith("use_"))
-            settings |= {name: False for name in every if self._takes([name])} | families.SPACINGS[self.spacing]
+            every = (name for spacing in SPACINGS.values() for name in spacing if name.startswith("use_"))
+            settings |= {name: False for name in every if self._takes([name])} | SPACINGS[self.spacing]
         # What the class does not take says nothing to it, and diffusers would warn about it in every attachment.
         known = {name: value for name, value in own.config.items() if name.startswith("_") or self._takes([name])}
         return self._kind().from_config(known, **settings)

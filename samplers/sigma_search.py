@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from accel.anatomy import Anatomy, inspect
 from accel.lever import Lever
+from accel.parametrization import flow_time, point_of, scale_of
 from accel.recipe import Recipe
-from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.sampler import Sampler
 from accel.samplers.sigmas import SigmaTable
 from accel.samplers.solvers import PseudoCorrector
@@ -196,7 +196,7 @@ class ReferenceStepper(Stepper):
         sigma, following, _ = self._place(name, scheduler, arguments["timestep"])
         point = point_of(arguments["sample"], arguments["model_output"], sigma, samples, self.anatomy.received[name])
         trace.sigmas.append(sigma)
-        trace.times[-1:] = [time_of(sigma, samples), time_of(following, samples)]
+        trace.times[-1:] = [flow_time(sigma, samples == "flow"), flow_time(following, samples == "flow")]
         trace.velocities.append(point.velocity.cpu())
         trace.final = (sample_of(result).float() / scale_of(following, samples)).cpu()
         return result

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accel.method import setting
+from accel.parametrization import Array, lagrange
 from accel.samplers.sampler import Sampler, Space, UpdateWeights
-
-Array = NDArray[np.float64]
 
 EDGE = 1e-6  # log-SNR is infinite at pure noise, where flow models start; diffusers' UniPC moves the start by as much
 
@@ -87,13 +85,8 @@ class AdamsBashforth(Sampler):
         known = list(times[-self.order :])
         start, middle = known[-1], (known[-1] + following) / 2
         sixth = (following - start) / 6  # Simpson's rule is exact for what three velocities span
-        return UpdateWeights(
-            1.0,
-            tuple(
-                sixth * (_basis(known, k, start) + 4 * _basis(known, k, middle) + _basis(known, k, following))
-                for k in range(len(known))
-            ),
-        )
+        shares = zip(*(lagrange(known, time) for time in (start, middle, following)), strict=True)
+        return UpdateWeights(1.0, tuple(sixth * (first + 4 * half + last) for first, half, last in shares))
 
 
 @dataclass(frozen=True)
@@ -224,8 +217,3 @@ def _differences(ratios: Sequence[float], rho: Array) -> Array:
     """Weights of the outputs, oldest first, in the sum over k of rho_k (m_k - m_0) / r_k."""
     shares = np.array([weight / ratio for weight, ratio in zip(rho, ratios, strict=True)])
     return np.append(shares[::-1], -shares.sum())
-
-
-def _basis(times: Sequence[float], k: int, at: float) -> float:
-    """Lagrange's polynomial that is 1 at the k-th time and 0 at the others."""
-    return math.prod((at - other) / (times[k] - other) for other in times if other != times[k])

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel import families
+from accel import known_schedulers
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall
 from accel.clock import Timetable
 from accel.lever import Lever
+from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
-from accel.samplers.coordinates import point_of, scale_of, time_of
 from accel.samplers.sampler import Sampler, StepPlace
 from accel.samplers.timesteps import set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
@@ -114,13 +114,17 @@ class Stepper(Lever):
         if not self.method.depth:
             return result
         known = all(given in arguments for given in ("model_output", "timestep", "sample"))
-        if samples is None or not known or any(_is_on(arguments.get(given)) for given in families.OTHER_UPDATES):
+        if (
+            samples is None
+            or not known
+            or any(_is_on(arguments.get(given)) for given in known_schedulers.OTHER_UPDATES)
+        ):
             self._history.clear()
             return result
         sigma, following, place = self._place(name, scheduler, arguments["timestep"])
         sample = arguments["sample"]
         point = point_of(sample, arguments["model_output"], sigma, samples, self.anatomy.received[name])
-        history, now, then = self._history, time_of(sigma, samples), time_of(following, samples)
+        history, now, then = self._history, flow_time(sigma, samples == "flow"), flow_time(following, samples == "flow")
         key = (name, sample.shape, sample.device)
         if key != history.key or (history.times and now >= history.times[-1]):
             history.clear()
@@ -160,7 +164,7 @@ class Stepper(Lever):
         return table.whole[position], reached[position], place
 
     def _levels_of(self, name: str, table: Timetable) -> RunLevels:
-        ladder = [time_of(sigma, "preserving") for sigma in training_sigmas(table.scheduler)]
+        ladder = [flow_time(sigma, False) for sigma in training_sigmas(table.scheduler)]
         samples: Any = self.anatomy.samples[name]
         return RunLevels(table, ladder, levels_reached(table, self.anatomy.received[name], samples))
 

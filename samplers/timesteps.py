@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from accel.clock import Timetable
+from accel.parametrization import Samples
 from accel.samplers.sigmas import Grid, Sigmas, unshift_sigma
-from accel.schedulers import Samples, TimestepInput
+from accel.schedulers import TimestepInput
 from accel.update import config_of
 
 

@@ -20,6 +20,7 @@ from accel.caching.calibration.table import Array, StepTable, features_of
 from accel.caching.methods.schedules import rules_for
 from accel.caching.planning import PlanRules, gap_errors
 from accel.method import Method
+from accel.parametrization import flow_time
 from accel.recipe import Recipe
 from accel.samplers.guidance.gate import GuidanceMethod
 from accel.samplers.recorded_steps import RecordedStep
@@ -185,9 +186,7 @@ def guided_steps(guidance: Method | None, table: StepTable, cosines: Array, mask
         return np.array(mask, dtype=bool)
     flow, total = table.timetable[0] <= 1.0, len(table.timetable) - 1
     steps = [
-        RecordedStep(
-            table.start + step, total, sigma, sigma if flow else sigma / (1.0 + sigma), float(cosines[step]), mask[step]
-        )
+        RecordedStep(table.start + step, total, sigma, flow_time(sigma, flow), float(cosines[step]), mask[step])
         for step, sigma in enumerate(table.sigmas)
     ]
     return np.array(guidance.guided_steps(steps), dtype=bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from accel import families
 from accel.anatomy import Anatomy, DenoiserAnatomy
 from accel.unet_layers import UNetLayers
 
@@ -13,6 +12,7 @@ from accel.unet_layers import UNetLayers
 # one head of 64: at 576 tokens a step takes 1.08 times as long as a dense one, at 1024 as long, at 1600 it is 1.1 times
 # and at 4096 1.5 times as fast.
 GAINS_FROM = 1600
+INPAINTING_CHANNELS = 9
 
 
 class HighResolution(NamedTuple):
@@ -35,17 +35,18 @@ def known_unets(anatomy: Anatomy) -> dict[str, HighResolution]:
 def high_resolution(denoiser: DenoiserAnatomy) -> HighResolution | None:
     """What is known of a U-Net, or None."""
     config = denoiser.config
-    facts = families.HIGH_RESOLUTION.get(tuple(config.get("down_block_types") or ()))
-    if facts is None or denoiser.unet is None or denoiser.kind not in families.HIGH_RESOLUTION_UNETS:
+    kinds = tuple(config.get("down_block_types") or ())
+    facts = next((known for known in denoiser.family.high_resolution if known.down_blocks == kinds), None)
+    if facts is None or denoiser.unet is None:
         return None
     ends = {layer[-1] for layer in denoiser.unet.skips}
-    if not ends.issuperset(facts["halved"]) or config.get("downsample_padding", 1) != 1:
+    if not ends.issuperset(facts.halved) or config.get("downsample_padding", 1) != 1:
         return None
     side = native_side(config.get("sample_size"))
-    inpaints = config.get("in_channels") == families.INPAINTING_CHANNELS
-    few_steps = facts["few_steps"].get(side)
-    early = 0.0 if inpaints or few_steps is not None else facts["early"]
-    return HighResolution(denoiser.unet, facts["finest"], facts["halved"], side, early, few_steps)
+    inpaints = config.get("in_channels") == INPAINTING_CHANNELS
+    few_steps = facts.few_steps.get(side)
+    early = 0.0 if inpaints or few_steps is not None else facts.early
+    return HighResolution(denoiser.unet, facts.finest, facts.halved, side, early, few_steps)
 
 
 def native_side(size: object) -> float:

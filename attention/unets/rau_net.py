@@ -18,7 +18,6 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from accel import families
 from accel.attention.unets.high_resolution import HighResolution
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.clock import StepContext
@@ -29,6 +28,10 @@ from accel.unet_layers import UNetLayers
 
 Size = tuple[int, int]
 
+# T1 and T2 as published, by how many times the size trained on the smaller side is, at least; and T1 with a ControlNet,
+# for SDXL below 4 times.
+SWITCHES = {4: (0.7, 0.3), 0: (0.4, 0.0)}
+CONTROLLED_T1 = 0.5
 FROM_AREA = 2.0  # times the area trained on: below, halved features are further from what was trained than whole ones
 CONTROL, MIDDLE, ADAPTER = (
     "down_block_additional_residuals",
@@ -66,11 +69,11 @@ def switches(unet: HighResolution, size: Size, controlled: bool, first: float, s
             f" {unet.native:g} x {unet.native:g} that the U-Net was trained on"
         )
     times = min(size) / unet.native
-    published = next(shares for least, shares in families.SWITCHES.items() if times >= least)
+    published = next(shares for least, shares in SWITCHES.items() if times >= least)
     if not published[1] and unet.few_steps is not None:
         published = unet.few_steps, 0.0
     elif not published[1] and unet.early and controlled:
-        published = families.CONTROLLED_T1, 0.0
+        published = CONTROLLED_T1, 0.0
     t1, t2 = (own if own >= 0 else known for own, known in zip((first, second), published, strict=True))
     return Switches(t1, t2, 0.0 if second >= 0 or t2 else min(unet.early, t1))
 

@@ -13,7 +13,7 @@ from accel.anatomy import Anatomy
 from accel.caching.calibration.resample import cubic
 from accel.caching.calibration.table import Array, Rows, StepTable, falling, round_row
 from accel.method import Method, finite_numbers, nested_method
-from accel.spaces import time_of
+from accel.parametrization import flow_time
 
 if TYPE_CHECKING:
     from accel.caching.calibration.calibration import Calibration
@@ -113,7 +113,7 @@ class OutputFeatures(Method, lever="features"):
 
     def _read(self, levels: Sequence[float]) -> Array:
         kind = self.origin[2]
-        known, wanted = ([time_of(sigma, kind) for sigma in sigmas] for sigmas in (self.sigmas, levels))
+        known, wanted = ([flow_time(sigma, "flow" in kind) for sigma in sigmas] for sigmas in (self.sigmas, levels))
         if max(wanted) > known[0] + REACH or min(wanted) < known[-1] - REACH:
             spans = [f"{max(sigmas):.4g} to {min(sigmas):.4g}" for sigmas in (levels, self.sigmas)]
             raise ValueError(f"the run's noise levels go from {spans[0]}, and those measured from {spans[1]}")

@@ -22,8 +22,8 @@ from accel.caching.signal import Probe, Signal, relative_distance, sample_means
 from accel.call import DenoiserCall, DenoiserResult, Proceed, noise_part, tensors
 from accel.lever import Lever
 from accel.method import Method
+from accel.parametrization import clean_from_output
 from accel.report import CallRecord, LeverReport
-from accel.spaces import clean_from_output
 
 # Distances over several steps and inner products are measured on so many elements of each sample, the same ones in
 # every step: they are right to about 1 %, and a step of a video model costs 64 kB instead of hundreds of MB.

@@ -10,7 +10,7 @@ import numpy as np
 
 from accel.caching.calibration.recorded_signals import at_lag
 from accel.caching.calibration.table import LAGS, Array, Rows, RunTrace, StepTable, falling, round_row
-from accel.spaces import time_of
+from accel.parametrization import flow_time
 
 
 def resample(tables: Sequence[StepTable], timetable: Sequence[float], kind: str) -> tuple[StepTable, ...]:
@@ -40,7 +40,7 @@ def _table(table: StepTable, timetable: tuple[float, ...], start: int, count: in
     sigmas = timetable[start : start + count]
     places = np.interp([-sigma for sigma in sigmas], [-sigma for sigma in table.sigmas], np.arange(table.steps))
     logarithms = np.interp(places, np.arange(table.steps), np.cumsum(np.log(table.ratios)))
-    weights = cubic([time_of(sigma, kind) for sigma in table.sigmas], [time_of(sigma, kind) for sigma in sigmas])
+    weights = cubic(*([flow_time(sigma, "flow" in kind) for sigma in levels] for levels in (table.sigmas, sigmas)))
     gram = (weights @ table.inner_products() @ weights.T).tolist() if table.gram else []
     return StepTable(
         denoiser=table.denoiser,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from accel import families
 from accel.anatomy import Anatomy
 from accel.caching.cache_method import CacheMethod, NotApplicable
 from accel.caching.calibration.recorded_signals import Distance, drift_behind
@@ -108,7 +107,7 @@ def after_blocks(method: str, anatomy: Anatomy, denoiser: str, count: int) -> Pr
     behind the probe.
     """
     part = anatomy.denoisers[denoiser]
-    lists = {path: size for path, size in part.blocks.items() if path not in families.INTERLEAVED_BLOCKS}
+    lists = {path: size for path, size in part.blocks.items() if path not in part.family.interleaved_blocks}
     total = sum(lists.values())
     if not total:
         raise NotApplicable(

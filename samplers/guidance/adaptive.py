@@ -10,6 +10,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.clock import StepContext
 from accel.method import nested_method, setting
+from accel.parametrization import clean_from_output
 from accel.samplers.guidance.delta import GuidanceDelta
 from accel.samplers.guidance.gate import (
     ConditionalPass,
@@ -20,7 +21,6 @@ from accel.samplers.guidance.gate import (
     Tensors,
 )
 from accel.samplers.recorded_steps import RecordedStep
-from accel.spaces import clean_from_output
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel import families
+from accel import conventions
 from accel.call import CONDITIONING, LATENTS, Arguments, DenoiserCall, DenoiserResult, Proceed, noise_part, tensors
 
 
@@ -20,7 +20,7 @@ def split_half(call: DenoiserCall, last: bool, name: str) -> DenoiserCall:
     residuals, an IP-Adapter's pictures are). Halves are views: diffusers' TextKVCache knows embeddings by address.
     """
     cut = _HalfCutter(call, last)
-    arguments = {name: value if name in families.POSITIONS else cut(value) for name, value in call.arguments.items()}
+    arguments = {name: value if name in conventions.POSITIONS else cut(value) for name, value in call.arguments.items()}
     latents = tensors(Arguments.pick(arguments, LATENTS))
     stream = f"{call.stream}, {name} half"
     return replace(call, stream=stream, args=(), kwargs=arguments, arguments=arguments, latents=latents)

@@ -10,7 +10,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.clock import StepContext
 from accel.method import setting
-from accel.polynomials import interpolation_weights, lagrange
+from accel.parametrization import distinct, interpolation_weights, lagrange
 from accel.samplers.guidance.gate import (
     ConditionalPass,
     EvaluatedPair,
@@ -142,7 +142,7 @@ class _Delta(GuidancePolicy):
         return [*(value for known in self.history for value in known.values), *self.total]
 
     def _forecast(self, time: float) -> Tensors:
-        nodes = _distinct(self.history)[-self.method.order - 1 :]
+        nodes = distinct(self.history)[-self.method.order - 1 :]
         weights = lagrange([node.time for node in nodes], time)
         last, share = len(nodes) - 1, self.method.damping
         weights = [share * weight + (1.0 - share) * (index == last) for index, weight in enumerate(weights)]
@@ -150,7 +150,7 @@ class _Delta(GuidancePolicy):
 
     def _corrected(self, outputs: Tensors, gap: list[tuple[float, float]], total: Tensors, weight: float) -> Tensors:
         """The outputs of this step, moved by what the carried differences were wrong by."""
-        nodes = _distinct(self.history)[-self.corrector - 1 :]
+        nodes = distinct(self.history)[-self.corrector - 1 :]
         shares = interpolation_weights([node.time for node in nodes], gap)
         better = (_sum(shares, values) for values in zip(*(node.values for node in nodes), strict=True))
         return [
@@ -178,11 +178,6 @@ def split_frequencies(delta: torch.Tensor, low: float, high: float) -> torch.Ten
     factor = torch.where(inside, low, high)
     weighted: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(delta.float()) * factor).real
     return weighted.to(delta.dtype)
-
-
-def _distinct(history: list[_Known]) -> list[_Known]:
-    """The last measurement of each time: a solver may evaluate twice at one noise level (PNDM)."""
-    return list({known.time: known for known in history}.values())
 
 
 def _sum(weights: list[float], values: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel import families
+from accel import conventions
 from accel.call import DenoiserCall, DenoiserResult, noise_part, tensors
 
 # What may be left unexplained, as a share of the guided difference: rounding in 16 bits, scales that differ by frame.
@@ -62,8 +62,8 @@ class PassRoles:
     (None: a batch is not known to be of both).
     """
 
-    conditional: tuple[str, ...] = families.CONDITIONAL_CALLS
-    unconditional: tuple[str, ...] = families.UNCONDITIONAL_CALLS
+    conditional: tuple[str, ...] = conventions.CONDITIONAL_CALLS
+    unconditional: tuple[str, ...] = conventions.UNCONDITIONAL_CALLS
     last: bool | None = None
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.files import read_json, write_whole
-from accel.samplers.coordinates import scale_of, time_of
+from accel.parametrization import flow_time, scale_of
 from accel.samplers.sampler import Sampler
 from accel.samplers.solvers import Euler
 from accel.samplers.trained.call_identity import SIZES, compared_arguments
@@ -168,7 +168,7 @@ class TrajectoryBank:
         """
         found = [self._one(sample, key, landing, neighbours) for sample in latents]
         samples, sigma = self.facts.samples, self.facts.levels[key]
-        share = scale_of(sigma, samples) * (1.0 - time_of(sigma, samples))  # type: ignore[arg-type]
+        share = scale_of(sigma, samples) * (1.0 - flow_time(sigma, samples == "flow"))  # type: ignore[arg-type]
         unit = share * math.sqrt(latents[0].numel())
         states, distances, names = zip(*found, strict=True)
         return Retrieved(torch.stack(states), [distance / unit for distance in distances], list(names))

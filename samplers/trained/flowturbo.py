@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel import families
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall, DenoiserResult, Proceed, tensors
 from accel.clock import StepContext
+from accel.known_schedulers import known_scheduler
 from accel.lever import InactiveLever, Lever
 from accel.method import nested_method, setting
 from accel.reasons import Code
@@ -218,7 +218,7 @@ class FlowTurboStepper(Stepper):
     def after_set_timesteps(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> None:
-        if self.method.heun and type(scheduler).__name__ in families.REPEATED_LEVELS:
+        if self.method.heun and known_scheduler(scheduler).repeats_levels:
             super().after_set_timesteps(name, scheduler, set_timesteps, arguments)
             if self._refused is None:
                 return

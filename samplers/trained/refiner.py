@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from accel import families
+from accel import conventions
 from accel.anatomy import Anatomy, submodule
 from accel.call import LATENTS, rebuilt, tensors
 from accel.files import read_json, write_whole
@@ -157,12 +157,12 @@ def refiner_config(config: Mapping[str, Any], width: int) -> dict[str, Any]:
 
     Raises ValueError for a model whose depth or channels are not among the settings that accel knows.
     """
-    depth = {name: wanted for name, wanted in families.REFINER_DEPTH.items() if name in config}
-    inputs, outputs = families.INPUT_CHANNELS, families.OUTPUT_CHANNELS
+    depth = {name: wanted for name, wanted in conventions.REFINER_DEPTH.items() if name in config}
+    inputs, outputs = conventions.INPUT_CHANNELS, conventions.OUTPUT_CHANNELS
     if not depth or not isinstance(config.get(inputs), int):
         raise ValueError(
             f"{config.get('_class_name', 'This denoiser')} has no settings for depth and channels that accel knows "
-            f"({', '.join((*families.REFINER_DEPTH, inputs))}), so no refiner can be made after it."
+            f"({', '.join((*conventions.REFINER_DEPTH, inputs))}), so no refiner can be made after it."
         )
     channels = {inputs: config[inputs] + width}
     if outputs in config:
@@ -194,12 +194,12 @@ def new_refiner(denoiser: torch.nn.Module, pipeline: str, width: int) -> Refiner
 
 def last_layer(model: torch.nn.Module) -> torch.nn.Module:
     """The layer that makes the output. Raises ValueError for a model that ends in none that accel knows."""
-    found = (submodule(model, path) for path in families.OUTPUT_PROJECTION)
+    found = (submodule(model, path) for path in conventions.OUTPUT_PROJECTION)
     last = next((module for module in found if module is not None), None)
     if last is None:
         raise ValueError(
             f"{type(model).__name__} ends in none of the layers that accel knows "
-            f"({', '.join(families.OUTPUT_PROJECTION)}), so no refiner can be made after it."
+            f"({', '.join(conventions.OUTPUT_PROJECTION)}), so no refiner can be made after it."
         )
     return last
 

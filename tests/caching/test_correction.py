@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 import accel
 import accel.samplers
 from accel import Extrapolate, FixedInterval, LastOutput
-from accel.polynomials import interpolation_weights
+from accel.parametrization import interpolation_weights
 from accel.samplers import AdamsBashforth, DPMSolver, PseudoCorrector, UniPC
 from tests.caching.toy import ToyPipeline
 from tests.formula import FormulaPipeline

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from accel.caching import Extrapolate, LastOutput, LastResidual
-from accel.caching.extrapolate import extrapolation_weights
 from accel.call import DenoiserCall
 from accel.clock import StepContext
-from accel.spaces import clean_from_output, output_from_clean
+from accel.parametrization import clean_from_output, extrapolation_weights, output_from_clean
 
 
 def call_at(sigma, latents):

@@ -19,8 +19,8 @@ from diffusers import (
 )
 
 import accel
+from accel.parametrization import flow_time
 from accel.samplers import LCM, TCD, TDD, Euler, Origin, Sampler
-from accel.samplers.coordinates import time_of
 from accel.samplers.sampler import StepPlace
 from accel.samplers.sigmas import Grid
 from accel.samplers.timesteps import training_sigmas
@@ -203,7 +203,7 @@ def test_following_the_path_with_answers_about_its_end_does_not() -> None:
 @pytest.mark.parametrize("eta", [0.1, 0.3, 0.8])
 def test_what_tcd_goes_below_is_given_back_as_noise(eta: float, ladder: str) -> None:
     """For a path with one clean picture and one noise, mean and variance after the step are those of its level."""
-    rungs = [] if ladder == "flow" else [time_of(sigma, "preserving") for sigma in training_sigmas(DDIMScheduler())]
+    rungs = [] if ladder == "flow" else [flow_time(sigma, False) for sigma in training_sigmas(DDIMScheduler())]
     keep, (weight,), noise = TCD(eta).update((0.8,), 0.4, StepPlace(0, 3, rungs))
     clean, coming = 2.0, 0.8 * keep  # x = (1 - t) clean + t z
     assert keep * 0.2 * clean + weight * clean == pytest.approx(0.6 * clean)

@@ -23,7 +23,7 @@ from diffusers import (
 )
 
 import accel
-from accel import families
+from accel.known_schedulers import KNOWN
 from accel.samplers import DiffusersScheduler, Karras, PseudoCorrector, SchedulerSolver
 from accel.samplers.scheduler_swap import SCHEDULERS
 from tests.accel.residue import snapshot, traces
@@ -109,11 +109,11 @@ def vars_of(kind: str) -> set[str]:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("kind", families.EXCHANGES)
+@pytest.mark.parametrize("kind", [name for name, row in KNOWN.items() if row.exchanges])
 def test_every_pair_in_the_table_has_the_same_model(kind: str, prediction: str) -> None:
     """The noise levels and the prediction of the old one, and nothing that changes the estimate on its way."""
     own = source(kind, prediction)
-    for into in families.EXCHANGES[kind]:
+    for into in KNOWN[kind].exchanges:
         made = DiffusersScheduler(into).made_from(own)
         assert type(made).__name__ == into and made.config.prediction_type == prediction
         # Only the last, where other schedulers cannot do with no signal at all, may differ.
@@ -127,7 +127,7 @@ def test_every_pair_in_the_table_has_the_same_model(kind: str, prediction: str) 
 @pytest.mark.parametrize(
     ("kind", "into"),
     [*(("EulerDiscreteScheduler", into) for into in SCHEDULERS)]
-    + [("CogVideoXDDIMScheduler", into) for into in families.EXCHANGES["CogVideoXDDIMScheduler"]],
+    + [("CogVideoXDDIMScheduler", into) for into in KNOWN["CogVideoXDDIMScheduler"].exchanges],
 )
 def test_the_exchanged_one_ends_where_the_exact_flow_ends(kind: str, into: str, prediction: str) -> None:
     own = source(kind, prediction)
@@ -139,7 +139,7 @@ def test_the_exchanged_one_ends_where_the_exact_flow_ends(kind: str, into: str, 
     assert (found - ending(own)).norm() < 0.03 * ending(own).norm()
 
 
-@pytest.mark.parametrize("into", families.PURE_NOISE_SOLVERS)
+@pytest.mark.parametrize("into", [name for name, row in KNOWN.items() if row.pure_noise])
 def test_models_that_start_from_pure_noise_keep_doing_so(into: str) -> None:
     own = DDIMScheduler(**BETAS, **ZERO, prediction_type="v_prediction")
     pipe = Sampling(own, gaussian, NOISE)
@@ -215,7 +215,7 @@ def test_what_is_not_in_the_table_is_refused_in_one_sentence(own: Any, words: st
     pipe.config._name_or_path = ""
     with accel.accelerate(pipe, accel.Recipe(sampler=DiffusersScheduler("DEISMultistepScheduler"))) as session:
         lever = session._levers[0]
-        assert type(lever).__name__ == "Idle"
+        assert type(lever).__name__ == "InactiveLever"
         assert "DEISMultistepScheduler in place of" in lever.reason and words in lever.reason
         assert lever.reason.endswith(".") and "\n" not in lever.reason
 

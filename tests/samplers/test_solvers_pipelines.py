@@ -22,9 +22,9 @@ from diffusers import (
 
 import accel
 from accel.caching import Extrapolate, FixedInterval
+from accel.parametrization import flow_time, point_of, scale_of
 from accel.patch import Wrapper
 from accel.samplers import AdamsBashforth, DPMSolver, Euler, PseudoCorrector, Sampler, SchedulerSolver, UniPC
-from accel.samplers.coordinates import point_of, scale_of, time_of
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
@@ -136,8 +136,10 @@ def test_multistep_solvers_agree_with_diffusers_step_for_step(kind: str, steps: 
         prediction = "flow" if flow else settings.get("prediction_type", "epsilon")
         output = answer(kind, x, sigma)
         point = point_of(x, output, sigma, samples, prediction)
-        kept = [*kept, (time_of(sigma, samples), point.clean)][-solver.depth :]
-        keep, weights, _ = solver.weights([time for time, _ in kept], time_of(following, samples), steps - index)
+        kept = [*kept, (flow_time(sigma, samples == "flow"), point.clean)][-solver.depth :]
+        keep, weights, _ = solver.weights(
+            [time for time, _ in kept], flow_time(following, samples == "flow"), steps - index
+        )
         ours = keep * point.x + sum(w * clean for w, (_, clean) in zip(weights, kept, strict=True))
         x = scheduler.step(output, timestep, x, return_dict=False)[0]
         torch.testing.assert_close(ours * scale_of(following, samples), x, rtol=2e-5, atol=2e-5)

@@ -198,7 +198,7 @@ def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, visit:
     expect(page.locator("[data-figure=seconds] span")).to_contain_text("from the cache")
 
 
-def test_every_method_has_its_knobs(visit: Open) -> None:
+def test_every_method_has_its_settings(visit: Open) -> None:
     page = visit()
     page.get_by_label("Guidance method").select_option("AdaptiveGuidance")
     box = page.get_by_label("guidance threshold")
@@ -207,7 +207,7 @@ def test_every_method_has_its_knobs(visit: Open) -> None:
     box.press("Enter")
     expect(page.locator("#cost .problem")).to_contain_text("AdaptiveGuidance.threshold must be a number from -1 to 2")
     page.get_by_role("button", name="turbo").click()
-    expect(page.get_by_label("cache compute")).to_have_value("0.22")
+    expect(page.get_by_label("cache compute")).to_have_value("0.28")
     expect(page.get_by_label("Guidance method")).to_have_value("")
 
 

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline, WanPipeline
 
 import accel
 from accel.caching import FORA, Extrapolate, FixedInterval
+from accel.parametrization import flow_time
 from accel.samplers import AdaptiveGuidance, Euler, PseudoCorrector, ReDi, SchedulerSolver, TrajectoryBank
-from accel.samplers.coordinates import time_of
 from tests.accel.residue import raising_in_call, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
@@ -154,7 +154,7 @@ def test_distances_are_differences_of_clean_latents_in_every_convention(name: st
     made = TrajectoryBank(facts, ("one",), bank(name).noise, {KEY: state, LANDING: state})
     (distance,) = made.retrieve(state + 0.3 * a, KEY, LANDING, 1).distances
     assert distance == pytest.approx(0.3, rel=1e-3)
-    assert 0 < time_of(sigma, facts.samples) < 1
+    assert 0 < flow_time(sigma, facts.samples == "flow") < 1
 
 
 # What does not belong to the bank

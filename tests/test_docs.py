@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import accel
+from accel import families
 from accel.method import RETIRED, Method
 from tests.tiny import TINY, run
 
@@ -147,6 +148,12 @@ def test_the_cache_of_the_page_goes_through_a_file_and_is_undone(
     assert report.levers[0].engaged and report.predicted > 0 and not torch.equal(output, plain)
     names["session"].restore()
     assert torch.equal(run(pipe, TINY["wan"], steps=16), plain)
+
+
+def test_the_family_of_the_page_is_known_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    exec(python_blocks()[3], {})
+    assert families.of_denoiser("GlacierTransformer3DModel").prompt_tokens == "last"
 
 
 @pytest.mark.parametrize("predictor", ["LastOutput", "LastResidual", "Extrapolate"])

@@ -332,8 +332,8 @@ def test_a_cache_answers_from_what_was_computed_and_not_from_what_was_refined() 
 def test_levers_below_are_told_that_their_corrections_would_miss_steps() -> None:
     anatomy = inspect(pipeline("flux"))
     assert anatomy.corrects_in_full
-    assert not FlowTurbo(solver=Euler(), refiner=reusing("flux")).seen(anatomy).corrects_in_full
-    assert FlowTurbo(solver=Euler(), heun=0, refined=0).seen(anatomy).corrects_in_full
+    assert not FlowTurbo(solver=Euler(), refiner=reusing("flux")).adjust_anatomy(anatomy).corrects_in_full
+    assert FlowTurbo(solver=Euler(), heun=0, refined=0).adjust_anatomy(anatomy).corrects_in_full
 
 
 # Where it cannot act

@@ -60,9 +60,9 @@ class Anatomy:
     depth: int = 1  # outputs that a scheduler's update uses, at most
     leveled: bool = True  # whether all schedulers say at which noise levels their steps are
     twice: bool = False  # whether one evaluates some of them twice (Heun)
-    # Of two experts the first, and the flow time below which the other one answers (Wan 2.2).
+    # Of two experts the first, and the flow time below which the other one takes over (Wan 2.2).
     handover: tuple[str, float] | None = None
-    # By scheduler: how its samples are scaled, and how it is told noise levels; None: unknown, and not at all.
+    # By scheduler: how its samples are scaled, and how it takes noise levels; None: unknown, and not at all.
     samples: Mapping[str, Samples | None] = field(default_factory=dict)
     received: Mapping[str, Prediction] = field(default_factory=dict)  # what it takes the output to be
     levels: Mapping[str, TimestepInput | None] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Anatomy:
 
     @property
     def corrects_in_full(self) -> bool:
-        """Whether what forecasts get wrong can be made up for. Where noise comes in between it can in part alone, and
+        """Whether the errors of forecasts can be corrected. Where noise comes in between they can only in part, and
         where updates use many outputs (PNDM) or evaluate a noise level twice (Heun), errors have come far by then.
         Where noise levels are not known, neither is what forecasts should have been."""
         plain = self.leveled and not self.twice and not self.random and self.depth <= 4

@@ -23,7 +23,7 @@ Action = Literal["computed", "predicted", "dropped"]
 
 
 class DenoiserResult(NamedTuple):
-    """What a lever answered: the denoiser's output in its own structure, how it came about, and why: in one sentence
+    """What a lever returns: the denoiser's output in its own structure, how it came about, and why: in one sentence
     for people, which no program reads, and as a code.
     """
 
@@ -34,7 +34,7 @@ class DenoiserResult(NamedTuple):
 
 
 def no_scheduler_to_ask(space: str) -> LinearUpdates:
-    """Of a call that no session has made."""
+    """For a call that no session has made."""
     raise Unknown("there is no scheduler to ask")
 
 
@@ -57,8 +57,8 @@ class DenoiserCall:
     module: torch.nn.Module = field(repr=False)
     arguments: Mapping[str, Any] = field(repr=False)  # all arguments by name
     alignment: torch.Tensor | None = field(default=None, repr=False)  # (B,), where the cache's signal measures one
-    raw_output: Any = field(default=None, repr=False)  # what the denoiser itself answered, once it has
-    # The denoiser itself; a lever that has another model answer passes on a call with that one's.
+    raw_output: Any = field(default=None, repr=False)  # the denoiser's own output, once it has been evaluated
+    # The denoiser itself; a lever that uses another model passes on a call with that one's.
     forward: Callable[..., Any] = field(default=unanswered, repr=False)
     content: int = 0  # counts the contents that this stream's conditioning has had so far
     # Asks what the scheduler makes of outputs ("output") or of the clean estimates that they imply ("x0") in this run;

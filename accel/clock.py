@@ -165,7 +165,7 @@ class Timetable:
 
 
 class Clock:
-    """Tells each denoiser call its moment and its stream. One per session; emptied when a pipeline call ends."""
+    """Tells each denoiser call its step and its stream. One per session; emptied when a pipeline call ends."""
 
     def __init__(self) -> None:
         self.run = 0

@@ -1,4 +1,4 @@
-"""Other parts in place of a pipeline's own, for the duration of each of its calls."""
+"""Puts other components in place of a pipeline's own, for the duration of each of its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing the JSON files that people keep: recipes, calibrations, the books of a batch."""
+"""Reads and writes the JSON files that people keep: recipes, calibrations, the records of a batch."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def on_grid(call: DenoiserCall, config: Mapping[str, Any]) -> tuple[torch.Tensor
 
 
 def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """(T, H, W) in tokens, from the arguments with which models that take packed tokens are told about it."""
+    """(T, H, W) in tokens, from the arguments that tell it to models that take packed tokens."""
     if all(isinstance(arguments.get(name), int) for name in ("num_frames", "height", "width")):  # LTX
         return arguments["num_frames"], arguments["height"], arguments["width"]
     shapes = arguments.get("img_shapes")  # QwenImage: one (T, H, W) per sample, or a list of them with references

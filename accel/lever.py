@@ -1,4 +1,4 @@
-"""What a lever is to a session, and the one that leaves the pipeline alone and says why."""
+"""The interface of a lever, the composite of several, and the inactive one that only says why it is off."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from accel.update import Around
 
 
 class JumpedResult(NamedTuple):
-    """What `Lever.after_step` answers where the latents are those of another run now: all other levers forget this
-    one."""
+    """Returned by `Lever.after_step` if the latents were replaced by another run's; the other levers then reset."""
 
     result: Any
 
@@ -37,8 +36,8 @@ class Lever(ABC):
         return {}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
-        """A pipeline call begins with these denoisers: attach what must stand for its duration. Denoisers of its own,
-        that may answer in place of the pipeline's, a lever adds here: the levers below begin with them too.
+        """A pipeline call begins with these denoisers: attach what it needs for its duration. A lever that has
+        denoisers of its own, to use in place of the pipeline's, adds them here: the levers below begin with them too.
         """
         return None
 
@@ -63,11 +62,11 @@ class Lever(ABC):
         return None
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
-        """Answers the call, or lets it `proceed` to the levers below and the denoiser itself."""
+        """Returns a result of its own, or lets the call `proceed` to the levers below and the denoiser itself."""
         return proceed(call)
 
     def before_evaluation(self, call: DenoiserCall) -> None:
-        """No lever has answered: the denoiser is about to, with this call as it has come through all of them."""
+        """No lever gave an output: the denoiser is about to be evaluated with the call as all levers have left it."""
         return None
 
     def reset(self) -> None:
@@ -184,7 +183,7 @@ def _listeners(lever: Lever) -> Sequence[Callable[[DenoiserCall], None]]:
 
 
 class InactiveLever(Lever):
-    """What a method becomes where it cannot act: passes every call through. `reason` is one sentence."""
+    """The lever of a method that cannot act here: passes every call through. `reason` is one sentence."""
 
     def __init__(self, method: Method, reason: str) -> None:
         self.method, self.reason = method, reason

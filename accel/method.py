@@ -111,7 +111,7 @@ class Method:
 
     @classmethod
     def for_comparison(cls) -> Sequence[Method]:
-        """Settings of it that a comparison of all techniques shows: its defaults, if it can do with them."""
+        """Settings of it that a comparison of all techniques shows: its defaults, unless it needs arguments."""
         try:
             return (cls(),)
         except (TypeError, ValueError):  # it needs a table of constants, a folder or a model

@@ -1,4 +1,4 @@
-"""Whose call is it? What a thread or asyncio task calls belongs to what is in progress there, and to nothing else.
+"""Which pipeline call a denoiser call belongs to: the one in progress in the same thread or asyncio task, and no other.
 
 Weights may be shared by any number of pipelines in any number of threads, so that what is put around a denoiser hears
 everybody's calls. Context variables tell them apart: each thread and each asyncio task has its own.
@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 
 class CallOwner:
-    """Something in progress, to which belong the calls of its parts that are made in its own thread or task.
+    """A pipeline call in progress: it owns the calls of its parts that are made in its own thread or task.
 
     It begins once and ends once. Threads that are started meanwhile do not inherit it (start them with
     `contextvars.copy_context().run` if they should); asyncio tasks and `asyncio.to_thread` do.
@@ -28,7 +28,7 @@ class CallOwner:
         _OWNER.set(self)
 
     def hand_back(self) -> None:
-        """It is over, wherever this is called: a generator may be closed elsewhere than it began."""
+        """It has ended, wherever this is called: a generator may be closed in another thread than it began in."""
         self._over = True
         _OWNER.set(owner_of())
 
@@ -52,4 +52,4 @@ def owners() -> Iterator[CallOwner]:
 
 _OWNER: ContextVar[CallOwner | None] = ContextVar("accel_owner", default=None)
 AT_WORK: ContextVar[CallOwner | None] = ContextVar("accel_at_work", default=None)
-"""Whose denoiser is at work here and now, if one is."""
+"""The pipeline call whose denoiser is running here and now, if any."""

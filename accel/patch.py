@@ -109,7 +109,7 @@ class Wrapper:
         return self._owner() is owner and self.name == name
 
     def on_top(self) -> Wrapper:
-        """This layer if it is on top, but for others of ours, else a new one on top.
+        """This layer if it is on top, apart from others of ours, else a new one on top.
 
         Asked at the start of each run, because others take their wrappers off and ours with them, or put some on that
         lead nowhere near it. It is a new object, because somebody's closure may still lead to this one, and a layer
@@ -164,7 +164,7 @@ class Wrapper:
 
 
 def wrap_methods(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = False) -> list[Wrapper]:
-    """A layer over each of these methods (owner, name, what stands around it): over all or, where one fails, none."""
+    """Wraps each of these methods (owner, name, the function around it): all of them or, where one fails, none."""
     with ExitStack() as undo:
         layers = []
         for owner, name, around in plan:

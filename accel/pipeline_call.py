@@ -185,7 +185,7 @@ class PipelineCall(CallOwner):
         self._answer = self.levers.chain()
 
     def _unheard(self) -> Iterator[str]:
-        """What the report must say about calls that were not this call's to answer."""
+        """What the report must say about denoiser calls that were not this pipeline call's own."""
         if self.strays:
             yield (
                 f"{self.strays} denoiser calls came from another thread or task and were passed through: they are "
@@ -205,7 +205,7 @@ class PipelineCall(CallOwner):
 
 
 def _unread(call: DenoiserCall) -> DenoiserResult:
-    """Levers answer with what belongs to the latents, so that a call without any that are known is computed."""
+    """Levers need the latents, so a call in which none are found is computed."""
     reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
     call.launch_sizes.append(call.rows)
     return DenoiserResult(call.forward(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)

@@ -1,4 +1,4 @@
-"""Plain data from files of others: parsed, checked and told, whatever stands in it."""
+"""Plain data from untrusted files: parsing, checking and quoting it safely, whatever it contains."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ DEFAULT = "balanced"
 
 @dataclass(frozen=True)
 class Preset:
-    """What it promises, in words and in decibels of PSNR against the unaccelerated output (None: no PSNR is promised),
+    """A promise, in words and in decibels of PSNR against the unaccelerated output (None: no PSNR is promised),
     and the recipe that keeps the promise for a model without calibrated constants.
     """
 
@@ -28,7 +28,7 @@ class Preset:
         return self.words.format(self.decibels)
 
     def kept(self, psnr: float) -> bool | None:
-        """Whether `psnr`, in whole decibels as it is told, is what was promised; None where no PSNR is."""
+        """Whether `psnr`, in whole decibels as it is shown, is what was promised; None where no PSNR is promised."""
         return None if self.decibels is None else round(psnr) >= self.decibels
 
 
@@ -67,7 +67,7 @@ def resolve(name: str) -> Recipe:
 
 
 def caution(recipe: Recipe, anatomy: Anatomy) -> str | None:
-    """What must be said before a preset runs on this pipeline: that and why it promises nothing; None where it does."""
+    """The warning before a preset runs on this pipeline: that it promises nothing, and why; None where it promises."""
     why = doubt(recipe, anatomy)
     if why is None:
         return None

@@ -1,4 +1,4 @@
-"""Why a denoiser call came out as it did, in codes for programs; the sentences beside them are for people."""
+"""Codes that say why a denoiser call was computed, predicted or dropped; the sentences beside them are for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Programs go by these and never by the words of a sentence. A report keeps both."""
+    """Programs branch on these and never on the words of a sentence. A report keeps both."""
 
     COMPUTED = "computed"  # no lever had anything to say
     DECIDED = "decided"  # the method's own choice, for this step or beforehand; its sentence says more
@@ -14,8 +14,8 @@ class Code(StrEnum):
     WARM_UP = "warm-up"
     LAST_STEPS = "last steps"
     MOST_SKIPS = "most skips"  # as many in a row as are allowed
-    NO_HISTORY = "no history"  # nothing is known yet that an answer could be made from
+    NO_HISTORY = "no history"  # nothing is known yet that an output could be forecast from
     UNREACHABLE = "unreachable"  # the modules concerned cannot be listened to
     OVER_THRESHOLD = "over threshold"  # what was measured forbids to skip
     NOTHING_REUSED = "nothing reused"  # no kind of module is due in this step
-    REFINED = "refined"  # a small model answered in the denoiser's place
+    REFINED = "refined"  # a small model stood in for the denoiser

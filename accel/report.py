@@ -1,4 +1,4 @@
-"""What really happened in the last pipeline call: per lever, per step and stream, in words and as data."""
+"""What happened in the last pipeline call: per lever, per step and stream, in words and as data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whether a model rounds its activations to few bits, asked of its linear layers.
 
-Such a model answers two inputs that differ in the last bit as differently as its rounding is coarse, so a run that was
+Two inputs that differ in the last bit give outputs as far apart as such a model's rounding is coarse, so a run that was
 nudged by a millionth ends 36 to 39 dB from the same run (pocket models, 8 bits per tensor, 28 steps), and no run that
 is not the very same ends nearer. Presets reach that: 37 to 42 dB. Weights of few bits alone do not matter.
 """

@@ -50,7 +50,7 @@ class SchedulerAnatomy:
 
 
 def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
-    """Asks a scheduler, on a timetable of its own choice. 5 to 50 ms; the scheduler is not touched."""
+    """Asks a copy of a scheduler, on a timetable of its own choice. 5 to 50 ms; the scheduler is not touched."""
     rehearsed = with_timetable(scheduler)
     table = Timetable(rehearsed)
     samples = samples_of(table)
@@ -159,8 +159,8 @@ def _led_to(
 
 
 def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
-    """The scheduler classes of diffusers that do the same for the model as this one, solved otherwise, and the spacings
-    that they may have.
+    """The scheduler classes of diffusers that can replace this one for the same model, and the spacings that they may
+    have.
     """
     config, alphas = config_of(scheduler), getattr(scheduler, "alphas_cumprod", None)
     if "flow" in prediction or not isinstance(alphas, torch.Tensor):

@@ -23,7 +23,7 @@ BUSY = 1.25  # two times of the same work that are so far apart were not measure
 
 @dataclass(frozen=True)
 class Check:
-    """What one preset or recipe gave in one run, beside one run without; `str()` is the line.
+    """What one preset or recipe gave in one run, compared with one run without; `str()` is the line.
 
     speed, cpu_speed: how many times less wall-clock and processor time it took, end to end; the latter is None where a
         GPU does the work.

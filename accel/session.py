@@ -1,4 +1,4 @@
-"""A Session is a recipe attached to one pipeline: installs the layers, runs the levers, keeps the report, undoes."""
+"""A Session is a recipe attached to one pipeline: installs the wrappers, runs the levers, keeps the report, undoes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from accel.recipe import Recipe
 from accel.report import Report
 from accel.update import config_of
 
-# The sampler is first, because it decides which steps there are and which model answers them. Guidance stands in front
+# The sampler is first, because it decides which steps there are and which model computes them. Guidance stands in front
 # of the cache: an output made from another stream must never enter a cache.
 CHAIN = ("sampler", "guidance", "cache", "attention", "precision")
 
@@ -80,7 +80,7 @@ class Session:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """The pipeline without acceleration for the duration of the block: every layer is off, not only idle.
+        """The pipeline without acceleration for the duration of the block: every wrapper is off, not only idle.
         Afterwards, also after an exception, this very session is on again, with its report and all that it knows.
 
         Whatever else is accelerated in the block and left on is restored at its end. A session that is restored in the
@@ -247,8 +247,8 @@ class _Around:
 
 
 class _Heard:
-    """What stands around a method of a part: it is called by a call in progress here, which answers, or by somebody
-    else. Holds the session weakly, as above, and the part too.
+    """What stands around a method of a part. A pipeline call in progress here handles it; calls from elsewhere pass
+    through. Holds the session weakly, as above, and the part too.
     """
 
     __slots__ = ("_event", "_name", "_part", "_session")

@@ -1,4 +1,4 @@
-"""Whose answer a denoiser call asks for, and whether what it is asked about is still the same.
+"""Which stream a denoiser call belongs to, and whether its conditioning is still the same.
 
 A stream is named by the pipeline's cache_context where it gives one, else by the identity of the conditioning, else by
 order within the step. Never by call parity: guidance that is off or cut off would mix the streams.
@@ -18,7 +18,7 @@ NEAR = 0.05
 
 @dataclass
 class StreamRecord:
-    """What one stream was last asked about. The tensor is kept, because a freed address may come back as another."""
+    """The conditioning that a stream last had. The tensor is kept, because a freed address may be reused by another."""
 
     name: str
     conditioning: torch.Tensor

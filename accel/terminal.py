@@ -1,4 +1,4 @@
-"""What this package writes to a terminal. Prompts and names come from files of others, and are text, never commands.
+"""Writes to the terminal. Prompts and names come from other people's files, and are shown as text, never as commands.
 
 A prompt may hold escape sequences, which move the cursor, change the title or the clipboard of a terminal, and square
 brackets, which rich takes for its markup. So all that is shown goes through `clean`, and to rich as `Text`.
@@ -49,7 +49,7 @@ def show(*lines: object, file: IO[str] | None = None) -> None:
 
 
 def waiting(text: str) -> AbstractContextManager[Any]:
-    """A sign on stderr that something takes its time. Yields an object whose `update(text)` says what happens now."""
+    """A sign on stderr that work is in progress. Yields an object whose `update(text)` says what happens now."""
     return _Waiting(text)
 
 

@@ -1,4 +1,4 @@
-"""What programs can ask: one named endpoint for each action of the page, with plain data in and out."""
+"""What programs can call: one named endpoint for each action of the page, with plain data in and out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Endpoints:
         self._studio, self._running = studio, running
 
     def run(self, settings: dict[str, Any], request: gr.Request) -> Iterator[dict[str, Any]]:
-        """Generates a clip without and with the recipe. Gives the progress; the last answer has the measured pair."""
+        """Generates a clip without and with the recipe. Gives the progress; the last update has the measured pair."""
         wanted = StudioSettings.from_dict(settings)
         return self._updates(request, lambda user, stop: self._studio.run(wanted, user, stop))
 
@@ -51,7 +51,7 @@ class Endpoints:
         self, settings: dict[str, Any], axes: dict[str, list[Any]], request: gr.Request
     ) -> Iterator[dict[str, Any]]:
         """Compares every combination of values, such as {"cache.threshold": [0.1, 0.2]}, with one unaccelerated clip.
-        The last answer has all points.
+        The last update has all points.
         """
         wanted = StudioSettings.from_dict(settings)
         return self._updates(request, lambda user, stop: self._studio.sweep(wanted, "", axes, user=user, cancel=stop))
@@ -64,7 +64,7 @@ class Endpoints:
         target_speedup: float | None = None,
         minutes: float = 2.0,
     ) -> Iterator[dict[str, Any]]:
-        """Searches for the fastest recipe with this PSNR, or the most faithful one with this speed-up. The last answer
+        """Searches for the fastest recipe with this PSNR, or the most faithful one with this speed-up. The last update
         has the pair that was made with it.
         """
         wanted = StudioSettings.from_dict(settings)

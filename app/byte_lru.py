@@ -1,4 +1,4 @@
-"""A store with a limit in bytes: what nobody has asked for the longest goes first."""
+"""A store with a limit in bytes: the least recently used goes first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request will cost, from what others like it have cost on this device."""
+"""Estimates what a request will cost from what similar ones cost on this device."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Costs:
                 self._measured.popitem(last=False)
 
     def predict(self, settings: StudioSettings, baseline_cached: bool = False) -> Cost:
-        """What these settings will take."""
+        """What these settings will cost."""
         with self._lock:
             measured = self._measured.get(settings.key())
             pace, rehearsal = self._pace(settings), self._rehearsals.get(settings.model)

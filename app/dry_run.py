@@ -1,4 +1,4 @@
-"""Plays a recipe through on a stage set: the real levers, clock and scheduler, and a denoiser that costs nothing."""
+"""Runs a recipe with the real levers, clock and scheduler, and a denoiser that costs nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPREADS = (0.05, 2.0)
 
 
 class DryRun:
-    """Which evaluations a recipe computes on one model, for recipes that decide without looking at the answers.
+    """Which evaluations a recipe computes on one model, for recipes that decide without looking at the outputs.
 
     The recipe is attached to a set with a copy of the model's scheduler and two streams for guidance, and denoises two
     simple distributions that have nothing in common. Where it computes the same evaluations on both, these are what it
@@ -41,7 +41,7 @@ class DryRun:
         self._known: OrderedDict[tuple[Recipe, int, bool], float | None] = OrderedDict()
 
     def evaluations(self, settings: StudioSettings) -> float | None:
-        """The share of the unaccelerated run's evaluations; None where it depends on the answers."""
+        """The share of the unaccelerated run's evaluations; None where it depends on the outputs."""
         guidance = self._guidance if settings.guidance is None else settings.guidance
         key = (_acting(settings.recipe, settings.steps), settings.steps, guidance is None or guidance > 1.0)
         if not key[0].methods():

@@ -1,4 +1,4 @@
-"""Settings as what people paste elsewhere: a Python program, or a line for a shell."""
+"""Settings as something to paste elsewhere: a Python program, or a shell command."""
 
 from __future__ import annotations
 

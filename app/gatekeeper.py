@@ -1,4 +1,4 @@
-"""What stands in front of the server: which names it answers to, which pages may use it, and how much they may send."""
+"""Checks in front of the server: which names it answers to, which pages may use it, and how much they may send."""
 
 from __future__ import annotations
 

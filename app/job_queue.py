@@ -14,7 +14,7 @@ _REMEMBERED = 64  # users whose turn is remembered
 
 
 class Ticket:
-    """One job in the queue. The worker `say`s things, whoever ordered the job `hear`s them."""
+    """One job in the queue. The worker `say`s things, and whoever submitted the job `hear`s them."""
 
     def __init__(self, user: str, work: Callable[[Ticket], None], cancel: threading.Event | None = None) -> None:
         self.user, self.work = user, work
@@ -38,7 +38,7 @@ class Ticket:
         self._due = time.monotonic() + seconds
 
     def cancel(self) -> None:
-        """Asks the job to stop, or not to begin. Whoever gave an event of his own keeps it as it is."""
+        """Asks the job to stop, or not to begin. An event given by the caller is left as it is."""
         self._cancels[0].set()
 
     def say(self, message: Any) -> None:

@@ -19,7 +19,7 @@ _log = logging.getLogger("accel.app")
 
 
 def job_updates(slot: JobQueue, work: Callable[[Ticket], None], user: str, cancel: threading.Event | None) -> Updates:
-    """What `work` says in the slot's thread, and before that its place in the queue.
+    """What `work` says in the queue's thread, and before that its place in the queue.
 
     Raises Cancelled where `cancel` was set, and StudioError with a sentence where the work failed.
     """

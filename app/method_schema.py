@@ -1,4 +1,4 @@
-"""The controls of every method, read off its dataclass: one that is added tomorrow has them without a word here."""
+"""The controls of every method, read off its dataclass: a method added tomorrow has them without an edit here."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def build(lever: str, name: str, values: Mapping[str, Any], like: Method | None 
 
 
 def values(method: Method) -> dict[str, Any]:
-    """The settings of a method as they stand: what `build` makes it of again."""
+    """The settings of a method as they are: `build` makes the same method from them."""
     found: dict[str, Any] = {}
     for setting in methods(method.lever).get(type(method).__name__) or _knobs(type(method)):
         value = getattr(method, setting.name)

@@ -21,7 +21,7 @@ _HEADER = (
 
 def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | None = None) -> gr.Blocks:
     """The page over this studio, not yet served: `accel.app.serve.serve` does that. `model` is chosen at first.
-    listeners: who listens for answers, as the server tells.
+    listeners: who is listening for updates, as the server knows.
     """
     running = Running(studio.limits, listeners or Listeners())
     blocks = gr.Blocks(title="accel", analytics_enabled=False, fill_width=False)

@@ -1,4 +1,4 @@
-"""What a run gives back: its progress, and at the end a baseline and an accelerated clip with all that was measured."""
+"""What a run returns: its progress, and at the end a baseline and an accelerated clip with all that was measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StudioError(Exception):
 
 
 class Cancelled(StudioError):
-    """The request was stopped because somebody asked for it."""
+    """The request was stopped on request."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class PairSummary:
 
 @dataclass(frozen=True)
 class Update:
-    """How a request stands. position: how many jobs are before it in the queue, while it waits. preview: a small cheap
+    """A request's state. position: how many jobs are before it in the queue, while it waits. preview: a small cheap
     picture of the clip as it will be, uint8 (H, W, 3). points: of a sweep, the pairs so far. note: a few words on what
     happens.
     """

@@ -1,4 +1,4 @@
-"""Renders pairs in the slot's thread: loads the model, finds or makes the baseline, and compares."""
+"""Renders pairs in the queue's thread: loads the model, finds or makes the baseline, and compares."""
 
 from __future__ import annotations
 

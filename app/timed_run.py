@@ -1,4 +1,4 @@
-"""One timed call of a pipeline, watched; and what two such calls make together."""
+"""One timed, watched call of a pipeline, and the comparison of two."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _side(clip: Clip, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
 def make_pair(
     base: StudioSettings, point: SweepPoint, baseline: TimedRun, accelerated: TimedRun, *, reused: bool, fps: float
 ) -> Pair:
-    """What two calls make together. Raises ValueError where their clips have other shapes."""
+    """The pair of two calls. Raises ValueError where their clips have other shapes."""
     ours, theirs = accelerated.clip, baseline.clip
     found = quality(ours, theirs)
     per_frame = tuple(psnr(ours[index : index + 1], theirs[index : index + 1]) for index in range(len(theirs)))

@@ -1,4 +1,4 @@
-"""Files that visitors have uploaded, and nothing else that they name."""
+"""Files that visitors have uploaded, and no other file that they name."""
 
 from __future__ import annotations
 

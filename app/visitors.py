@@ -1,4 +1,4 @@
-"""Who asks, told from others by secrets that only they have, and whether they still listen to the answer."""
+"""Who is asking, told apart by a secret that only they have, and whether they still listen."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Sessions:
 
 
 class Listeners:
-    """On which streams somebody listens for answers, and since when nobody does. Thread-safe."""
+    """On which streams somebody listens for updates, and since when nobody does. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Watches a pipeline call from outside: how far it is, what it will look like, and whether it is still wanted."""
+"""Watches a pipeline call from outside: how far it is, a preview, and whether anyone still wants it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tell = Callable[[int, int, Pixels | None], None]
 
 
 class Guard:
-    """What stands around the parts of a pipeline while it runs.
+    """Wraps the parts of a pipeline while it runs.
 
     Cancelling raises `Cancelled` out of the next call of any part (text encoder, denoiser, scheduler, autoencoder), so
     at most the denoiser call at hand is finished; callbacks would not do, because many pipelines take none.

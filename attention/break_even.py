@@ -1,4 +1,4 @@
-"""Whether sparse or low-precision attention can pay: what attention costs of a step, and from where on they win."""
+"""Whether sparse or low-precision attention can pay: its share of a step, and the length from which they win."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlexAttention as a kernel: torch compiles one that skips whole blocks, told by lists made straight from the plan."""
+"""FlexAttention as a kernel: torch compiles one that skips whole blocks, by lists made straight from the plan."""
 
 from __future__ import annotations
 

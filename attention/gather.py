@@ -65,7 +65,7 @@ class Gather:
         return out
 
     def attend_chunk(self, chunk: Chunk, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The places of a chunk's queries and what they are answered, (sequences, queries, D), without padding."""
+        """The places of a chunk's queries and their outputs, (sequences, queries, D), without padding."""
         if self.attention is not None and chunk.mask is None:
             output = self.attention(chunk.q, chunk.k, chunk.v, scale)
         else:

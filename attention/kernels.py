@@ -51,7 +51,7 @@ class ChosenKernel:
 
     def __init__(self, kernels: Sequence[Kernel] | None = None) -> None:
         self.kernels = kernels
-        self.name = "auto"  # of the kernel that has answered last
+        self.name = "auto"  # of the kernel that was used last
         self.notes: list[str] = []
         self._verdicts: dict[tuple[object, ...], bool] = {}
 
@@ -96,7 +96,7 @@ def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | 
     """The attention output (B, H, L, D): video rows by the plans, text rows dense, padded text never attended.
 
     kernel: None takes the fastest of those that pass their tests on this device, and tests them anew in each call. If
-    none does, the model's own attention answers.
+    none does, the model's own attention is used.
     """
     run = kernel or ChosenKernel()
     samples = list(_samples(inputs))

@@ -145,7 +145,7 @@ class AttentionLever(Lever):
             return inner(*args, **kwargs)
 
     def _attention(self, visit: ForwardState, place: AttentionPlace, attention: SdpaCall) -> torch.Tensor:
-        """Answers one attention within the module."""
+        """Computes one attention within the module."""
         if not attention.among_tokens:  # cross-attention, such as an IP-Adapter's
             return attention.dense()
         self._stats.record_call(place.denoiser, place.path, attention.query)
@@ -248,7 +248,7 @@ def _most(method: SparseAttention, inputs: AttentionInputs) -> float:
 
 
 def attention_lever(method: SparseAttention | LowPrecisionAttention, anatomy: Anatomy) -> Lever:
-    """The lever of a method, or an idle one where the pipeline has no self-attention that is known."""
+    """The lever of a method, or an inactive one where the pipeline has no self-attention that is known."""
     if places(anatomy):
         return AttentionLever(method, anatomy)
     kinds = ", ".join(dict.fromkeys(part.kind for part in anatomy.denoisers.values()))

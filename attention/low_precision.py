@@ -1,4 +1,4 @@
-"""Cheaper arithmetic for dense attention: when it is asked, and which kernel answers, tested before it is trusted."""
+"""Cheaper arithmetic for dense attention: when it is used, and by which kernel, tested before it is trusted."""
 
 from __future__ import annotations
 

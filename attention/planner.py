@@ -1,4 +1,4 @@
-"""What every attention method is: a planner for self-attention calls, asked with queries, keys and values in hand."""
+"""The base of the attention methods: a planner, asked for each self-attention with its queries, keys and values."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class AttentionResult(NamedTuple):
 
 
 class Planner(Protocol):
-    """What a method becomes for one run; it may remember what it has seen, by site."""
+    """A method's state for one run; it may remember what it has seen, by site."""
 
     def compute(self, inputs: AttentionInputs) -> AttentionResult | None:
-        """Asked first: the answer of a method that is no choice of keys; None goes by the plan."""
+        """Asked first: the output of a method that does not select keys; None goes by the plan."""
         return None
 
     def plan(self, inputs: AttentionInputs) -> Sequence[HeadPlan] | None:
@@ -69,7 +69,7 @@ class Planner(Protocol):
         ...
 
     def correct(self, inputs: AttentionInputs, output: torch.Tensor) -> torch.Tensor:
-        """The answer made of what the plans gave, (B, H, L, D): the same, unless the method corrects it."""
+        """The output, given what the plans gave, (B, H, L, D): the same, unless the method corrects it."""
         return output
 
     def kept_tensors(self) -> list[torch.Tensor]:
@@ -102,7 +102,7 @@ class SparseAttention(Method, lever="attention", abstract=True):
         raise NotImplementedError
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """The lever, or an idle one that says why this pipeline's attention cannot be sparse."""
+        """The lever, or an inactive one that says why this pipeline's attention cannot be sparse."""
         from accel.attention.lever import attention_lever
 
         return attention_lever(self, anatomy)

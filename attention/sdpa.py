@@ -1,4 +1,4 @@
-"""Sees the attention calls of a module while it runs, and may answer them.
+"""Intercepts the attention calls of a module while it runs, and may replace them.
 
 A torch function mode stands around the module's forward, so the query, key and value are those that the model itself
 made, after norms and rotary embedding, and no processor, global or upstream code is touched. What does not come through
@@ -31,7 +31,7 @@ class SdpaCall:
     enable_gqa: bool = False
 
     def dense(self) -> torch.Tensor:
-        """What the model asked for. Within an answer, the mode is off and this is not seen again."""
+        """What the model asked for. While one is being replaced the mode is off, so this is not seen again."""
         output: torch.Tensor = ATTENTION(**{name: getattr(self, name) for name in self.__dataclass_fields__})
         return output
 

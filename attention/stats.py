@@ -1,4 +1,4 @@
-"""The account of one pipeline call's self-attentions: how many were sparse or in fewer bits, and why not all."""
+"""Counts one pipeline call's self-attentions: how many were sparse or in fewer bits, and why not all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_REASONS = 4
 
 
 class AttentionStats:
-    """Counts self-attentions as they are answered. A module that runs without one being seen is counted too.
+    """Counts self-attentions as they are computed. A module that runs without one being seen is counted too.
 
     plans, rounds: whether the method plans which keys are seen, and whether it computes in fewer bits.
     """
@@ -63,7 +63,7 @@ class AttentionStats:
         self.dense[reason] += 1
 
     def record_plan(self, density: float, kernel: str) -> None:
-        """A plan of this density answers it."""
+        """It is computed by a plan of this density."""
         self.sparse += 1
         self._density += density
         self._kernels[kernel] += 1
@@ -78,7 +78,7 @@ class AttentionStats:
         self.peak = max(self.peak, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
     def summary(self, transformer: bool) -> str:
-        """The account in a sentence. transformer: the denoiser is one, so the share of attention can be told."""
+        """The account in a sentence. transformer: the denoiser is one, so attention's share is known."""
         parts = [self._outcome(transformer)]
         if self.dense:
             reasons = [f"{count} {reason}" for reason, count in self.dense.most_common(MOST_REASONS)]

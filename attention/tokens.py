@@ -21,7 +21,7 @@ class Tokens:
         self._grids: list[tuple[int, int, int]] | None = None
 
     def layout(self, tokens: int) -> TokenLayout | None:
-        """The layout of a self-attention over so many tokens; None if they cannot be told apart for certain."""
+        """The layout of a self-attention over so many tokens; None if it cannot be determined for certain."""
         if self._grids is None:
             self._grids = grids(self._call, self._denoiser)
         for grid in self._grids:

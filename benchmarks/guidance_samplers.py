@@ -195,8 +195,8 @@ def converged(
     truth, _ = clips(Euler(), TRUTH)
     rows = []
     for label, count, sampler in entries:
-        films, seconds = clips(sampler, count)
-        quality = float(np.mean([psnr(film, true) for film, true in zip(films, truth, strict=True)]))
+        videos, seconds = clips(sampler, count)
+        quality = float(np.mean([psnr(video, true) for video, true in zip(videos, truth, strict=True)]))
         rows.append(Converged(label, count, quality, seconds))
     return rows
 

@@ -214,7 +214,7 @@ def composed() -> list[tuple[str, Recipe]]:
 
 
 def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
-    """Writes bench.json, bench.svg, bench.txt and page.html (with the films of our recipes and the first others);
+    """Writes bench.json, bench.svg, bench.txt and page.html (with the videos of our recipes and the first others);
     returns the verdict's lines."""
     out.mkdir(parents=True, exist_ok=True)
     lines = [line for limit in limits for line in bench.verdict(limit).splitlines()]

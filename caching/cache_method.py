@@ -1,6 +1,6 @@
 """A cache is signal × policy × predictor at the denoiser's boundary; this is the common part of their parameters.
 
-What a calibration may ask of a cache is part of it: how it is recorded, fitted and simulated.
+A cache also says what a calibration may ask of it: how it is recorded, fitted and simulated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cache(Method, lever="cache", abstract=True):
-    """What calibrations and the tuner ask of every cache. There is an output to all of it here, which will do."""
+    """What calibrations and the tuner ask of every cache, with defaults for all of it."""
 
     @classmethod
     def columns(cls, anatomy: Anatomy, denoiser: str) -> Mapping[str, Signal]:
@@ -51,7 +51,7 @@ class Cache(Method, lever="cache", abstract=True):
         return self
 
     def at_share(self, share: float, calibration: Calibration | None, steps: int) -> Self:
-        """Set so that it computes this share of a run of so many steps.
+        """The same method, set to compute this share of a run of so many steps.
 
         Raises ValueError, in one sentence, where it cannot be set so, or needs a calibration for it.
         """
@@ -93,11 +93,11 @@ class CacheMethod(Cache, abstract=True):
             return ()
 
     def fresh(self, predictor: Predictor) -> int:
-        """So many outputs are computed before a forecast, wherever in the run a history begins: a straight line's."""
+        """How many outputs are computed before the first forecast of a history, wherever in the run it begins."""
         return min(self.warmup, predictor.depth, 2)
 
     def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
-        """What is measured in every step and what makes of it compute or skip: fresh state for one stream of one run.
+        """The signal to measure in every step and the policy that decides by it: fresh state for one stream of one run.
 
         Raises NotApplicable, in one sentence with the way out, where the method cannot act on this denoiser.
         """
@@ -121,7 +121,7 @@ class CacheMethod(Cache, abstract=True):
         return sum(steps) / len(steps)
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """The working cache for this pipeline, or an idle lever that says why there is none."""
+        """The working cache for this pipeline, or an inactive lever that says why there is none."""
         try:
             for denoiser in anatomy.denoisers:
                 self.make_policy(anatomy, denoiser)

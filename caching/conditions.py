@@ -21,7 +21,7 @@ Kinds = tuple[tuple[str, Hashable], ...]
 
 
 class StreamConditions:
-    """Answers for each call a key that changes when its regime does. One per gate; holds modules during a run only."""
+    """Gives each call a key that changes when its conditions do. One per gate; holds modules during a run only."""
 
     def __init__(self) -> None:
         self._windows: list[tuple[float, float]] = []
@@ -46,7 +46,7 @@ class StreamConditions:
         return context.run, context.mixed, call.content, switches
 
     def _controlled(self, call: DenoiserCall) -> tuple[bool, ...]:
-        """For each ControlNet whether it is on: pipelines go on calling it and multiply its answers by 0."""
+        """For each ControlNet whether it is on: pipelines go on calling it and multiply its outputs by 0."""
         step, steps = call.context.step, max(call.context.steps, 1)
         return tuple(step / steps >= start and (step + 1) / steps <= end for start, end in self._windows)
 

@@ -1,8 +1,8 @@
 """The error that forecasts leave in the latents, and its correction at the next computed step.
 
 A sampler's update is linear in the outputs, so what one unit of an output has made of the present sample is a number,
-known from the noise levels alone. With it, the first computed step after forecasts is answered such that the sample
-arrives where it would be had the better outputs been used.
+known from the noise levels alone. With it, the output of the first computed step after forecasts is changed so that the
+sample arrives where the better outputs would have taken it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tensors = list[torch.Tensor]
 
 @dataclass
 class Forecast:
-    """An answer that was forecast: when, and what one unit of it makes of the sample after the present step."""
+    """An output that was forecast: when, and what one unit of it adds to the sample after the present step."""
 
     time: float
     influence: float
@@ -29,8 +29,8 @@ class Forecast:
 
 @dataclass
 class PastOutput:
-    """An answer as the solver remembers it: what it lacks of the right one as far as that is known, and the forecast
-    that it is, until it is known what that should have been."""
+    """An output as the solver remembers it: how far it is from the right one, as far as that is known, and the
+    forecast that it is, until it is known what that should have been."""
 
     missing: Tensors
     forecast: Forecast | None = None
@@ -63,7 +63,7 @@ class ForecastCorrector:
         return len(self._forecasts)
 
     def begin(self, context: StepContext) -> None:
-        """A step begins: what it will make of all outputs that still count."""
+        """A step begins: works out what it will make of all outputs that still count."""
         if context.position != self._position + 1:  # steps that this lever has not seen
             self._restart()
         self._position = context.position
@@ -79,7 +79,7 @@ class ForecastCorrector:
                 self._total = _add(self._total, given.values, share)
 
     def correct_forecast(self, forecast: PastValues) -> Tensors:
-        """The values to answer with, given those of the forecast."""
+        """The values to return, given those of the forecast."""
         paid = self._applied(self._pending)
         entry = Forecast(forecast.time, self._weight)
         self._forecasts.append(entry)
@@ -88,7 +88,7 @@ class ForecastCorrector:
         return _sum(forecast.values, paid)
 
     def correct_computed(self, values: Tensors, between: Callable[[Steps], Tensors]) -> Tensors | None:
-        """The values to answer with, given the computed ones, or None where they are to stay as they are.
+        """The values to return, given the computed ones, or None where they stay as they are.
 
         between: the weighted sum of what forecasts should have been.
         """

@@ -38,8 +38,8 @@ class Extrapolate(Predictor, lever="predictor"):
 
     Correction: at the first computed step after forecasts, the polynomial of degree `corrector` through the new and the
     last computed outputs says what the forecasts should have been. The difference, weighted as the scheduler weighted
-    them, is added to the output of this step, so that the latents arrive where they would be had the interpolated
-    answers been used. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
+    them, is added to the output of this step, so that the latents arrive where the interpolated outputs would have
+    taken them. This is the corrector of UniPC (arXiv 2302.04867) applied to a cache; it costs no evaluation and
     is exact where the outputs move along one direction. It needs an update that is linear in the outputs
     (`accel.caching.correction`); under others forecasts stay. 0: off.
 
@@ -99,7 +99,7 @@ class Extrapolate(Predictor, lever="predictor"):
         return self._through_noise() if anatomy.random else self
 
     def _through_noise(self) -> Extrapolate:
-        """Through fresh noise a slope leads astray, and a parabola does even between what is known."""
+        """Through fresh noise a slope misleads, and a parabola does so even between known values."""
         return replace(self, order=0, corrector=1)
 
     def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:

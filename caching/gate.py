@@ -1,4 +1,4 @@
-"""The engine: every cache of this package is this gate with its own signal, policy and predictor.
+"""The engine: every cache at the denoiser's boundary is this gate with its own signal, policy and predictor.
 
 It stands at the denoiser's own call (latents in, prediction out), so it needs no knowledge of the model's inside, costs
 memory of latent size, and is right with ControlNet residuals, LoRA and offloading by construction.
@@ -47,7 +47,7 @@ class Stream:
     signal: Signal
     policy: Policy
     predictor: Predictor
-    corrector: ForecastCorrector | None  # where forecasts are made up for
+    corrector: ForecastCorrector | None  # where forecasts are corrected
     history: list[PastValues] = field(default_factory=list)
     seen: int = -1  # the last step that called
     computed: int = -1  # the last step that computed
@@ -63,7 +63,7 @@ class LeaveDenoiser(BaseException):
 
 
 class CacheGate(Lever):
-    """Answers denoiser calls from the past where the method says so.
+    """Forecasts denoiser calls from earlier outputs where the method says so.
 
     The first stream of a step decides and the others follow, because guidance multiplies any difference between a
     fresh and a predicted output. State is per denoiser and stream. It starts anew with every run, shape and dtype, with
@@ -94,7 +94,7 @@ class CacheGate(Lever):
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
-        self._limits: set[str] = set()  # of what forecasts get wrong being made up for
+        self._limits: set[str] = set()  # why forecasts are corrected in part or not at all
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         stream = self._stream(call)
@@ -141,7 +141,7 @@ class CacheGate(Lever):
         return stream
 
     def _begin_step(self, call: DenoiserCall, key: Key) -> Stream:
-        """A stream whose history begins with this call. What is still owed to a solver's older outputs is forgotten: it
+        """A stream whose history begins with this call. What a solver's older outputs still lack is forgotten: it
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
         context, span = call.context, self._span(call)
@@ -161,7 +161,7 @@ class CacheGate(Lever):
         return range(context.position, end)
 
     def _why_unfit(self, call: DenoiserCall, stream: Stream) -> Decision | None:
-        """The decision to compute where no answer of this stream can be forecast."""
+        """The decision to compute where no output of this stream can be forecast."""
         if stream.stateful:
             return Decision(False, STATE)
         return Decision(False, MIXED) if call.context.mixed else None
@@ -226,7 +226,7 @@ class CacheGate(Lever):
             return outcome._replace(reason=STATE)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
-            # Another kind of output (Qwen-Image 2.1 with its key-value cache answers longer the first time).
+            # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
             self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
             stream.seen = stream.computed = call.context.step
         stream.shapes = [value.shape for value in outputs]
@@ -243,7 +243,7 @@ class CacheGate(Lever):
     def _correct(
         self, call: DenoiserCall, stream: Stream, memory: PastValues, answer: Any, reason: str
     ) -> tuple[Any, str]:
-        """The computed output with what the last forecasts owe, and why."""
+        """The computed output, corrected for the errors of the last forecasts, and why."""
         if stream.corrector is None:
             return answer, reason
         predictor, history, length = stream.predictor, stream.history, stream.corrector.length
@@ -270,7 +270,7 @@ class CacheGate(Lever):
         return DenoiserResult(answer, "predicted", decision.reason, decision.code)
 
     def _forecasting(self, call: DenoiserCall) -> tuple[Predictor, LinearUpdates | None, Anatomy]:
-        """The predictor as it fits this run's updates, these where they can make up for its forecasts, and the anatomy
+        """The predictor as it fits this run's updates, these where they can correct its forecasts, and the anatomy
         with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
         """
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)

@@ -1,4 +1,4 @@
-"""What a computed output says about the forecast that there was of it, or would have been.
+"""How good the last forecast was, or would have been: read off the computed output that follows it.
 
 A forecast that is too bold does harm that a timid one does not, and how bold it may be differs between models, guidance
 scales and parts of one run. Each computed output tells it at no cost: so far should the forecast have gone. It is a

@@ -1,4 +1,4 @@
-"""The second engine: answers the calls of single modules within a denoiser from their last outputs.
+"""The second engine: replaces calls of single modules within a denoiser by their last outputs.
 
 It stands around the modules for the duration of one pipeline call and acts only within a denoiser call. What it cannot
 answer exactly as decided (another shape, a stream that was away, a module inside a compiled block) is computed.
@@ -58,7 +58,7 @@ class ReuseVisit:
 
 
 class ModuleGate(Lever):
-    """Answers modules from the past where the method says so.
+    """Reuses the last outputs of modules where the method says so.
 
     The first stream of a step decides and the others follow. Outputs are kept per denoiser, stream, module and the
     shapes that it was given; they are forgotten with the run, and a stream's with its `StreamConditions`.

@@ -24,7 +24,7 @@ from accel.reasons import Code
 
 
 class Reuse(NamedTuple):
-    """The kinds of modules that are answered from the store in one step, and why."""
+    """The kinds of modules that are reused from the store in one step, and why."""
 
     kinds: frozenset[str]
     reason: str
@@ -115,7 +115,7 @@ class ReuseMethod(Cache, abstract=True):
         return found
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """The working reuse for this pipeline, or an idle lever that says why there is none."""
+        """The working reuse for this pipeline, or an inactive lever that says why there is none."""
         try:
             for denoiser in anatomy.denoisers:
                 self.policy(anatomy, denoiser)

@@ -1,4 +1,4 @@
-"""The outputs of modules that are kept for reuse, and the account of their bytes."""
+"""The outputs of modules that are kept for reuse, and how many bytes they take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the modules that can be answered from the past in a live denoiser, and stands around them for a while."""
+"""Finds the modules of a live denoiser whose outputs can be reused, and wraps them for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that share one denoiser call decide alike: what each of them measured is reduced over all of them.
+"""Devices that share one denoiser call decide alike: what each one measured is reduced over all of them.
 
 Under context parallelism every device holds a part of the tokens, so what is measured inside the denoiser differs from
 device to device. If one then left the denoiser and another went on, the second would wait for the first for ever

@@ -2,7 +2,7 @@
 
 The error of a forecast is a fixed combination of the denoiser's outputs, so all that must be known about a model is how
 its outputs at different noise levels resemble each other: a table of features per step, whose inner products are the
-answers' (measured by `accel.caching.calibrate`). Of a model that was never measured nothing is presumed: its plan
+outputs' (measured by `accel.caching.calibrate`). Of a model that was never measured nothing is presumed: its plan
 spreads the computed steps evenly, over step numbers and over the logarithm of the signal-to-noise ratio, which is as
 good on models that nobody has seen as on those that it was chosen on.
 """
@@ -29,7 +29,7 @@ EXTREMES = math.exp(-5.0), math.exp(5.0)  # noise-to-signal ratios beyond which 
 
 @dataclass(frozen=True)
 class PlanRules:
-    """What a plan must respect, as in `CacheMethod`, and how skipped outputs are made."""
+    """The constraints of a plan, as in `CacheMethod`, and how skipped outputs are made."""
 
     warmup: int = 2
     final: int = 1
@@ -54,8 +54,8 @@ def plan_steps(
     sigmas: noise level of each step and, last, of the end, (steps + 1). compute: fraction of the steps that compute, or
     as near to it as the rules allow. features: (steps, K), with the inner products of the denoiser's outputs (of its
     clean estimates, for epsilon and v models); left out, the plan is even (`uneven`). Takes 0.04 s for 50 steps and a
-    second for 1000; the same question without features is answered from memory. trust: in features, from
-    0 (the plan is even) to 1.
+    second for 1000; the same question without features is looked up in memory. trust: in features,
+    from 0 (the plan is even) to 1.
     """
     rules = rules or PlanRules()
     if features is None:
@@ -82,7 +82,7 @@ def _plan(errors: Array, compute: float, rules: PlanRules) -> tuple[bool, ...]:
 
 
 def uneven(sigmas: Array, flow: bool, rules: PlanRules) -> Array:
-    """How far from even the gaps are, in the form of `gap_errors`: the cube of each gap's length, as the error of a
+    """What uneven gaps cost, in the form of `gap_errors`: the cube of each gap's length, as the error of a
     forecast that is corrected grows with a gap. Length is counted in shares of the run, `spread` of it in log-SNR and
     the rest in step numbers: more of it takes steps from the middle of a run to both of its ends.
     """
@@ -164,7 +164,7 @@ def _ratios(sigmas: Array, flow: bool) -> Array:
 
 
 def _times(sigmas: Array, flow: bool) -> Array:
-    """Where answers are polynomials (`StepContext.time`). Solvers that evaluate twice at one level get distinct
+    """Where outputs are polynomials (`StepContext.time`). Solvers that evaluate twice at one level get distinct
     times."""
     return np.asarray(flow_time(sigmas, flow) - 1e-6 * np.arange(len(sigmas)))
 

@@ -1,4 +1,4 @@
-"""Compute or skip: pure state machines over numbers. They know neither tensors nor models, so lists can test them."""
+"""Compute or skip: pure state machines over numbers. They know no tensors and no models, so lists can test them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in for a denoiser's output at a skipped step, and the two simplest stand-ins."""
+"""What stands in for a denoiser's output at a skipped step: the interface, and the two simplest predictors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Steps = Sequence[tuple[float, float]]  # times and weights
 
 
 class PastValues(NamedTuple):
-    """An answer, computed or forecast, in the predictor's own terms.
+    """An output, computed or forecast, in the predictor's own terms.
 
     time: see `StepContext.time`; values: one tensor for each output of the denoiser.
     """
@@ -27,7 +27,7 @@ class PastValues(NamedTuple):
 
 
 class Predictor(Method, lever="predictor", abstract=True):
-    """Base of the predictors: how many computed outputs they need to remember, and what they make of them."""
+    """Base of the predictors: how many computed outputs to remember, and how to forecast from them."""
 
     @property
     def depth(self) -> int:
@@ -43,15 +43,15 @@ class Predictor(Method, lever="predictor", abstract=True):
 
     @property
     def corrects(self) -> bool:
-        """Whether the first computed step after forecasts makes up for their errors."""
+        """Whether the first computed step after forecasts corrects their errors."""
         return False
 
     def without_correction(self) -> Predictor:
-        """The same without making up for errors."""
+        """The same without correction."""
         return self
 
     def under(self, updates: Callable[[str], LinearUpdates], kind: str) -> tuple[Predictor, LinearUpdates | None, str]:
-        """The same for a run, the updates by which it makes up for its errors, if any, and why it does not where it
+        """The same for a run, the updates by which it corrects its errors, if any, and why it does not where it
         would. updates: asks for them, by what they are made of ("output" or "x0"), see `accel.call.DenoiserCall`.
         """
         return self, None, ""
@@ -82,7 +82,7 @@ class Predictor(Method, lever="predictor", abstract=True):
 
     def between(self, now: PastValues, history: list[PastValues], steps: Steps) -> list[torch.Tensor]:
         """The sum of what the forecasts at these times should have been, each times its weight (float32), now that the
-        answer after them is known."""
+        output after them is known."""
         raise NotImplementedError
 
 
@@ -121,7 +121,7 @@ class LastResidual(Predictor, lever="predictor"):
 
 
 def at(call: DenoiserCall, values: list[torch.Tensor], kind: str) -> PastValues:
-    """These values at the call's moment."""
+    """These values at the call's time."""
     return PastValues(call.context.time, values)
 
 

@@ -1,4 +1,4 @@
-"""Listening inside the denoiser: at one module, or at what its first blocks make of the image tokens."""
+"""Listens inside the denoiser: at one module, or at what its first blocks make of the image tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accel.patch import is_compiled, listening
 
 
 def obstacle(denoiser: torch.nn.Module, probe: Probe) -> str | None:
-    """Why nothing can be heard there: no such module, or it is part of a compiled graph, which nobody can leave."""
+    """Why nothing can be heard there: no such module, or it is part of a compiled graph, which cannot be left."""
     if _in_graph(denoiser):
         return f"the probe {probe.path} lies inside a compiled denoiser: compile its blocks instead"
     for path in (probe.path, *probe.entries):

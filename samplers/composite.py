@@ -1,4 +1,4 @@
-"""What samplers have in common that change something else than the update: they leave the update to a solver."""
+"""Base of the samplers that change something other than the update and leave the update to a solver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoisers that answer in place of a pipeline's own: where one is kept, what it is, and whether it fits."""
+"""Denoisers used in place of a pipeline's own: where one is kept, what it is, and whether it fits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DenoiserSource:
             return anatomy_of(self.kind.from_config(self.config))
 
     def load(self, dtype: torch.dtype) -> torch.nn.Module:
-        """The denoiser on the CPU, ready to answer."""
+        """The denoiser on the CPU, ready to be called."""
         try:
             module: torch.nn.Module = self.kind.from_pretrained(
                 self.folder, subfolder=self.component, torch_dtype=dtype, use_safetensors=True
@@ -76,7 +76,7 @@ def resolve(model: str) -> DenoiserSource:
 
 
 def mismatch(own: DenoiserAnatomy, other: DenoiserAnatomy) -> str | None:
-    """Why `other` cannot answer what `own` is asked, in one clause; None if nothing speaks against it."""
+    """Why `other` cannot take the calls of `own`, in one clause; None if nothing speaks against it."""
     if not own.config or not other.config:
         return None
     for what, names in conventions.INTERFACE.items():

@@ -66,11 +66,11 @@ class FewStep(Sampler, lever="sampler", abstract=True):
 @dataclass(frozen=True)
 class LCM(FewStep):
     """Multistep consistency sampling (Consistency Models, arXiv 2303.01469, algorithm 1; LCM, arXiv 2310.04378): each
-    answer goes all the way to the picture, which is noised anew for the next.
+    output goes all the way to the picture, which is noised anew for the next.
 
     For LCM models and LoRAs, and flow models distilled alike (diffusers' FlowMatchLCMScheduler). The right one where an
-    answer is right for the whole way to the picture: then every step gives the right distribution, and no error adds
-    up. Not for models that were distilled in phases, whose answers are right for a part of the way. The last step adds
+    output is right for the whole way to the picture: then every step gives the right distribution, and no error adds
+    up. Not for models that were distilled in phases, whose outputs are right for a part of the way. The last step adds
     nothing. LCM's boundary weights c_skip and c_out, which differ from 0 and 1 by less than 1e-5 at the timesteps of
     its grid, are left out. Memory: none.
     """

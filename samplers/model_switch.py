@@ -1,4 +1,4 @@
-"""Two denoisers in one run: one answers above a noise level, the other below it."""
+"""Two denoisers in one run: one above a noise level, the other below it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "stand-in"  # what the levers below know the other denoiser by
 
 @dataclass(frozen=True)
 class ModelSwitch(WrappedSampler):
-    """Lets another denoiser answer on one side of a noise level; both must work in the same latents.
+    """Uses another denoiser on one side of a noise level; both must work in the same latents.
 
     model: a pocket model ("pocket:small"), a diffusers model or pipeline by folder or hub id, or a live module, which
     cannot be written to a recipe file. boundary: the noise level in the common coordinates (`accel.parametrization`:
@@ -49,7 +49,7 @@ class ModelSwitch(WrappedSampler):
     or calibrated for the first model alone do not hold for a pair, and a cache that needs them says so.
 
     Memory: the other model's weights, from the first call until `restore()`; they move to the latents' device when it
-    first answers. An offloaded first model stays where its own hooks leave it. A LoRA of the first model is not the
+    is first used. An offloaded first model stays where its own hooks leave it. A LoRA of the first model is not the
     other's. Not for models with other latents, channels or text encoders: the first two are checked, and so is what
     both predict where a scheduler is kept with the model; that the text encoder is the same is for you to know.
     Raises ValueError when it is attached, or at the first call, where the two do not fit.
@@ -59,7 +59,7 @@ class ModelSwitch(WrappedSampler):
     boundary: float = setting(
         0.5, 0.0, 1.0, "noise level at which the other model takes over, 1 (noise) to 0", dial=True
     )
-    side: str = setting("below", choices=("below", "above"), help="where the given model answers")
+    side: str = setting("below", choices=("below", "above"), help="where the given model is used")
     _: KW_ONLY
     solver: Sampler = nested_method(SchedulerSolver(), "sampler")  # noqa: RUF009 (a field)
 
@@ -77,7 +77,7 @@ class ModelSwitch(WrappedSampler):
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
     def is_active(self, level: float) -> bool:
-        """Whether the given model answers at this noise level."""
+        """Whether the given model is used at this noise level."""
         late = level <= self.boundary and self.boundary > 0.0
         return late if self.side == "below" else not late and self.boundary < 1.0
 

@@ -1,4 +1,4 @@
-"""What a guidance method is simulated on: one unaccelerated run of both passes, as numbers."""
+"""One unaccelerated run of both passes, as numbers: what guidance methods are simulated on."""
 
 from __future__ import annotations
 

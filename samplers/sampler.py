@@ -67,7 +67,7 @@ class Sampler(Method, lever="sampler", abstract=True):
     def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         """The update from the last of `times` to `following`.
 
-        times: noise levels of the remembered answers, oldest first, all different. remaining: updates until the end of
+        times: noise levels of the remembered outputs, oldest first, all different. remaining: updates until the end of
         the run, this one included.
         """
         raise NotImplementedError
@@ -77,7 +77,7 @@ class Sampler(Method, lever="sampler", abstract=True):
         return self.weights(times, following, place.remaining)
 
     def clamp(self, clean: torch.Tensor, step: int) -> torch.Tensor:
-        """The clean estimate of a step as the updates are to use it; for samplers whose answers are those."""
+        """The clean estimate of a step as the updates are to use it; for samplers whose outputs are those."""
         return clean
 
     @property
@@ -91,7 +91,7 @@ class Sampler(Method, lever="sampler", abstract=True):
         return False
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """The sampler, or an idle lever that says why this pipeline's scheduler cannot have it."""
+        """The sampler, or an inactive lever that says why this pipeline's scheduler cannot have it."""
         from accel.samplers.stepper import Stepper
 
         reason = self.obstacle(anatomy)
@@ -111,14 +111,14 @@ class Sampler(Method, lever="sampler", abstract=True):
         return None
 
     def adjust_anatomy(self, anatomy: Anatomy) -> Anatomy:
-        """The pipeline as other levers must see it: whether forecasts can be corrected is for the solver to say."""
+        """The anatomy as the other levers must plan with it: the solver decides whether forecasts can be corrected."""
         if not self.depth or self.obstacle(anatomy) is not None:
             return anatomy
         return replace(anatomy, uncorrectable=dict.fromkeys(anatomy.schedulers, ""), random=self.adds_noise, depth=1)
 
 
 def alternative(anatomy: Anatomy, scheduler: str) -> str:
-    """What this scheduler can have where a sampler is not for it, to complete "take ..."."""
+    """What to use with this scheduler where a sampler does not fit, to complete "take ..."."""
     if not anatomy.irreplaceable[scheduler]:
         return "a solver such as PseudoCorrector() or UniPC()"
     others = anatomy.exchangeable[scheduler]

@@ -1,4 +1,4 @@
-"""One of diffusers' own schedulers in place of the pipeline's, where a table says that it is right."""
+"""One of diffusers' own schedulers in place of the pipeline's, where it fits the model."""
 
 from __future__ import annotations
 

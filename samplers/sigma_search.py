@@ -62,7 +62,7 @@ def search_sigmas(
     should be those of later use: guidance scale and size change the output. Costs len(prompts) x (fine + 3 steps) steps
     or so, and memory for `fine` latents on the host. An attached session is suspended meanwhile.
 
-    Raises ValueError for fewer than two prompts, more steps than `fine`, or a scheduler that cannot be told.
+    Raises ValueError for fewer than two prompts, more steps than `fine`, or a scheduler that takes no noise levels.
     """
     sampler = replace(sampler or PseudoCorrector(), steps=1.0, sigmas=None)
     if len(prompts) < 2:

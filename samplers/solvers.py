@@ -1,6 +1,6 @@
 """Solvers for the sampling equation that ask the denoiser once per step, as weights that depend on noise levels alone.
 
-In the coordinates of `Sampler` the equation is dx/dt = velocity, whatever the model predicts. With answers v_0 (the
+In the coordinates of `Sampler` the equation is dx/dt = velocity, whatever the model predicts. With outputs v_0 (the
 newest), v_1, ... every solver below is x' = keep x + w_0 v_0 + w_1 v_1 + ..., and only the weights differ.
 """
 

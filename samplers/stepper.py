@@ -24,7 +24,7 @@ from accel.update import Around
 
 @dataclass
 class OutputHistory:
-    """The answers that the next update may use, oldest first, and where they were given."""
+    """The outputs that the next update may use, oldest first, and the times they belong to."""
 
     key: tuple[object, ...] = ()
     times: list[float] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Stepper(Lever):
             self._refused = set_sigmas(scheduler, set_timesteps, arguments, wanted, told, samples, self._given)
 
     def before_evaluation(self, call: DenoiserCall) -> None:
-        if call.denoiser != self._denoiser:  # another expert answers from here on
+        if call.denoiser != self._denoiser:  # another expert takes over here
             self._denoiser = call.denoiser
             self._history.clear()
 

@@ -1,4 +1,4 @@
-"""Telling a scheduler which noise levels to use, through its own `set_timesteps`."""
+"""Tells a scheduler which noise levels to use, through its own `set_timesteps`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Runs recipes against each other on one pipeline, and shows what came of it: tables, pictures, a page."""
+"""Runs recipes against each other on one pipeline, and shows the results: tables, pictures, a page."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = tuple[str, int]
-"""The label of a contestant, and the number of a prompt."""
+"""The label of a variant, and the number of a prompt."""
 IN_MEMORY = 2**28
 
 

@@ -56,7 +56,7 @@ def compare(
 ) -> Comparison:
     """Measures `recipes` against the unaccelerated pipeline, and against fewer steps in the same time.
 
-    One process. Every contestant runs once briefly to warm up; then the unaccelerated pipeline and all
+    One process. Every variant runs once briefly to warm up; then the unaccelerated pipeline and all
     recipes take turns on each prompt, seed and repeat, so that a machine that slows down slows all of them.
     In a second batch, interleaved in the same way, the unaccelerated pipeline runs with as many steps as fit
     in the time of each recipe.

@@ -1,4 +1,4 @@
-"""On what a measurement was made."""
+"""The machine and versions that a measurement was made with."""
 
 from __future__ import annotations
 

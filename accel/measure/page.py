@@ -59,7 +59,7 @@ def _shown_labels(comparison: Comparison) -> list[str]:
 
 
 def _player(comparison: Comparison, number: int) -> dict[str, Any]:
-    """One video that holds every contestant and its difference as tiles, so that nothing can get out of step."""
+    """One video that holds every variant and its difference as tiles, so that nothing can get out of step."""
     labels = [label for label in (BASELINE, *_shown_labels(comparison)) if (label, number) in comparison.clips]
     clips = [comparison.clips[label, number] for label in labels]
     tiles = clips + [amplified_difference(clip, clips[0], DIFFERENCE_GAIN) for clip in clips]

@@ -1,4 +1,4 @@
-"""What a comparison found: one row per contestant, as data, as a terminal table and as a folder of files."""
+"""What a comparison found: one row per variant, as data, as a terminal table and as a folder of files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ UNSTEADY = 1.5  # longest over shortest run of one row
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One contestant over all prompts, seeds and repeats.
+    """One variant over all prompts, seeds and repeats.
 
     Times are medians in wall-clock seconds, ranges are (least, most). A speed-up is the ratio of the medians
-    over the runs that were interleaved with this contestant, its range that of the single pairs. Quality is a
+    over the runs that were interleaved with this variant, its range that of the single pairs. Quality is a
     mean over prompts and seeds against the unaccelerated output; `psnr_worst` is the worst of them. Counts
     are denoiser calls per run.
     """
@@ -159,7 +159,7 @@ class Comparison:
 
 
 def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_time_to: Sequence[str] = ()) -> ResultRow:
-    """The row of one contestant from the samples of the ledger; it must have at least one sample."""
+    """The row of one variant from the samples of the ledger; it must have at least one sample."""
     own = [sample for sample in ledger.samples if sample.label == label]
     pairs = [(_partner(sample, ledger), sample) for sample in own]
     judged = [sample.quality for sample in own if sample.quality is not None]

@@ -1,4 +1,4 @@
-"""How contestants are measured against each other: interleaved, in one process, on the same prompts and
+"""How variants are measured against each other: interleaved, in one process, on the same prompts and
 seeds.
 """
 
@@ -97,7 +97,7 @@ class Sample:
 
 @dataclass
 class Measurements:
-    """Everything measured so far: samples, and for each contestant what its first run looked like."""
+    """Everything measured so far: samples, and for each variant what its first run looked like."""
 
     samples: list[Sample] = field(default_factory=list)
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Measurements:
 
 
 class Runner:
-    """Measures contestants on one pipeline and records the results in a ledger.
+    """Measures variants on one pipeline and records the results in a ledger.
 
     The pipeline's own progress bar is off meanwhile. Whatever happens inside, each call gives the pipeline back as it
     was, accelerated or not.
@@ -162,9 +162,9 @@ class Runner:
     def measure(
         self, contestants: Sequence[Variant], repeats: int, tick: Callable[[str], None] = lambda text: None
     ) -> None:
-        """Runs every contestant on every prompt and seed, `repeats` times, in rotating order.
+        """Runs every variant on every prompt and seed, `repeats` times, in rotating order.
 
-        `contestants` must include the baseline: the quality of all others refers to its clip.
+        `contestants` must include the baseline: the quality of all others is measured against its clip.
         """
         batch, self._batches = self._batches, self._batches + 1
         turn = 0
@@ -278,7 +278,7 @@ def attach_for_run(pipe: Any, recipe: Any) -> Iterator[Any]:
 
 
 def without_progress_bars(pipe: Any) -> AbstractContextManager[None]:
-    """Turns the pipeline's own progress bar off, and leaves its attributes as they were."""
+    """Turns the pipeline's own progress bar off for the block, and leaves its attributes as they were."""
     if not hasattr(pipe, "set_progress_bar_config"):
         return nullcontext()
     return undo_later(pipe, lambda: pipe.set_progress_bar_config(disable=True))

@@ -56,7 +56,7 @@ def may_share_call(job: Job, batch: Batch, kind_of: Callable[[str], type | None]
 
 
 def pixels_of(job: Job, kind: type | None) -> int | None:
-    """The pixels of all frames of a job, by its line or else by what its pipeline takes for default; None where neither
+    """The pixels of all frames of a job, by its line or else by its pipeline's defaults; None where neither
     says.
     """
     parameters = (parameters_of(kind) if kind is not None else None) or {}

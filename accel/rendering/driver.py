@@ -1,4 +1,4 @@
-"""The driver of a render: what is open, who renders it, and the books. `accel.render` is its front."""
+"""The driver of a render: which jobs are open, who renders them, and the ledger. `accel.render` is its front."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def plan_for(
 
 
 class Driver:
-    """Keeps the books of one render: one process per folder (or shard) does, whatever the number of workers."""
+    """Keeps the ledger of one render. There is one per folder (or shard), whatever the number of workers."""
 
     def __init__(self, plan: RenderPlan, out: Path, shard: Shard | None = None) -> None:
         self.plan, self.shard = plan, shard

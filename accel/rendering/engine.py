@@ -1,4 +1,4 @@
-"""Who renders: an engine gets the calls that the open jobs need, and sees to it that each job has one outcome."""
+"""An engine renders: it gets the calls that the open jobs need, and makes sure that each job has one outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DriverCallbacks:
 
 
 class Engine(Protocol):
-    """Runs groups, each in one call by a process that holds a Worker, until all are done or the desk says stop."""
+    """Runs groups, each in one call by a process that holds a Worker, until all are done or the driver says stop."""
 
     def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None: ...
 

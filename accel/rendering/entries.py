@@ -1,4 +1,4 @@
-"""What a line of a ledger must look like to be believed: folders, like manifests, come from elsewhere."""
+"""What a line of a ledger must look like to be accepted: folders, like manifests, come from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures that are not a job's own: the disk, the model, the device. The jobs stay open and nothing is recorded."""
+"""Failures that are not a job's fault: the disk, the model, the device. The jobs stay open and nothing is recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelError(ValueError):
 
 
 class DeviceError(RuntimeError):
-    """The device does not answer any more; only a new process can use it again."""
+    """The device no longer works; only a new process can use it again."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which machine this is, without saying so: files that are passed on tell no names of hosts."""
+"""Identifies this machine without naming it: files that are passed on contain no host names."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device ran out of memory; not every library has a class for that."""
+    """Whether an error says that the device ran out of memory; not every library has a class for it."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)

@@ -16,7 +16,7 @@ STEPS = 4
 
 
 def batches_repeat_singles(pipe: Any, methods: Iterable[Method] = ()) -> bool:
-    """Whether a call for several jobs gives, but for its last bits, what calls for each of them give.
+    """Whether a call for several jobs gives what calls for each of them give, except for the last bits.
 
     A pipeline draws the noise of each job from the job's own generator where it takes any. Its schedulers are asked
     (`noise_is_per_job`), those included that the `methods` of a recipe put in their place.

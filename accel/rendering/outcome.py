@@ -1,4 +1,4 @@
-"""What a worker is told, and what it says of each job: plain data, so that workers may be processes anywhere."""
+"""What a worker is sent, and what it reports of each job: plain data, so that workers may be processes anywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accel.rendering.machine import machine
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What holds for a whole render. `parts` is the folder for files that are not published yet."""
+    """The settings of a whole render. `parts` is the folder for files that are not published yet."""
 
     parts: Path
     device: str | None = None
@@ -54,7 +54,7 @@ class JobOutcome:
 
 @lru_cache(maxsize=1)
 def installed_versions() -> Mapping[str, str]:
-    """Of the libraries that decide what is rendered."""
+    """Versions of the libraries that decide what is rendered."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}

@@ -30,7 +30,7 @@ CALL_NAMES = {
 
 
 def arguments_of(job: Job) -> dict[str, Any]:
-    """Everything that the job gives to the call but noise and what the renderer decides. Files stay paths."""
+    """Everything that the job passes to the call, except noise and what the renderer decides. Files stay paths."""
     named = {call: getattr(job, name) for name, call in CALL_NAMES.items()}
     return {name: value for name, value in named.items() if value is not None} | dict(job.arguments)
 

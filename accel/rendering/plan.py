@@ -1,4 +1,4 @@
-"""From a manifest to jobs: every line checked, repeats counted out, twins merged."""
+"""From a manifest to jobs: every line checked, repeats expanded, duplicates merged."""
 
 from __future__ import annotations
 

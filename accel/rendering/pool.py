@@ -37,12 +37,12 @@ L = TypeVar("L", bound=WorkerLink)
 
 
 class WorkerCrew(Protocol[L]):
-    """Starts workers and hears what they say."""
+    """Starts workers and receives their events."""
 
     def start(self, number: int) -> L: ...
 
     def listen(self, links: Sequence[L], seconds: float) -> list[tuple[L, Event]]:
-        """What was said, after at most so many seconds. The last thing is that a worker is dead."""
+        """The next events, after at most so many seconds. A worker's last one is that it is dead."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _WorkerSlot(Generic[L]):
 
 
 class Pool(Generic[L]):
-    """Keeps `workers` seats busy until every job has an outcome, the desk says stop, or no seat is left."""
+    """Keeps `workers` seats busy until every job has an outcome, the driver says stop, or no seat is left."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Pool(Generic[L]):
         self._deaths: list[str] = []
 
     def run(self) -> None:
-        """Raises OutputError from a worker or the desk; all workers have ended then, and whenever this returns."""
+        """Raises OutputError from a worker or the driver; all workers have ended then, and whenever this returns."""
         try:
             while self._goes_on():
                 for link, event in self._crew.listen(self._links(), LISTEN_SECONDS):

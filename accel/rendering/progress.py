@@ -1,4 +1,4 @@
-"""How far a render is, and when it will be done."""
+"""How far a render has got, and when it will be done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a render ended, and what one would do."""
+"""Summaries: how a render ended, and what a dry run would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text is encoded once: what a pipeline computed for a prompt is kept for the next job with the same prompt.
+"""Text is encoded once: what a pipeline computed for a prompt is kept for the next job with that prompt.
 
 diffusers' pipelines encode text in `encode_prompt` (233 files of diffusers 0.42 have one), and many do one prompt at a
 time below it, in methods such as `_get_t5_prompt_embeds`. For the duration of a render these methods of this one
@@ -23,13 +23,13 @@ from accel.patch import Wrapper
 
 METHODS = re.compile(r"encode_prompt|_get_\w*prompt_embeds")
 MOST_BYTES = 128 * 2**20
-"""Answers stay on the device, where they would otherwise be computed again; the oldest give way."""
+"""Outputs stay on the device, where they would otherwise be computed again; the oldest are dropped."""
 
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
 
 class TextCache:
-    """The answers of one pipeline. `context` is what a question depends on besides its arguments."""
+    """The text encodings of one pipeline. `context` is what an encoding depends on besides the arguments."""
 
     def __init__(self, pipe: Any, most_bytes: int = MOST_BYTES) -> None:
         self.context: Any = None

@@ -1,4 +1,4 @@
-"""Which worker gets what: the open jobs in small pieces, so that nobody idles and models are loaded seldom."""
+"""Which worker gets which jobs: small pieces, so that no worker idles and models are rarely loaded."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class _Run:
 
 
 class Worker:
-    """Renders groups of jobs and calls `emit` with an Outcome for each open job, from a thread of its own.
+    """Renders groups of jobs and calls `emit` with a JobOutcome for each open job, from a thread of its own.
 
     pipe: a pipeline to render with; None loads the model that the jobs name. It comes back as it was: a session that
         is attached to it is suspended meanwhile.

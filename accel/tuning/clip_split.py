@@ -1,4 +1,4 @@
-"""What is generated: the clips that a tuning searches with, and those that its winner is judged on."""
+"""Which clips are generated: those that a tuning searches with, and those that its winner is judged on."""
 
 from __future__ import annotations
 

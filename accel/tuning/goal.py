@@ -1,4 +1,4 @@
-"""What a user asks for, and whether measured clips are enough to promise it."""
+"""The user's goal, and whether measured clips are enough to promise it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Bound:
         return min(kept, fmean(good) - tolerance_factor(len(good), coverage) * stdev(good))
 
     def promise_of(self, values: Sequence[float], coverage: float) -> float:
-        """The limit that these values would be just enough for."""
+        """The strictest limit that these values would keep."""
         return self.limit + self.sign * self.margin(values, coverage)
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ def goal_of(
     target_speedup: float | None,
     coverage: float,
 ) -> TuningGoal:
-    """The goal in the words of `accel.tune`. Raises ValueError for contradictions and impossible numbers."""
+    """The goal from the arguments of `accel.tune`. Raises ValueError for contradictions and impossible numbers."""
     found = list(bounds)
     if not all(isinstance(bound, Bound) for bound in found):
         raise TypeError(f"bounds must be a list of accel.tuning.Bound objects, not {bounds!r}.")

@@ -60,7 +60,7 @@ class CandidateSearch:
 
     @property
     def least(self) -> float:
-        """What a better candidate must gain to be worth its runs, as `gain` counts."""
+        """How much a better candidate must gain, by `gain`, to be worth its runs."""
         return BETTER_PSNR if self.goal.speedup is not None else math.log(BETTER)
 
     def drop(self, unwanted: Callable[[Structure], bool]) -> None:
@@ -96,7 +96,7 @@ class CandidateSearch:
         return max((c for c in self._measured() if self.meets(c)), key=self.gain, default=None)
 
     def measure(self, candidate: Candidate, shot: int) -> None:
-        """One real run, and what it teaches."""
+        """Makes one real run and learns from it."""
         self._tell(f"{candidate}, clip {shot + 1} of {self.shots}")
         found = self._run(candidate, shot)
         self.standings.add(candidate, shot, found)
@@ -108,7 +108,7 @@ class CandidateSearch:
             self.surrogate.fit(self.seen)
 
     def meets(self, candidate: Candidate) -> bool:
-        """Whether the measured runs of a candidate allow to promise the goal."""
+        """Whether the measured runs of a candidate are enough to promise the goal."""
         if candidate in self.refused:
             return False
         if self.goal.speedup is not None:
@@ -176,7 +176,7 @@ class CandidateSearch:
         return candidate in self.refused or self.standings.complete(candidate)
 
     def gain(self, candidate: Candidate) -> float:
-        """What the goal wants much of: log speed-up, or PSNR (on credit, while it is only believed)."""
+        """What the goal maximises: log speed-up, or PSNR (on credit, while it is only believed)."""
         belief = self.believe(candidate)
         if self.goal.speedup is None:
             return math.log(belief.speedup)

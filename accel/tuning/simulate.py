@@ -1,4 +1,4 @@
-"""What a candidate would do, from one recording and without running the model: evaluations, and errors by lever."""
+"""What a candidate would do, simulated on one recording without running the model: evaluations, and errors by lever."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Estimate:
 class GuidancePasses:
     """The two passes of guidance in one denoiser, over T steps.
 
-    products: the (T, T) inner products of the difference of their answers times the guidance scale, mean over the runs.
+    products: the (T, T) inner products of the difference of their outputs times the guidance scale, mean over the runs.
     cosines: (runs, T) of their clean estimates, of the sample that agrees least.
     """
 
@@ -64,7 +64,7 @@ class Simulator:
     """Simulates recipes on a recording.
 
     Errors are those of the caches' own planning (`accel.caching.planning`): what a forecast misses of the recorded
-    answers, weighted as the scheduler weights it and grown as errors grow until the end of the run. They say which of
+    outputs, weighted as the scheduler weights it and grown as errors grow until the end of the run. They say which of
     two settings is better and by what ratio; how much that is in pixels is learned from real runs.
     """
 
@@ -209,7 +209,7 @@ def passes_of(recording: CalibrationRuns, table: StepTable) -> GuidancePasses | 
 
 
 def _pair(course: RunRecord, batched: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The answers of both passes, (T, rows, elements) each."""
+    """The outputs of both passes, (T, rows, elements) each."""
     streams = [
         torch.stack(answers).double()
         for answers in course.outputs.values()
@@ -221,7 +221,7 @@ def _pair(course: RunRecord, batched: bool) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _cosines(course: RunRecord, pair: tuple[torch.Tensor, torch.Tensor], table: StepTable, kind: str) -> Array:
-    """(T,) the least cosine of the clean estimates. The recorded answers of flow models are the flows."""
+    """(T,) the least cosine of the clean estimates. The recorded outputs of flow models are the flows."""
     if "flow" in kind:
         rows = pair[0].shape[1]
         x = torch.stack(course.inputs).double()[:, :rows]  # (T, rows, elements)

@@ -20,13 +20,13 @@ LEAST_COMPUTED = 5
 
 
 def settings(lever: str) -> list[Method]:
-    """What the techniques of a lever want to be tried with, by the technique's name."""
+    """The settings to try of each technique of a lever, by the technique's name."""
     kinds = sorted(Method.registry[lever].items())
     return [method for _, kind in kinds for method in kind.for_tuning()]
 
 
 def caches() -> dict[str, Cache]:
-    """The caches that the dial can be turned of, by name; those first that need to measure nothing."""
+    """The caches that have a dial, by name; those that measure nothing first."""
     found = {type(method).__name__: method for method in settings("cache") if isinstance(method, Cache)}
     return dict(sorted(found.items(), key=lambda item: not item[1].data_free))
 
@@ -85,7 +85,7 @@ class Space:
         return [s for s in found if s != Structure() and not (s.cache in measuring and s.sampler is not None)]
 
     def dials(self, structure: Structure) -> list[float]:
-        """The settings of its dial, from much to little: some above a half, and below that a computed step apart."""
+        """The settings of its dial, from high to low: some above a half, below that one computed step apart."""
         if not structure.cache:
             return [1.0]
         steps = self.steps_of(structure)

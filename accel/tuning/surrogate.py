@@ -1,4 +1,4 @@
-"""What the tuner believes about quality and time: simulated numbers, with factors that are learned from real runs."""
+"""What the tuner believes about quality and time: simulated numbers, scaled by factors learned from real runs."""
 
 from __future__ import annotations
 

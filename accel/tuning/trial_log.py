@@ -1,4 +1,4 @@
-"""What real runs and verifications have measured of candidates, and what that lets one expect on further clips."""
+"""What real runs and verifications have measured of candidates, and what to expect of them on further clips."""
 
 from __future__ import annotations
 

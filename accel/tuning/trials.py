@@ -1,4 +1,4 @@
-"""The laboratory: real runs of candidates on the search clips, each done once and written down, so that a tuning that
+"""Trials: real runs of candidates on the search clips, each done once and written down, so that a tuning that
 was interrupted goes on where it stopped."""
 
 from __future__ import annotations

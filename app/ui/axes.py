@@ -1,4 +1,4 @@
-"""What a sweep can turn, which values suit it, and reading the values that somebody typed."""
+"""What a sweep can vary, which values suit it, and how typed values are read."""
 
 from __future__ import annotations
 

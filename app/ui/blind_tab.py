@@ -78,7 +78,7 @@ class BlindTab:
 
 
 def reveal_html(pair: Pair, swapped: bool, winner: Winner) -> str:
-    """Which was which, and what it was worth."""
+    """Which was which, with speed and quality."""
     judged = {"same": "You saw no difference", "accelerated": "You chose the accelerated clip"}
     speedup = pair.metrics.get("speedup")
     faster = f"{speedup:.2f}× as fast, " if speedup is not None else ""

@@ -1,4 +1,4 @@
-"""The tab that lists this visitor's runs, and puts one back onto the stage with its settings."""
+"""The tab that lists this visitor's runs, and brings one back with its settings."""
 
 from __future__ import annotations
 

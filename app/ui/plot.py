@@ -1,4 +1,4 @@
-"""The plot of a sweep: pairs as points of speed and quality, which it keeps apart by what was turned."""
+"""The plot of a sweep: pairs as points of speed and quality, grouped by what was varied."""
 
 from __future__ import annotations
 

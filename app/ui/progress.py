@@ -1,4 +1,4 @@
-"""How a run stands, as HTML: the queue, two bars, the step and the seconds left, and the picture so far."""
+"""A run's progress as HTML: the queue, two bars, the step and the seconds left, and the picture so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a click to a run of the studio and back: requests in the name of a visitor, who can stop them at any moment."""
+"""From a click to a run of the studio and back: a visitor's requests, which they can stop at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tab that turns a setting through many values, or searches by itself, and draws speed against quality."""
+"""The tab that varies a setting, or searches by itself, and plots speed against quality."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class SageAttention(LowPrecisionAttention):
         return found or f'because no SageAttention kernel "{self.kernel}" is installed for {where}'
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """Idle where no package is installed and nothing else is asked for."""
+        """Inactive where no package is installed and no other work is asked for."""
         if self.sparse is None and not any(map(package, ("sageattention", "sageattn3"))):
             return InactiveLever(self, f"SageAttention is not installed: {INSTALL}; on a CPU take LowPrecision()")
         return super().build(anatomy)

@@ -92,7 +92,7 @@ def sized_modules(layers: UNetLayers) -> dict[str, tuple[int, ...]]:
     """The modules whose output meets a skip connection or is one, by path: for each tensor of it, the number of the
     skip connection whose size it must have.
 
-    Whole blocks are among them, because a cache may answer one from a step in which features had other sizes.
+    Whole blocks are among them, because a cache may reuse one's output from a step in which features had other sizes.
     """
     found: dict[str, tuple[int, ...]] = {"mid_block": (len(layers.skips) - 1,)}
     down: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Token merging: tokens that are alike go through self-attention as one, and all of them receive its answer."""
+"""Token merging: tokens that are alike go through self-attention as one, and all of them receive its output."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TokenMerging(SparseAttention):
 
 
 class MergingPlanner(Planner):
-    """Answers the self-attentions under `finest` by itself; nothing is a plan."""
+    """Computes the self-attentions under `finest` itself, without a plan."""
 
     def __init__(self, method: TokenMerging, finest: Mapping[str, tuple[str, ...]]) -> None:
         self.method, self.finest = method, finest

@@ -22,7 +22,7 @@ from accel.session import Session, bare
 
 
 class CalibrationRuns(NamedTuple):
-    """What the recorder saw, run by run, and the calibration that it was averaged to. Of every answer it holds 16384
+    """What the recorder saw, run by run, and the calibration that it was averaged to. Of every output it holds 16384
     elements in float32: 7 MB for a run of 50 steps with guidance.
     """
 

@@ -1,4 +1,4 @@
-"""What a model was measured to answer, kept in a recipe: all that a plan must know of it, as plain numbers."""
+"""A model's measured outputs as a recipe keeps them: all that a plan must know of them, as plain numbers."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class DeepCache(Cache):
     min_steps: int = setting(10, 1, 1000, "runs with fewer steps are left alone")
 
     def build(self, anatomy: Anatomy) -> Lever:
-        """The working cache, or an idle lever that says why there is none."""
+        """The working cache, or an inactive lever that says why there is none."""
         try:
             cuts = {name: cut_unet(denoiser.unet, self.branch) for name, denoiser in anatomy.denoisers.items()}
         except NotApplicable as reason:
@@ -106,8 +106,8 @@ class ShallowState:
 class ShallowGate(Lever):
     """Puts a layer over every module that skipped steps leave out, for the duration of a pipeline call.
 
-    In a full step the layers note what shape comes out, and one of them keeps it. In a skipped step that one answers
-    with what was kept and the others with uninitialised memory, which nothing reads that reaches the output.
+    In a full step the layers note what shape comes out, and one of them keeps it. In a skipped step that one returns
+    what was kept and the others uninitialised memory, which nothing reads that reaches the output.
     """
 
     def __init__(self, method: DeepCache, cuts: Mapping[str, UNetCut]) -> None:

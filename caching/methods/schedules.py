@@ -28,7 +28,7 @@ class OptimalSchedule(CacheMethod):
     """Computes the fraction `compute` of the steps, spread as evenly as the run's noise levels ask for.
 
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
-    nothing about the model, so it needs no calibration. features: what this model was measured to answer, which
+    nothing about the model, so it needs no calibration. features: of this model's measured outputs, which
     `accel.accelerate(pipe, preset, calibration=...)` fills in; then the predicted error of the result is least, and
     where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. No
     host sync; compiles; decides alike for every prompt, sample and device. Two experts are planned one after the other.
@@ -44,9 +44,7 @@ class OptimalSchedule(CacheMethod):
     max_skips: int = setting(7, 1, 30, "most predictions in a row")
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
     spread: float = setting(0.25, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
-    careful: float = setting(
-        1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be made up for in full"
-    )
+    careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
     features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009
 
     @classmethod
@@ -88,7 +86,7 @@ class OptimalSchedule(CacheMethod):
         return min(max(self.compute, self.fewest / max(steps, 1)), 1.0)
 
     def careful_share(self, steps: int) -> float:
-        """The same where forecasts cannot be made up for in full (`Anatomy.corrects_in_full`)."""
+        """The same where forecasts cannot be corrected in full (`Anatomy.corrects_in_full`)."""
         return 1.0 - self.careful * (1.0 - self.share(steps))
 
 

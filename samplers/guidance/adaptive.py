@@ -32,7 +32,7 @@ class AdaptiveGuidance(GuidanceMethod):
     the very first step, so that its threshold of 0.991 would end guidance there; clean estimates start apart in every
     parametrisation and come together as the picture is decided.
     start: no sooner than after this fraction of the steps. patience: so many evaluated steps in a row must agree.
-    rest: what answers for the pass in the rest of the run. "conditional" is the paper's rule, no guidance any more; but
+    rest: what replaces the pass in the rest of the run. "conditional" is the paper's rule, no guidance any more; but
     a cosine near 1 still leaves a difference that the guidance scale multiplies, and at the pocket model's scale of 6
     that costs 20 dB where a quarter of the evaluations is saved. "delta" measures the difference now and then and
     carries it over in between, as `delta` says.
@@ -48,7 +48,7 @@ class AdaptiveGuidance(GuidanceMethod):
     )
     start: float = setting(0.2, 0.0, 1.0, "fraction of the steps before which it is not")
     patience: int = setting(1, 1, 100, "evaluated steps in a row that must agree")
-    rest: str = setting("delta", choices=("delta", "conditional"), help="what answers for the pass after that")
+    rest: str = setting("delta", choices=("delta", "conditional"), help="what replaces the pass after that")
     delta: GuidanceMethod = nested_method(GuidanceDelta(growth=1.2), "guidance")  # noqa: RUF009
 
     def agrees(self, cosine: float, position: int, total: int) -> bool:

@@ -1,4 +1,4 @@
-"""Takes one half of a batched denoiser call, and puts the output of a whole batch together again."""
+"""Splits a batched denoiser call into halves, and joins the outputs into that of the whole batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BothHalves:
         self._outcome: DenoiserResult | None = None
 
     def half_result(self, last: bool, half: DenoiserCall, proceed: Proceed) -> DenoiserResult:
-        """What is answered to the last (or first) half of the batch."""
+        """The result for the last (or first) half of the batch."""
         if self._outcome is None:
             self._outcome = proceed(self._call)
         call, output = self._call, self._outcome.output
@@ -47,12 +47,12 @@ class BothHalves:
 
 
 def half_output(call: DenoiserCall, output: Any, last: bool) -> Any:
-    """The last (or first) half of what the denoiser answered to the whole batch: views."""
+    """The last (or first) half of the denoiser's output for the whole batch: views."""
     return _HalfCutter(call, last)(output)
 
 
 def join_halves(call: DenoiserCall, first: Any, second: Any) -> Any:
-    """The answer to the whole batch from those to its halves, in their structure."""
+    """The output for the whole batch from those for its halves, in their structure."""
     if isinstance(first, torch.Tensor):
         return torch.cat([first, second]) if first.ndim and 2 * first.shape[0] == call.rows else first
     if isinstance(first, Mapping):
@@ -67,7 +67,7 @@ def join_halves(call: DenoiserCall, first: Any, second: Any) -> Any:
 def same_input(call: DenoiserCall, outputs: list[torch.Tensor] | None) -> bool:
     """Whether both halves of the batch hold the same noisy latents. Costs a host sync.
 
-    outputs: what the denoiser answers to such a call, if that is known: conditioning channels that are appended to the
+    outputs: what the denoiser returns for such a call, if that is known: conditioning channels that are appended to the
     latents may differ between the halves (Stable Video Diffusion) and are left out by it.
     """
     rows = call.rows

@@ -1,4 +1,4 @@
-"""The difference of the two passes, measured at some steps and carried over the steps in between."""
+"""The difference of the two passes, measured at some steps and carried over those in between."""
 
 from __future__ import annotations
 

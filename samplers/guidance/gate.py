@@ -2,7 +2,7 @@
 
 Every pipeline combines its two outputs in its own way (guidance scale, rescaling, normalisation, dynamic scales), and
 every one of them gives the conditional output where both are equal, and sees no difference where the unconditional one
-is made from others. So nothing of the pipeline is changed but what it is answered.
+is made from others. So nothing of the pipeline changes except the outputs that it receives.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GuidanceDecision(NamedTuple):
 class ConditionalPass:
     """What is known when the unconditional output of a step is due: the conditional one and what it was made from.
 
-    outputs, latents: tensors (B, ...), or one tensor for each sample where `is_list`. The outputs are those that the
+    outputs, latents: tensors (B, ...), or one tensor for each sample where `listed`. The outputs are those that the
     pipeline gets, which a cache may have predicted, or have evaluated and corrected.
     """
 
@@ -52,7 +52,7 @@ class ConditionalPass:
 
 
 class EvaluatedPair(NamedTuple):
-    """What the denoiser itself answered in a step, where no cache predicted either of the two."""
+    """The denoiser's own two outputs in a step, where no cache predicted either."""
 
     conditional: Tensors
     unconditional: Tensors
@@ -73,7 +73,7 @@ class GuidancePolicy(Protocol):
         """
 
     def substitute_output(self, now: ConditionalPass) -> Tensors:
-        """What stands for the unconditional outputs where they are left out; tensors of its own."""
+        """The outputs used where the unconditional pass is left out; new tensors."""
 
     def observe_both(
         self, now: ConditionalPass, unconditional: Tensors, evaluated: EvaluatedPair | None
@@ -90,7 +90,7 @@ class GuidancePolicy(Protocol):
 
 @dataclass(frozen=True)
 class GuidanceMethod(Method, lever="guidance", abstract=True):
-    """Base of the guidance techniques. They need to see which of the pipeline's calls is which, and nothing else."""
+    """Base of the guidance techniques. All they need to know is which of the pipeline's calls is which."""
 
     def policy(self, anatomy: Anatomy) -> GuidancePolicy:
         """Fresh state for one denoiser in one run."""
@@ -120,14 +120,14 @@ class _GuidanceState:
 
 
 class GuidanceGate(Lever):
-    """Answers unconditional passes where the method says so; what it makes up never reaches the levers below.
+    """Replaces unconditional passes where the method says so; what it makes up never reaches the levers below.
 
     Which call is which is seen: named calls (`cache_context`, guiders) say so themselves, and so does a batch of the
     same latents twice with two kinds of prompts, where the pipeline says that guidance is on and it is on record which
     half is which. All others run as they are until their first update, where what the scheduler is given says whether
-    this is guidance, and which answer is the conditional one (`accel.samplers.guidance.passes`).
-    Two calls per step: the unconditional call is answered and goes no further. One batched call: the conditional half
-    goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the output is put
+    this is guidance, and which output is the conditional one (`accel.samplers.guidance.passes`).
+    Two calls per step: the unconditional call gets its output and goes no further. One batched call: the conditional
+    half goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the output is put
     together again. A pass that comes and goes returns in the batch, so there is one launch in each step; where a cache
     is behind, it returns as a second half call, so that each half has one unbroken history, and caches that do not look
     inside of the denoiser have both evaluated in one launch even then. Anything else (tiles, perturbed passes, batches
@@ -222,7 +222,7 @@ class GuidanceGate(Lever):
         return False
 
     def _course_of_pair(self, call: DenoiserCall, pairs: batched_cfg.KnownPairs) -> _GuidanceState | None:
-        """How the denoiser stands, where it is known before the output that the batch is both passes, and which is
+        """The denoiser's state, where it is known before the evaluation that the batch is both passes, and which is
         which.
         """
         last = self._conditional_half_is_last(call)
@@ -231,7 +231,7 @@ class GuidanceGate(Lever):
         return self._course(call, self._half(call, call.latents)) if known else None
 
     def _looked_at(self, call: DenoiserCall, pairs: batched_cfg.KnownPairs, outcome: DenoiserResult) -> DenoiserResult:
-        """The answer to a batch of which only that can tell what it was."""
+        """The result for a batch of which only the output can tell what it was."""
         pairs.outputs = tensors(outcome.output)
         if not batched_cfg.same_input(call, pairs.outputs):
             return outcome
@@ -264,7 +264,7 @@ class GuidanceGate(Lever):
     def _halves(
         self, call: DenoiserCall, proceed: Proceed, course: _GuidanceState, both: batched_cfg.BothHalves | None
     ) -> DenoiserResult:
-        """The conditional half alone, then whatever answers for the other; `both` where that is evaluated as well."""
+        """The conditional half alone, then whatever replaces the other; `both` where that is evaluated as well."""
         course.halved = True
         half = batched_cfg.split_half(call, self._last, "conditional")
         other = replace(batched_cfg.split_half(call, not self._last, "unconditional"), leader=False)
@@ -282,7 +282,7 @@ class GuidanceGate(Lever):
         return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
 
     def _left_out(self, course: _GuidanceState, asked: AnsweredCall, call: DenoiserCall) -> DenoiserResult | None:
-        """The answer to an unconditional call of its own, after the conditional one, where it is left out."""
+        """The result for an unconditional call of its own, after the conditional one, where it is left out."""
         policy = course.policy
         verdict = policy.decide(call.context, asked.outcome.action == "computed")
         self._seen += 1
@@ -298,7 +298,7 @@ class GuidanceGate(Lever):
     def _settled(
         self, course: _GuidanceState, asked: AnsweredCall, call: DenoiserCall, outcome: DenoiserResult
     ) -> DenoiserResult:
-        """The answer to it, where the levers below gave this one."""
+        """Its result, where the levers below gave this one."""
         now, policy, answers = _conditional(asked, call), course.policy, tensors(outcome.output)
         both = None
         if asked.call.raw_output is not None and call.raw_output is not None:
@@ -311,7 +311,7 @@ class GuidanceGate(Lever):
         return outcome if changed is None else outcome._replace(output=rebuilt(outcome.output, changed))
 
     def _whole(self, call: DenoiserCall, outcome: DenoiserResult) -> DenoiserResult:
-        """Both halves have been answered in one call."""
+        """Both halves have been computed in one call."""
         conditional = batched_cfg.half_output(call, outcome.output, self._last)
         unconditional = batched_cfg.half_output(call, outcome.output, not self._last)
         latents, both = self._half(call, call.latents), None

@@ -1,4 +1,4 @@
-"""Which of two outputs is the conditional one: seen at the first step, from what the pipeline makes of them."""
+"""Which of two outputs is the conditional one: read off the first step, from what the pipeline makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAME_PROMPTS = "both passes were given the same prompt, so their answers are equ
 
 @dataclass(frozen=True)
 class PassPair:
-    """Two answers to the same latents in one step, and the streams that they came in: one, if they are halves."""
+    """Two outputs for the same latents in one step, and the streams that they came in: one, if they are halves."""
 
     first: torch.Tensor
     second: torch.Tensor
@@ -27,7 +27,7 @@ class PassPair:
 
 
 def conditional_first(shown: PassPair, given: torch.Tensor, sample: torch.Tensor) -> bool | None:
-    """Whether the first output is the conditional one; None where this is no guidance, or cannot be told.
+    """Whether the first output is the conditional one; None where this is no guidance, or it cannot be decided.
 
     given: what the scheduler was given for this step; sample: the latents that it was given with it. Guidance gives
     u + s (c - u) with s > 1, which pipelines may negate, rescale or convert (a velocity to a clean sample, by the
@@ -52,7 +52,7 @@ def conditional_first(shown: PassPair, given: torch.Tensor, sample: torch.Tensor
 
 
 def _like(answer: torch.Tensor, given: torch.Tensor) -> torch.Tensor | None:
-    """What of an answer the scheduler was given: learned variances are left out, axes of one entry squeezed."""
+    """What of an output the scheduler was given: learned variances are left out, axes of one entry squeezed."""
     return answer.reshape(given.shape) if answer.numel() == given.numel() else noise_part(answer, given)
 
 
@@ -69,7 +69,7 @@ class PassRoles:
 
 @dataclass
 class AnsweredCall:
-    """A call and what was answered."""
+    """A call and its result."""
 
     call: DenoiserCall
     outcome: DenoiserResult
@@ -84,15 +84,15 @@ class PassObserver:
         self.roles: dict[str, PassRoles] = {}
         self.why_none = "no unconditional pass was seen"
         self._asked: dict[str, AnsweredCall] = {}
-        self._shown: dict[str, PassPair | None] = {}  # None: more answers to the same latents than two
+        self._shown: dict[str, PassPair | None] = {}  # None: more outputs for the same latents than two
 
     def observe_halves(self, call: DenoiserCall, first: torch.Tensor, second: torch.Tensor) -> None:
-        """The halves of a batch, for the same latents, have been answered."""
+        """The halves of a batch, for the same latents, have their outputs."""
         if call.denoiser not in self.roles:
             self._shown[call.denoiser] = PassPair(first, second, (call.stream,))
 
     def observe_call(self, asked: AnsweredCall) -> None:
-        """A call without a name has been answered."""
+        """A call without a name has its output."""
         name = asked.call.denoiser
         if name in self.roles:
             return

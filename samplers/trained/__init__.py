@@ -1,1 +1,1 @@
-"""FlowTurbo, ReDi and LinearAG, which need something trained or recorded first: take a cache before them."""
+"""FlowTurbo, ReDi and LinearAG, which need something trained or recorded first: try a cache before them."""

@@ -43,7 +43,7 @@ class BankFacts:
 
 
 class Retrieved(NamedTuple):
-    """What the bank has for a batch: latents to go on from (B, ...), how far they are, and whose they are mostly."""
+    """What the bank has for a batch: latents to continue from (B, ...), how far they are, and whose they are mostly."""
 
     latents: torch.Tensor
     distances: list[float]
@@ -52,7 +52,7 @@ class Retrieved(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryBank:
-    """Latents of many prompts after some steps of a run, for `ReDi` to look up and go on from.
+    """Latents of many prompts after some steps of a run, for `ReDi` to look up and continue from.
 
     states: by the number of updates made, (prompts, *shape) on the host, in the dtype of the pipeline's latents. noise:
     what all of them started from, (1, *shape). Memory and disk: one latent for each prompt and kept state; files are
@@ -78,7 +78,7 @@ class TrajectoryBank:
         batch: int = 8,
         **options: Any,
     ) -> TrajectoryBank:
-        """Runs the pipeline in full for every prompt, from the noise of `seed`, and keeps what is latent after `key`
+        """Runs the pipeline in full for every prompt, from the noise of `seed`, and keeps the latents after `key`
         and `landing` steps (several of each may be given, to choose from later).
 
         prompts: captions, or call arguments such as embeddings, which run one at a time. solver: makes the updates here

@@ -1,4 +1,4 @@
-"""What of a pipeline call decides where its run goes: the arguments that matter, and the noise that it starts from."""
+"""What decides where a pipeline call's run goes: the arguments that matter, and the noise that it starts from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def same_noise(given: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def compared_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a call's arguments, those that a trajectory depends on, as plain data."""
+    """The arguments of a call that a trajectory depends on, as plain data."""
     return {name: _plain(given[name]) for name in COMPARED if name in given}
 
 

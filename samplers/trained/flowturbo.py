@@ -1,4 +1,4 @@
-"""FlowTurbo: Heun steps, pseudo-corrected steps, and steps that a small refiner answers in the denoiser's place."""
+"""FlowTurbo: Heun steps, pseudo-corrected steps, and steps in which a small refiner stands in for the denoiser."""
 
 from __future__ import annotations
 
@@ -195,14 +195,14 @@ def fewer(grid: Grid, count: int) -> tuple[float, ...]:
 
 @dataclass
 class LastOutputs:
-    """What a stream answered last, and what it was asked."""
+    """A stream's last output, and the layout of the call that it was for."""
 
     layout: tuple[object, ...]
     output: torch.Tensor
 
 
 class FlowTurboStepper(Stepper):
-    """A `Stepper` that knows Heun blocks and answers some steps by the refiner."""
+    """A `Stepper` that knows Heun blocks and lets the refiner do some steps."""
 
     method: FlowTurbo
 

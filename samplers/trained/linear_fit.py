@@ -67,7 +67,7 @@ def calibrate_linear(
 
 @dataclass(frozen=True)
 class _Fit(GuidanceMethod, lever="guidance", abstract=True):
-    """Evaluates everything, and answers the steps to come as the calibrated method will."""
+    """Evaluates everything, and returns for later steps what the calibrated method will."""
 
     every: int
     start: float
@@ -114,7 +114,7 @@ class _Fitting(GuidancePolicy):
 
 
 def least_squares(parts: list[Tensors], targets: Tensors) -> tuple[float, ...]:
-    """The weights of the regressors that come nearest to the targets, over all elements of all outputs; float64."""
+    """The weights with which the regressors come nearest to the targets, over all elements of all outputs; float64."""
     normal = torch.zeros(FEATURES, FEATURES, dtype=torch.float64)
     right = torch.zeros(FEATURES, dtype=torch.float64)
     for regressors, target in zip(parts, targets, strict=True):

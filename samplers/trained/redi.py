@@ -112,7 +112,7 @@ class ReDi(WrappedSampler):
 
 
 class JumpStepper(Stepper):
-    """A `Stepper` that answers the denoiser calls between key and landing step with what is at hand, leaves the
+    """A `Stepper` that replaces the denoiser calls between key and landing step by what is at hand, leaves the
     pipeline's latents as they are for as long, and puts the stored ones in at the landing step. So the pipeline's loop,
     progress and callbacks see all of their steps.
     """

@@ -74,7 +74,7 @@ class Refiner:
         return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
 
     def refined_output(self, arguments: Mapping[str, Any], last: torch.Tensor) -> Any:
-        """The refined answer to a denoiser call with these arguments (by name), in the denoiser's own structure.
+        """The refined output for a denoiser call with these arguments (by name), in the denoiser's own structure.
 
         last: this stream's last output, shaped like the latents but for the channels.
         """
@@ -93,7 +93,7 @@ class Refiner:
         return all(alike) and answer.shape[axis] == self.facts.width
 
     def obstacle(self, anatomy: Anatomy) -> str | None:
-        """Why it cannot answer for the denoisers of that pipeline, and what to do; None if it can."""
+        """Why it cannot stand in for the denoisers of that pipeline, and what to do; None if it can."""
         return foreign(self, self.facts, getattr(self.model, "config", {}), anatomy)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -173,7 +173,7 @@ def refiner_config(config: Mapping[str, Any], width: int) -> dict[str, Any]:
 
 
 def new_refiner(denoiser: torch.nn.Module, pipeline: str, width: int) -> Refiner:
-    """A refiner for this denoiser that says the last output again, exactly: its last layer is zero.
+    """A refiner for this denoiser that repeats the last output exactly: its last layer is zero.
 
     Embedders, the first block and what its first layer sees of the noisy input are the denoiser's own. width: channels
     of the denoiser's outputs. Raises ValueError for a model that accel cannot make one after.

@@ -18,6 +18,7 @@ import torch
 
 import accel
 from accel import pocket
+from accel.caching.methods.schedules import OptimalSchedule
 from accel.measure.metrics import psnr
 from accel.presets import PRESETS
 from tests.schedulers import FLOW, SCHEDULERS
@@ -158,3 +159,7 @@ def test_the_readme_promises_what_the_presets_do() -> None:
     for name, preset in PRESETS.items():
         promised = readme.split(f"| `{name}` | ")[1].split("|")[0]
         assert re.findall(r"(\d+) dB", promised) == ([] if preset.decibels is None else [f"{preset.decibels:g}"])
+        cache = preset.recipe.cache
+        assert isinstance(cache, OptimalSchedule)
+        row = readme.split(f"| `{name}` | ")[1].splitlines()[0]
+        assert row.endswith(f"| `OptimalSchedule({cache.compute:g}, fewest={cache.fewest})` |")

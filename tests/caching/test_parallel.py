@@ -46,7 +46,7 @@ def asunder(pair, *deciders):
                 return step
         if timeline[step] == "█":
             for decider in deciders:
-                decider.computed()
+                decider.after_compute()
     return None
 
 

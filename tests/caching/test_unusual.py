@@ -160,7 +160,7 @@ def test_each_piece_of_a_long_video_is_a_run_of_its_own() -> None:
 
 
 def test_streams_are_bounded_where_no_timestep_tells_the_steps_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("gate", "reuse"):
+    for module in ("gate", "module_gate"):
         monkeypatch.setattr(f"accel.caching.{module}.MOST_STREAMS", 4)
     monkeypatch.setattr("accel.clock.Clock._stepped_unheard", lambda *_: False)
     tiny = UNUSUAL["skyreels_df"]

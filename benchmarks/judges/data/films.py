@@ -1,4 +1,4 @@
-"""Films of real pictures: a camera pans over them, nears them, leaves them or turns."""
+"""Videos of real pictures: a camera pans over them, zooms in or out, or turns."""
 
 from __future__ import annotations
 

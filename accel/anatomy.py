@@ -110,12 +110,12 @@ class Anatomy:
         return "\n".join(lines)
 
 
-def inspect(pipe: Any) -> Anatomy:
-    """The anatomy of a diffusers pipeline.
+def inspect(pipe: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
+    """The anatomy of a diffusers pipeline; with other `components` than its own, as it would be with these.
 
     Raises TypeError for an object that is not a pipeline, ValueError for one without a denoiser or scheduler.
     """
-    components = components_of(pipe)
+    components = components_of(pipe) if components is None else components
     found = dict(denoisers_of(components))
     schedulers = dict(schedulers_of(components))
     if not found:

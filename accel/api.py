@@ -54,7 +54,6 @@ def accelerate(
     Raises TypeError or ValueError, in one sentence, for an object that is not a pipeline, an unknown preset, a
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
     """
-    components_of(pipe)
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(presets.DEFAULT if recipe is None else recipe)
     given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}

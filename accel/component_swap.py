@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from accel.anatomy import components_of
 from accel.method import Method
 from accel.patch import replace_attribute
 
@@ -18,8 +17,7 @@ class ComponentSwap:
     had before, or one that somebody has set within the call.
     """
 
-    def __init__(self, pipe: Any, methods: Iterable[Method]) -> None:
-        components = components_of(pipe)
+    def __init__(self, components: Mapping[str, Any], methods: Iterable[Method]) -> None:
         self._others: dict[str, Any] = {}
         for method in methods:
             self._others |= method.swapped_components(components)

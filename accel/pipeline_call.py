@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import Anatomy, components_of, denoisers_of
+from accel.anatomy import Anatomy, denoisers_of
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.clock import Clock
 from accel.lever import CompositeLever, JumpedResult, Lever
@@ -47,12 +47,12 @@ class PipelineCall(CallOwner):
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step = False
 
-    def begin(self, pipe: Any) -> None:
-        """The pipeline is about to run, here."""
+    def begin(self, pipe: Any, components: Mapping[str, Any]) -> None:
+        """The pipeline is about to run, here, with these parts."""
         self.take_over()
         self._pipe = weakref.ref(pipe)
         self._clock.clear()
-        self.levers.begin(dict(denoisers_of(components_of(pipe))))
+        self.levers.begin(dict(denoisers_of(components)))
         self.levers.reset()
         self._started = time.perf_counter()
 

@@ -39,6 +39,7 @@ class Session:
                 "The pipeline is accelerated already, and a second session would measure the first: "
                 "use accel.accelerate, which replaces it, or accel.session.bare, which suspends it."
             )
+        components = components_of(pipe)
         self.recipe = recipe
         self._layers: list[Wrapper] = []
         self._levers: list[Lever] = []
@@ -51,7 +52,7 @@ class Session:
         self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
         self._call_layer: CallWrapper | None = None
         try:
-            self._attach(pipe)
+            self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
             self._call_layer = CallWrapper(pipe, _Around(self), self)
         except BaseException:
@@ -124,40 +125,41 @@ class Session:
             return
         with ExitStack() as put_back:
             with CHANGING:
-                self._follow(pipe)
+                components = self._follow(pipe, components_of(pipe))
                 put_back.enter_context(self._exchange.swapped_in(pipe))
-                for guider in guiders_of(components_of(pipe)):
+                for guider in guiders_of(components):
                     put_back.enter_context(_unused(guider))
-                call = self._new_call()
+                call = self._new_call(components)
                 self._calls.append(call)
             try:
-                call.begin(pipe)
+                call.begin(pipe, components)
                 yield
             finally:
                 self._calls.remove(call)
                 call.end()
 
-    def _new_call(self) -> PipelineCall:
+    def _new_call(self, components: dict[str, Any]) -> PipelineCall:
         """With this session's clock and levers, or with others of their kind while these serve in another thread."""
         clock, levers = self._clock, self._levers
         if self._calls:
             clock, levers = Clock(), self._built()
-        parts = frozenset(id(owner) for owner, *_ in self._plan(self._exchange.parts(components_of(self.pipe))))
+        parts = frozenset(id(owner) for owner, *_ in self._plan(components))
         call = PipelineCall(self.recipe.label, parts, self._arguments, self.anatomy, clock, list(levers))
         self._report = call.report
         return call
 
-    def _attach(self, pipe: Any) -> None:
-        methods, self._settings = self.recipe.methods(), _settings(pipe)
-        self._exchange = ComponentSwap(pipe, methods.values())
-        with self._exchange.swapped_in(pipe):
-            components = components_of(pipe)
-            self.anatomy: Anatomy = inspect(pipe)
+    def _attach(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
+        """Returns the parts that the pipeline has during its calls."""
+        methods, self._settings = self.recipe.methods(), _settings(own)
+        self._exchange = ComponentSwap(own, methods.values())
+        components = self._exchange.parts(own)
+        self.anatomy: Anatomy = inspect(pipe, components)
         for method in methods.values():
             self.anatomy = method.adjust_anatomy(self.anatomy)
         self._levers[:] = self._built()
         self._arguments = {name: Arguments(module) for name, module in denoisers_of(components)}
         self._layers[:] = wrap_methods(self._plan(components), everywhere=True)
+        return components
 
     def _built(self) -> list[Lever]:
         methods = self.recipe.methods()
@@ -171,12 +173,9 @@ class Session:
 
     def _resume(self, pipe: Any) -> None:
         """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
-        plan = self._planned(pipe)
+        plan = list(self._plan(self._exchange.parts(components_of(pipe))))
         self._layers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
         self._call_layer = CallWrapper(pipe, _Around(self), self)
-
-    def _planned(self, pipe: Any) -> list[tuple[Any, str, _Heard]]:
-        return list(self._plan(self._exchange.parts(components_of(pipe))))
 
     def _covered(self, plan: list[tuple[Any, str, _Heard]]) -> bool:
         """Whether the layers are, or were, over just these methods."""
@@ -197,17 +196,19 @@ class Session:
             if hasattr(module, "cache_context"):
                 yield module, "cache_context", _Heard(self, "cache_context", module, name)
 
-    def _follow(self, pipe: Any) -> None:
+    def _follow(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
-        exchanged a part (`pipe.scheduler = ...`, `torch.compile`) or changed a scheduler's settings.
+        exchanged a part (`pipe.scheduler = ...`, `torch.compile`) or changed a scheduler's settings. Returns the parts
+        that the pipeline has during this call.
         """
-        if self._covered(self._planned(pipe)) and self._settings == _settings(pipe):
+        components = self._exchange.parts(own)
+        if self._covered(list(self._plan(components))) and self._settings == _settings(own):
             self._layers[:] = [layer.on_top() for layer in self._layers]
-            return
+            return components
         for layer in reversed(self._layers):
             layer.detach()
         self._layers.clear()
-        self._attach(pipe)
+        return self._attach(pipe, own)
 
     def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pipeline is called."""
@@ -218,9 +219,9 @@ class Session:
             return inner(*args, **kwargs)
 
 
-def _settings(pipe: Any) -> list[str]:
-    """Of its schedulers: what these do hangs on them."""
-    return [repr(config_of(scheduler)) for _, scheduler in schedulers_of(components_of(pipe))]
+def _settings(components: dict[str, Any]) -> list[str]:
+    """Of the schedulers: what these do hangs on them."""
+    return [repr(config_of(scheduler)) for _, scheduler in schedulers_of(components)]
 
 
 def bare(pipe: Any) -> AbstractContextManager[None]:

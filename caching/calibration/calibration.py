@@ -176,7 +176,7 @@ class Calibration:
     def unfinished(cls, missing: str) -> Self:
         """One that is still to be measured; until then, whatever it is asked is a ValueError with this sentence."""
         found = cls.__new__(cls)
-        vars(found)["missing"] = missing
+        found.finish(missing)
         return found
 
     def finish(self, measured: Calibration | str) -> None:

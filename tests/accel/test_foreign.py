@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 
 import accel
-from accel import EasyCache
+from accel import EasyCache, lever
+from accel.lever import InactiveLever
 from accel.measure.runner import without_progress_bars
+from accel.method import Method
 from accel.patch import CallWrapper, Replacement, Wrapper, replace_attribute, undo_later, wrap_methods
 from accel.rendering.memory import use_tiling
 from tests.accel.residue import snapshot, traces
@@ -108,6 +113,63 @@ def test_the_search_finds_each_way_to_write(text: str) -> None:
 @pytest.mark.parametrize("text", ["self._config = x", "object.__setattr__(self, 'a', x)", "vars(pipe)['vae']"])
 def test_the_search_passes_what_is_no_write_to_others(text: str) -> None:
     assert not list(writes(ast.parse(text)))
+
+
+@contextmanager
+def noted_writes() -> Iterator[set[str]]:
+    """Which of our files set attributes, whatever their names, of pipelines, schedulers and modules that exist
+    already. What an object sets on itself, or diffusers and torch set, is theirs.
+    """
+    found: set[str] = set()
+
+    def noting(original: Any) -> Any:
+        def write(owner: Any, name: str, value: Any) -> None:
+            frame = sys._getframe(1)
+            path = Path(frame.f_code.co_filename)
+            if path in SOURCES and frame.f_locals.get("self") is not owner:
+                found.add(f"{path.relative_to(ROOT).as_posix()}: {name}")
+            original(owner, name, value)
+
+        return write
+
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in (DiffusionPipeline, SchedulerMixin, torch.nn.Module):
+            patched.setattr(kind, "__setattr__", noting(kind.__setattr__))
+        yield found
+
+
+# Methods that want a file, a table or another model; they have tests of their own that nothing is left behind.
+WANTING = {"StaticSchedule", "LinearAG", "ModelSwitch", "ReDi", "LCM", "TCD", "TDD"}
+
+
+def recipes() -> list[accel.Recipe]:
+    """Every method once, with its default settings, in as few recipes as do."""
+    levers = ("cache", "attention", "guidance", "sampler")
+    kinds = [[kind for name, kind in Method.registry[lever].items() if name not in WANTING] for lever in levers]
+    return [
+        accel.Recipe(**{lever: kind() for lever, kind in zip(levers, row, strict=True) if kind is not None})
+        for row in zip_longest(*kinds)
+    ]
+
+
+@pytest.mark.parametrize("name", ["wan", "sd"])
+@pytest.mark.filterwarnings("ignore")
+def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> None:
+    pipe, active = pipeline(name), set()
+    for recipe in recipes():
+        with noted_writes() as found, accel.accelerate(pipe, recipe) as session:
+            run(pipe, TINY[name])
+            active |= {type(each) for each in session._levers} - {InactiveLever}
+        assert {write for write in found if not write.startswith("accel/patch.py")} == set(), recipe
+    assert Path(lever.__file__) in SOURCES and len(active) >= 5  # else nobody has looked
+
+
+@pytest.mark.parametrize("part", ["pipe", "pipe.scheduler", "pipe.transformer", "pipe.transformer.blocks[0].attn1"])
+def test_a_write_from_one_of_our_files_would_be_noted(part: str) -> None:
+    code = compile(f"{part}.mine = 1", str(ROOT / "caching" / "gate.py"), "exec")
+    with noted_writes() as found:
+        exec(code, {"pipe": TINY["wan"].build()})
+    assert found == {"caching/gate.py: mine"}
 
 
 # The helper

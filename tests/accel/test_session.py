@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, WanPip
 
 import accel
 from accel import EasyCache, Extrapolate, FixedInterval, LastResidual, MagCache, SeaCache, TeaCache
+from accel.anatomy import components_of
 from tests.accel.residue import traces
 from tests.accel.witness import Exchange, plain, witness
 from tests.tiny import TINY, run
@@ -43,6 +45,27 @@ def fresh(method: accel.caching.CacheMethod, name: str = "wan", **options: Any) 
     pipe = build(name)
     with accel.accelerate(pipe, cache=method):
         return output(pipe, name, **options)
+
+
+# Its parts
+
+
+def test_the_parts_are_asked_for_once_at_the_door_and_once_in_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, asked = build(), []
+
+    def components(self: Any) -> Any:
+        if sys._getframe(1).f_code is components_of.__code__:  # diffusers asks for them too
+            asked.append(self)
+        return DiffusionPipeline.components.fget(self)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(WanPipeline, "components", property(components), raising=False)
+    recipe = accel.Recipe(cache=EasyCache(), guidance=accel.GuidanceInterval(), sampler=accel.samplers.UniPC())
+    with accel.accelerate(pipe, recipe):
+        assert asked == [pipe]
+        for count in (2, 3):
+            output(pipe)
+            assert asked == [pipe] * count
+    assert asked == [pipe] * 3
 
 
 # Beside each other

@@ -41,12 +41,12 @@ PRESETS = {
     "balanced": Preset(
         "about {:g} dB",
         30.0,
-        Recipe(cache=OptimalSchedule(0.42, fewest=16, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.42, fewest=18, careful=0.5)),
     ),
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.34, fewest=15, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.34, fewest=16, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",

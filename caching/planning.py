@@ -34,7 +34,7 @@ class PlanRules:
     warmup: int = 2
     final: int = 1
     max_skips: int = 7
-    spread: float = 0.25  # of an even plan, see `uneven`
+    spread: float = 0.15  # of an even plan, see `uneven`
     growth: float = 2.0  # a gap is at most so many times as long as the one before it: lines are short at first
     order: int = 1  # of the forecast: 0 or 1
     corrector: int = 2  # degree of the correction: 0 (none), 1 or 2

@@ -105,7 +105,7 @@ def _show(result: Comparison, folder: Path) -> None:
     console.print(result.table())
     for line in [*result.headlines(), *result.cautions()]:
         console.print(plain(line), soft_wrap=True)
-    files = f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nFilms: {folder}/prompt-*"
+    files = f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nClips: {folder}/prompt-*"
     console.print(plain(files), soft_wrap=True)
 
 

@@ -43,7 +43,7 @@ class OptimalSchedule(CacheMethod):
     final: int = setting(1, 1, 1000, "last steps that always compute")
     max_skips: int = setting(7, 1, 30, "most predictions in a row")
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
-    spread: float = setting(0.25, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
+    spread: float = setting(0.15, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
     features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009
 

@@ -34,7 +34,7 @@ def test_every_combination_is_a_point_with_a_label() -> None:
 
 def test_presets_come_before_the_settings_of_their_methods() -> None:
     (fast,) = points(BASE, {"cache.max_skips": [3], "recipe.preset": ["fast"]}, Limits())
-    assert fast.settings.recipe == Recipe(cache=accel.OptimalSchedule(0.34, max_skips=3, fewest=15, careful=0.5))
+    assert fast.settings.recipe == Recipe(cache=accel.OptimalSchedule(0.34, max_skips=3, fewest=16, careful=0.5))
 
 
 def test_fewer_steps_are_the_unaccelerated_rival_of_the_same_baseline() -> None:

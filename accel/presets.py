@@ -36,7 +36,7 @@ PRESETS = {
     "lossless": Preset(
         "above {:g} dB against the unaccelerated output",
         40.0,
-        Recipe(cache=OptimalSchedule(0.72, fewest=20, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.72, fewest=23, careful=0.5)),
     ),
     "balanced": Preset(
         "about {:g} dB",

@@ -114,16 +114,20 @@ class Family:
 
     def __post_init__(self) -> None:
         for setting in ("pipelines", "denoisers", "text_first_blocks"):
-            if isinstance(getattr(self, setting), str):
-                raise TypeError(f"{setting} of a Family is a tuple of beginnings of class names, not one string.")
+            given: object = getattr(self, setting)
+            if not (isinstance(given, tuple) and all(isinstance(one, str) and one for one in given)):
+                raise TypeError(f"{setting} of a Family is a tuple of beginnings of class names, not {given!r}.")
 
 
 def register(family: Family) -> None:
-    """Adds a family, for the rest of this process; for pipelines that are accelerated from then on.
+    """Adds a family, for the rest of this process; for pipelines that are accelerated from then on. The same row again
+    (a notebook's cell run twice) changes nothing.
 
     Raises ValueError where there is one of this name, or one that claims the same beginning of a class name.
     """
     for known in FAMILIES.values():
+        if known == family:
+            return
         claimed = {*known.pipelines, *known.denoisers} & {*family.pipelines, *family.denoisers}
         if known.name == family.name or claimed:
             what = ", ".join(sorted(claimed)) or f"the name {family.name!r}"

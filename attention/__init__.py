@@ -13,6 +13,7 @@ from accel.attention.planner import SparseAttention
 __all__ = ["KeyPlan", "SparseAttention", "TokenLayout"]
 
 discovery.load(__name__)
+__all__ += discovery.names(__name__)
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return discovery.public(__name__, __all__)
+    return sorted(__all__)

@@ -17,6 +17,7 @@ from accel.caching.predictor import Predictor
 __all__ = ["Cache", "CacheMethod", "Calibration", "Predictor", "ReuseMethod", "calibrate", "calibrated", "calibrating"]
 
 discovery.load(__name__)
+__all__ += discovery.names(__name__)
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return discovery.public(__name__, __all__)
+    return sorted(__all__)

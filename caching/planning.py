@@ -88,11 +88,12 @@ def uneven(sigmas: Array, flow: bool, rules: PlanRules) -> Array:
     """
     total, most = len(sigmas) - 1, rules.max_skips + 1
     levels, numbers = -np.log(np.clip(_ratios(sigmas[:-1], flow), *EXTREMES)), np.arange(total) / max(total - 1, 1)
-    way = (1.0 - rules.spread) * numbers + rules.spread * (levels - levels[0]) / max(levels[-1] - levels[0], 1e-9)
+    levels = np.abs(levels - levels[0])  # rising noise (inversion) is as far
+    way = (1.0 - rules.spread) * numbers + rules.spread * levels / max(levels[-1], 1e-9)
     found = np.full((most + 1, total, most + 1), np.inf)
     found[:, :, 1] = 0.0
     for gap in range(2, most + 1):
-        found[:, : max(total - gap, 0), gap] = (way[gap:] - way[:-gap]) ** 3
+        found[:, : max(total - gap, 0), gap] = np.abs(way[gap:] - way[:-gap]) ** 3
     return found
 
 

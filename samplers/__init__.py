@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 discovery.load(__name__)
+__all__ += discovery.names(__name__)
 
 
 def __getattr__(name: str) -> Any:
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return discovery.public(__name__, __all__)
+    return sorted(__all__)

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,23 @@ def test_a_technique_of_earlier_versions_says_what_to_do_now() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'acelerate'"):
         _ = accel.acelerate
+
+
+@pytest.mark.parametrize(
+    ("module", "typo", "meant"),
+    [(accel, "EasyCach", "EasyCache"), (accel, "acelerate", "accelerate"), (accel.samplers, "unipc", "UniPC")],
+)
+def test_a_typo_is_told_what_was_meant(module: Any, typo: str, meant: str) -> None:
+    with pytest.raises(AttributeError, match=rf"Did you mean: '{meant}'\?$"):
+        getattr(module, typo)
+
+
+@pytest.mark.parametrize("folder", ["attention", "caching", "samplers"])
+def test_a_star_brings_the_techniques(folder: str) -> None:
+    found: dict[str, Any] = {}
+    exec(f"from accel.{folder} import *", found)
+    assert set(dir(getattr(accel, folder))) <= set(found)
+    assert {"attention": "Radial", "caching": "EasyCache", "samplers": "UniPC"}[folder] in found
 
 
 def test_classes_have_one_identity() -> None:

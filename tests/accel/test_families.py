@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -86,6 +88,13 @@ def test_no_two_rows_claim_one_beginning() -> None:
         assert len(claimed) == len(set(claimed))
 
 
-def test_one_string_for_several_is_refused() -> None:
+def test_the_same_row_again_changes_nothing() -> None:
+    register(GLACIER)
+    register(Family(**vars(GLACIER)))  # a notebook's cell run twice
+    assert FAMILIES.keys() | {"Glacier"} == families.FAMILIES.keys()
+
+
+@pytest.mark.parametrize("beginnings", ["FirnTransformer", ["FirnTransformer"], ("",), (1,)])
+def test_what_would_fail_later_or_claim_every_class_is_refused(beginnings: Any) -> None:
     with pytest.raises(TypeError, match="denoisers of a Family is a tuple"):
-        Family("Firn", denoisers="FirnTransformer")  # type: ignore[arg-type]
+        Family("Firn", denoisers=beginnings)

@@ -86,6 +86,13 @@ def test_without_features_gaps_are_even_in_steps_and_log_snr() -> None:
     assert errors[2, 3, 1] == 0 and np.isinf(errors[1, 5, 2])
 
 
+def test_a_run_from_clean_to_noise_is_planned_as_evenly() -> None:
+    """Inversion: noise levels rise, so that every gap in log-SNR is negative."""
+    falling = np.geomspace(15.0, 0.03, 30)
+    gaps, mirrored = uneven(falling, False, PlanRules()), uneven(falling[0] / falling * falling[-1], False, PlanRules())
+    assert mirrored == pytest.approx(gaps)
+
+
 def test_a_budget_below_what_the_rules_ask_for_gives_the_sparsest_plan() -> None:
     computes = plan_steps(flow_sigmas(20), 0.0, flow=True, rules=PlanRules(max_skips=4))
     assert marks(computes) == "██·█···█····█····█··█" or sum(computes) == 7

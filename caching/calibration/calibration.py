@@ -242,6 +242,10 @@ class Calibration:
     def __str__(self) -> str:
         return self.quality
 
+    def __repr__(self) -> str:  # notebooks and debuggers ask an unfinished one too, and must not fail
+        known = vars(self)
+        return f"<Calibration: {known['key'].model}>" if "key" in known else f"<Calibration: {known.get('missing')}>"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the calibration as JSON, whole or not at all."""
         files.save(self, path)

@@ -40,9 +40,6 @@ def calibrations(given: Given) -> list[Calibration]:
         return [given]
     if isinstance(given, (str, os.PathLike)):
         return [Calibration.load(given)]
-    try:
-        several = list(given)
-    except TypeError:
-        told = f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}."
-        raise TypeError(told) from None
-    return [one if isinstance(one, Calibration) else Calibration.load(one) for one in several]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}.")
+    return [known for one in given for known in calibrations(one)]

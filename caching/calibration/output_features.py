@@ -61,7 +61,8 @@ class OutputFeatures(Method, lever="features"):
 
     @classmethod
     def of(cls, calibration: Calibration, beside: OutputFeatures | None = None) -> OutputFeatures | None:
-        """Those of every denoiser in a calibration, or None where no stream of any was there in every step.
+        """Those of every denoiser in a calibration, or None where of none there is a stream that was there in every
+        step, with finite outputs and falling noise levels.
 
         beside: others to keep, as far as they are of the same denoisers at other guidance scales.
         """
@@ -69,7 +70,9 @@ class OutputFeatures(Method, lever="features"):
         names = {(table.denoiser, table.kind, key.prediction) for table in calibration.tables}
         kept = [one for one in _chain(beside) if one.origin[:3] in names and one.guidance != key.guidance]
         made = [
-            _measured(table, key.prediction, key.scheduler, key.guidance) for table in calibration.tables if table.gram
+            _measured(table, key.prediction, key.scheduler, key.guidance)
+            for table in calibration.tables
+            if table.gram and falling(table.sigmas) and all(map(finite_numbers, table.gram))
         ]
         found: OutputFeatures | None = None
         for one in [*reversed(kept), *reversed(made)]:

@@ -58,8 +58,8 @@ def _measured(pipe: Any, anatomy: Anatomy, courses: list[RunRecord]) -> Calibrat
     """Raises ValueError, in one sentence, where nothing can be made of what was recorded."""
     if not courses:
         raise ValueError(
-            "Nothing was recorded: no call of this pipeline came to a denoising step in the block. Call it once there: "
-            "with accel.calibrating(pipe) as calibration: pipe(...)."
+            "Nothing was recorded: no call of this pipeline came to a denoising step in the block, or accel.accelerate "
+            "in it ended the recording. Call it once there: with accel.calibrating(pipe) as calibration: pipe(...)."
         )
     whole = [course for course in courses if course.whole]
     if not whole:

@@ -72,7 +72,8 @@ class OptimalSchedule(CacheMethod):
         features = OutputFeatures.of(calibration, self.features)
         if features is None:
             warnings.warn(
-                "No stream of the calibration was there in every step, so the plan is the one for any model.",
+                "The calibration has no stream that was there in every step, with finite outputs and falling noise "
+                "levels, so the plan is the one for any model.",
                 stacklevel=2,
             )
         return replace(self, features=features)

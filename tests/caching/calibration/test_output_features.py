@@ -138,11 +138,26 @@ def test_a_cache_that_takes_nothing_is_told(tmp_path: Any) -> None:
     for recipe in (Recipe(), Recipe(cache=accel.EasyCache(0.1))):
         with pytest.warns(UserWarning, match="Nothing is taken from the calibration"):
             assert calibrated(recipe, tmp_path / "one.json") == recipe
-    with pytest.raises(TypeError, match="A calibration is what accel"):
-        calibrations(3)  # type: ignore[arg-type]
+    for other in (3, [measured(), 3]):
+        with pytest.raises(TypeError, match=r"A calibration is what accel.*, not 3"):
+            calibrations(other)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="There is no calibration file"):
         calibrations(tmp_path / "none.json")
     assert [one.steps for one in calibrations([measured(12), str(tmp_path / "one.json")])] == [12, 20]
+
+
+@pytest.mark.parametrize("change", ["outputs are not numbers", "noise rises"])
+def test_what_cannot_be_planned_from_is_told_and_leaves_the_even_plan(change: str) -> None:
+    """A model that overflows in half precision, and the inversion of a picture."""
+    whole = measured()
+    (table,) = whole.tables
+    if change == "noise rises":
+        table = replace(table, timetable=table.timetable[::-1])
+    else:
+        table = replace(table, gram=tuple((float("nan"),) * len(row) for row in table.gram))
+    with pytest.warns(UserWarning, match="with finite outputs and falling noise levels, so the plan is the one for"):
+        found = calibrated(Recipe(cache=OptimalSchedule()), replace(whole, tables=(table,))).cache
+    assert found == OptimalSchedule()
 
 
 def test_caches_without_constants_get_those_of_the_calibration() -> None:

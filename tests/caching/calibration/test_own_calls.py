@@ -115,6 +115,7 @@ def test_where_nothing_can_be_measured_it_warns_and_says_so_when_asked(call: Any
         call(pipe)
     with pytest.raises(ValueError, match=sentence):
         print(calibration)
+    assert sentence in repr(calibration)  # which a debugger asks
     with pytest.raises(ValueError, match=sentence):
         accel.accelerate(pipe, calibration=calibration)
     assert session_of(pipe) is None and traces(pipe) == []

@@ -93,7 +93,7 @@ class Extrapolate(Predictor, lever="predictor"):
             return fitting._through_noise() if found.random else fitting, found, ""
         return replace(self, space=spaces[0], corrector=0), None, str(reason)
 
-    def expected_output(self, anatomy: Anatomy) -> Extrapolate:
+    def expected_under(self, anatomy: Anatomy) -> Extrapolate:
         if not self.corrects or any(anatomy.uncorrectable.values()):
             return replace(self.without_correction(), order=0 if anatomy.random else self.order)
         return self._through_noise() if anatomy.random else self

@@ -54,7 +54,7 @@ def plan_steps(
     sigmas: noise level of each step and, last, of the end, (steps + 1). compute: fraction of the steps that compute, or
     as near to it as the rules allow. features: (steps, K), with the inner products of the denoiser's outputs (of its
     clean estimates, for epsilon and v models); left out, the plan is even (`uneven`). Takes 0.04 s for 50 steps and a
-    second for 1000; the same question without features is looked up in memory. trust: in features,
+    second for 1000; the same question without features is looked up in memory. trust: in the features,
     from 0 (the plan is even) to 1.
     """
     rules = rules or PlanRules()

@@ -56,7 +56,7 @@ class Predictor(Method, lever="predictor", abstract=True):
         """
         return self, None, ""
 
-    def expected_output(self, anatomy: Anatomy) -> Predictor:
+    def expected_under(self, anatomy: Anatomy) -> Predictor:
         """The same as it will be under the pipeline's schedulers, as far as that is known before a run."""
         return self
 

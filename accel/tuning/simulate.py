@@ -163,7 +163,7 @@ class Simulator:
     def _gaps(self, table: StepTable, mask: Sequence[bool], cache: Method | None) -> float:
         if all(mask) or not isinstance(cache, CacheMethod):
             return 0.0
-        rules = rules_for(cache.predictor.expected_output(self.anatomy), 1, 1, LONGEST - 1)
+        rules = rules_for(cache.predictor.expected_under(self.anatomy), 1, 1, LONGEST - 1)
         return _sum_of_gaps(self._table_of_errors(table, rules, "answers"), np.flatnonzero(mask))
 
     def _carried(self, table: StepTable, passes: GuidancePasses, both: Array, mask: Sequence[bool]) -> float:

@@ -59,7 +59,7 @@ class OptimalSchedule(CacheMethod):
         return replace(self, compute=round(share, 4))
 
     def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
-        rules = rules_for(self.predictor.expected_output(anatomy), self.warmup, self.final, self.max_skips)
+        rules = rules_for(self.predictor.expected_under(anatomy), self.warmup, self.final, self.max_skips)
         rules = replace(rules, spread=self.spread)
         share = self.share if anatomy.corrects_in_full else self.careful_share
         measured = None

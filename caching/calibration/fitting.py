@@ -40,6 +40,9 @@ def calibrations(given: Given) -> list[Calibration]:
         return [given]
     if isinstance(given, (str, os.PathLike)):
         return [Calibration.load(given)]
-    if not isinstance(given, Iterable):
-        raise TypeError(f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}.")
-    return [known for one in given for known in calibrations(one)]
+    try:
+        several = list(given)
+    except TypeError:
+        told = f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}."
+        raise TypeError(told) from None
+    return [known for one in several for known in calibrations(one)]

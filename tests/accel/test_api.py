@@ -24,7 +24,7 @@ METHOD = FixedInterval(3, warmup=2, min_steps=1)
 
 def test_the_default_preset_speeds_a_long_run_up_and_says_so() -> None:
     with accel.accelerate(pipeline("wan")) as session:
-        run(pipeline("wan"), TINY["wan"], steps=30)
+        run(pipeline("wan"), TINY["wan"], steps=40)
     assert session.recipe.name == "balanced"
     assert session.report().levers[0].engaged
     assert session.report().computed < 0.6 * len(session.report().calls)

@@ -26,8 +26,8 @@ def calibrating(pipe: Any, *, layer_lags: int = 0) -> Iterator[Calibration]:
 
     The calibration is complete when the block ends. Where no call was made, or each was interrupted, or had fewer than
     two steps, the block warns and does not raise, so that no output is lost; asking the calibration for anything is a
-    ValueError then, with the same sentence. Calls with other steps than the longest, or at another guidance scale than the first, are
-    left out, and its `notes` say so.
+    ValueError then, with the same sentence. Calls with other steps than the longest, or at another guidance scale than
+    the first, are left out, and its `notes` say so.
     layer_lags: as in `accel.calibrate`, for SmoothCache, which needs 1 to 3 and much memory; 0 leaves it out.
     """
     calibration = Calibration.unfinished("This calibration is complete only when its `with` block has ended.")

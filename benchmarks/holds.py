@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from diffusers import DiffusionPipeline
 from accel.api import accelerate
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
-from accel.measure.metrics import Clip, psnr, to_frames
+from accel.measure.metrics import Clip, psnr
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.rivals import rivals
 
@@ -122,7 +121,8 @@ class Bench:
         reference = self._reference(prompt, label == PLAIN)
         began = time.process_time()
         clip = self._clip(prompt, steps)
-        run = Run(self.case, setting, prompt, psnr(clip, reference), share, time.process_time() - began)
+        seconds = time.process_time() - began
+        run = Run(self.case, setting, prompt, psnr(clip, reference), share, seconds)
         with self._out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(run)) + "\n")
 
@@ -138,10 +138,7 @@ class Bench:
         return self._references[prompt]
 
     def _clip(self, prompt: int, steps: int) -> Clip:
-        text = self.judge.prompts[prompt % len(self.judge.prompts)]
-        generator = torch.Generator().manual_seed(prompt)
-        arguments: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": self.case.guidance}
-        return to_frames(self.pipe(text, generator=generator, **arguments))
+        return self.judge.clip(self.pipe, prompt, steps, self.case.guidance)
 
 
 def read(folder: Path) -> list[Run]:
@@ -159,7 +156,6 @@ class Tables:
         for run in runs:
             self._runs.setdefault((run.case, run.setting), []).append(run)
         self.cases = list(dict.fromkeys(run.case for run in runs))
-        self.judges = list(dict.fromkeys(case.judge for case in self.cases))
 
     def decibels(self, case: Case, setting: str) -> list[float]:
         return [run.psnr for run in self._runs.get((case, setting), [])]

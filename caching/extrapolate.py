@@ -146,16 +146,13 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def between(self, now: PastValues, history: list[PastValues], steps: Steps) -> list[torch.Tensor]:
         nodes = distinct([*history, now][-self.corrector - 1 :])
-        weights = interpolation_weights([node.time for node in nodes], steps)
-        whole = [_weighted(known, weights) for known in zip(*(node.values for node in nodes), strict=True)]
+        whole = _combined(nodes, interpolation_weights([node.time for node in nodes], steps))
         if len(nodes) < 3:
             return whole
         first, last, new = nodes[-3:]
-        line = interpolation_weights([last.time, new.time], steps)
-        straight = [_weighted(known, line) for known in zip(last.values, new.values, strict=True)]
-        weights, _ = extrapolation_weights([first.time, last.time], new.time)
-        lines = [_weighted(known, weights) for known in zip(first.values, last.values, strict=True)]
-        trusts = [hindsight(*known).trust for known in zip(last.values, lines, new.values, strict=True)]
+        straight = _combined([last, new], interpolation_weights([last.time, new.time], steps))
+        ahead = _combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
+        trusts = [hindsight(*known).trust for known in zip(last.values, ahead, new.values, strict=True)]
         return [a + trust * (b - a) for a, b, trust in zip(straight, whole, trusts, strict=True)]
 
     def clean(self, kind: str) -> bool:
@@ -182,6 +179,11 @@ def _extrapolated(
         share = limit * slope / torch.linalg.vector_norm(bend, dim=axes, keepdim=True).clamp_min(1e-30)
         straight = straight + bend * share.clamp_max(1.0)
     return straight
+
+
+def _combined(memories: Sequence[PastValues], weights: Sequence[float]) -> list[torch.Tensor]:
+    """For each output the sum of what is remembered of it, weighted, in float32."""
+    return [_weighted(known, weights) for known in zip(*(memory.values for memory in memories), strict=True)]
 
 
 def _weighted(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import accel.pocket.autoencoder
+from accel.measure.metrics import Clip, to_frames
 from accel.pocket.pipeline import no_progress_bars
 from benchmarks.judges.card import card
 from benchmarks.judges.family import Family
@@ -107,6 +108,11 @@ class Judge:
         chosen = self.schedulers[scheduler or next(iter(self.schedulers))]()
         pipe = self.family.pipeline(denoiser.eval(), vae, chosen)
         return prompted(pipe, self.family, words.requires_grad_(False), self.guidance_scales[1], self.call)
+
+    def clip(self, pipe: DiffusionPipeline, number: int, steps: int, guidance: float) -> Clip:
+        """What its pipeline makes of a prompt, by number, with a seed of that number."""
+        prompt, generator = self.prompts[number % len(self.prompts)], torch.Generator().manual_seed(number)
+        return to_frames(pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator))
 
     def save(self, denoiser: Any, vae: Any, words: Words) -> None:
         """Writes the parts in float16."""

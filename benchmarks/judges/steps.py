@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from accel.measure.metrics import Clip, psnr, to_frames
+from accel.measure.metrics import psnr
 from benchmarks.judges import JUDGES, Judge
 
 FULL, FEWER = 50, (25, 12)
@@ -45,15 +45,8 @@ def lines(judge: Judge, prompts: int) -> Iterator[Line]:
 
 
 def _fidelity(pipe: DiffusionPipeline, judge: Judge, number: int, guidance: float) -> list[float]:
-    prompt = judge.prompts[number % len(judge.prompts)]
-
-    def clip(steps: int) -> Clip:
-        generator = torch.Generator().manual_seed(number)
-        output = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
-        return to_frames(output)
-
-    reference = clip(FULL)
-    return [psnr(clip(steps), reference) for steps in FEWER]
+    reference = judge.clip(pipe, number, FULL, guidance)
+    return [psnr(judge.clip(pipe, number, steps, guidance), reference) for steps in FEWER]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -99,7 +99,7 @@ class StaticSchedule(CacheMethod):
     otherwise). They are noise levels and not step numbers, so the schedule means the same at another step count and in
     image-to-image: as many steps compute, and the longer run is accelerated more. Made by `accel.caching.calibrate` or
     by hand; `StaticSchedule.from_mask` takes cache-dit's steps computation mask.
-    Memory: the predictor's, three latents per stream by default.
+    Memory: the predictor's, four latents per stream by default.
     """
 
     data_free = True

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel.call import DenoiserCall
+from accel.call import DenoiserCall, noise_part
 
 
 def on_grid(call: DenoiserCall, config: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...]] | None:
@@ -49,3 +49,28 @@ def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
         grid = (1, int(last[1]) + 1, int(last[2]) + 1)
         return grid if math.prod(grid) == len(rows) else None
     return None
+
+
+def repeats(call: DenoiserCall, outputs: list[torch.Tensor] | None, parts: int = 2) -> bool:
+    """Whether the batch holds the same noisy latents this many times, one after the other. Costs a host sync.
+
+    outputs: what the denoiser returns for such a call, if that is known: conditioning channels that are appended to the
+    latents may differ between the parts (Stable Video Diffusion) and are left out by it.
+    """
+    if call.rows < parts or call.rows % parts:
+        return False
+    if call.is_list:
+        size = call.rows // parts
+        return all(
+            one.shape == other.shape and torch.equal(one, other)
+            for index, one in enumerate(call.latents)
+            for other in [call.latents[index % size]]
+        )
+    latents = call.latents[0]
+    seen = [latents, noise_part(latents, outputs[0])] if outputs else [latents]
+    return any(known is not None and _is_repeated(known, parts) for known in seen)
+
+
+def _is_repeated(latents: torch.Tensor, parts: int) -> bool:
+    first, *others = latents.chunk(parts)
+    return all(torch.equal(first, other) for other in others)

@@ -206,6 +206,7 @@ class CacheGate(Lever):
 
         reason = obstacle(call.module, probe)
         call.evaluate_both = None  # the probe must hear this call's own samples
+        call.probed = reason is None
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:

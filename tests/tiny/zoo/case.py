@@ -39,6 +39,9 @@ class Case:
     leave_out: arguments that it would take and shall not get.
     size: height and width in pixels. frames: of a video.
     words: whether prompts are words, because the call's embeddings need more than these.
+    rows: whether each sample of a batch needs a picture of its own.
+    alone: why it makes no batches, if it does not.
+    off: the guidance scale without guidance. after: done with the pipeline once it is built.
     """
 
     pipeline: str
@@ -48,6 +51,8 @@ class Case:
     size: tuple[int, int] = (64, 64)
     frames: int = 9
     words: bool = False
+    rows: bool = False
+    alone: str = ""
     off: float = 1.0
     after: Callable[[Any], None] | None = None
 
@@ -64,6 +69,12 @@ class Case:
     @property
     def _taken(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.kind.__call__).parameters
+
+    @property
+    def _worded(self) -> bool:
+        prompt = self._taken.get("prompt")
+        required = prompt is not None and prompt.default is inspect.Parameter.empty
+        return self.words or required or "prompt_embeds" not in self._taken
 
     def build(self) -> DiffusionPipeline:
         wanted = inspect.signature(self.kind.__init__).parameters
@@ -87,7 +98,7 @@ class Case:
         return wanted.default
 
     def _usual(self, name: str, wanted: inspect.Parameter, settings: Mapping[str, Any]) -> Any:
-        worded = self.words or "prompt_embeds" not in self._taken
+        worded = self._worded
         if "safety_checker" in name or "watermarker" in name:
             return None
         if "text_encoder" in name:
@@ -103,7 +114,7 @@ class Case:
     def answer(self, ask: Ask) -> dict[str, Any]:
         taken = {name: known for name, known in self._taken.items() if name not in self.leave_out}
         given = {**self._extent(ask, taken), **self._prompt(ask, taken), **self._guidance(ask, taken)}
-        given |= {name: self._picture(name, ask) for name in PICTURES if name in taken}
+        given |= {name: self._pictures(name, ask) for name in PICTURES if name in taken}
         given |= {name: value for name, value in ALWAYS.items() if name in taken}
         return given | dict(self.call(ask) if callable(self.call) else self.call)
 
@@ -116,7 +127,7 @@ class Case:
         return {name: 3.0 if ask.guidance else self.off} if name in taken else {}
 
     def _prompt(self, ask: Ask, taken: Mapping[str, Any]) -> dict[str, Any]:
-        if "prompt_embeds" not in taken or self.words:
+        if self._worded:
             words = [f"a picture of thing number {ask.prompt + row}" for row in range(ask.batch)]
             given = {"prompt": words if ask.batch > 1 else words[0]}
             if ask.guidance:
@@ -138,7 +149,11 @@ class Case:
         shape = (POOLED,) if "pooled" in name else (TOKENS, TEXT)
         return other.negative_words(*shape) if negative else other.words(*shape)
 
-    def _picture(self, name: str, ask: Ask) -> Any:
+    def _pictures(self, name: str, ask: Ask) -> Any:
+        one = self._picture(name)
+        return [one] * ask.batch if self.rows and ask.batch > 1 else one
+
+    def _picture(self, name: str) -> Any:
         first = 0 if "control" in name or "cond" in name else 3
         if "video" in name or "frames" in name:
             return [pil(first + frame, *self.size) for frame in range(self.frames)]

@@ -43,6 +43,8 @@ def _is_pipeline(kind: Any) -> bool:
 
 
 def _takes_scheduler(kind: Any) -> bool:
+    if not hasattr(kind, "__call__"):  # noqa: B004, it is asked of the class: VersatileDiffusion makes others and calls these
+        return False
     if issubclass(kind, ModularPipeline):
         return kind is not ModularPipeline
     return any("scheduler" in name for name in inspect.signature(kind.__init__).parameters)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.tiny.image import POOLED, TEXT
+from tests.tiny.image import POOLED
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.sizes import SIZES
+from tests.tiny.zoo.stable_diffusion import inverted
 
 ADDED: dict[str, Any] = {
     "addition_embed_type": "text_time",
@@ -22,6 +22,9 @@ UNET: dict[str, Any] = {
 }
 XL = {"unet": UNET, "add_watermarker": False}
 CONTROL = {name: value for name, value in UNET.items() if name != "up_block_types"}
+UNION = XL | {"controlnet": CONTROL | {"num_attention_heads": None}}
+XS = {"controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)}}
+ADAPTER = {"adapter": {"adapter_type": "full_adapter_xl", "channels": [16, 16, 32], "downscale_factor": 8}}
 CONTROLLED = XL | {"controlnet": CONTROL}
 
 CASES = (
@@ -37,15 +40,15 @@ CASES = (
     Case("StableDiffusionXLControlNetInpaintPipeline", CONTROLLED),
     Case("StableDiffusionXLControlNetPAGPipeline", CONTROLLED),
     Case("StableDiffusionXLControlNetPAGImg2ImgPipeline", CONTROLLED),
-    Case("StableDiffusionXLControlNetUnionPipeline", CONTROLLED),
-    Case("StableDiffusionXLControlNetUnionImg2ImgPipeline", CONTROLLED),
-    Case("StableDiffusionXLControlNetUnionInpaintPipeline", CONTROLLED),
-    Case("StableDiffusionXLControlNetXSPipeline", XL),
-    Case("StableDiffusionXLAdapterPipeline", XL),
-    Case("LEditsPPPipelineStableDiffusionXL", XL),
-    Case("TextToVideoZeroSDXLPipeline", XL),
+    Case("StableDiffusionXLControlNetUnionPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetUnionImg2ImgPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetUnionInpaintPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetXSPipeline", XL | XS),
+    Case("StableDiffusionXLAdapterPipeline", XL | ADAPTER, rows=True),
+    Case("LEditsPPPipelineStableDiffusionXL", XL, {"editing_prompt": "a hat"}, words=True, after=inverted),
+    Case("TextToVideoZeroSDXLPipeline", XL, {"video_length": 3}),
     Case("AnimateDiffSDXLPipeline", XL),
     Case("KolorsPipeline", XL),
-    Case("KolorsImg2ImgPipeline", XL),
+    Case("KolorsImg2ImgPipeline", XL, words=True),
     Case("KolorsPAGPipeline", XL),
 )

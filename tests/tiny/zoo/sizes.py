@@ -33,6 +33,25 @@ SIZES: dict[str, dict[str, Any]] = {
         "attention_head_dim": 2,
         **CONTROL_HINT,
     },
+    "ControlNetUnionModel": {
+        **{name: value for name, value in SHAPE.items() if name != "sample_size"},
+        "attention_head_dim": 2,
+        "num_trans_channel": 16,
+        "num_trans_head": 2,
+        "num_proj_channel": 16,
+        **CONTROL_HINT,
+    },
+    "ControlNetXSAdapter": {
+        "conditioning_embedding_out_channels": EIGHT,
+        "num_attention_heads": 2,
+        "block_out_channels": (8, 16),
+        "base_block_out_channels": (16, 32),
+        "cross_attention_dim": TEXT,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "max_norm_num_groups": 8,
+        "sample_size": 16,
+    },
+    "CLIPImageProjection": {"hidden_size": TEXT},
     "UNet2DModel": {
         "sample_size": 16,
         "in_channels": 3,
@@ -60,7 +79,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **SHAPE,
         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
-        "num_attention_heads": 2,
+        "attention_head_dim": 4,
     },
     "MotionAdapter": {
         "block_out_channels": (16, 32),
@@ -107,7 +126,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "PriorTransformer": {
         **LAYERS,
         "embedding_dim": POOLED,
-        "num_embeddings": 77,
+        "num_embeddings": 32,
         "additional_embeddings": 4,
     },
     # transformers for pictures

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import (
@@ -34,6 +34,7 @@ class Tokenizer:
     pad_token_id, bos_token_id, eos_token_id, unk_token_id = 0, 1, 2, 3
     pad_token, bos_token, eos_token = "<pad>", "<s>", "</s>"
     padding_side = "right"
+    added_tokens_encoder: ClassVar[dict[str, int]] = {}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -112,7 +113,7 @@ class TextEncoder(torch.nn.Module):
     def __init__(self, width: int = TEXT, pooled: int = POOLED, layers: int = 40) -> None:
         super().__init__()
         self.words = torch.nn.Embedding(VOCABULARY, width)
-        self.pooled = torch.nn.Linear(width, pooled)
+        self.text_projection = torch.nn.Linear(width, pooled)
         self.layers = layers
         self.config = SimpleNamespace(
             hidden_size=width, d_model=width, projection_dim=pooled, num_hidden_layers=layers - 1, use_attention_mask=True,
@@ -134,7 +135,7 @@ class TextEncoder(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> Encoded:
         states = self.words(input_ids.clamp(max=VOCABULARY - 1))
-        pooled = self.pooled(states.mean(1))
+        pooled = self.text_projection(states.mean(1))
         return Encoded(states, pooled, (states,) * self.layers, pooled)
 
 

@@ -20,7 +20,10 @@ from tests.tiny.zoo.parts import make
 from tests.tiny.zoo.stand_ins import Tokenizer, image_encoder, image_processor, text_encoder
 
 EMBEDDED = re.compile(r"(negative_)?(pooled_)?prompt_(embeds|attention_mask|embeds_mask)(_2)?$")
-PICTURES = ("image", "control_image", "mask_image", "video", "control_video", "conditioning_frames", "mask", "images")
+PICTURES = (
+    *("image", "control_image", "mask_image", "control_mask", "mask", "hint"),
+    *("video", "control_video", "conditioning_frames"),
+)
 TOKENS = 8
 # Nearly all steps of a picture's run; the tiny size and not the nearest one that was trained on; no package for HTML.
 ALWAYS = {"strength": 0.9, "use_resolution_binning": False, "clean_caption": False}

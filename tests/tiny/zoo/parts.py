@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
-import diffusers
 import torch
+from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from tests.tiny.image import certain
 from tests.tiny.weights import randomise
@@ -27,12 +28,9 @@ def make(annotation: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def _class(annotation: Any) -> Any:
-    for name in re.findall(r"\w+", annotation.__name__ if isinstance(annotation, type) else str(annotation)):
-        if name == "KarrasDiffusionSchedulers":
-            return diffusers.DDIMScheduler
-        found = getattr(diffusers, name, None)
-        if isinstance(found, type) and name not in ("MultiControlNetModel",):
-            return found
-    if isinstance(annotation, type):
-        return annotation
-    raise TypeError(f"no class of diffusers is named in {annotation}")
+    """Of several classes the first that has a size, else the first; any scheduler is DDIM."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if isinstance(kind, type) and kind is not NoneType]
+    if not kinds:
+        raise TypeError(f"no class is named in {annotation}")
+    kind = next((kind for kind in kinds if kind.__name__ in SIZES), kinds[0])
+    return DDIMScheduler if kind in (KarrasDiffusionSchedulers, SchedulerMixin) else kind

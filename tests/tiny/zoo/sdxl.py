@@ -1,0 +1,54 @@
+"""Stable Diffusion XL, and Kolors, which has its U-Net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.tiny.image import POOLED
+from tests.tiny.zoo.case import Case
+from tests.tiny.zoo.stable_diffusion import inverted
+
+ADDED: dict[str, Any] = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
+}
+UNET: dict[str, Any] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+    **ADDED,
+}
+XL = {"unet": UNET, "add_watermarker": False}
+CONTROL = {name: value for name, value in UNET.items() if name != "up_block_types"}
+UNION = XL | {"controlnet": CONTROL | {"num_attention_heads": None}}
+XS = {"controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)}}
+ADAPTER = {"adapter": {"adapter_type": "full_adapter_xl", "channels": [16, 16, 32], "downscale_factor": 8}}
+CONTROLLED = XL | {"controlnet": CONTROL}
+
+CASES = (
+    Case("StableDiffusionXLPipeline", XL),
+    Case("StableDiffusionXLImg2ImgPipeline", XL),
+    Case("StableDiffusionXLInpaintPipeline", XL),
+    Case("StableDiffusionXLInstructPix2PixPipeline", XL | {"unet": UNET | {"in_channels": 8}}),
+    Case("StableDiffusionXLPAGPipeline", XL),
+    Case("StableDiffusionXLPAGImg2ImgPipeline", XL),
+    Case("StableDiffusionXLPAGInpaintPipeline", XL),
+    Case("StableDiffusionXLControlNetPipeline", CONTROLLED),
+    Case("StableDiffusionXLControlNetImg2ImgPipeline", CONTROLLED),
+    Case("StableDiffusionXLControlNetInpaintPipeline", CONTROLLED),
+    Case("StableDiffusionXLControlNetPAGPipeline", CONTROLLED),
+    Case("StableDiffusionXLControlNetPAGImg2ImgPipeline", CONTROLLED),
+    Case("StableDiffusionXLControlNetUnionPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetUnionImg2ImgPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetUnionInpaintPipeline", UNION, {"control_mode": [0]}),
+    Case("StableDiffusionXLControlNetXSPipeline", XL | XS),
+    Case("StableDiffusionXLAdapterPipeline", XL | ADAPTER, rows=True),
+    Case("LEditsPPPipelineStableDiffusionXL", XL, {"editing_prompt": "a hat"}, words=True, after=inverted),
+    Case("TextToVideoZeroSDXLPipeline", XL, {"video_length": 3}),
+    Case("AnimateDiffSDXLPipeline", XL),
+    Case("KolorsPipeline", XL),
+    Case("KolorsImg2ImgPipeline", XL, words=True),
+    Case("KolorsPAGPipeline", XL),
+)

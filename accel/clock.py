@@ -230,7 +230,7 @@ class Clock:
         begins. Moving tokens are at one noise level, but for frames that are denoised one after the other.
         """
         before = self._told.get(denoiser)
-        if self._heard or before is None or (before.shape == told.shape and torch.equal(before, told)):
+        if self._heard or before is None or _same(before, told):
             return False
         self.copies += 1
         if bool(told.max() > before.max()):
@@ -275,6 +275,13 @@ class Clock:
             begin = getattr(self._scheduler, "_begin_index", None)
             self._begin = int(begin) if begin is not None else table.index_of(timestep)
         return self._begin + self._step
+
+
+def _same(before: torch.Tensor, told: torch.Tensor) -> bool:
+    """Whether two timesteps are the same one, given for batches of any size."""
+    if before.shape == told.shape:
+        return torch.equal(before, told)
+    return bool((before == before.max()).all() and (told == before.max()).all())
 
 
 def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -51,24 +52,35 @@ def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
     return None
 
 
-def repeats(call: DenoiserCall, outputs: list[torch.Tensor] | None, parts: int = 2) -> bool:
+def repeats(call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int = 2) -> bool:
     """Whether the batch holds the same noisy latents this many times, one after the other. Costs a host sync.
 
-    outputs: what the denoiser returns for such a call, if that is known: conditioning channels that are appended to the
-    latents may differ between the parts (Stable Video Diffusion) and are left out by it.
+    sizes: those of one sample of the noisy latents, if they are known: conditioning that is appended to them (channels
+    in Stable Video Diffusion, a picture in DreamLite) may differ between the parts and is left out by it.
     """
     if call.rows < parts or call.rows % parts:
         return False
     if call.is_list:
-        size = call.rows // parts
-        return all(
-            one.shape == other.shape and torch.equal(one, other)
-            for index, one in enumerate(call.latents)
-            for other in [call.latents[index % size]]
-        )
+        first = call.latents[: call.rows // parts] * parts
+        return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(call.latents, first, strict=True))
     latents = call.latents[0]
-    seen = [latents, noise_part(latents, outputs[0])] if outputs else [latents]
-    return any(known is not None and _is_repeated(known, parts) for known in seen)
+    noisy = None if sizes is None else noise_part(latents, latents.new_empty(1).expand(latents.shape[0], *sizes))
+    return any(known is not None and _is_repeated(known, parts) for known in (latents, noisy))
+
+
+def arranged_like(latents: torch.Tensor, sample: torch.Tensor) -> tuple[int, ...] | None:
+    """The order of the latents' axes in which a pipeline has reshaped them into the sample for its scheduler, whose
+    scale may be another; None where it has done something else. Costs host syncs.
+    """
+    if latents.numel() != sample.numel() or not latents.numel():
+        return None
+    wanted = sample.flatten().double().cpu()
+    known = latents.double().cpu()
+    for order in permutations(range(latents.ndim)):
+        found = known.permute(order).flatten()
+        if float(torch.nn.functional.cosine_similarity(found, wanted, dim=0)) > 0.999:
+            return order
+    return None
 
 
 def _is_repeated(latents: torch.Tensor, parts: int) -> bool:

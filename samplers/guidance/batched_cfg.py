@@ -11,12 +11,9 @@ import torch
 from accel import conventions
 from accel.call import LATENTS, Arguments, DenoiserCall, DenoiserResult, Proceed, tensors
 from accel.deferred import DeferredTensor
-from accel.latents import repeats
 
 # Batches of more passes than this are not looked for.
 MOST_PARTS = 3
-# Steps in a row with batches of other latents, after which those of this layout are not looked at any more.
-LOOKS = 3
 
 
 def split_part(call: DenoiserCall, index: int, parts: int, name: str) -> DenoiserCall:
@@ -77,8 +74,9 @@ class RepeatedBatches:
     """What is known about the batched calls of one denoiser in this run."""
 
     def __init__(self) -> None:
-        self.outputs: list[torch.Tensor] | None = None  # of the last whole batch
-        self._step, self._several, self._looks = -1, False, 0
+        self.sizes: tuple[int, ...] | None = None  # of one sample of the output
+        self.several = False  # whether a step has several such calls
+        self._step = -1
         self._layout: tuple[object, ...] = ()
 
     def may_be_passes(self, call: DenoiserCall) -> bool:
@@ -86,21 +84,11 @@ class RepeatedBatches:
         layout = call.layout
         if not call.leader:
             # Tiles would be guided differently, one from another. A third pass has fewer rows and changes nothing.
-            self._several |= call.context.step == self._step and layout == self._layout
+            self.several |= call.context.step == self._step and layout == self._layout
             return False
-        if layout != self._layout:
-            self._looks = 0
         self._step, self._layout = call.context.step, layout
         splits = any(call.rows >= parts and call.rows % parts == 0 for parts in range(2, MOST_PARTS + 1))
-        return splits and not self._several and self._looks < LOOKS
-
-    def ways(self, call: DenoiserCall) -> list[int]:
-        """Into how many parts the batch can be split that are about the same latents. Costs host syncs, in the steps
-        in which it is not known yet.
-        """
-        found = [parts for parts in range(2, MOST_PARTS + 1) if repeats(call, self.outputs, parts)]
-        self._looks = 0 if found else self._looks + 1
-        return found
+        return splits and not self.several
 
 
 class _PartCutter:

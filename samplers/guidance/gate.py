@@ -196,18 +196,18 @@ class GuidanceGate(Lever):
         batches = self._batches.setdefault(call.denoiser, batched_cfg.RepeatedBatches())
         splits = batches.may_be_passes(call)
         known = self._known_batch(call, roles) if splits else None
-        if known is not None and repeats(call, batches.outputs, known.parts):
+        if known is not None and repeats(call, known.sizes or batches.sizes, known.parts):
             return self._passes(call, proceed, known)
         outcome = proceed(call)
-        if carries_state(outcome.output):
+        if batches.several and roles.batch is not None:
+            self._why_none = "each step has several batches alike, from which guidance would be left out apart"
+        elif carries_state(outcome.output):
             self._why_none = "the denoiser's output carries state, which a pass that is left out would lack"
         elif known is not None:  # where only the output tells what of the batch is the latents
-            batches.outputs = tensors(outcome.output)
-            return self._whole(call, outcome, known) if repeats(call, batches.outputs, known.parts) else outcome
+            batches.sizes = tuple(tensors(outcome.output)[0].shape[1:])
+            return self._whole(call, outcome, known) if repeats(call, batches.sizes, known.parts) else outcome
         elif self._watch.is_open(call.denoiser):
-            if splits:
-                batches.outputs = tensors(outcome.output)
-            self._watch.observe(AnsweredCall(call, outcome, batches.ways(call) if splits else ()))
+            self._watch.observe(AnsweredCall(call, outcome, splits))
         return outcome
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
@@ -231,8 +231,8 @@ class GuidanceGate(Lever):
                 reason += "; with true_cfg_scale above 1 and a negative prompt there is one"
         elif not self._seen:
             reason = self._why_none or self._watch.why_none
-        elif self._kept:
-            reason += f" ({self._kept.most_common(1)[0][0]})"
+        elif self._kept or self._why_none:
+            reason += f" ({self._kept.most_common(1)[0][0] if self._kept else self._why_none})"
         if self._extra:
             reason += f"; {self._extra} more launches, because the cache behind it looks into each part of a batch"
         return LeverReport("guidance", str(self.method), dropped > 0, reason, self._peak)
@@ -270,7 +270,7 @@ class GuidanceGate(Lever):
         # What a lever below remembers of the part that goes on alone must outlive a visit of the whole.
         whole = replace(call, leader=False) if course.halved and course.resumes else call
         outcome = proceed(whole)
-        call.raw_output, self._batches[call.denoiser].outputs = whole.raw_output, tensors(outcome.output)
+        call.raw_output = whole.raw_output
         return self._whole(call, outcome, batch)
 
     def _in_parts(

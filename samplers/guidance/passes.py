@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from accel import conventions
 from accel.call import DenoiserCall, DenoiserResult, tensors
+from accel.latents import arranged_like, repeats
 from accel.samplers.guidance import batched_cfg
 from accel.samplers.guidance.combination import main_output
 
@@ -25,13 +26,14 @@ CONDITIONAL_LATER = "the unconditional pass comes first here, when there is noth
 class BatchRoles:
     """A batch of several passes of the same latents: how many, and which of them is the conditional one.
 
-    layout, guided: of the batches that this is known of.
+    layout, guided: of the batches that this is known of. sizes: of one sample of the noisy latents in them.
     """
 
     parts: int
     main: int
     layout: object = None
     guided: bool | None = None
+    sizes: tuple[int, ...] | None = None
 
     @property
     def others(self) -> list[int]:
@@ -49,11 +51,11 @@ class PassRoles:
 
 @dataclass
 class AnsweredCall:
-    """A call and its result. parts: in how many ways its batch can be split into equal latents."""
+    """A call and its result. splits: whether it is the one call of its step for such a batch."""
 
     call: DenoiserCall
     outcome: DenoiserResult
-    parts: Sequence[int] = ()
+    splits: bool = False
 
 
 @dataclass
@@ -100,23 +102,26 @@ class PassObserver:
         first = answered[0]
         if _is_kept_twice(given, first):
             given, sample = given.chunk(2)[0], sample.chunk(2)[0]
-        parts = next((parts for parts in first.parts if _fits(first, parts, given)), 1)
+        parts = _parts(first, given, sample)
         batch = first if parts > 1 else None
         shown = _outputs(first, parts) if batch is not None else []
         alone = [one for one in answered if one is not batch and _is_about(one.call, first.call, parts)]
         shown += [_first_output(one) for one in alone]
         if len(shown) < 2 or any(one.shape != shown[0].shape for one in shown):
+            if first.splits and (first.call.guided or first.call.rows > given.shape[0]):
+                self.why_none = NO_GUIDANCE
             return []
         self._seen[denoiser].tries += 1
         if all(torch.equal(shown[0], one) for one in shown[1:]):
             self.why_none = SAME_OUTPUT
             return []
-        main = main_output(shown, given, sample)
+        main = main_output(_arranged(shown, first, parts, sample), given, sample)
         if main is None:
             self.why_none = NO_GUIDANCE
         elif batch is not None and main < parts:
-            layout = batch.call.layout
-            self.roles[denoiser] = PassRoles(batch=BatchRoles(parts, main, layout, batch.call.guided))
+            call = batch.call
+            roles = BatchRoles(parts, main, call.layout, call.guided, _sizes(call, parts, sample))
+            self.roles[denoiser] = PassRoles(batch=roles)
             return [batch]
         elif batch is None and main == 0:
             streams = [one.call.stream for one in alone]
@@ -130,12 +135,45 @@ class PassObserver:
 
 def _is_kept_twice(given: torch.Tensor, asked: AnsweredCall) -> bool:
     """Whether the loop keeps both halves of the latents and gives the scheduler the guided output twice (DiT)."""
-    return given.shape[0] == asked.call.rows and 2 in asked.parts and torch.equal(*given.chunk(2))
+    if not asked.splits or given.shape[0] != asked.call.rows or given.shape[0] % 2:
+        return False
+    return torch.equal(*given.chunk(2)) and repeats(asked.call, None)
 
 
-def _fits(asked: AnsweredCall, parts: int, given: torch.Tensor) -> bool:
-    """Whether the scheduler was given as much as one of so many parts of the batch."""
-    return asked.call.rows == parts * given.shape[0] or _first_output(asked).numel() == parts * given.numel()
+def _parts(asked: AnsweredCall, given: torch.Tensor, sample: torch.Tensor) -> int:
+    """Into how many parts the batch falls that are about the same latents, one of which is as much as the scheduler was
+    given; 1 where it is no such batch.
+    """
+    if not asked.splits:
+        return 1
+    size = _first_output(asked).numel()
+    return next(
+        (
+            parts
+            for parts in range(2, batched_cfg.MOST_PARTS + 1)
+            if asked.call.rows == parts * given.shape[0] or size == parts * given.numel()
+            if _sizes(asked.call, parts, sample) is not None
+        ),
+        1,
+    )
+
+
+def _sizes(call: DenoiserCall, parts: int, sample: torch.Tensor) -> tuple[int, ...] | None:
+    """How much of each sample of the latents is noisy: what all parts have in common, at most all that there is."""
+    whole = tuple(call.latents[0].shape if call.is_list else call.latents[0].shape[1:])
+    for sizes in (whole, tuple(sample.shape[1:])):
+        if repeats(call, sizes, parts):
+            return sizes
+    return None
+
+
+def _arranged(shown: list[torch.Tensor], asked: AnsweredCall, parts: int, sample: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs as the pipeline has arranged the latents for its scheduler (frames as samples of a batch)."""
+    latents = None if asked.call.is_list else asked.call.latents[0].chunk(parts)[0]
+    if latents is None or latents.shape == sample.shape or latents.shape != shown[0].shape:
+        return shown
+    order = arranged_like(latents, sample)
+    return shown if order is None else [one.permute(order).reshape(sample.shape) for one in shown]
 
 
 def _first_output(asked: AnsweredCall) -> torch.Tensor:

@@ -104,7 +104,13 @@ SHAPES: dict[str, Any] = {
 CASES = (
     Case("StableCascadePriorPipeline", {"prior": STAGE_C}, cascade_words, leave_out=("images",), size=(128, 128)),
     Case("StableCascadeDecoderPipeline", {"decoder": STAGE_B}, lambda ask: cascade_words(ask) | small_pictures(ask)),
-    Case("StableCascadeCombinedPipeline", {"prior_prior": STAGE_C, "decoder": STAGE_B}, ARRAYS, words=True, size=(128, 128)),
+    Case(
+        "StableCascadeCombinedPipeline",
+        {"prior_prior": STAGE_C, "decoder": STAGE_B},
+        ARRAYS,
+        words=True,
+        size=(128, 128),
+    ),
     Case("WuerstchenPriorPipeline", {}, size=(128, 128)),
     Case("WuerstchenDecoderPipeline", {}, lambda ask: {"image_embeddings": ask.words(4, 2, 2)}),
     Case("WuerstchenCombinedPipeline", {}, ARRAYS, words=True, size=(128, 128)),

@@ -49,7 +49,10 @@ CASES = (
     Case("FluxInpaintPipeline", SIXTEEN),
     Case("FluxControlPipeline", SIXTEEN | {"transformer": {"in_channels": 128, "out_channels": 64}}),
     Case("FluxControlImg2ImgPipeline", SIXTEEN | {"transformer": {"in_channels": 128, "out_channels": 64}}),
-    Case("FluxControlInpaintPipeline", {"vae": partial(image_vae, 4)} | {"transformer": {"in_channels": 32, "out_channels": 4}}),
+    Case(
+        "FluxControlInpaintPipeline",
+        {"vae": partial(image_vae, 4)} | {"transformer": {"in_channels": 32, "out_channels": 4}},
+    ),
     Case("FluxControlNetPipeline", SIXTEEN),
     Case("FluxControlNetImg2ImgPipeline", SIXTEEN),
     Case("FluxControlNetInpaintPipeline", SIXTEEN),

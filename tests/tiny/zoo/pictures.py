@@ -61,7 +61,9 @@ CASES = (
     Case("AuraFlowPipeline"),
     Case("BriaPipeline"),
     Case("BriaFiboPipeline"),
-    Case("BriaFiboEditPipeline", {}, {"prompt": '{"edit_instruction": "a picture of a thing"}'}, alone="one edit a call"),
+    Case(
+        "BriaFiboEditPipeline", {}, {"prompt": '{"edit_instruction": "a picture of a thing"}'}, alone="one edit a call"
+    ),
     Case("BriaFibo2Pipeline"),
     Case("CogView3PlusPipeline"),
     Case("CogView4Pipeline"),
@@ -74,7 +76,17 @@ CASES = (
     Case("HunyuanDiTPAGPipeline"),
     Case("HunyuanDiTControlNetPipeline"),
     Case("HunyuanImagePipeline"),
-    Case("HunyuanImageRefinerPipeline", {"transformer": {"in_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (4, 6, 6), "text_embed_2_dim": None}}),
+    Case(
+        "HunyuanImageRefinerPipeline",
+        {
+            "transformer": {
+                "in_channels": 8,
+                "patch_size": (1, 1, 1),
+                "rope_axes_dim": (4, 6, 6),
+                "text_embed_2_dim": None,
+            }
+        },
+    ),
     Case("Ideogram4Pipeline", {}, {"guidance_schedule": None}),
     Case("JoyImageEditPipeline"),
     Case("JoyImageEditPlusPipeline", {}, {"images": [pil(3, 64, 64)], "prompt": ["a thing"]}),
@@ -87,7 +99,12 @@ CASES = (
     Case("PixArtSigmaPipeline"),
     Case("PixArtSigmaPAGPipeline"),
     Case("PRXPipeline", SIXTEEN, alone="with masks of one length each, batches are not its call's"),
-    Case("PRXPixelPipeline", {"transformer": {"in_channels": 3}}, size=(32, 32), alone="with masks of one length each, batches are not its call's"),
+    Case(
+        "PRXPixelPipeline",
+        {"transformer": {"in_channels": 3}},
+        size=(32, 32),
+        alone="with masks of one length each, batches are not its call's",
+    ),
     Case("QwenImagePipeline"),
     Case("QwenImageImg2ImgPipeline"),
     Case("QwenImageInpaintPipeline"),
@@ -115,7 +132,13 @@ CASES = (
     Case("ZImageInpaintPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, off=0.0),
-    Case("ZImageOmniPipeline", SIXTEEN | {"siglip": None, "siglip_processor": None}, listed, leave_out=("image",), off=0.0),
+    Case(
+        "ZImageOmniPipeline",
+        SIXTEEN | {"siglip": None, "siglip_processor": None},
+        listed,
+        leave_out=("image",),
+        off=0.0,
+    ),
     Case("AmusedPipeline", AMUSED, words=True),
     Case("AmusedImg2ImgPipeline", AMUSED, words=True),
     Case("AmusedInpaintPipeline", AMUSED, words=True),

@@ -904,5 +904,3 @@ SIZES: dict[str, dict[str, Any]] = {
         "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
     },
 }  # fmt: skip
-
-

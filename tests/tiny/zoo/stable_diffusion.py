@@ -62,7 +62,11 @@ def steered(ask: Ask) -> dict[str, Any]:
 
 
 def boxed(ask: Ask) -> dict[str, Any]:
-    return {"gligen_phrases": ["a thing"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]], "gligen_scheduled_sampling_beta": 1.0}
+    return {
+        "gligen_phrases": ["a thing"],
+        "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]],
+        "gligen_scheduled_sampling_beta": 1.0,
+    }
 
 
 def sounding(ask: Ask) -> dict[str, Any]:
@@ -97,20 +101,43 @@ CASES = (
     Case("StableDiffusionImageVariationPipeline", rows=True),
     Case(
         "StableDiffusionLatentUpscalePipeline",
-        {"unet": {"in_channels": 8, "time_cond_proj_dim": 128 + POOLED}, "scheduler": lambda: EulerDiscreteScheduler(**BETAS)},
+        {
+            "unet": {"in_channels": 8, "time_cond_proj_dim": 128 + POOLED},
+            "scheduler": lambda: EulerDiscreteScheduler(**BETAS),
+        },
         rows=True,
     ),
-    Case("StableDiffusionUpscalePipeline", {"unet": {"in_channels": 7, "num_class_embeds": 1000}}, size=(16, 16), rows=True),
+    Case(
+        "StableDiffusionUpscalePipeline",
+        {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
+        size=(16, 16),
+        rows=True,
+    ),
     Case("StableUnCLIPPipeline", UNCLIP | PRIOR, words=True),
     Case("StableUnCLIPImg2ImgPipeline", UNCLIP | BY_PICTURE, rows=True),
     Case("LatentConsistencyModelPipeline", {"unet": {"time_cond_proj_dim": 32}}),
     Case("LatentConsistencyModelImg2ImgPipeline", {"unet": {"time_cond_proj_dim": 32}}),
-    Case("CycleDiffusionPipeline", {}, {"source_prompt": "a picture of something else", "eta": 0.1}, alone="a prompt has a source"),
+    Case(
+        "CycleDiffusionPipeline",
+        {},
+        {"source_prompt": "a picture of something else", "eta": 0.1},
+        alone="a prompt has a source",
+    ),
     Case("SemanticStableDiffusionPipeline"),
     Case("StableDiffusionAttendAndExcitePipeline", {}, {"token_indices": [2]}, words=True),
     Case("StableDiffusionDiffEditPipeline", {}, {"image_latents": torch.randn(1, 8, 4, 8, 8), "inpaint_strength": 1.0}),
-    Case("StableDiffusionGLIGENPipeline", {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
-    Case("StableDiffusionGLIGENTextImagePipeline", {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
+    Case(
+        "StableDiffusionGLIGENPipeline",
+        {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
+    Case(
+        "StableDiffusionGLIGENTextImagePipeline",
+        {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
     Case("StableDiffusionInpaintPipelineLegacy"),
     Case("StableDiffusionLDM3DPipeline", {"vae": {"in_channels": 6, "out_channels": 6}}, ARRAYS),
     Case("StableDiffusionModelEditingPipeline", {"scheduler": ddim}),
@@ -129,8 +156,16 @@ CASES = (
     Case("AltDiffusionPipeline"),
     Case("AltDiffusionImg2ImgPipeline", rows=True),
     Case("LEditsPPPipelineStableDiffusion", {}, {"editing_prompt": "a hat"}, words=True, after=inverted),
-    Case("MarigoldDepthPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}),
-    Case("MarigoldNormalsPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}),
+    Case(
+        "MarigoldDepthPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+    ),
+    Case(
+        "MarigoldNormalsPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+    ),
     Case(
         "MarigoldIntrinsicsPipeline",
         {"unet": {"in_channels": 12, "out_channels": 8}, "target_properties": {"target_names": ["albedo", "material"]}},

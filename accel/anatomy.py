@@ -15,6 +15,7 @@ from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
 from accel.schedulers import TimestepInput, scheduler_anatomy
 from accel.unet_layers import UNetLayers, unet_layers
+from accel.update import config_of
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,15 @@ def inspect(pipe: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
 
 
 def components_of(pipe: Any) -> dict[str, Any]:
-    """The pipeline's named parts. Raises TypeError for an object that is not a pipeline."""
+    """The pipeline's named parts, those too that its constructor would do without and diffusers' `components` leaves out
+    (LongCat's scheduler). Raises TypeError for an object that is not a pipeline."""
     components = getattr(pipe, "components", None)
     if isinstance(pipe, type) or not callable(pipe) or not isinstance(components, Mapping):
         what = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"
         raise TypeError(f"accel.accelerate expects a diffusers pipeline object, such as WanPipeline(...), not {what}.")
-    return dict(components)
+    registered = [name for name, value in config_of(pipe).items() if isinstance(value, (tuple, list))]
+    optional = {name: getattr(pipe, name, None) for name in registered if name not in components}
+    return dict(components) | {name: part for name, part in optional.items() if part is not None}
 
 
 def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -173,7 +177,7 @@ def adapters_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.M
 
 def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, component in components.items():
-        if hasattr(component, "set_timesteps") and hasattr(component, "step"):
+        if hasattr(component, "set_timesteps") and any(hasattr(component, step) for step in conventions.STEPS):
             yield name, component
 
 

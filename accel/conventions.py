@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 # Pipeline components that are called once (or more) per denoising step and return the prediction.
-DENOISERS = ("transformer", "transformer_2", "transformer_3", "unet", "prior", "decoder", "dit")
+DENOISERS = (
+    *("transformer", "transformer_2", "transformer_3", "unet", "prior", "decoder", "dit"),
+    "prior_prior",  # pipelines that call two others (Kandinsky, Stable Cascade)
+    "image_unet",  # Versatile Diffusion
+    "unconditional_transformer",  # Ideogram 4, whose guidance has a model of its own
+    *("super_res_first", "super_res_last"),  # unCLIP
+    "diffusion_decoder",  # LTX 2.5
+)
 
 # Pipeline components that are called in front of the denoiser in each step, and whose outputs it is given.
 ADAPTERS = ("controlnet",)
@@ -56,3 +63,6 @@ INTERFACE = {
 REFINER_DEPTH = {"num_layers": 1, "num_single_layers": 0}
 INPUT_CHANNELS, OUTPUT_CHANNELS = "in_channels", "out_channels"
 OUTPUT_PROJECTION = ("proj_out", "norm_out.linear_2", "final_layer.linear")
+
+# What schedulers call their updates; those of ScoreSdeVe are a prediction and corrections of it.
+STEPS = ("step", "step_pred")

@@ -11,6 +11,7 @@ from accel.anatomy import Anatomy, adapters_of, components_of, denoisers_of, gui
 from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
+from accel.conventions import STEPS
 from accel.lever import Lever
 from accel.ownership import owner_of, owners
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
@@ -186,8 +187,9 @@ class Session:
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Heard]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
-            for method in ("set_timesteps", "step"):
-                yield scheduler, method, _Heard(self, method, scheduler, name)
+            step = next(method for method in STEPS if hasattr(scheduler, method))
+            yield scheduler, "set_timesteps", _Heard(self, "set_timesteps", scheduler, name)
+            yield scheduler, step, _Heard(self, "step", scheduler, name)
         for name, module in denoisers_of(components):
             yield module, _called(module), _Heard(self, "denoise", module, name)
             if hasattr(module, "cache_context"):

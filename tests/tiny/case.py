@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +104,8 @@ def run(
 
 def _common(pipe: DiffusionPipeline, steps: int, generator: Any) -> dict[str, Any]:
     """What every call is given, as far as this pipeline takes it."""
-    taken = inspect.signature(type(pipe).__call__).parameters
+    blocks = getattr(pipe, "blocks", None)  # of a modular pipeline, whose call takes anything
+    taken = [part.name for part in blocks.inputs if part.name] if blocks else signature(type(pipe).__call__).parameters
     given = {"generator": generator, "output_type": "latent", "return_dict": False}
     given |= dict.fromkeys((name for name in taken if name.endswith("num_inference_steps")), steps)
     return {name: value for name, value in given.items() if name in taken}
@@ -126,5 +127,7 @@ def _placed(value: Any, pipe: DiffusionPipeline) -> Any:
 
 def _tensor(output: Any) -> torch.Tensor:
     if isinstance(output, (list, tuple)):
-        return torch.stack([_tensor(part) for part in output])
+        parts = [_tensor(part) for part in output]
+        alike = all(part.shape == parts[0].shape for part in parts)
+        return torch.stack(parts) if alike else torch.cat([part.flatten() for part in parts])
     return torch.as_tensor(output if torch.is_tensor(output) else np.asarray(output)).float()

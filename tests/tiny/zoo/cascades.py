@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from tests.tiny.case import Ask
 from tests.tiny.image import BETAS, POOLED, TEXT
 from tests.tiny.zoo.case import Case, pil
-from tests.tiny.zoo.stand_ins import PooledFirst
+from tests.tiny.zoo.stand_ins import PooledFirst, text_encoder
 
 ARRAYS = {"output_type": "np"}
 TENSORS = {"output_type": "pt"}
@@ -28,7 +28,7 @@ BY_PICTURE: dict[str, Any] = {
 }
 BY_BOTH = BY_PICTURE | {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"}
 LEARNED = {"scheduler": lambda: DDPMScheduler(**BETAS, variance_type="learned_range", clip_sample=False)}
-K21: dict[str, Any] = {"unet": BY_BOTH, "text_encoder": lambda: PooledFirst(pooled=POOLED)}
+K21: dict[str, Any] = {"unet": BY_BOTH, "text_encoder": lambda: PooledFirst(pooled=TEXT)}
 K22: dict[str, Any] = {"unet": BY_PICTURE} | LEARNED
 WIDER = {"in_channels": 9}
 HINTED = K22 | {"unet": BY_PICTURE | {"in_channels": 8, "addition_embed_type": "image_hint"}}
@@ -40,7 +40,7 @@ def imagined(ask: Ask) -> dict[str, Any]:
 
 
 def hinted(ask: Ask) -> dict[str, Any]:
-    return imagined(ask) | {"hint": torch.rand(ask.batch, 3, 64, 64)}
+    return imagined(ask) | TENSORS | {"hint": torch.rand(ask.batch, 3, 64, 64)}
 
 
 def masks(ask: Ask) -> dict[str, Any]:
@@ -102,18 +102,12 @@ SHAPES: dict[str, Any] = {
 }  # fmt: skip
 
 CASES = (
-    Case("StableCascadePriorPipeline", {"prior": STAGE_C}, cascade_words, leave_out=("images",), size=(128, 128)),
+    Case("StableCascadePriorPipeline", {"prior": STAGE_C, "text_encoder": text_encoder}, cascade_words, leave_out=("images",), size=(128, 128)),
     Case("StableCascadeDecoderPipeline", {"decoder": STAGE_B}, lambda ask: cascade_words(ask) | small_pictures(ask)),
-    Case(
-        "StableCascadeCombinedPipeline",
-        {"prior_prior": STAGE_C, "decoder": STAGE_B},
-        ARRAYS,
-        words=True,
-        size=(128, 128),
-    ),
-    Case("WuerstchenPriorPipeline", {}, size=(128, 128)),
-    Case("WuerstchenDecoderPipeline", {}, lambda ask: {"image_embeddings": ask.words(4, 2, 2)}),
-    Case("WuerstchenCombinedPipeline", {}, ARRAYS, words=True, size=(128, 128)),
+    Case("StableCascadeCombinedPipeline", {"prior_prior": STAGE_C, "decoder": STAGE_B}, ARRAYS, words=True, size=(128, 128)),
+    Case("WuerstchenPriorPipeline", {"text_encoder": text_encoder}, size=(128, 128)),
+    Case("WuerstchenDecoderPipeline", {"latent_dim_scale": 10.0}, lambda ask: {"image_embeddings": ask.words(16, 2, 2)}),
+    Case("WuerstchenCombinedPipeline", {"prior_prior": {"c_in": 16}}, ARRAYS, words=True, size=(128, 128)),
     Case("KandinskyPipeline", K21, imagined),
     Case("KandinskyImg2ImgPipeline", K21, imagined),
     Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, imagined),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def whole_prompts(ask: Ask) -> dict[str, Any]:
 def cloze(ask: Ask) -> dict[str, Any]:
     rows = [[pil(1, 32, 32), pil(2, 32, 32)], [pil(3, 32, 32), None]]
     words = {"task_prompt": "one from the other", "content_prompt": f"thing number {ask.prompt}"}
-    return words | {"image": rows, "upsampling_strength": 0.9}
+    return words | {"image": rows}
 
 
 def kontext(ask: Ask) -> dict[str, Any]:
@@ -49,10 +50,7 @@ CASES = (
     Case("FluxInpaintPipeline", SIXTEEN),
     Case("FluxControlPipeline", SIXTEEN | {"transformer": {"in_channels": 128, "out_channels": 64}}),
     Case("FluxControlImg2ImgPipeline", SIXTEEN | {"transformer": {"in_channels": 128, "out_channels": 64}}),
-    Case(
-        "FluxControlInpaintPipeline",
-        {"vae": partial(image_vae, 4)} | {"transformer": {"in_channels": 32, "out_channels": 4}},
-    ),
+    Case("FluxControlInpaintPipeline", {"vae": partial(image_vae, 4), "transformer": {"in_channels": 48, "out_channels": 16}}),
     Case("FluxControlNetPipeline", SIXTEEN),
     Case("FluxControlNetImg2ImgPipeline", SIXTEEN),
     Case("FluxControlNetInpaintPipeline", SIXTEEN),
@@ -67,8 +65,8 @@ CASES = (
     Case("ChromaImg2ImgPipeline", SIXTEEN),
     Case("ChromaInpaintPipeline", SIXTEEN | {"transformer": chroma_inpainting}),
     Case("OvisImagePipeline", SIXTEEN),
-    Case("LongCatImagePipeline", SIXTEEN | {"text_processor": None}),
-    Case("LongCatImageEditPipeline", SIXTEEN | {"text_processor": image_processor}),
+    Case("LongCatImagePipeline", SIXTEEN | {"text_processor": None}, {"enable_prompt_rewrite": False}),
+    Case("LongCatImageEditPipeline", SIXTEEN | {"text_processor": lambda: SimpleNamespace(image_processor=image_processor())}),
     Case("VisualClozePipeline", CLOZE, cloze, words=True),
     Case("VisualClozeGenerationPipeline", CLOZE, cloze, words=True),
 )

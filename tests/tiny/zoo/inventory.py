@@ -43,7 +43,7 @@ def _is_pipeline(kind: Any) -> bool:
 
 
 def _takes_scheduler(kind: Any) -> bool:
-    if not hasattr(kind, "__call__"):  # noqa: B004, it is asked of the class: VersatileDiffusion makes others and calls these
+    if not any("__call__" in vars(base) for base in kind.__mro__):  # VersatileDiffusion makes others and calls these
         return False
     if issubclass(kind, ModularPipeline):
         return kind is not ModularPipeline

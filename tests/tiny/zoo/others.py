@@ -41,7 +41,7 @@ CASES = (
     Case("ScoreSdeVePipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("KarrasVePipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("LDMPipeline", LATENTS, lambda ask: ARRAYS | {"batch_size": ask.batch}),
-    Case("LDMSuperResolutionPipeline", {"unet": {"in_channels": 7, "out_channels": 4}}, ARRAYS, size=(32, 32)),
+    Case("LDMSuperResolutionPipeline", {"unet": {"in_channels": 6, "out_channels": 3}, "vqvae": {"latent_channels": 3, "vq_embed_dim": 3}}, ARRAYS, size=(32, 32)),
     Case("ConsistencyModelPipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("DanceDiffusionPipeline", {"scheduler": IPNDMScheduler}, lambda ask: {"batch_size": ask.batch}),
     Case(
@@ -53,7 +53,7 @@ CASES = (
     ),
     Case("StableAudioPipeline"),
     Case("StableAudio3Pipeline"),
-    Case("StableAudio3InpaintPipeline", {}, SOUND, leave_out=("mask",)),
+    Case("StableAudio3InpaintPipeline", {}, SOUND | {"mask_start_seconds": 0.5, "mask_end_seconds": 1.0}, leave_out=("mask",)),
     Case("StableAudio3AudioToAudioPipeline", {}, SOUND),
     Case("AceStepPipeline", alone="one song a call here"),
     Case(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.tiny.image import POOLED
+from tests.tiny.image import POOLED, TEXT
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stable_diffusion import inverted
+from tests.tiny.zoo.stable_diffusion import inverted, sde
+from tests.tiny.zoo.stand_ins import ProjectedEncoder, TokensFirst
 
 ADDED: dict[str, Any] = {
     "addition_embed_type": "text_time",
@@ -23,8 +24,13 @@ UNET: dict[str, Any] = {
 XL = {"unet": UNET, "add_watermarker": False}
 CONTROL = {name: value for name, value in UNET.items() if name != "up_block_types"}
 UNION = XL | {"controlnet": CONTROL | {"num_attention_heads": None}}
-XS = {"controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)}}
-ADAPTER = {"adapter": {"adapter_type": "full_adapter_xl", "channels": [16, 16, 32], "downscale_factor": 8}}
+XS = {"unet": UNET | {"layers_per_block": 2}, "controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)}}
+ADAPTER = {"adapter": {"adapter_type": "full_adapter_xl", "channels": [16, 32], "downscale_factor": 16}}
+WORDS = XL | {"text_encoder": {"width": TEXT // 2}, "text_encoder_2": lambda: ProjectedEncoder(TEXT // 2)}
+KOLORS = XL | {
+    "unet": UNET | {"projection_class_embeddings_input_dim": 6 * 8 + TEXT},
+    "text_encoder": TokensFirst,
+}
 CONTROLLED = XL | {"controlnet": CONTROL}
 
 CASES = (
@@ -45,10 +51,10 @@ CASES = (
     Case("StableDiffusionXLControlNetUnionInpaintPipeline", UNION, {"control_mode": [0]}),
     Case("StableDiffusionXLControlNetXSPipeline", XL | XS),
     Case("StableDiffusionXLAdapterPipeline", XL | ADAPTER, rows=True),
-    Case("LEditsPPPipelineStableDiffusionXL", XL, {"editing_prompt": "a hat"}, words=True, after=inverted),
-    Case("TextToVideoZeroSDXLPipeline", XL, {"video_length": 3}),
+    Case("LEditsPPPipelineStableDiffusionXL", WORDS | {"scheduler": sde}, {"editing_prompt": "a hat"}, words=True, after=inverted),
+    Case("TextToVideoZeroSDXLPipeline", WORDS, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
     Case("AnimateDiffSDXLPipeline", XL),
     Case("KolorsPipeline", XL),
-    Case("KolorsImg2ImgPipeline", XL, words=True),
+    Case("KolorsImg2ImgPipeline", KOLORS, words=True),
     Case("KolorsPAGPipeline", XL),
 )

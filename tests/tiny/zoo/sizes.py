@@ -102,8 +102,8 @@ SIZES: dict[str, dict[str, Any]] = {
         "groups": 2,
         "attention_head_dim": 4,
         "layers_per_block": 1,
-        "block_out_channels": (16, 32),
-        "cross_attention_dim": 16,
+        "block_out_channels": (32, 64),
+        "cross_attention_dim": 32,
         "encoder_hid_dim": TEXT,
     },
     "DreamLiteUNetModel": {
@@ -733,6 +733,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "sample_size": 512,
         "extra_in_channels": 16,
         "sample_rate": 512,
+        "use_timestep_embedding": False,
         "down_block_types": ("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),
     },
     "ErnieImageTransformer2DModel": {

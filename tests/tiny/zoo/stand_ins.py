@@ -55,7 +55,7 @@ class Tokenizer:
             return BatchEncoding({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
         ids = torch.tensor([row + [self.pad_token_id] * (length - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        return BatchEncoding({"input_ids": ids, "attention_mask": mask, "length": mask.sum(1)})
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask, "length": mask.sum(1), "position_ids": ids})
 
     def encode(self, text: str, **_: Any) -> list[int]:
         words = [4 + zlib.crc32(word.encode()) % (VOCABULARY - 4) for word in text.split()]
@@ -141,6 +141,29 @@ class TextEncoder(torch.nn.Module):
 
 def text_encoder(width: int = TEXT, pooled: int = POOLED) -> TextEncoder:
     return TextEncoder(width, pooled)
+
+
+@dataclass
+class Projected(ModelOutput):
+    """What the second text encoder of Stable Diffusion XL returns: the pooled embedding comes first."""
+
+    text_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+class ProjectedEncoder(TextEncoder):
+    def forward(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> Any:
+        found = super().forward(input_ids)
+        return Projected(found.text_embeds, found.last_hidden_state, found.hidden_states)
+
+
+class TokensFirst(TextEncoder):
+    """As ChatGLM: (tokens, batch, width)."""
+
+    def forward(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> Any:
+        found = super().forward(input_ids)
+        return Encoded(hidden_states=tuple(state.transpose(0, 1) for state in found.hidden_states))
 
 
 class PooledFirst(TextEncoder):

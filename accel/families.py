@@ -235,10 +235,8 @@ _ROWS = (
     Family(
         "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("OvisImage",)
     ),
-    # Each step has one call for each view, and an update for each; attention maps of a first call steer a second one.
-    Family(
-        "Several calls", ("StableDiffusionPanorama", "StableDiffusionPix2PixZero"), guidance_calls="more than two"
-    ),
+    # Each step has one call for each view, and an update for each.
+    Family("Panorama", ("StableDiffusionPanorama",), guidance_calls="more than two"),
     Family(
         "QwenImage", (), ("QwenImageTransformer2DModel",),
         prompt_tokens="first",

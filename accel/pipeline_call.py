@@ -100,8 +100,11 @@ class PipelineCall(CallOwner):
             self._clock.cache_contexts[denoiser] = outer
 
     def adapt(self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """What runs in front of a denoiser is called: put off, where a lever may leave the denoiser out."""
-        if AT_WORK.get() is self or not self.levers.answers:
+        """What runs in front of a denoiser is called: put off, where a lever may leave the denoiser out.
+
+        A gradient does not come through what is put off.
+        """
+        if AT_WORK.get() is self or not self.levers.answers or torch.is_grad_enabled():
             return inner(*args, **kwargs)
         return self._adapters.setdefault(name, Adapter())(inner, args, kwargs)
 

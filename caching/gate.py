@@ -21,7 +21,7 @@ from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
 from accel.caching.predictor import PastValues, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
-from accel.caching.watched import STATE, why_needed
+from accel.watched import STATE, why_needed
 from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.reasons import Code

@@ -26,6 +26,7 @@ from accel.report import CallRecord, LeverReport
 from accel.samplers.guidance import batched_cfg
 from accel.samplers.guidance.passes import AnsweredCall, BatchRoles, PassObserver, PassRoles, same_latents
 from accel.samplers.recorded_steps import RecordedStep
+from accel.watched import why_needed
 
 Tensors = list[torch.Tensor]
 
@@ -182,6 +183,7 @@ class GuidanceGate(Lever):
         self._asked: dict[str, AnsweredCall] = {}
         self._batches: dict[str, batched_cfg.RepeatedBatches] = {}
         self._watch = PassObserver()
+        self._needed: dict[str, str] = {}  # by denoiser, why its calls must be made as they are
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         roles = self._watch.roles.get(call.denoiser, PassRoles())
@@ -201,8 +203,8 @@ class GuidanceGate(Lever):
         outcome = proceed(call)
         if batches.several and roles.batch is not None:
             self._why_none = "each step has several batches alike, from which guidance would be left out apart"
-        elif carries_state(outcome.output):
-            self._why_none = "the denoiser's output carries state, which a pass that is left out would lack"
+        elif reason := self._why_needed(call, outcome):
+            self._why_none = f"{reason}, so no pass is left out"
         elif known is not None:  # where only the output tells what of the batch is the latents
             batches.sizes = tuple(tensors(outcome.output)[0].shape[1:])
             return self._whole(call, outcome, known) if repeats(call, batches.sizes, known.parts) else outcome
@@ -250,6 +252,12 @@ class GuidanceGate(Lever):
         if verdict.drop:
             return self._left_out(course.passes[0], asked, call, verdict)
         return self._settled(course.passes[0], asked, call, proceed(call))
+
+    def _why_needed(self, call: DenoiserCall, outcome: DenoiserResult) -> str:
+        """Why the denoiser's calls must be made as they are; asked once in a run."""
+        if call.denoiser not in self._needed:
+            self._needed[call.denoiser] = why_needed(call, outcome.output)
+        return self._needed[call.denoiser]
 
     def _known_batch(self, call: DenoiserCall, roles: PassRoles) -> BatchRoles | None:
         """What such batches are, where the run or the record of this pipeline says so."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from accel.caching.watched import GRADIENT, STATE, TRACES, why_needed
+from accel.watched import GRADIENT, STATE, TRACES, why_needed
 from accel.call import DenoiserCall
 from accel.clock import StepContext
 

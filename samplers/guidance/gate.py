@@ -26,7 +26,7 @@ from accel.report import CallRecord, LeverReport
 from accel.samplers.guidance import batched_cfg
 from accel.samplers.guidance.passes import AnsweredCall, BatchRoles, PassObserver, PassRoles, same_latents
 from accel.samplers.recorded_steps import RecordedStep
-from accel.watched import why_needed
+from accel.watched import STATE, why_needed
 
 Tensors = list[torch.Tensor]
 
@@ -34,6 +34,7 @@ Tensors = list[torch.Tensor]
 PIECES = {2: "half", 3: "third"}
 PARTS = {2: "half", 3: "a third"}
 
+UNHEARD = "the pipeline makes its updates where nobody hears them, so it was not seen what becomes of its passes"
 ENTANGLED = "the denoiser tells the passes of a batch by their place (perturbed attention), so none can run alone"
 
 
@@ -232,7 +233,7 @@ class GuidanceGate(Lever):
             if self._has_true_scale:
                 reason += "; with true_cfg_scale above 1 and a negative prompt there is one"
         elif not self._seen:
-            reason = self._why_none or self._watch.why_none
+            reason = self._why_none or (self._watch.why_none if self._watch.heard else UNHEARD)
         elif self._kept or self._why_none:
             reason += f" ({self._kept.most_common(1)[0][0] if self._kept else self._why_none})"
         if self._extra:
@@ -243,9 +244,11 @@ class GuidanceGate(Lever):
         if call.stream in roles.conditional:
             outcome = proceed(call)
             self._asked[call.denoiser] = AnsweredCall(call, outcome)
+            if reason := self._why_needed(call, outcome):
+                self._why_none = f"{reason}, so no pass is left out"
             return outcome
         asked = self._asked.get(call.denoiser)
-        if asked is None or not same_latents(call, asked.call) or carries_state(asked.outcome.output):
+        if asked is None or not same_latents(call, asked.call) or self._needed.get(call.denoiser):
             return proceed(call)
         course = self._course(call, call.latents)
         verdict = self._verdict(course, asked)
@@ -254,9 +257,11 @@ class GuidanceGate(Lever):
         return self._settled(course.passes[0], asked, call, proceed(call))
 
     def _why_needed(self, call: DenoiserCall, outcome: DenoiserResult) -> str:
-        """Why the denoiser's calls must be made as they are; asked once in a run."""
+        """Why the denoiser's calls must be made as they are; in full it is asked once in a run."""
         if call.denoiser not in self._needed:
             self._needed[call.denoiser] = why_needed(call, outcome.output)
+        elif carries_state(outcome.output):
+            self._needed[call.denoiser] = STATE
         return self._needed[call.denoiser]
 
     def _known_batch(self, call: DenoiserCall, roles: PassRoles) -> BatchRoles | None:

@@ -1,4 +1,4 @@
-"""What guidance methods promise for every denoising pipeline class of diffusers: they act, or say truly why they do not.
+"""What guidance methods promise for every denoising pipeline class of diffusers: they act, or truly say why not.
 
 A dozen classes that combine their passes in ways of their own run always, all of them with `--slow`.
 """

@@ -15,7 +15,7 @@ from tests.tiny.case import Ask, quiet
 from tests.tiny.image import TEXT, image_vae
 from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.parts import make
-from tests.tiny.zoo.pictures import layered, listed
+from tests.tiny.zoo.pictures import listed, wholly_layered
 from tests.tiny.zoo.sdxl import UNET
 from tests.tiny.zoo.stand_ins import image_encoder, image_processor
 
@@ -34,7 +34,10 @@ class ModularCase(Case):
         kind = inspect.Parameter.KEYWORD_ONLY
         inputs = {given.name: given for given in self._blocks().inputs if given.name}
         found = {name: inspect.Parameter(name, kind, default=given.default) for name, given in inputs.items()}
-        pictures = ("image", "mask_image", "control_image", "video") if not self.pictures else ("mask_image", "video")
+        pictures = (
+            *("mask", "mask_image", "control_image", "video"),
+            *(() if self.pictures else ("image", "strength")),
+        )
         return {name: parameter for name, parameter in found.items() if name not in pictures}
 
     @property
@@ -68,11 +71,6 @@ class ModularCase(Case):
         return {"output": "latents"} | super().answer(ask)
 
 
-def wholly_layered(ask: Ask) -> dict[str, Any]:
-    whole = torch.ones(ask.batch, 8, dtype=torch.bool)
-    return layered(ask) | {"prompt_embeds_mask": whole, "negative_prompt_embeds_mask": whole}
-
-
 def features(ask: Ask) -> dict[str, Any]:
     return {"text_features": ask.words(8, TEXT), "text_lens": [8] * ask.batch}
 
@@ -103,5 +101,5 @@ CASES: tuple[Case, ...] = (
     ModularCase("HeliosModularPipeline", {"scheduler": lambda: HeliosScheduler(stages=1, stage_range=[0, 1])}),
     ModularCase("HeliosPyramidModularPipeline"),
     ModularCase("HeliosPyramidDistilledModularPipeline", {"scheduler": HeliosDMDScheduler}),
-    ModularCase("Ideogram4ModularPipeline"),
+    ModularCase("Ideogram4ModularPipeline", {}, features),
 )

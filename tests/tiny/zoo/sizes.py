@@ -101,7 +101,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "time_embedding_dim": 16,
         "groups": 2,
         "attention_head_dim": 4,
-        "layers_per_block": 1,
+        "layers_per_block": 3,
         "block_out_channels": (32, 64),
         "cross_attention_dim": 32,
         "encoder_hid_dim": TEXT,
@@ -731,7 +731,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "UNet1DModel": {
         "sample_size": 512,
-        "extra_in_channels": 16,
+        "extra_in_channels": 64,
         "sample_rate": 512,
         "use_timestep_embedding": False,
         "down_block_types": ("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),

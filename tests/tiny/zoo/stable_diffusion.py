@@ -11,6 +11,7 @@ from transformers import CLIPVisionConfig, SpeechT5HifiGan, SpeechT5HifiGanConfi
 
 from tests.tiny.case import Ask
 from tests.tiny.image import BETAS, POOLED, TEXT
+from tests.tiny.inputs import embeddings, picture
 from tests.tiny.weights import randomise
 from tests.tiny.zoo.case import Case, pil
 from tests.tiny.zoo.parts import make
@@ -97,12 +98,12 @@ CASES = (
     Case(
         "StableDiffusionDepth2ImgPipeline",
         {"unet": {"in_channels": 5}, "depth_estimator": None, "feature_extractor": None},
-        {"depth_map": torch.rand(1, 64, 64)},
+        {"depth_map": picture(1, 64, 64)[0, :1]},
     ),
     Case("StableDiffusionImageVariationPipeline", rows=True),
     Case(
         "StableDiffusionLatentUpscalePipeline",
-        {"unet": {"in_channels": 8, "time_cond_proj_dim": 128 + POOLED}, "scheduler": lambda: EulerDiscreteScheduler(**BETAS)},
+        {"unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + POOLED}, "scheduler": lambda: EulerDiscreteScheduler(**BETAS)},
         lambda ask: {"image": ask.words(4, 8, 8)},
     ),
     Case("StableDiffusionUpscalePipeline", {"unet": {"in_channels": 7, "num_class_embeds": 1000}}, size=(16, 16), rows=True),
@@ -112,8 +113,8 @@ CASES = (
     Case("LatentConsistencyModelImg2ImgPipeline", {"unet": {"time_cond_proj_dim": 32}}),
     Case("CycleDiffusionPipeline", {}, {"source_prompt": "a picture of something else", "eta": 1.0}, alone="a prompt has a source"),
     Case("SemanticStableDiffusionPipeline"),
-    Case("StableDiffusionAttendAndExcitePipeline", {}, {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4}, words=True),
-    Case("StableDiffusionDiffEditPipeline", {}, {"image_latents": torch.randn(1, 8, 4, 8, 8), "inpaint_strength": 1.0, "mask_image": pil(7, 8, 8).convert("L")}),
+    Case("StableDiffusionAttendAndExcitePipeline", {}, {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4}, words=True, alone="one prompt a call"),
+    Case("StableDiffusionDiffEditPipeline", {}, {"image_latents": embeddings(1, 1, 8, 4, 8, 8), "inpaint_strength": 1.0, "mask_image": pil(7, 8, 8).convert("L")}, alone="one inverted picture a call"),
     Case("StableDiffusionGLIGENPipeline", {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
     Case("StableDiffusionGLIGENTextImagePipeline", {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
     Case("StableDiffusionInpaintPipelineLegacy"),
@@ -128,12 +129,15 @@ CASES = (
         steered,
     ),
     Case("StableDiffusionSAGPipeline"),
-    Case("StableDiffusionControlNetXSPipeline", {"unet": {"layers_per_block": 2}}),
+    Case(
+        "StableDiffusionControlNetXSPipeline",
+        {"unet": {"layers_per_block": 2}, "controlnet": {"use_linear_projection": False}},
+    ),
     Case("PaintByExamplePipeline", NINE | {"image_encoder": example_encoder}, {"example_image": pil(5, 32, 32)}, alone="one example a call"),
     Case("PIAPipeline", {"unet": {"in_channels": 9}}, frames=4, alone="one picture a call"),
     Case("AltDiffusionPipeline"),
     Case("AltDiffusionImg2ImgPipeline", rows=True),
-    Case("LEditsPPPipelineStableDiffusion", {"scheduler": sde}, {"editing_prompt": "a hat"}, words=True, after=inverted),
+    Case("LEditsPPPipelineStableDiffusion", {"scheduler": sde}, {"editing_prompt": "a hat", "use_intersect_mask": False}, words=True, after=inverted),
     Case("MarigoldDepthPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
     Case("MarigoldNormalsPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
     Case(
@@ -143,8 +147,8 @@ CASES = (
         alone="one generator a call",
     ),
     Case("LDMTextToImagePipeline", {"bert": text_encoder, "unet": lambda: make(UNet2DConditionModel, {})}, ARRAYS),
-    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder}, sounding),
-    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder}, sounding),
+    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder}, sounding),
+    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder}, sounding),
     Case("TextToVideoZeroPipeline", {}, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
     Case("TextToVideoSDPipeline", frames=4),
     Case("VideoToVideoSDPipeline", frames=4, alone="one clip a call"),

@@ -116,7 +116,7 @@ class TextEncoder(torch.nn.Module):
         self.text_projection = torch.nn.Linear(width, pooled)
         self.layers = layers
         self.config = SimpleNamespace(
-            hidden_size=width, d_model=width, projection_dim=pooled, num_hidden_layers=layers - 1, use_attention_mask=True,
+            model_type="t5", hidden_size=width, d_model=width, projection_dim=pooled, num_hidden_layers=layers - 1, use_attention_mask=True,
             max_position_embeddings=LONGEST,
         )  # fmt: skip
         self.config.text_config = self.config
@@ -129,6 +129,10 @@ class TextEncoder(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         return self.words.weight.device
+
+    @property
+    def text_model(self) -> TextEncoder:
+        return self
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return self.words
@@ -172,6 +176,13 @@ class PooledFirst(TextEncoder):
     def forward(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> Any:
         found = super().forward(input_ids)
         return found.text_embeds, found.last_hidden_state
+
+
+class PictureProcessor:
+    """Of a processor of pictures and words, the pictures' part."""
+
+    def __init__(self) -> None:
+        self.image_processor = image_processor()
 
 
 class Guard:

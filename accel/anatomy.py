@@ -92,7 +92,7 @@ class Anatomy:
     @property
     def embedded_guidance(self) -> bool:
         """Whether the guidance scale is an input of a denoiser."""
-        return any(part.config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
+        return any(_takes_guidance(part.config) for part in self.denoisers.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -164,6 +164,13 @@ def components_of(pipe: Any) -> dict[str, Any]:
 
 def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
     for name in conventions.DENOISERS:
+        if isinstance(components.get(name), torch.nn.Module):
+            yield name, components[name]
+
+
+def adapters_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What is called in front of the denoiser in each step."""
+    for name in conventions.ADAPTERS:
         if isinstance(components.get(name), torch.nn.Module):
             yield name, components[name]
 
@@ -266,17 +273,18 @@ def clean_from_prediction(prediction: Prediction, pipeline: str) -> Prediction:
 def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: bool) -> str:
     if guided:
         return "two calls per step, made by a guider"
-    configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
-    if any(config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for config in configs):
+    if any(_takes_guidance(getattr(module, "config", {}) or {}) for module in denoisers.values()):
         return "embedded scale (an extra unconditional call only with true_cfg_scale)"
-    if families.of_pipeline(pipeline).guidance_calls != "to be seen":
-        return "one batched call per step"
-    return "seen in the run, from named calls or at its first step"
+    recorded = families.of_pipeline(pipeline).guidance_calls
+    return "seen in the run, from named calls or at its first step" if recorded == "to be seen" else recorded
+
+
+def _takes_guidance(config: Mapping[str, Any]) -> bool:
+    """Whether the guidance scale is an input of the denoiser with this configuration."""
+    return any(config.get(flag) for flag in conventions.EMBEDDED_GUIDANCE)
 
 
 def _guidance_calls(pipeline: str, guided: bool) -> GuidanceCalls:
     if guided:  # whatever the pipeline's name: modular pipelines have those of others, and no batches
         return "two calls"
-    if any(part in pipeline for part in conventions.OTHER_BATCHES):
-        return "more than two"
     return families.of_pipeline(pipeline).guidance_calls

@@ -12,6 +12,9 @@ DENOISERS = (
     "diffusion_decoder",  # LTX 2.5
 )
 
+# Pipeline components that are called in front of the denoiser in each step, and whose outputs it is given.
+ADAPTERS = ("controlnet",)
+
 # What blocks call the image or video tokens among their arguments; the first name present is taken.
 IMAGE_TOKENS = ("hidden_states", "visual_embed", "vis", "gen_seq", "x")
 
@@ -30,12 +33,12 @@ UNET_LAYER = ("resnets", "attentions", "motion_modules")
 CONDITIONAL_CALLS = ("cond", "pred_cond")
 UNCONDITIONAL_CALLS = ("uncond", "pred_uncond")
 
-# Parts of a pipeline's class name that say that its batch is not two halves: perturbed attention and editing batch
-# three passes, panoramas combine several calls.
-OTHER_BATCHES = ("PAG", "InstructPix2Pix", "Panorama", "DiffEdit", "Safe")
+# What pipelines say of themselves whose attention takes a batch apart by the place of its passes (diffusers' PAG).
+PERTURBS_BY_PLACE = "do_perturbed_attention_guidance"
 
 # Learned guidance: the scale is an input of the model and there is no unconditional pass to drop.
 EMBEDDED_GUIDANCE_FLAG = "guidance_embeds"
+EMBEDDED_GUIDANCE = (EMBEDDED_GUIDANCE_FLAG, "time_cond_proj_dim")  # the second of consistency models
 
 # What two denoisers must have in common for one to answer in place of the other, and under which names configurations
 # keep it; the first name present is taken.

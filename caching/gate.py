@@ -21,12 +21,12 @@ from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
 from accel.caching.predictor import PastValues, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
-from accel.caching.watched import STATE, why_needed
 from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import LinearUpdates
+from accel.watched import STATE, why_needed
 
 if TYPE_CHECKING:
     from accel.caching.cache_method import CacheMethod
@@ -206,6 +206,7 @@ class CacheGate(Lever):
 
         reason = obstacle(call.module, probe)
         call.evaluate_both = None  # the probe must hear this call's own samples
+        call.probed = reason is None
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:

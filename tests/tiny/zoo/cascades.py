@@ -28,7 +28,12 @@ BY_PICTURE: dict[str, Any] = {
     "encoder_hid_dim": POOLED,
     "class_embed_type": None,
 }
-BY_BOTH = BY_PICTURE | {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj", "cross_attention_dim": POOLED, "encoder_hid_dim": TEXT}
+BY_BOTH = BY_PICTURE | {
+    "addition_embed_type": "text_image",
+    "encoder_hid_dim_type": "text_image_proj",
+    "cross_attention_dim": POOLED,
+    "encoder_hid_dim": TEXT,
+}
 LEARNED = {"scheduler": lambda: DDPMScheduler(**BETAS, variance_type="learned_range", clip_sample=False)}
 K21: dict[str, Any] = {"unet": BY_BOTH, "text_encoder": lambda: PooledFirst(pooled=POOLED)}
 K22: dict[str, Any] = {"unet": BY_PICTURE} | LEARNED
@@ -111,12 +116,36 @@ SHAPES: dict[str, Any] = {
 }  # fmt: skip
 
 CASES = (
-    Case("StableCascadePriorPipeline", {"prior": STAGE_C, "text_encoder": text_encoder}, cascade_words, leave_out=("images",), size=(128, 128)),
+    Case(
+        "StableCascadePriorPipeline",
+        {"prior": STAGE_C, "text_encoder": text_encoder},
+        cascade_words,
+        leave_out=("images",),
+        size=(128, 128),
+    ),
     Case("StableCascadeDecoderPipeline", {"decoder": STAGE_B}, lambda ask: cascade_words(ask) | small_pictures(ask)),
-    Case("StableCascadeCombinedPipeline", {"prior_prior": STAGE_C, "decoder": STAGE_B}, ARRAYS, words=True, size=(128, 128)),
+    Case(
+        "StableCascadeCombinedPipeline",
+        {"prior_prior": STAGE_C, "decoder": STAGE_B},
+        ARRAYS,
+        words=True,
+        size=(128, 128),
+    ),
     Case("WuerstchenPriorPipeline", {"text_encoder": text_encoder}, size=(128, 128)),
-    Case("WuerstchenDecoderPipeline", {"latent_dim_scale": 10.0}, lambda ask: {"image_embeddings": ask.words(16, 2, 2)}, alone="one embedding a call"),
-    Case("WuerstchenCombinedPipeline", {"prior_prior": {"c_in": 16}}, ARRAYS, words=True, size=(128, 128), alone="one prompt a call"),
+    Case(
+        "WuerstchenDecoderPipeline",
+        {"latent_dim_scale": 10.0},
+        lambda ask: {"image_embeddings": ask.words(16, 2, 2)},
+        alone="one embedding a call",
+    ),
+    Case(
+        "WuerstchenCombinedPipeline",
+        {"prior_prior": {"c_in": 16}},
+        ARRAYS,
+        words=True,
+        size=(128, 128),
+        alone="one prompt a call",
+    ),
     Case("KandinskyPipeline", K21, shown),
     Case("KandinskyImg2ImgPipeline", K21, shown),
     Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, shown),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from diffusers import HeliosDMDScheduler, HeliosScheduler, ModularPipeline
 
 from tests.tiny.case import Ask, quiet
@@ -19,7 +18,15 @@ from tests.tiny.zoo.pictures import listed, wholly_layered
 from tests.tiny.zoo.sdxl import UNET
 from tests.tiny.zoo.stand_ins import image_encoder, image_processor
 
-LEFT_OUT = ("decode", "after_decode", "prompt_enhancer", "prompt_upsampler", "prompt_upsample", "text_encoder", "duration")
+LEFT_OUT = (
+    "decode",
+    "after_decode",
+    "prompt_enhancer",
+    "prompt_upsampler",
+    "prompt_upsample",
+    "text_encoder",
+    "duration",
+)
 SIXTEEN: dict[str, Any] = {"vae": image_vae}
 
 
@@ -52,7 +59,9 @@ class ModularCase(Case):
 
     def build(self) -> ModularPipeline:
         pipe = self._blocks().init_pipeline()
-        specs = {name: spec for name, spec in pipe._component_specs.items() if spec.default_creation_method != "from_config"}
+        specs = {
+            name: spec for name, spec in pipe._component_specs.items() if spec.default_creation_method != "from_config"
+        }
         made = {name: self._component(name, spec.type_hint) for name, spec in specs.items()}
         pipe.update_components(**{name: part for name, part in made.items() if part is not None})
         return quiet(pipe)
@@ -83,8 +92,16 @@ CASES: tuple[Case, ...] = (
     ModularCase("Flux2KleinBaseModularPipeline"),
     ModularCase("WanModularPipeline"),
     ModularCase("Wan22ModularPipeline"),
-    ModularCase("WanImage2VideoModularPipeline", {"transformer": {"in_channels": 36, "image_dim": 16}, "image_processor": image_processor}, pictures=True),
-    ModularCase("Wan22Image2VideoModularPipeline", {"transformer": {"in_channels": 36}, "transformer_2": {"in_channels": 36}}, pictures=True),
+    ModularCase(
+        "WanImage2VideoModularPipeline",
+        {"transformer": {"in_channels": 36, "image_dim": 16}, "image_processor": image_processor},
+        pictures=True,
+    ),
+    ModularCase(
+        "Wan22Image2VideoModularPipeline",
+        {"transformer": {"in_channels": 36}, "transformer_2": {"in_channels": 36}},
+        pictures=True,
+    ),
     ModularCase("Wan22VaceModularPipeline"),
     ModularCase("QwenImageModularPipeline", {"controlnet": None}),
     ModularCase("QwenImageEditModularPipeline", pictures=True),

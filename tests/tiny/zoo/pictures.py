@@ -12,7 +12,7 @@ from tests.tiny.case import Ask
 from tests.tiny.image import POOLED, TEXT, image_vae
 from tests.tiny.inputs import embeddings
 from tests.tiny.unusual import Processor
-from tests.tiny.zoo.case import Case, pil
+from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.stand_ins import text_encoder
 
 SIXTEEN: dict[str, Any] = {"vae": partial(image_vae, 16)}
@@ -67,7 +67,9 @@ CASES = (
     Case("AuraFlowPipeline"),
     Case("BriaPipeline"),
     Case("BriaFiboPipeline"),
-    Case("BriaFiboEditPipeline", {}, {"prompt": '{"edit_instruction": "a picture of a thing"}'}, alone="one edit a call"),
+    Case(
+        "BriaFiboEditPipeline", {}, {"prompt": '{"edit_instruction": "a picture of a thing"}'}, alone="one edit a call"
+    ),
     Case("CogView3PlusPipeline"),
     Case("CogView4Pipeline"),
     Case("CogView4ControlPipeline", {"transformer": {"in_channels": 8, "out_channels": 4}}),
@@ -78,7 +80,17 @@ CASES = (
     Case("HunyuanDiTPAGPipeline"),
     Case("HunyuanDiTControlNetPipeline"),
     Case("HunyuanImagePipeline"),
-    Case("HunyuanImageRefinerPipeline", {"transformer": {"in_channels": 8, "patch_size": (1, 1, 1), "rope_axes_dim": (4, 6, 6), "text_embed_2_dim": None}}),
+    Case(
+        "HunyuanImageRefinerPipeline",
+        {
+            "transformer": {
+                "in_channels": 8,
+                "patch_size": (1, 1, 1),
+                "rope_axes_dim": (4, 6, 6),
+                "text_embed_2_dim": None,
+            }
+        },
+    ),
     Case("JoyImageEditPipeline"),
     Case("Krea2Pipeline", {}, wholly_layered),
     Case("LuminaPipeline"),
@@ -88,7 +100,12 @@ CASES = (
     Case("PixArtSigmaPipeline"),
     Case("PixArtSigmaPAGPipeline"),
     Case("PRXPipeline", SIXTEEN, alone="with masks of one length each, batches are not its call's"),
-    Case("PRXPixelPipeline", {"transformer": {"in_channels": 3}}, size=(32, 32), alone="with masks of one length each, batches are not its call's"),
+    Case(
+        "PRXPixelPipeline",
+        {"transformer": {"in_channels": 3}},
+        size=(32, 32),
+        alone="with masks of one length each, batches are not its call's",
+    ),
     Case("QwenImagePipeline"),
     Case("QwenImageImg2ImgPipeline"),
     Case("QwenImageInpaintPipeline"),
@@ -116,7 +133,13 @@ CASES = (
     Case("ZImageInpaintPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, off=0.0),
-    Case("ZImageOmniPipeline", SIXTEEN | {"siglip": None, "siglip_processor": None}, listed, leave_out=("image",), off=0.0),
+    Case(
+        "ZImageOmniPipeline",
+        SIXTEEN | {"siglip": None, "siglip_processor": None},
+        listed,
+        leave_out=("image",),
+        off=0.0,
+    ),
     Case("AmusedPipeline", AMUSED, words=True),
     Case("AmusedImg2ImgPipeline", AMUSED, words=True),
     Case("AmusedInpaintPipeline", AMUSED, words=True),

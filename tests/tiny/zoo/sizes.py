@@ -905,5 +905,3 @@ SIZES: dict[str, dict[str, Any]] = {
         "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
     },
 }  # fmt: skip
-
-

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMParallelScheduler, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
 from transformers import CLIPVisionConfig, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
@@ -68,7 +74,11 @@ def steered(ask: Ask) -> dict[str, Any]:
 
 
 def boxed(ask: Ask) -> dict[str, Any]:
-    return {"gligen_phrases": ["a thing"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]], "gligen_scheduled_sampling_beta": 1.0}
+    return {
+        "gligen_phrases": ["a thing"],
+        "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]],
+        "gligen_scheduled_sampling_beta": 1.0,
+    }
 
 
 def sounding(ask: Ask) -> dict[str, Any]:
@@ -103,20 +113,58 @@ CASES = (
     Case("StableDiffusionImageVariationPipeline", rows=True),
     Case(
         "StableDiffusionLatentUpscalePipeline",
-        {"unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + POOLED}, "scheduler": lambda: EulerDiscreteScheduler(**BETAS)},
+        {
+            "unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + POOLED},
+            "scheduler": lambda: EulerDiscreteScheduler(**BETAS),
+        },
         lambda ask: {"image": ask.words(4, 8, 8)},
     ),
-    Case("StableDiffusionUpscalePipeline", {"unet": {"in_channels": 7, "num_class_embeds": 1000}}, size=(16, 16), rows=True),
+    Case(
+        "StableDiffusionUpscalePipeline",
+        {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
+        size=(16, 16),
+        rows=True,
+    ),
     Case("StableUnCLIPPipeline", UNCLIP | PRIOR, words=True),
     Case("StableUnCLIPImg2ImgPipeline", UNCLIP | BY_PICTURE, rows=True),
     Case("LatentConsistencyModelPipeline", {"unet": {"time_cond_proj_dim": 32}}),
     Case("LatentConsistencyModelImg2ImgPipeline", {"unet": {"time_cond_proj_dim": 32}}),
-    Case("CycleDiffusionPipeline", {}, {"source_prompt": "a picture of something else", "eta": 1.0}, alone="a prompt has a source"),
+    Case(
+        "CycleDiffusionPipeline",
+        {},
+        {"source_prompt": "a picture of something else", "eta": 1.0},
+        alone="a prompt has a source",
+    ),
     Case("SemanticStableDiffusionPipeline"),
-    Case("StableDiffusionAttendAndExcitePipeline", {}, {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4}, words=True, alone="one prompt a call"),
-    Case("StableDiffusionDiffEditPipeline", {}, {"image_latents": embeddings(1, 1, 8, 4, 8, 8), "inpaint_strength": 1.0, "mask_image": pil(7, 8, 8).convert("L")}, alone="one inverted picture a call"),
-    Case("StableDiffusionGLIGENPipeline", {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
-    Case("StableDiffusionGLIGENTextImagePipeline", {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
+    Case(
+        "StableDiffusionAttendAndExcitePipeline",
+        {},
+        {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4},
+        words=True,
+        alone="one prompt a call",
+    ),
+    Case(
+        "StableDiffusionDiffEditPipeline",
+        {},
+        {
+            "image_latents": embeddings(1, 1, 8, 4, 8, 8),
+            "inpaint_strength": 1.0,
+            "mask_image": pil(7, 8, 8).convert("L"),
+        },
+        alone="one inverted picture a call",
+    ),
+    Case(
+        "StableDiffusionGLIGENPipeline",
+        {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
+    Case(
+        "StableDiffusionGLIGENTextImagePipeline",
+        {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
     Case("StableDiffusionInpaintPipelineLegacy"),
     Case("StableDiffusionLDM3DPipeline", {"vae": {"in_channels": 6, "out_channels": 6}}, ARRAYS),
     Case("StableDiffusionModelEditingPipeline", {"scheduler": ddim}),
@@ -133,16 +181,40 @@ CASES = (
         "StableDiffusionControlNetXSPipeline",
         {"unet": {"layers_per_block": 2}, "controlnet": {"use_linear_projection": False}},
     ),
-    Case("PaintByExamplePipeline", NINE | {"image_encoder": example_encoder}, {"example_image": pil(5, 32, 32)}, alone="one example a call"),
+    Case(
+        "PaintByExamplePipeline",
+        NINE | {"image_encoder": example_encoder},
+        {"example_image": pil(5, 32, 32)},
+        alone="one example a call",
+    ),
     Case("PIAPipeline", {"unet": {"in_channels": 9}}, frames=4, alone="one picture a call"),
     Case("AltDiffusionPipeline"),
     Case("AltDiffusionImg2ImgPipeline", rows=True),
-    Case("LEditsPPPipelineStableDiffusion", {"scheduler": sde}, {"editing_prompt": "a hat", "use_intersect_mask": False}, words=True, after=inverted),
-    Case("MarigoldDepthPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
-    Case("MarigoldNormalsPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
+    Case(
+        "LEditsPPPipelineStableDiffusion",
+        {"scheduler": sde},
+        {"editing_prompt": "a hat", "use_intersect_mask": False},
+        words=True,
+        after=inverted,
+    ),
+    Case(
+        "MarigoldDepthPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+        alone="one generator a call",
+    ),
+    Case(
+        "MarigoldNormalsPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+        alone="one generator a call",
+    ),
     Case(
         "MarigoldIntrinsicsPipeline",
-        {"unet": {"in_channels": 12, "out_channels": 8}, "target_properties": lambda: {"target_names": ["albedo", "material"]}},
+        {
+            "unet": {"in_channels": 12, "out_channels": 8},
+            "target_properties": lambda: {"target_names": ["albedo", "material"]},
+        },
         {"processing_resolution": 64, "output_type": "np"},
         alone="one generator a call",
     ),

@@ -97,7 +97,15 @@ def cascade_words(ask: Ask) -> dict[str, Any]:
 
 
 # unCLIP and Shap-E
-DECODER = {"out_channels": 8, "class_embed_type": "identity", "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"), "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"), "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "in_channels": 3, "resnet_time_scale_shift": "scale_shift"}  # fmt: skip
+DECODER = {
+    "out_channels": 8,
+    "class_embed_type": "identity",
+    "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+    "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "in_channels": 3,
+    "resnet_time_scale_shift": "scale_shift",
+}
 UPPER = {"in_channels": 6, "out_channels": 3, "sample_size": 32}
 UNCLIP: dict[str, Any] = {
     "text_encoder": NARROW,

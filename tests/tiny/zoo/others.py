@@ -70,7 +70,7 @@ CASES = (
         "AudioLDM2Pipeline",
         {
             "vocoder": vocoder,
-            "language_model": None,
+            "language_model": text_encoder,
             "text_encoder": text_encoder,
             "text_encoder_2": text_encoder,
             "feature_extractor": None,

@@ -32,6 +32,7 @@ PRIOR = {"prior_text_encoder": POOLED_TEXT, "prior_tokenizer": Tokenizer}
 BY_PICTURE = {"image_encoder": {"projection": POOLED}}
 UNCLIP = {"unet": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * POOLED}}
 VERSATILE = {"text_encoder": {"pooled": TEXT}}
+MONO = {"in_channels": 1, "out_channels": 1}
 SOUND = {
     "cross_attention_dim": (16, 32),
     "class_embed_type": "simple_projection",
@@ -219,8 +220,8 @@ CASES = (
         alone="one generator a call",
     ),
     Case("LDMTextToImagePipeline", {"bert": text_encoder, "unet": lambda: make(UNet2DConditionModel, {})}, ARRAYS),
-    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder}, sounding),
-    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder}, sounding),
+    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
+    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
     Case("TextToVideoZeroPipeline", {}, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
     Case("TextToVideoSDPipeline", frames=4),
     Case("VideoToVideoSDPipeline", frames=4, alone="one clip a call"),

@@ -116,9 +116,14 @@ class TextEncoder(torch.nn.Module):
         self.text_projection = torch.nn.Linear(width, pooled)
         self.layers = layers
         self.config = SimpleNamespace(
-            model_type="t5", hidden_size=width, d_model=width, projection_dim=pooled, num_hidden_layers=layers - 1, use_attention_mask=True,
+            model_type="t5",
+            hidden_size=width,
+            d_model=width,
+            projection_dim=pooled,
+            num_hidden_layers=layers - 1,
+            use_attention_mask=True,
             max_position_embeddings=LONGEST,
-        )  # fmt: skip
+        )
         self.config.text_config = self.config
         randomise(self)
 
@@ -183,19 +188,6 @@ class PictureProcessor:
 
     def __init__(self) -> None:
         self.image_processor = image_processor()
-
-
-class Guard:
-    """Lets every prompt and every clip through, where the real one is a package of its own."""
-
-    def to(self, *_: Any, **__: Any) -> Guard:
-        return self
-
-    def check_text_safety(self, *_: Any) -> bool:
-        return True
-
-    def check_video_safety(self, clip: Any) -> Any:
-        return clip
 
 
 def image_encoder(projection: int = TEXT, hidden: int = 16, projected: bool = True) -> torch.nn.Module:

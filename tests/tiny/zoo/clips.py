@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, ClassifierFreeGuidance, FlowMatchEulerDiscreteScheduler, HeliosScheduler
 
 from tests.tiny.case import Ask
 from tests.tiny.image import POOLED, TEXT, image_vae

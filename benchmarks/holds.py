@@ -42,7 +42,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     }
     for damping, spread, guard in (
         (0.6, 0.15, 0.0), (0.6, 0.25, 0.0), (0.6, 0.35, 0.0), (0.4, 0.25, 0.0), (0.8, 0.25, 0.0),
-        (0.6, 0.15, 0.25), (0.6, 0.15, 0.4),
+        (0.6, 0.15, 0.25),
     )
 }  # fmt: skip
 """Settings of `OptimalSchedule` that may become the default."""

@@ -151,8 +151,8 @@ def inspect(pipe: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
 
 
 def components_of(pipe: Any) -> dict[str, Any]:
-    """The pipeline's named parts, those too that its constructor would do without and diffusers' `components` leaves out
-    (LongCat's scheduler). Raises TypeError for an object that is not a pipeline."""
+    """The pipeline's named parts, those too that diffusers' `components` leaves out because the constructor would do
+    without them (LongCat's scheduler). Raises TypeError for an object that is not a pipeline."""
     components = getattr(pipe, "components", None)
     if isinstance(pipe, type) or not callable(pipe) or not isinstance(components, Mapping):
         what = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"

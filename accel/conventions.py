@@ -24,6 +24,9 @@ PICTURES_AMONG_TOKENS = ("siglip_feats",)
 # Arguments with one row for each token or frame and none for a sample, whose number may happen to be that of the batch.
 POSITIONS = ("image_rotary_emb", "img_ids", "txt_ids")
 
+# Arguments with the batch along their second axis: embeddings from all layers of a text encoder (HiDream).
+BATCH_SECOND = ("encoder_hidden_states_llama3",)
+
 # The part of a U-Net that runs last, though it is made before the middle; and what a layer of its blocks consists of,
 # in the order in which it runs.
 RUNS_LAST = "up_blocks."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import permutations
 from typing import Any
 
@@ -68,18 +68,24 @@ def repeats(call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int = 2) -
     return any(known is not None and _is_repeated(known, parts) for known in (latents, noisy))
 
 
-def arranged_like(latents: torch.Tensor, sample: torch.Tensor) -> tuple[int, ...] | None:
-    """The order of the latents' axes in which a pipeline has reshaped them into the sample for its scheduler, whose
-    scale may be another; None where it has done something else. Costs host syncs.
+def arranged_like(latents: torch.Tensor, sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a pipeline does to tensors of the latents' shape before it gives them to its scheduler, seen from what has
+    become of the latents: another order of the axes, or the last entries of some axes; None where that is neither.
+    The scale of the sample may be another. Costs host syncs.
     """
-    if latents.numel() != sample.numel() or not latents.numel():
-        return None
-    wanted = sample.flatten().double().cpu()
-    known = latents.double().cpu()
-    for order in permutations(range(latents.ndim)):
-        found = known.permute(order).flatten()
-        if float(torch.nn.functional.cosine_similarity(found, wanted, dim=0)) > 0.999:
-            return order
+    known, wanted = latents.double().cpu(), sample.flatten().double().cpu()
+
+    def same(found: torch.Tensor) -> bool:
+        return float(torch.nn.functional.cosine_similarity(found.flatten(), wanted, dim=0)) > 0.999
+
+    if latents.numel() == sample.numel() > 0:
+        for order in permutations(range(latents.ndim)):
+            if same(known.permute(order)):
+                return lambda other: other.permute(order).reshape(sample.shape)
+    elif latents.ndim == sample.ndim and all(a >= b > 0 for a, b in zip(latents.shape, sample.shape, strict=True)):
+        last = tuple(slice(a - b, a) for a, b in zip(latents.shape, sample.shape, strict=True))
+        if same(known[last]):
+            return lambda other: other[last]
     return None
 
 

@@ -24,7 +24,7 @@ import diffusers
 import torch
 
 import accel
-from accel import AdaptiveGuidance, FixedInterval, Recipe, LowPrecision, UniPC
+from accel import AdaptiveGuidance, FixedInterval, LowPrecision, Recipe, UniPC
 from accel.cli import run as run_command
 from accel.method import Method
 from accel.terminal import one_line
@@ -144,7 +144,6 @@ def measure(options: argparse.Namespace) -> None:
             known[name] = row
             print(row, flush=True)
             PAGE.write_text(page_of(known[name] for name in names() if name in known))
-
 
 
 def _line(name: str) -> str:

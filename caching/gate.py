@@ -17,16 +17,17 @@ from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.conditions import MOST_STREAMS, StreamConditions
 from accel.caching.correction import ForecastCorrector
+from accel.caching.hindsight import largest_error
 from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
 from accel.caching.predictor import PastValues, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
 from accel.caching.signal import Probe, Signal
-from accel.watched import STATE, why_needed
 from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, structure, tensors
 from accel.lever import Lever
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import LinearUpdates
+from accel.watched import STATE, why_needed
 
 if TYPE_CHECKING:
     from accel.caching.cache_method import CacheMethod
@@ -221,6 +222,7 @@ class CacheGate(Lever):
     def _computed(
         self, call: DenoiserCall, stream: Stream, decision: Decision, outcome: DenoiserResult
     ) -> DenoiserResult:
+        gap = call.context.step - stream.computed
         stream.computed = call.context.step
         if not stream.history:  # it is asked where a history begins, because it looks at every attention
             stream.needed = why_needed(call, outcome.output)
@@ -239,6 +241,10 @@ class CacheGate(Lever):
             stream.signal.after_compute(call, outputs)
             stream.policy.after_compute()
         memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
+        if call.leader and stream.history and stream.policy.watches(call.context.position):
+            forecast = stream.predictor.forecast(call, stream.history, self.anatomy.prediction)
+            error = parallel.largest(call, largest_error(forecast.values, memory.values))
+            stream.policy.after_forecast(call.context.position, gap, error or 0.0)
         answer, reason = self._correct(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-stream.predictor.depth :]

@@ -103,9 +103,7 @@ class _PartCutter:
         if isinstance(value, torch.Tensor):
             return self._part(value) if self._carries(value) else value
         if isinstance(value, Mapping):
-            return _like(
-                value, {key: item if key in conventions.POSITIONS else self(item) for key, item in value.items()}
-            )
+            return _like(value, {key: self._named(key, item) for key, item in value.items()})
         if isinstance(value, list) and self.lists and len(value) == self.rows:
             return self._part(value)
         if isinstance(value, (list, tuple)):
@@ -118,6 +116,13 @@ class _PartCutter:
         """
         size = value.shape[0] if value.ndim else 0
         return size > 0 and (size == self.rows or (value.ndim > 2 and size % self.rows == 0))
+
+    def _named(self, name: Any, value: Any) -> Any:
+        if name in conventions.POSITIONS:
+            return value
+        if name in conventions.BATCH_SECOND and isinstance(value, torch.Tensor):
+            return self._part(value.transpose(0, 1)).transpose(0, 1)
+        return self(value)
 
     def _part(self, value: Any) -> Any:
         size = len(value) // self.parts

@@ -14,6 +14,8 @@ UNEXPLAINED = 0.1
 NOTHING = 0.02
 # Entries that must share their weights, at least: with as few as there are weights everything is explained.
 FEWEST = 6
+# Rows that are looked at, of all: they are evenly spaced, and each has weights of its own.
+MOST_GROUPS = 2048
 
 
 def main_output(outputs: Sequence[torch.Tensor], given: torch.Tensor, sample: torch.Tensor) -> int | None:
@@ -25,7 +27,7 @@ def main_output(outputs: Sequence[torch.Tensor], given: torch.Tensor, sample: to
     pipelines may negate, rescale, normalise or convert (a velocity to a clean sample, by the latents). So `given` is
     k (a₁ o₁ + a₂ o₂ + ...), plus a share of the sample if need be, where all a add up to 1; that of the conditional
     output is above 1, and no other is above 0. Projected guidance adds another multiple of the conditional output. The
-    weights may be other ones for each sample, frame or channel, or for each row of the last axis, but must all say the
+    weights may be other ones for each sample, frame or channel, or for each row along some axis, but must all say the
     same. Costs a host sync.
     """
     # Learned variances, which are not guided, are left out.
@@ -58,8 +60,10 @@ def _arrangements(parts: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     yield [part.flatten(1) if part.ndim > 1 else part[None] for part in parts]
     if len(shape) > 2:
         yield [part.flatten(2).flatten(0, 1) for part in parts]
-        for axis in (len(shape) - 1, 1):
-            yield [part.movedim(axis, -1).flatten(0, -2) for part in parts]
+        for axis in range(len(shape) - 1, 0, -1):
+            rows = [part.movedim(axis, -1).flatten(0, -2) for part in parts]
+            every = max(len(rows[0]) // MOST_GROUPS, 1)
+            yield [part[::every] for part in rows]
 
 
 def _projected_from(columns: list[torch.Tensor], target: torch.Tensor) -> int | None:

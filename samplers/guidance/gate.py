@@ -177,7 +177,7 @@ class GuidanceGate(Lever):
         self._seen = self._peak = self._extra = 0
         self._dropped: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
-        self._why_none, self._has_true_scale = "", False
+        self._why_none, self._has_true_scale, self._came = "", False, False
 
     def reset(self) -> None:
         self._courses: dict[tuple[str, str], _GuidanceState] = {}
@@ -187,6 +187,7 @@ class GuidanceGate(Lever):
         self._needed: dict[str, str] = {}  # by denoiser, why its calls must be made as they are
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
+        self._came = True
         roles = self._watch.roles.get(call.denoiser, PassRoles())
         if call.stream in roles.conditional or call.stream in roles.unconditional:
             return self._two_calls(call, proceed, roles)
@@ -228,6 +229,8 @@ class GuidanceGate(Lever):
         reason = f"{dropped} of {self._seen} unconditional passes left out"
         if dropped:
             reason += f" ({', '.join(f'{count}: {why}' for why, count in self._dropped.most_common(3))})"
+        elif not self._came:
+            reason = "no latents were found in the denoiser's calls, so it was not seen what these are for"
         elif not self._seen and self.anatomy.embedded_guidance:
             reason = "the guidance scale is an input of this model and there was no unconditional pass to leave out"
             if self._has_true_scale:

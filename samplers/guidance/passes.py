@@ -176,8 +176,8 @@ def _arranged(shown: list[torch.Tensor], asked: AnsweredCall, parts: int, sample
     latents = None if asked.call.is_list else asked.call.latents[0].chunk(parts)[0]
     if latents is None or latents.shape == sample.shape or latents.shape != shown[0].shape:
         return shown
-    order = arranged_like(latents, sample)
-    return shown if order is None else [one.permute(order).reshape(sample.shape) for one in shown]
+    arrange = arranged_like(latents, sample)
+    return shown if arrange is None else [arrange(one) for one in shown]
 
 
 def _first_output(asked: AnsweredCall) -> torch.Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from accel.watched import GRADIENT, STATE, TRACES, why_needed
 from accel.call import DenoiserCall
 from accel.clock import StepContext
+from accel.watched import GRADIENT, STATE, TRACES, why_needed
 
 LATENTS = torch.zeros(1, 4)
 

@@ -1,6 +1,6 @@
 """A tiny pipeline of every denoising pipeline class of the installed diffusers, as far as one can be built offline.
 
-`ZOO[name]` is one that the other tests can use like those of `tests.tiny.TINY`; `NOT_BUILT[name]` says why there is none.
+`ZOO[name]` is one that other tests can use like those of `tests.tiny.TINY`; `NOT_BUILT[name]` says why there is none.
 Both together are `denoising_classes()`.
 """
 

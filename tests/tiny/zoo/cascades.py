@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UnCLIPScheduler
 
 from tests.tiny.case import Ask
 from tests.tiny.image import BETAS, POOLED, TEXT
+from tests.tiny.inputs import picture
 from tests.tiny.zoo.case import Case, pil
 from tests.tiny.zoo.stand_ins import PooledFirst, text_encoder
 
 ARRAYS = {"output_type": "np"}
+ONE = "its prior takes one generator"
 TENSORS = {"output_type": "pt"}
 
 # Kandinsky 2
@@ -26,9 +28,14 @@ BY_PICTURE: dict[str, Any] = {
     "encoder_hid_dim": POOLED,
     "class_embed_type": None,
 }
-BY_BOTH = BY_PICTURE | {"addition_embed_type": "text_image", "encoder_hid_dim_type": "text_image_proj"}
+BY_BOTH = BY_PICTURE | {
+    "addition_embed_type": "text_image",
+    "encoder_hid_dim_type": "text_image_proj",
+    "cross_attention_dim": POOLED,
+    "encoder_hid_dim": TEXT,
+}
 LEARNED = {"scheduler": lambda: DDPMScheduler(**BETAS, variance_type="learned_range", clip_sample=False)}
-K21: dict[str, Any] = {"unet": BY_BOTH, "text_encoder": lambda: PooledFirst(pooled=TEXT)}
+K21: dict[str, Any] = {"unet": BY_BOTH, "text_encoder": lambda: PooledFirst(pooled=POOLED)}
 K22: dict[str, Any] = {"unet": BY_PICTURE} | LEARNED
 WIDER = {"in_channels": 9}
 HINTED = K22 | {"unet": BY_PICTURE | {"in_channels": 8, "addition_embed_type": "image_hint"}}
@@ -39,8 +46,13 @@ def imagined(ask: Ask) -> dict[str, Any]:
     return {"image_embeds": ask.words(POOLED), "negative_image_embeds": ask.negative_words(POOLED)}
 
 
+def shown(ask: Ask) -> dict[str, Any]:
+    """The first Kandinsky gives no latents."""
+    return imagined(ask) | TENSORS
+
+
 def hinted(ask: Ask) -> dict[str, Any]:
-    return imagined(ask) | TENSORS | {"hint": torch.rand(ask.batch, 3, 64, 64)}
+    return imagined(ask) | TENSORS | {"hint": picture(2, 64, 64).repeat(ask.batch, 1, 1, 1)}
 
 
 def masks(ask: Ask) -> dict[str, Any]:
@@ -85,10 +97,20 @@ def cascade_words(ask: Ask) -> dict[str, Any]:
 
 
 # unCLIP and Shap-E
-DECODER = {"out_channels": 8, "class_embed_type": "identity", "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"), "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"), "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "in_channels": 3, "resnet_time_scale_shift": "scale_shift"}  # fmt: skip
+DECODER = {
+    "out_channels": 8,
+    "class_embed_type": "identity",
+    "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+    "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "in_channels": 3,
+    "resnet_time_scale_shift": "scale_shift",
+}
 UPPER = {"in_channels": 6, "out_channels": 3, "sample_size": 32}
 UNCLIP: dict[str, Any] = {
-    "text_encoder": {"pooled": POOLED},
+    "text_encoder": NARROW,
+    "decoder_scheduler": lambda: UnCLIPScheduler(variance_type="learned_range"),
+    "prior_scheduler": lambda: UnCLIPScheduler(prediction_type="sample"),
     "decoder": DECODER | {"out_channels": 6, "sample_size": 16},
     "super_res_first": UPPER,
     "super_res_last": UPPER,
@@ -102,29 +124,53 @@ SHAPES: dict[str, Any] = {
 }  # fmt: skip
 
 CASES = (
-    Case("StableCascadePriorPipeline", {"prior": STAGE_C, "text_encoder": text_encoder}, cascade_words, leave_out=("images",), size=(128, 128)),
+    Case(
+        "StableCascadePriorPipeline",
+        {"prior": STAGE_C, "text_encoder": text_encoder},
+        cascade_words,
+        leave_out=("images",),
+        size=(128, 128),
+    ),
     Case("StableCascadeDecoderPipeline", {"decoder": STAGE_B}, lambda ask: cascade_words(ask) | small_pictures(ask)),
-    Case("StableCascadeCombinedPipeline", {"prior_prior": STAGE_C, "decoder": STAGE_B}, ARRAYS, words=True, size=(128, 128)),
+    Case(
+        "StableCascadeCombinedPipeline",
+        {"prior_prior": STAGE_C, "decoder": STAGE_B},
+        ARRAYS,
+        words=True,
+        size=(128, 128),
+    ),
     Case("WuerstchenPriorPipeline", {"text_encoder": text_encoder}, size=(128, 128)),
-    Case("WuerstchenDecoderPipeline", {"latent_dim_scale": 10.0}, lambda ask: {"image_embeddings": ask.words(16, 2, 2)}),
-    Case("WuerstchenCombinedPipeline", {"prior_prior": {"c_in": 16}}, ARRAYS, words=True, size=(128, 128)),
-    Case("KandinskyPipeline", K21, imagined),
-    Case("KandinskyImg2ImgPipeline", K21, imagined),
-    Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, imagined),
-    Case("KandinskyPriorPipeline", PRIOR, TENSORS),
-    Case("KandinskyCombinedPipeline", K21 | COMBINED),
-    Case("KandinskyImg2ImgCombinedPipeline", K21 | COMBINED),
-    Case("KandinskyInpaintCombinedPipeline", K21 | COMBINED | {"unet": BY_BOTH | WIDER}),
+    Case(
+        "WuerstchenDecoderPipeline",
+        {"latent_dim_scale": 10.0},
+        lambda ask: {"image_embeddings": ask.words(16, 2, 2)},
+        alone="one embedding a call",
+    ),
+    Case(
+        "WuerstchenCombinedPipeline",
+        {"prior_prior": {"c_in": 16}},
+        ARRAYS,
+        words=True,
+        size=(128, 128),
+        alone="one prompt a call",
+    ),
+    Case("KandinskyPipeline", K21, shown),
+    Case("KandinskyImg2ImgPipeline", K21, shown),
+    Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, shown),
+    Case("KandinskyPriorPipeline", PRIOR, TENSORS, alone=ONE),
+    Case("KandinskyCombinedPipeline", K21 | COMBINED, TENSORS, alone=ONE),
+    Case("KandinskyImg2ImgCombinedPipeline", K21 | COMBINED, TENSORS, alone=ONE),
+    Case("KandinskyInpaintCombinedPipeline", K21 | COMBINED | {"unet": BY_BOTH | WIDER}, TENSORS, alone=ONE),
     Case("KandinskyV22Pipeline", K22, imagined),
     Case("KandinskyV22Img2ImgPipeline", K22, imagined),
     Case("KandinskyV22InpaintPipeline", K22 | {"unet": BY_PICTURE | WIDER}, imagined),
-    Case("KandinskyV22PriorPipeline", PRIOR, TENSORS),
-    Case("KandinskyV22PriorEmb2EmbPipeline", PRIOR, TENSORS),
+    Case("KandinskyV22PriorPipeline", PRIOR, TENSORS, alone=ONE),
+    Case("KandinskyV22PriorEmb2EmbPipeline", PRIOR, TENSORS, alone=ONE),
     Case("KandinskyV22ControlnetPipeline", HINTED, hinted),
     Case("KandinskyV22ControlnetImg2ImgPipeline", HINTED, hinted),
-    Case("KandinskyV22CombinedPipeline", K22 | COMBINED),
-    Case("KandinskyV22Img2ImgCombinedPipeline", K22 | COMBINED),
-    Case("KandinskyV22InpaintCombinedPipeline", K22 | COMBINED | {"unet": BY_PICTURE | WIDER}),
+    Case("KandinskyV22CombinedPipeline", K22 | COMBINED, alone=ONE),
+    Case("KandinskyV22Img2ImgCombinedPipeline", K22 | COMBINED, alone=ONE),
+    Case("KandinskyV22InpaintCombinedPipeline", K22 | COMBINED | {"unet": BY_PICTURE | WIDER}, alone=ONE),
     Case("Kandinsky3Pipeline", {}, masks),
     Case("Kandinsky3Img2ImgPipeline", {}, masks),
     Case("IFPipeline", PIXELS, TENSORS, size=(32, 32)),
@@ -133,7 +179,7 @@ CASES = (
     Case("IFSuperResolutionPipeline", FINER, TENSORS, size=(32, 32)),
     Case("IFImg2ImgSuperResolutionPipeline", FINER, TENSORS | {"original_image": pil(4, 32, 32)}, size=(32, 32)),
     Case("IFInpaintingSuperResolutionPipeline", FINER, TENSORS | {"original_image": pil(4, 32, 32)}, size=(32, 32)),
-    Case("UnCLIPPipeline", UNCLIP | {"text_encoder": NARROW}, TENSORS),
+    Case("UnCLIPPipeline", UNCLIP, TENSORS),
     Case("UnCLIPImageVariationPipeline", UNCLIP | {"image_encoder": {"projection": POOLED}}, TENSORS),
     Case("ShapEPipeline", SHAPES, {"frame_size": 8}),
     Case("ShapEImg2ImgPipeline", SHAPES, {"frame_size": 8}),

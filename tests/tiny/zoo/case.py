@@ -80,7 +80,7 @@ class Case:
         return self.words or required or "prompt_embeds" not in self._taken
 
     def build(self) -> DiffusionPipeline:
-        wanted = inspect.signature(self.kind.__init__).parameters
+        wanted = inspect.signature(self.kind.__init__, eval_str=True).parameters
         parts = {name: self._part(name, wanted[name]) for name in wanted if name != "self"}
         parts = {name: part for name, part in parts.items() if part is not inspect.Parameter.empty}
         pipe = quiet(self.kind(**parts))

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from diffusers import HeliosDMDScheduler, HeliosScheduler, ModularPipeline
 
 from tests.tiny.case import Ask, quiet
 from tests.tiny.image import TEXT, image_vae
 from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.parts import make
-from tests.tiny.zoo.pictures import layered, listed
+from tests.tiny.zoo.pictures import listed, wholly_layered
 from tests.tiny.zoo.sdxl import UNET
 from tests.tiny.zoo.stand_ins import image_encoder, image_processor
 
-LEFT_OUT = ("decode", "after_decode", "prompt_enhancer", "prompt_upsampler", "prompt_upsample", "text_encoder", "duration")
+LEFT_OUT = (
+    "decode",
+    "after_decode",
+    "prompt_enhancer",
+    "prompt_upsampler",
+    "prompt_upsample",
+    "text_encoder",
+    "duration",
+)
 SIXTEEN: dict[str, Any] = {"vae": image_vae}
 
 
@@ -34,7 +41,10 @@ class ModularCase(Case):
         kind = inspect.Parameter.KEYWORD_ONLY
         inputs = {given.name: given for given in self._blocks().inputs if given.name}
         found = {name: inspect.Parameter(name, kind, default=given.default) for name, given in inputs.items()}
-        pictures = ("image", "mask_image", "control_image", "video") if not self.pictures else ("mask_image", "video")
+        pictures = (
+            *("mask", "mask_image", "control_image", "video"),
+            *(() if self.pictures else ("image", "strength")),
+        )
         return {name: parameter for name, parameter in found.items() if name not in pictures}
 
     @property
@@ -49,7 +59,9 @@ class ModularCase(Case):
 
     def build(self) -> ModularPipeline:
         pipe = self._blocks().init_pipeline()
-        specs = {name: spec for name, spec in pipe._component_specs.items() if spec.default_creation_method != "from_config"}
+        specs = {
+            name: spec for name, spec in pipe._component_specs.items() if spec.default_creation_method != "from_config"
+        }
         made = {name: self._component(name, spec.type_hint) for name, spec in specs.items()}
         pipe.update_components(**{name: part for name, part in made.items() if part is not None})
         return quiet(pipe)
@@ -68,11 +80,6 @@ class ModularCase(Case):
         return {"output": "latents"} | super().answer(ask)
 
 
-def wholly_layered(ask: Ask) -> dict[str, Any]:
-    whole = torch.ones(ask.batch, 8, dtype=torch.bool)
-    return layered(ask) | {"prompt_embeds_mask": whole, "negative_prompt_embeds_mask": whole}
-
-
 def features(ask: Ask) -> dict[str, Any]:
     return {"text_features": ask.words(8, TEXT), "text_lens": [8] * ask.batch}
 
@@ -85,8 +92,16 @@ CASES: tuple[Case, ...] = (
     ModularCase("Flux2KleinBaseModularPipeline"),
     ModularCase("WanModularPipeline"),
     ModularCase("Wan22ModularPipeline"),
-    ModularCase("WanImage2VideoModularPipeline", {"transformer": {"in_channels": 36, "image_dim": 16}, "image_processor": image_processor}, pictures=True),
-    ModularCase("Wan22Image2VideoModularPipeline", {"transformer": {"in_channels": 36}, "transformer_2": {"in_channels": 36}}, pictures=True),
+    ModularCase(
+        "WanImage2VideoModularPipeline",
+        {"transformer": {"in_channels": 36, "image_dim": 16}, "image_processor": image_processor},
+        pictures=True,
+    ),
+    ModularCase(
+        "Wan22Image2VideoModularPipeline",
+        {"transformer": {"in_channels": 36}, "transformer_2": {"in_channels": 36}},
+        pictures=True,
+    ),
     ModularCase("Wan22VaceModularPipeline"),
     ModularCase("QwenImageModularPipeline", {"controlnet": None}),
     ModularCase("QwenImageEditModularPipeline", pictures=True),
@@ -103,5 +118,5 @@ CASES: tuple[Case, ...] = (
     ModularCase("HeliosModularPipeline", {"scheduler": lambda: HeliosScheduler(stages=1, stage_range=[0, 1])}),
     ModularCase("HeliosPyramidModularPipeline"),
     ModularCase("HeliosPyramidDistilledModularPipeline", {"scheduler": HeliosDMDScheduler}),
-    ModularCase("Ideogram4ModularPipeline"),
+    ModularCase("Ideogram4ModularPipeline", {}, features),
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderOobleck, IPNDMScheduler
+from diffusers import IPNDMScheduler
 
 from tests.tiny.case import Ask
-from tests.tiny.image import POOLED, TEXT
+from tests.tiny.image import TEXT
 from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.stable_diffusion import vocoder
 from tests.tiny.zoo.stand_ins import text_encoder
@@ -41,7 +41,12 @@ CASES = (
     Case("ScoreSdeVePipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("KarrasVePipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("LDMPipeline", LATENTS, lambda ask: ARRAYS | {"batch_size": ask.batch}),
-    Case("LDMSuperResolutionPipeline", {"unet": {"in_channels": 6, "out_channels": 3}, "vqvae": {"latent_channels": 3, "vq_embed_dim": 3}}, ARRAYS, size=(32, 32)),
+    Case(
+        "LDMSuperResolutionPipeline",
+        {"unet": {"in_channels": 6, "out_channels": 3}, "vqvae": {"latent_channels": 3, "vq_embed_dim": 3}},
+        ARRAYS,
+        size=(32, 32),
+    ),
     Case("ConsistencyModelPipeline", {}, lambda ask: ARRAYS | {"batch_size": ask.batch}),
     Case("DanceDiffusionPipeline", {"scheduler": IPNDMScheduler}, lambda ask: {"batch_size": ask.batch}),
     Case(
@@ -53,14 +58,19 @@ CASES = (
     ),
     Case("StableAudioPipeline"),
     Case("StableAudio3Pipeline"),
-    Case("StableAudio3InpaintPipeline", {}, SOUND | {"mask_start_seconds": 0.5, "mask_end_seconds": 1.0}, leave_out=("mask",)),
+    Case(
+        "StableAudio3InpaintPipeline",
+        {},
+        SOUND | {"mask_start_seconds": 0.5, "mask_end_seconds": 1.0},
+        leave_out=("mask",),
+    ),
     Case("StableAudio3AudioToAudioPipeline", {}, SOUND),
     Case("AceStepPipeline", alone="one song a call here"),
     Case(
         "AudioLDM2Pipeline",
         {
             "vocoder": vocoder,
-            "language_model": None,
+            "language_model": text_encoder,
             "text_encoder": text_encoder,
             "text_encoder_2": text_encoder,
             "feature_extractor": None,

@@ -16,7 +16,7 @@ from tests.tiny.zoo.sizes import SIZES
 
 
 def make(annotation: Any, settings: Mapping[str, Any]) -> Any:
-    """The first part that an annotation of a constructor names and that has a size here, with these settings changed."""
+    """The first part that a constructor's annotation names and that has a size here, with these settings changed."""
     kind = _class(annotation)
     if issubclass(kind, torch.nn.Module) and not (settings or SIZES.get(kind.__name__)):
         raise KeyError(f"no size is known for {kind.__name__}, and its own is too large for a test")

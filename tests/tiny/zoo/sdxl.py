@@ -24,7 +24,10 @@ UNET: dict[str, Any] = {
 XL = {"unet": UNET, "add_watermarker": False}
 CONTROL = {name: value for name, value in UNET.items() if name != "up_block_types"}
 UNION = XL | {"controlnet": CONTROL | {"num_attention_heads": None}}
-XS = {"unet": UNET | {"layers_per_block": 2}, "controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)}}
+XS = {
+    "unet": UNET | {"layers_per_block": 2},
+    "controlnet": {"down_block_types": UNET["down_block_types"], "transformer_layers_per_block": (1, 2)},
+}
 ADAPTER = {"adapter": {"adapter_type": "full_adapter_xl", "channels": [16, 32], "downscale_factor": 16}}
 WORDS = XL | {"text_encoder": {"width": TEXT // 2}, "text_encoder_2": lambda: ProjectedEncoder(TEXT // 2)}
 KOLORS = XL | {
@@ -51,8 +54,16 @@ CASES = (
     Case("StableDiffusionXLControlNetUnionInpaintPipeline", UNION, {"control_mode": [0]}),
     Case("StableDiffusionXLControlNetXSPipeline", XL | XS),
     Case("StableDiffusionXLAdapterPipeline", XL | ADAPTER, rows=True),
-    Case("LEditsPPPipelineStableDiffusionXL", WORDS | {"scheduler": sde}, {"editing_prompt": "a hat"}, words=True, after=inverted),
-    Case("TextToVideoZeroSDXLPipeline", WORDS, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
+    Case(
+        "LEditsPPPipelineStableDiffusionXL",
+        WORDS | {"scheduler": sde},
+        {"editing_prompt": "a hat", "use_intersect_mask": False},
+        words=True,
+        after=inverted,
+    ),
+    Case(
+        "TextToVideoZeroSDXLPipeline", WORDS, {"video_length": 3, "t0": 4, "t1": 6}, words=True, alone="one clip a call"
+    ),
     Case("AnimateDiffSDXLPipeline", XL),
     Case("KolorsPipeline", XL),
     Case("KolorsImg2ImgPipeline", KOLORS, words=True),

@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMParallelScheduler, DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.deprecated.paint_by_example.image_encoder import PaintByExampleImageEncoder
 from transformers import CLIPVisionConfig, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from tests.tiny.case import Ask
 from tests.tiny.image import BETAS, POOLED, TEXT
+from tests.tiny.inputs import embeddings, picture
 from tests.tiny.weights import randomise
 from tests.tiny.zoo.case import Case, pil
 from tests.tiny.zoo.parts import make
@@ -25,6 +32,7 @@ PRIOR = {"prior_text_encoder": POOLED_TEXT, "prior_tokenizer": Tokenizer}
 BY_PICTURE = {"image_encoder": {"projection": POOLED}}
 UNCLIP = {"unet": {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * POOLED}}
 VERSATILE = {"text_encoder": {"pooled": TEXT}}
+MONO = {"in_channels": 1, "out_channels": 1}
 SOUND = {
     "cross_attention_dim": (16, 32),
     "class_embed_type": "simple_projection",
@@ -67,7 +75,11 @@ def steered(ask: Ask) -> dict[str, Any]:
 
 
 def boxed(ask: Ask) -> dict[str, Any]:
-    return {"gligen_phrases": ["a thing"], "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]], "gligen_scheduled_sampling_beta": 1.0}
+    return {
+        "gligen_phrases": ["a thing"],
+        "gligen_boxes": [[0.1, 0.1, 0.6, 0.6]],
+        "gligen_scheduled_sampling_beta": 1.0,
+    }
 
 
 def sounding(ask: Ask) -> dict[str, Any]:
@@ -97,25 +109,63 @@ CASES = (
     Case(
         "StableDiffusionDepth2ImgPipeline",
         {"unet": {"in_channels": 5}, "depth_estimator": None, "feature_extractor": None},
-        {"depth_map": torch.rand(1, 64, 64)},
+        {"depth_map": picture(1, 64, 64)[0, :1]},
     ),
     Case("StableDiffusionImageVariationPipeline", rows=True),
     Case(
         "StableDiffusionLatentUpscalePipeline",
-        {"unet": {"in_channels": 8, "time_cond_proj_dim": 128 + POOLED}, "scheduler": lambda: EulerDiscreteScheduler(**BETAS)},
+        {
+            "unet": {"in_channels": 8, "out_channels": 5, "time_cond_proj_dim": 128 + POOLED},
+            "scheduler": lambda: EulerDiscreteScheduler(**BETAS),
+        },
         lambda ask: {"image": ask.words(4, 8, 8)},
     ),
-    Case("StableDiffusionUpscalePipeline", {"unet": {"in_channels": 7, "num_class_embeds": 1000}}, size=(16, 16), rows=True),
+    Case(
+        "StableDiffusionUpscalePipeline",
+        {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
+        size=(16, 16),
+        rows=True,
+    ),
     Case("StableUnCLIPPipeline", UNCLIP | PRIOR, words=True),
     Case("StableUnCLIPImg2ImgPipeline", UNCLIP | BY_PICTURE, rows=True),
     Case("LatentConsistencyModelPipeline", {"unet": {"time_cond_proj_dim": 32}}),
     Case("LatentConsistencyModelImg2ImgPipeline", {"unet": {"time_cond_proj_dim": 32}}),
-    Case("CycleDiffusionPipeline", {}, {"source_prompt": "a picture of something else", "eta": 1.0}, alone="a prompt has a source"),
+    Case(
+        "CycleDiffusionPipeline",
+        {},
+        {"source_prompt": "a picture of something else", "eta": 1.0},
+        alone="a prompt has a source",
+    ),
     Case("SemanticStableDiffusionPipeline"),
-    Case("StableDiffusionAttendAndExcitePipeline", {}, {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4}, words=True),
-    Case("StableDiffusionDiffEditPipeline", {}, {"image_latents": torch.randn(1, 8, 4, 8, 8), "inpaint_strength": 1.0, "mask_image": pil(7, 8, 8).convert("L")}),
-    Case("StableDiffusionGLIGENPipeline", {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
-    Case("StableDiffusionGLIGENTextImagePipeline", {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}}, boxed, words=True),
+    Case(
+        "StableDiffusionAttendAndExcitePipeline",
+        {},
+        {"token_indices": [2], "attn_res": (8, 8), "max_iter_to_alter": 4},
+        words=True,
+        alone="one prompt a call",
+    ),
+    Case(
+        "StableDiffusionDiffEditPipeline",
+        {},
+        {
+            "image_latents": embeddings(1, 1, 8, 4, 8, 8),
+            "inpaint_strength": 1.0,
+            "mask_image": pil(7, 8, 8).convert("L"),
+        },
+        alone="one inverted picture a call",
+    ),
+    Case(
+        "StableDiffusionGLIGENPipeline",
+        {"unet": {"attention_type": "gated"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
+    Case(
+        "StableDiffusionGLIGENTextImagePipeline",
+        {"unet": {"attention_type": "gated-text-image"}, "text_encoder": {"pooled": TEXT}},
+        boxed,
+        words=True,
+    ),
     Case("StableDiffusionInpaintPipelineLegacy"),
     Case("StableDiffusionLDM3DPipeline", {"vae": {"in_channels": 6, "out_channels": 6}}, ARRAYS),
     Case("StableDiffusionModelEditingPipeline", {"scheduler": ddim}),
@@ -128,23 +178,50 @@ CASES = (
         steered,
     ),
     Case("StableDiffusionSAGPipeline"),
-    Case("StableDiffusionControlNetXSPipeline", {"unet": {"layers_per_block": 2}}),
-    Case("PaintByExamplePipeline", NINE | {"image_encoder": example_encoder}, {"example_image": pil(5, 32, 32)}, alone="one example a call"),
+    Case(
+        "StableDiffusionControlNetXSPipeline",
+        {"unet": {"layers_per_block": 2}, "controlnet": {"use_linear_projection": False}},
+    ),
+    Case(
+        "PaintByExamplePipeline",
+        NINE | {"image_encoder": example_encoder},
+        {"example_image": pil(5, 32, 32)},
+        alone="one example a call",
+    ),
     Case("PIAPipeline", {"unet": {"in_channels": 9}}, frames=4, alone="one picture a call"),
     Case("AltDiffusionPipeline"),
     Case("AltDiffusionImg2ImgPipeline", rows=True),
-    Case("LEditsPPPipelineStableDiffusion", {"scheduler": sde}, {"editing_prompt": "a hat"}, words=True, after=inverted),
-    Case("MarigoldDepthPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
-    Case("MarigoldNormalsPipeline", EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer}, {"processing_resolution": 64, "output_type": "np"}, alone="one generator a call"),
+    Case(
+        "LEditsPPPipelineStableDiffusion",
+        {"scheduler": sde},
+        {"editing_prompt": "a hat", "use_intersect_mask": False},
+        words=True,
+        after=inverted,
+    ),
+    Case(
+        "MarigoldDepthPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+        alone="one generator a call",
+    ),
+    Case(
+        "MarigoldNormalsPipeline",
+        EIGHT | {"text_encoder": text_encoder, "tokenizer": Tokenizer},
+        {"processing_resolution": 64, "output_type": "np"},
+        alone="one generator a call",
+    ),
     Case(
         "MarigoldIntrinsicsPipeline",
-        {"unet": {"in_channels": 12, "out_channels": 8}, "target_properties": lambda: {"target_names": ["albedo", "material"]}},
+        {
+            "unet": {"in_channels": 12, "out_channels": 8},
+            "target_properties": lambda: {"target_names": ["albedo", "material"]},
+        },
         {"processing_resolution": 64, "output_type": "np"},
         alone="one generator a call",
     ),
     Case("LDMTextToImagePipeline", {"bert": text_encoder, "unet": lambda: make(UNet2DConditionModel, {})}, ARRAYS),
-    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder}, sounding),
-    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder}, sounding),
+    Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
+    Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
     Case("TextToVideoZeroPipeline", {}, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
     Case("TextToVideoSDPipeline", frames=4),
     Case("VideoToVideoSDPipeline", frames=4, alone="one clip a call"),

@@ -116,9 +116,14 @@ class TextEncoder(torch.nn.Module):
         self.text_projection = torch.nn.Linear(width, pooled)
         self.layers = layers
         self.config = SimpleNamespace(
-            hidden_size=width, d_model=width, projection_dim=pooled, num_hidden_layers=layers - 1, use_attention_mask=True,
+            model_type="t5",
+            hidden_size=width,
+            d_model=width,
+            projection_dim=pooled,
+            num_hidden_layers=layers - 1,
+            use_attention_mask=True,
             max_position_embeddings=LONGEST,
-        )  # fmt: skip
+        )
         self.config.text_config = self.config
         randomise(self)
 
@@ -129,6 +134,10 @@ class TextEncoder(torch.nn.Module):
     @property
     def device(self) -> torch.device:
         return self.words.weight.device
+
+    @property
+    def text_model(self) -> TextEncoder:
+        return self
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         return self.words
@@ -174,17 +183,11 @@ class PooledFirst(TextEncoder):
         return found.text_embeds, found.last_hidden_state
 
 
-class Guard:
-    """Lets every prompt and every clip through, where the real one is a package of its own."""
+class PictureProcessor:
+    """Of a processor of pictures and words, the pictures' part."""
 
-    def to(self, *_: Any, **__: Any) -> Guard:
-        return self
-
-    def check_text_safety(self, *_: Any) -> bool:
-        return True
-
-    def check_video_safety(self, clip: Any) -> Any:
-        return clip
+    def __init__(self) -> None:
+        self.image_processor = image_processor()
 
 
 def image_encoder(projection: int = TEXT, hidden: int = 16, projected: bool = True) -> torch.nn.Module:

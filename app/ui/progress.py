@@ -8,15 +8,32 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from html import escape
-from typing import get_args
+from typing import Any, get_args
+
+import gradio as gr
 
 from accel.app.pair import Stage, Update
+from accel.app.ui.assets import read
 from accel.app.ui.figures import seconds
 from accel.measure.media import encode_png
 
 _MOST_SECONDS = 0.12  # between two updates: more would only keep the browser busy
 _STAGES: tuple[str, ...] = get_args(Stage)  # in their order
 _SIDES = {"baseline": "unaccelerated", "accelerated": "accelerated"}
+
+
+def live_state(**arguments: Any) -> gr.HTML:
+    """Where a run says how it is. Beside what is seen it has a region that screen readers follow: it is there from the
+    start, as they need it, and has new words only at each stage and quarter of one.
+    """
+    return gr.HTML(
+        "",
+        html_template='<div class="shown"></div><p class="heard" role="status"></p>',
+        js_on_load=read("live.js"),
+        apply_default_css=False,
+        elem_classes="live",
+        **arguments,
+    )
 
 
 def steady(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
@@ -44,7 +61,8 @@ def progress_html(update: Update) -> str:
         data = base64.b64encode(encode_png(update.preview)).decode()
         preview = f'<img class="preview" alt="the picture so far" src="data:image/png;base64,{data}">'
     return (
-        f'<div class="progress" role="status" data-stage="{update.stage}" data-step="{update.step}">{preview}'
+        f'<div class="progress" data-said="{escape(_said(update))}" data-stage="{update.stage}" '
+        f'data-step="{update.step}">{preview}'
         f'<div class="state"><p>{escape(progress_text(update))}</p><div class="tracks">{bars}</div></div></div>'
     )
 
@@ -73,7 +91,15 @@ def problem_html(sentence: str) -> str:
 
 def note_html(sentence: str) -> str:
     """Something that is no problem."""
-    return f'<p class="note" role="status">{escape(sentence)}</p>'
+    return f'<p class="note" data-said="{escape(sentence)}">{escape(sentence)}</p>'
+
+
+def _said(update: Update) -> str:
+    """What is worth hearing: the text without what changes many times a second."""
+    if update.stage not in _SIDES or not update.steps:
+        return progress_text(update)
+    quarter = 4 * update.step // update.steps
+    return f"{_SIDES[update.stage].capitalize()}: {25 * quarter} %"
 
 
 def _percent(update: Update, side: str) -> float:

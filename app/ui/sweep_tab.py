@@ -15,8 +15,10 @@ from accel.app.ui.axes import axes_of, parse_values, suggest_values
 from accel.app.ui.compare_tab import QUIET, CompareTab
 from accel.app.ui.controls import settings_of
 from accel.app.ui.listing import clickable
+from accel.app.ui.number_box import decimal_number, number_box, required
 from accel.app.ui.pair_view import build_stage, stage_values
 from accel.app.ui.plot import SEARCH, Plotted, add_pair, plot_html
+from accel.app.ui.progress import live_state
 from accel.app.ui.recipe_editor import editor_value
 from accel.app.ui.running import Running
 from accel.app.visitors import visitor
@@ -48,7 +50,7 @@ class SweepTab:
                     self._saved = gr.DownloadButton("Save as manifest", elem_id="manifest", size="sm", min_width=100)
                     self._clear = gr.Button("Clear plot", elem_id="clear", size="sm", min_width=100)
             with gr.Column(scale=3, min_width=340, elem_classes="stage-column"):
-                self._progress = gr.HTML(elem_id="sweep-progress", apply_default_css=False)
+                self._progress = live_state(elem_id="sweep-progress")
                 self._plot = clickable(plot_html([]), elem_id="plot")
                 self._stage = build_stage(_EMPTY, "sweep")
         self._wire(tab)
@@ -64,8 +66,8 @@ class SweepTab:
         with gr.Accordion("Search for the best recipe", open=False, elem_id="search-panel"):
             self._goal = gr.Dropdown(_GOALS, value="psnr", label="It must reach a", elem_id="goal")
             with gr.Row(elem_classes="pair"):
-                self._least = gr.Number(30.0, label="of", minimum=0, elem_id="least", min_width=90)
-                self._minutes = gr.Number(2.0, label="Minutes", minimum=0.1, elem_id="minutes", min_width=90)
+                self._least = number_box("of", 30.0, elem_id="least")
+                self._minutes = number_box("Minutes", 2.0, elem_id="minutes")
             self._search = gr.Button("Search", elem_id="search")
 
     def _wire(self, tab: gr.Tab) -> None:
@@ -100,12 +102,13 @@ class SweepTab:
             yield [moment.html, gr.update(interactive=moment.busy), *drawn]
 
     def _tune(
-        self, request: gr.Request, before: Plotted, goal: str, least: float, minutes: float, *rest: Any
+        self, request: gr.Request, before: Plotted, goal: str, least: str, minutes: str, *rest: Any
     ) -> Iterator[list[Any]]:
-        wanted = {"min_psnr": least} if goal == "psnr" else {"target_speedup": least}
-
         def start(user: str, stop: Any) -> Any:
-            return self._studio.tune(settings_of(rest), **wanted, minutes=minutes, user=user, cancel=stop)
+            number = required("The goal", decimal_number("The goal", least))
+            wanted = {"min_psnr": number} if goal == "psnr" else {"target_speedup": number}
+            time = required("Minutes", decimal_number("Minutes", minutes))
+            return self._studio.tune(settings_of(rest), **wanted, minutes=time, user=user, cancel=stop)
 
         for moment in self._running.watch(request, start):
             state = [moment.html, gr.update(interactive=moment.busy)]

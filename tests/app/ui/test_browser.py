@@ -154,6 +154,10 @@ def test_the_viewer_plays_steps_and_finds_the_worst_frame(visit: Open) -> None:
     viewer.locator(".viewer").press("ArrowLeft")
     expect(frame).to_have_text("2 / 5")
     assert pixels(viewer, 1) != second  # one transport for both
+    viewer.locator(".viewer").press("End")
+    expect(frame).to_have_text("5 / 5")
+    viewer.locator(".viewer").press("Home")
+    expect(frame).to_have_text("1 / 5")
     viewer.get_by_role("button", name="Worst frame").click()
     worst = viewer.locator(".wide .curve").get_attribute("aria-label")
     expect(frame).to_have_text(f"{worst.rpartition(' ')[2]} / 5")
@@ -169,7 +173,8 @@ def test_slider_flip_and_difference(visit: Open) -> None:
     viewer = shown(page)
     base, fast = pixels(viewer, 0), pixels(viewer, 1)
     assert base != fast
-    viewer.get_by_role("button", name="Flip").click()
+    viewer.get_by_role("img", name="unaccelerated, frame 3 of 5").wait_for()
+    viewer.locator(".viewer").press("3")
     assert pixels(viewer) == base
     viewer.locator(".viewer").press("f")
     assert pixels(viewer) == fast
@@ -285,6 +290,34 @@ def test_bad_input_is_one_sentence(visit: Open) -> None:
     expect(page.locator("#progress .problem")).to_have_count(0)
 
 
+def test_every_accordion_may_be_open(served: Served, visit: Open) -> None:
+    """What is drawn late, or was emptied, must not count as 0."""
+    page = visit(replace(SMALL, seed=2**53 + 1, width=None, height=None, steps=3))
+    for name in ("Model, size and guidance", "Take it with you"):
+        page.get_by_role("button", name=name).click()
+    for name in ("width", "height", "frames", "guidance"):
+        page.locator(f"#{name} input").fill("")
+    generate(page)
+    runs = [run for user in served.studio._histories for run in served.studio.history(user)]
+    made = max(runs, key=lambda run: run.when).settings
+    assert (made.width, made.frames, made.guidance, made.seed) == (None, None, None, 2**53 + 1)
+
+
+def test_an_impossible_seed_and_a_reload_leave_the_page_alive(visit: Open) -> None:
+    """gradio loads the page anew once a connection was lost; what was typed is there again."""
+    page = visit()
+    page.locator("#seed input").fill("9" * 20)
+    page.locator("#generate").click()
+    expect(page.locator("#progress .problem")).to_contain_text("Seed must be a whole number from 0 to")
+    page.locator("#seed input").fill("4")
+    page.get_by_role("button", name="turbo").click()
+    expect(page.locator("#cost")).not_to_contain_text("Seed")
+    page.reload()
+    expect(page.locator("#seed input")).to_have_value("4")
+    expect(page.locator("#steps input")).to_have_value("10")
+    expect(page.get_by_role("button", name="turbo")).to_have_attribute("aria-pressed", "true")
+
+
 def test_blind_vote_and_history(served: Served, visit: Open) -> None:
     page = visit(replace(SMALL, seed=8))
     generate(page)
@@ -292,8 +325,9 @@ def test_blind_vote_and_history(served: Served, visit: Open) -> None:
     page.locator("#next-pair").click()
     viewer = shown(page, "blind")
     expect(viewer.locator("figcaption").first).to_have_text("A")
-    page.locator("#vote-same").click()
-    expect(page.locator("#verdict")).to_contain_text("You saw no difference")
+    page.keyboard.press("s")
+    expect(page.locator("#verdict .note")).to_contain_text("You saw no difference")
+    expect(page.locator("#verdict [role=status]")).to_contain_text("You saw no difference")
     assert served.studio.votes()[-1].settings.seed == 8
     tab(page, "Compare")
     page.locator("#seed input").fill("9")

@@ -52,9 +52,13 @@ def progress_html(update: Update) -> str:
     """The state in words and bars; empty when the run is done."""
     if update.stage == "done":
         return ""
+    tracks = [(name, _percent(update, side)) for side, name in _SIDES.items()]
+    if update.of > 1:
+        done = update.number - 1 + _percent(update, "accelerated") / 100.0
+        tracks.append((f"{update.of} points", 100.0 * done / update.of))
     bars = "".join(
-        f'<span class="name">{name}</span><div class="track"><i style="width:{_percent(update, side):.1f}%"></i></div>'
-        for side, name in _SIDES.items()
+        f'<span class="name">{name}</span><div class="track"><i style="width:{percent:.1f}%"></i></div>'
+        for name, percent in tracks
     )
     preview = ""
     if update.preview is not None:
@@ -81,6 +85,7 @@ def progress_text(update: Update) -> str:
     left = f", about {seconds(update.seconds_left)} left" if update.seconds_left is not None else ""
     name = _SIDES.get(update.stage, update.stage).capitalize()
     note = f" ({update.note})" if update.note else ""
+    name += f", point {update.number} of {update.of}" if update.of > 1 else ""
     return f"{name}: step {update.step} of {update.steps}{left}{note}"
 
 
@@ -99,7 +104,8 @@ def _said(update: Update) -> str:
     if update.stage not in _SIDES or not update.steps:
         return progress_text(update)
     quarter = 4 * update.step // update.steps
-    return f"{_SIDES[update.stage].capitalize()}: {25 * quarter} %"
+    point = f", point {update.number} of {update.of}" if update.of > 1 else ""
+    return f"{_SIDES[update.stage].capitalize()}{point}: {25 * quarter} %"
 
 
 def _percent(update: Update, side: str) -> float:

@@ -18,6 +18,7 @@ from accel.caching.policy import Decision, Policy
 from accel.caching.predictor import Predictor
 from accel.caching.signal import NoSignal, Signal
 from accel.method import finite_numbers, nested_method, setting
+from accel.reasons import Code
 
 if TYPE_CHECKING:
     from accel.caching.calibration.calibration import Calibration
@@ -65,7 +66,7 @@ class OptimalSchedule(CacheMethod):
         measured = None
         if self.features is not None:
             measured = Measured(self.features, denoiser, anatomy.guidance_scale, self.features.misfit(anatomy))
-        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured)
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured, self.fewest)
 
     def fitted(self, calibration: Calibration) -> Self:
         """Planned from what was measured; beside what it has already of the same model at another guidance scale."""
@@ -182,17 +183,24 @@ class PlannedSteps(Policy):
     """Follows the plan for this run's noise levels."""
 
     def __init__(
-        self, share: Callable[[int], float], flow: bool, rules: PlanRules, measured: Measured | None = None
+        self,
+        share: Callable[[int], float],
+        flow: bool,
+        rules: PlanRules,
+        measured: Measured | None = None,
+        fewest: int = 1,
     ) -> None:
-        self._share, self._flow, self._rules, self._measured = share, flow, rules, measured
+        self._share, self._flow, self._rules, self._measured, self._fewest = share, flow, rules, measured, fewest
         self._computes: tuple[bool, ...] = ()
+        self._short = False
         self._first = 0
 
     def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         rest = tuple(sigmas[span.start : span.stop + 1])
         # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
         levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
-        self._first, share = span.start, self._share(round(steps * levels))
+        count = round(steps * levels)
+        self._first, self._short, share = span.start, count <= self._fewest, self._share(count)
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
             self._computes = self._from_measured(rest, share, flow) or plan_steps(
@@ -222,8 +230,14 @@ class PlannedSteps(Policy):
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
         if not 0 <= index < len(self._computes):
-            return Decision(False, "beyond the plan" if self._computes else "everything computes")
+            return self._unplanned(total)
         return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
+
+    def _unplanned(self, total: int) -> Decision:
+        if self._short:
+            few = f"{total} steps are no more than the {self._fewest} that are computed at least"
+            return Decision(False, few, Code.SHORT_RUN)
+        return Decision(False, "beyond the plan" if self._computes else "everything computes")
 
 
 class ListedSteps(Policy):

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import accel
 from accel import pocket
 from accel.app.pair import StudioError
 from accel.app.settings import StudioSettings, embedded
 from accel.app.studio import Studio
+from accel.app.ui.figures import headline_html
 from accel.measure.media import to_pixels
 from accel.measure.metrics import psnr
+from accel.presets import resolve
 from accel.recipe import Recipe
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
@@ -45,9 +48,9 @@ def test_a_pair_is_what_the_library_makes_and_measures(stage: Stage) -> None:
     assert pair.baseline.computed == 20 and pair.accelerated.computed == 12
     assert pair.accelerated.timeline["cond"].count("·") == 4
     before, after = pair.baseline.seconds, pair.accelerated.seconds
-    assert pair.metrics["speedup"] == pytest.approx(before["total"] / after["total"])
+    assert pair.metrics["speedup"] == pytest.approx(before["processor"] / after["processor"])
     assert before["total"] == pytest.approx(before["before"] + before["denoise"] + before["after"])
-    assert not pair.baseline_reused and pair.timing_note == ""
+    assert not pair.baseline_reused and not pair.accelerated.idle
 
 
 def test_stages_come_in_order_and_count_the_steps(stage: Stage) -> None:
@@ -76,8 +79,26 @@ def test_a_turned_knob_renders_the_accelerated_side_alone(stage: Stage) -> None:
     turned = replace(BASE, seed=3, recipe=Recipe(cache=accel.OptimalSchedule(0.8)))
     assert stage.studio.cost(turned).baseline_cached
     pair = finished(stage.studio.run(turned))
-    assert pair.baseline_reused and "ran earlier" in pair.timing_note
+    assert pair.baseline_reused and pair.baseline_when < pair.when
     assert stage.calls - before == pair.accelerated.computed == 16
+
+
+def test_a_kept_baseline_counts_at_the_pace_of_today(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processor time says nothing, a few steps beside the accelerated clip do."""
+    monkeypatch.setattr("accel.app.timed_run.device_of", lambda pipe: torch.device("meta"))
+    first = finished(stage.studio.run(replace(BASE, seed=13)))
+    assert "processor" not in first.baseline.seconds
+    before = stage.calls
+    pair = finished(stage.studio.run(replace(BASE, seed=13, recipe=Recipe(cache=accel.OptimalSchedule(0.8)))))
+    assert stage.calls - before == pair.accelerated.computed + 2 * 3
+    assert pair.baseline is first.baseline and "unaccelerated steps that ran beside" in pair.timing_note
+
+
+def test_a_run_that_skips_nothing_says_why_and_gives_no_ratio(stage: Stage) -> None:
+    pair = finished(stage.studio.run(replace(BASE, seed=14, recipe=resolve("balanced"))))
+    assert pair.accelerated.computed == pair.baseline.computed
+    assert pair.accelerated.idle == "10 steps are no more than the 18 that are computed at least"
+    assert "faster" not in headline_html(pair)
 
 
 def test_files_carry_the_settings_of_their_side(stage: Stage) -> None:

@@ -137,7 +137,7 @@ def test_generate_shows_both_clips_and_what_was_measured(visit: Open, viewport: 
     expect(page.locator("[data-figure=psnr] b")).to_have_text(re.compile(r"[\d.]+ dB"))
     expect(page.locator("#compare-details .cells").first.locator("i")).to_have_count(10)
     expect(page.locator("#compare-details .times")).to_be_visible()
-    expect(page.locator("#cost")).to_contain_text("from the cache")
+    expect(page.locator("#cost")).to_contain_text("kept from before")
     assert overflow(page) <= 0
 
 
@@ -200,7 +200,7 @@ def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, visit:
     generate(page)
     expect(page.locator("[data-figure=calls] b")).to_have_text("18 of 20")
     assert served.calls - before <= 18 + 4  # no baseline; a warm-up of one or two steps
-    expect(page.locator("[data-figure=seconds] span")).to_contain_text("from the cache")
+    expect(page.locator("[data-figure=seconds] span")).to_contain_text("the first kept from")
 
 
 def test_every_method_has_its_settings(visit: Open) -> None:

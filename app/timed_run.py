@@ -18,7 +18,7 @@ from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.watch import PreviewGuard, Tell, guard_run
-from accel.measure.media import to_pixels
+from accel.measure.media import changed_sizes, to_pixels
 from accel.measure.metrics import Clip, psnr, to_clips
 from accel.measure.runner import attach_for_run, without_progress_bars
 from accel.recipe import Recipe
@@ -172,16 +172,8 @@ def make_pair(
         fps=fps,
         when=accelerated.when,
         label=point.label,
-        notes=tuple(_corrections(base, theirs)),
+        notes=tuple(changed_sizes(vars(base), theirs.shape[:3])),
     )
-
-
-def _corrections(settings: StudioSettings, clip: Clip) -> Iterator[str]:
-    """Pipelines round sizes that their model does not have, some without a word."""
-    for name, made in zip(("frames", "height", "width"), clip.shape[:3], strict=True):
-        asked = getattr(settings, name)
-        if asked is not None and asked != made:
-            yield f"The pipeline made {made} {'frames' if name == 'frames' else f'pixels of {name}'}, not {asked}."
 
 
 def _ratio(before: float, after: float) -> float | None:

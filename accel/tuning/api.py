@@ -127,6 +127,11 @@ def _check(pipe: Any, minutes: float, levers: Sequence[str], known: object) -> N
         )
     if not accepts(pipe, "prompt"):
         raise TypeError(f"tune needs a pipeline that takes a prompt; {type(pipe).__name__} does not.")
+    check_arguments(minutes, levers)
+
+
+def check_arguments(minutes: float, levers: Sequence[str]) -> None:
+    """Raises ValueError, in one sentence, for a time or levers that cannot be."""
     if not isinstance(minutes, (int, float)) or not 0.0 < minutes < math.inf:
         raise ValueError(f"minutes must be a number above 0, not {minutes!r}.")
     unknown = [lever for lever in levers if lever not in LEVERS]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from accel.measure.runner import check_seed
+
 SEARCH_SHOTS = 4  # at most so many clips to search with
 FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few
 
@@ -50,8 +52,7 @@ def split_clips(prompts: Sequence[str], held_out: Sequence[str] | None, seed: in
             raise ValueError(
                 f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
             )
-    if type(seed) is not int:
-        raise ValueError(f"seed must be a whole number, not {seed!r}.")
+    check_seed(seed)
     texts, first = tuple(prompts), seed
     if held_out is not None:
         searched, judged = texts[:SEARCH_SHOTS], tuple(held_out)

@@ -25,7 +25,7 @@ from accel.measure.runner import (
 )
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.terminal import one_line
+from accel.terminal import lines_now_and_then, one_line
 
 GROUP = 6
 
@@ -313,6 +313,7 @@ def _progress(shown: bool, runs: int) -> Iterator[tuple[Callable[..., None], Cal
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=runs)
+        shown_task = bar.tasks[task]
         begun = False
 
         def tick(text: str, advance: int = 1) -> None:
@@ -324,5 +325,8 @@ def _progress(shown: bool, runs: int) -> Iterator[tuple[Callable[..., None], Cal
             total = bar.tasks[task].total or 0
             bar.update(task, total=total + more)
 
-        yield tick, extend
+        with lines_now_and_then(
+            lambda: f"{shown_task.completed:g} of {shown_task.total:g} runs; {shown_task.description}"
+        ):
+            yield tick, extend
         bar.update(task, description="done", completed=bar.tasks[task].total or 0)

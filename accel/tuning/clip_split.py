@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from accel.measure.runner import check_seed
 
 SEARCH_SHOTS = 4  # at most so many clips to search with
 FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few
+
+
+Scope = Literal["prompts", "seeds"]
 
 
 class PromptSeed(NamedTuple):
@@ -33,6 +36,12 @@ class ClipSplit(NamedTuple):
     @property
     def held_out(self) -> int:
         return len(self.unseen)
+
+    @property
+    def scope(self) -> Scope:
+        """What a promise is about: all prompts, or, where none was put aside to judge on, other seeds of the same."""
+        searched = {shot.prompt for shot in self.shots}
+        return "seeds" if set(self.prompts) <= searched else "prompts"
 
     def judged_on(self, count: int) -> ClipSplit:
         """With fewer held-out prompts, at most `count` clips in all, but never fewer than a promise needs."""

@@ -246,7 +246,7 @@ class Tuner:
         comparison = compare(
             self.pipe, [(evidence.TUNED, recipe)], self.split.prompts, self.split.seeds, steps=self.steps,
             call_arguments=self.given, verify=self.verify, metrics=others, progress=False,
-            fewer_steps=sorted({min(max(round(self.steps / max(expected, 1.0)), 1), self.steps)}),
+            fewer_steps=self._fewer_steps(expected),
         )  # fmt: skip
         quality = evidence.qualities(comparison)
         speedup = comparison.row(evidence.TUNED).speedup
@@ -267,6 +267,12 @@ class Tuner:
     @property
     def _judged(self) -> str:
         return evidence.judged_on(self.split.held_out, self.split.scope)
+
+    def _fewer_steps(self, speedup: float) -> list[int]:
+        """The count that takes the time of the candidate; none where there is no time left to look at it."""
+        if self._deadline - time.monotonic() < 3.0 * self.split.held_out * self.lab.wall:
+            return []
+        return [min(max(round(self.steps / max(speedup, 1.0)), 1), self.steps)]
 
     def _worth_verifying(self, candidate: Candidate) -> bool:
         """Whether it would be a better winner than the present one."""

@@ -40,6 +40,7 @@ def calibrations(given: Given) -> list[Calibration]:
         return [given]
     if isinstance(given, (str, os.PathLike)):
         return [Calibration.load(given)]
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+    several: Any = given
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):
         raise TypeError(f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}.")
-    return [known for one in given for known in calibrations(one)]
+    return [known for one in several for known in calibrations(one)]

@@ -76,10 +76,10 @@ class Pair:
     """Two clips of one request and how they differ.
 
     metrics: psnr (dB), ssim, flicker_difference (None where it does not apply), speedup and denoise_speedup: ratios of
-    `Side.effort`, so of processor time where the model runs on the processor, else of wall-clock time at the pace that
-    the machine had during the accelerated run. The clips were compared as the pipeline gave them, before rounding to 8
-    bits. key names this request; `timing_note` is a sentence about how far the speed-up can be trusted, "" for nothing
-    to say; `notes` are sentences about anything else, such as a size that the pipeline has changed.
+    `Side.effort`, so of processor time where the model runs on the processor, else of wall-clock time; of a baseline
+    that ran earlier at the pace that the machine has now. The clips were compared as the pipeline gave them, before
+    rounding to 8 bits. key names this request; `timing_note` is a sentence about how far the speed-up can be trusted,
+    "" for nothing to say; `notes` are sentences about anything else, such as a size that the pipeline has changed.
     """
 
     key: str

@@ -164,13 +164,12 @@ class Renderer:
     def _pace(
         self, held: LoadedModel, base: StudioSettings, then: Side, say: Say, cancelled: Callable[[], bool]
     ) -> float:
-        """How many times as long an unaccelerated step takes now as when `then` was made. Processor time needs no such
-        thing.
+        """How many times as long an unaccelerated step takes now as when `then` was made: a few are taken. On a busy
+        machine even processor time is longer, because others share its caches.
         """
-        if "processor" in then.seconds:
-            return 1.0
+        say(Update("measuring", note="timing a few unaccelerated steps"))
         few = replace(base.unaccelerated, steps=min(_PREPARED_STEPS, base.steps))
-        now = self._take(held, few, "accelerated", say, cancelled, 0.0).side
+        now = self._take(held, few, "baseline", lambda update: None, cancelled, 0.0).side
         return (now.effort("denoise") / now.steps) / max(then.effort("denoise") / then.steps, 1e-9)
 
     def _take(

@@ -183,9 +183,9 @@ def _ratio(before: float, after: float) -> float | None:
 def _timing_notes(baseline: TimedRun, accelerated: TimedRun, reused: bool) -> Iterator[str]:
     """How the speed-up was found, where the seconds beside it would give another one."""
     before, after = baseline.side, accelerated.side
-    if "processor" not in after.seconds:
-        if reused:
-            yield "The speed-up is at the pace of a few unaccelerated steps that ran beside the accelerated clip."
+    if reused:
+        yield "The speed-up is at the pace of a few unaccelerated steps that ran beside the accelerated clip."
+    if reused or "processor" not in after.seconds:
         return
     clock = _ratio(before.seconds["total"], after.seconds["total"])
     ratio = _ratio(before.effort("total"), after.effort("total"))

@@ -24,6 +24,7 @@ from accel.presets import resolve
 from accel.recipe import Recipe
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
+OTHER, SEEDS = Recipe(cache=accel.OptimalSchedule(0.8)), {"cpu": 13, "meta": 15}
 pytestmark = pytest.mark.xdist_group("studio")
 
 
@@ -80,17 +81,23 @@ def test_a_turned_knob_renders_the_accelerated_side_alone(stage: Stage) -> None:
     assert stage.studio.cost(turned).baseline_cached
     pair = finished(stage.studio.run(turned))
     assert pair.baseline_reused and pair.baseline_when < pair.when
-    assert stage.calls - before == pair.accelerated.computed == 16
+    assert pair.accelerated.computed == 16 and stage.calls - before == 16 + 2 * 3  # a few steps for the pace
 
 
-def test_a_kept_baseline_counts_at_the_pace_of_today(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where processor time says nothing, a few steps beside the accelerated clip do."""
-    monkeypatch.setattr("accel.app.timed_run.device_of", lambda pipe: torch.device("meta"))
-    first = finished(stage.studio.run(replace(BASE, seed=13)))
-    assert "processor" not in first.baseline.seconds
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_kept_baseline_counts_at_the_pace_of_today(
+    device: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few steps beside the accelerated clip say how long it would take now."""
+    if device != "cpu":
+        monkeypatch.setattr("accel.app.timed_run.device_of", lambda pipe: torch.device(device))
+    first = finished(stage.studio.run(replace(BASE, seed=SEEDS[device])))
+    assert ("processor" in first.baseline.seconds) is (device == "cpu")
     before = stage.calls
-    pair = finished(stage.studio.run(replace(BASE, seed=13, recipe=Recipe(cache=accel.OptimalSchedule(0.8)))))
+    pair = finished(stage.studio.run(replace(BASE, seed=SEEDS[device], recipe=OTHER)))
     assert stage.calls - before == pair.accelerated.computed + 2 * 3
+    now, then = pair.accelerated.effort("total"), first.baseline.effort("total")
+    assert 0.0 < (pair.metrics["speedup"] or 0.0) != then / now, "not as it was then"
     assert pair.baseline is first.baseline and "unaccelerated steps that ran beside" in pair.timing_note
 
 

@@ -35,6 +35,7 @@ class StudioGoal:
 
 
 _PREPARED_STEPS = 3
+_OF_ONE_PROMPT = "Found for this prompt, and judged with other seeds: nothing is promised of other prompts."
 _TUNED_BY = ("prompt", "num_inference_steps")  # arguments that `tune` takes by other names
 
 
@@ -139,7 +140,7 @@ class Renderer:
                 if error.nearest is None:
                     raise
                 return replace(settings, recipe=replace(error.nearest, name="nearest")), sentence(error)
-        return replace(settings, recipe=replace(recipe, name="tuned")), ""
+        return replace(settings, recipe=replace(recipe, name="tuned")), _OF_ONE_PROMPT
 
     def pair(self, base: StudioSettings, point: SweepPoint, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""

@@ -37,7 +37,7 @@ class CompareTab:
     """Draws the tab into the present page and wires it. `controls` and `stage` are for other tabs to read and fill."""
 
     def __init__(self, studio: Studio, running: Running, model: str, prompts: list[str]) -> None:
-        self._studio, self._running = studio, running
+        self._studio, self._running, self._model = studio, running, model
         with gr.Row(elem_classes="halves-page"):
             with gr.Column(scale=1, min_width=320, elem_classes="settings"):
                 prompt = build_prompt(prompts)
@@ -75,7 +75,9 @@ class CompareTab:
         """When a page is opened, it holds the settings that it held before a reload, and its model is loaded, so that
         the first run need not wait and its cost is known.
         """
-        resumed = keep_values(page, "settings", [*self.controls.settings, self.controls.locked])
+        resumed = keep_values(
+            page, f"settings of a page for {self._model}", [*self.controls.settings, self.controls.locked]
+        )
         resumed.then(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
 
     def _wire(self) -> None:

@@ -84,6 +84,8 @@ def progress_text(update: Update) -> str:
         return "Comparing the two clips."
     left = f", about {seconds(update.seconds_left)} left" if update.seconds_left is not None else ""
     name = _SIDES.get(update.stage, update.stage).capitalize()
+    if not update.steps:  # of a search, which is of many runs
+        return f"Searching{left}: {update.note or 'it begins'}"
     note = f" ({update.note})" if update.note else ""
     name += f", point {update.number} of {update.of}" if update.of > 1 else ""
     return f"{name}: step {update.step} of {update.steps}{left}{note}"
@@ -101,6 +103,8 @@ def note_html(sentence: str) -> str:
 
 def _said(update: Update) -> str:
     """What is worth hearing: the text without what changes many times a second."""
+    if not update.steps:
+        update = replace(update, seconds_left=None)
     if update.stage not in _SIDES or not update.steps:
         return progress_text(update)
     quarter = 4 * update.step // update.steps

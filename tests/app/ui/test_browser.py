@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESK = {"width": 1440, "height": 900}
 RECIPE = Recipe(cache=accel.OptimalSchedule(0.6))
 SMALL = StudioSettings(
     prompt="a red circle moves left on a dark background", steps=10, width=32, height=32, frames=5, recipe=RECIPE
@@ -303,7 +304,7 @@ def test_every_accordion_may_be_open(served: Served, visit: Open) -> None:
     assert (made.width, made.frames, made.guidance, made.seed) == (None, None, None, 2**53 + 1)
 
 
-def test_an_impossible_seed_and_a_reload_leave_the_page_alive(visit: Open) -> None:
+def test_an_impossible_seed_and_a_reload_leave_the_page_alive(served: Served, visit: Open) -> None:
     """gradio loads the page anew once a connection was lost; what was typed is there again."""
     page = visit()
     page.locator("#seed input").fill("9" * 20)
@@ -312,10 +313,33 @@ def test_an_impossible_seed_and_a_reload_leave_the_page_alive(visit: Open) -> No
     page.locator("#seed input").fill("4")
     page.get_by_role("button", name="turbo").click()
     expect(page.locator("#cost")).not_to_contain_text("Seed")
+    served.at_rest()
+    page.wait_for_timeout(500)  # requests that a reload cuts off are errors in the page's console
     page.reload()
     expect(page.locator("#seed input")).to_have_value("4")
     expect(page.locator("#steps input")).to_have_value("10")
     expect(page.get_by_role("button", name="turbo")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize(("theme", "viewport"), [("dark", DESK), ("light", NARROW)], ids=["dark", "light"])
+def test_no_tab_has_a_serious_barrier(theme: str, viewport: dict[str, int], visit: Open) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="accessibility is checked with axe-playwright-python")
+    page = visit(viewport=viewport)
+    page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+    page.get_by_role("button", name="Model, size and guidance").click()
+    generate(page)
+    shown(page)
+    page.add_style_tag(content="* { transition: none !important }")  # a button that fades in has no contrast yet
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    for name in ("Compare", "Sweep", "Blind", "History"):
+        tab(page, name)
+        if name == "Blind":
+            page.keyboard.press("n")
+            shown(page, "blind")
+            expect(page.locator("#vote-A")).to_be_enabled()
+        found = page.evaluate("axe.run().then((result) => result.violations)")
+        serious = [each for each in found if each["impact"] in ("serious", "critical")]
+        assert [(each["id"], [node["html"][:99] for node in each["nodes"]]) for each in serious] == [], name
 
 
 def test_blind_vote_and_history(served: Served, visit: Open) -> None:

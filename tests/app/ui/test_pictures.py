@@ -235,6 +235,12 @@ def test_screen_readers_hear_a_quarter_at_a_time() -> None:
     assert len(heard) == 5 and "Unaccelerated: 75 %" in heard
 
 
+def test_a_search_says_what_it_tries() -> None:
+    update = Update("accelerated", seconds_left=42.0, note="trying Radial()")
+    assert progress_text(update) == "Searching, about 42.0 s left: trying Radial()"
+    assert 'data-said="Searching: trying Radial()"' in progress_html(update)
+
+
 def test_progress_in_words() -> None:
     assert progress_text(Update("waiting", position=1)) == "Waiting: 1 request is before yours."
     assert (

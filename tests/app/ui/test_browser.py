@@ -256,6 +256,8 @@ def test_sweep_and_a_click_on_a_point_loads_that_pair(visit: Open) -> None:
     points = page.locator("#plot svg:visible [data-index]")
     expect(points).to_have_count(2)
     expect(page.locator("#cancel-sweep")).to_be_disabled()
+    page.locator("#over").get_by_text("times fewer denoiser calls").click()
+    expect(page.locator("#plot svg:visible")).to_contain_text("times fewer denoiser calls")
     points.nth(0).locator(".hit").click()
     shown(page, "sweep")
     expect(page.locator("#sweep-headline [data-figure=calls] b")).to_have_text("18 of 20")

@@ -20,7 +20,7 @@ from accel.app.studio import Studio
 from accel.app.ui.figures import headline_html
 from accel.measure.media import to_pixels
 from accel.measure.metrics import psnr
-from accel.presets import resolve
+from accel.presets import PRESETS, resolve
 from accel.recipe import Recipe
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
@@ -104,7 +104,8 @@ def test_a_kept_baseline_counts_at_the_pace_of_today(
 def test_a_run_that_skips_nothing_says_why_and_gives_no_ratio(stage: Stage) -> None:
     pair = finished(stage.studio.run(replace(BASE, seed=14, recipe=resolve("balanced"))))
     assert pair.accelerated.computed == pair.baseline.computed
-    assert pair.accelerated.idle == "10 steps are no more than the 18 that are computed at least"
+    fewest = PRESETS["balanced"].recipe.to_dict()["cache"]["fewest"]
+    assert pair.accelerated.idle == f"10 steps are no more than the {fewest} that are computed at least"
     assert "faster" not in headline_html(pair)
 
 

@@ -138,7 +138,7 @@ class Worker:
             self._memo = TextCache(self._pipe)
             self._device = device_of(self._pipe)
         if self._recipe != digest(job.recipe):
-            self._session = accelerate(self._pipe, Recipe.from_dict(job.recipe))
+            self._session = accelerate(self._pipe, job.build_recipe())
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)

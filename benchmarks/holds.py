@@ -224,8 +224,8 @@ class Tables:
 
     def speeds(self, promise: float) -> Iterator[str]:
         """A line for each judge that rivals ran on: the greatest speed that keeps the promise on 95 % of clips."""
-        labels = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
-        kinds = [kind for kind in dict.fromkeys(labels) if kind != PLAIN]
+        ran = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
+        kinds = [kind for kind in dict.fromkeys(ran) if kind != PLAIN]
         yield f"| at {promise:g} dB in 95 % of clips | ours | fewer steps | {' | '.join(kinds)} |"
         yield "| --- " * (3 + len(kinds)) + "|"
         for case in self.cases:

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from accel import attention, caching, discovery, samplers
+from accel import autoencoders as autoencoders  # which saved pocket pipelines name
 from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate, calibrating
 from accel.recipe import Recipe

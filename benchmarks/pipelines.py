@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,9 +141,10 @@ def measure(options: argparse.Namespace) -> None:
     wanted = options.only or every
     known = rows_of(PAGE.read_text()) if PAGE.exists() else {}
     with ProcessPoolExecutor(options.processes, initializer=_quiet) as pool:
-        for name, row in zip(wanted, pool.map(_line, wanted), strict=True):
-            known[name] = row
-            print(row, flush=True)
+        lines = {pool.submit(_line, name): name for name in wanted}
+        for line in as_completed(lines):  # each is kept as soon as it is there
+            known[lines[line]] = line.result()
+            print(line.result(), flush=True)
             PAGE.write_text(page_of(known[name] for name in every if name in known))
 
 

@@ -12,7 +12,6 @@ from tests.tiny.case import Ask
 from tests.tiny.image import image_vae
 from tests.tiny.zoo.case import Case, pil
 from tests.tiny.zoo.parts import make
-from tests.tiny.zoo.stand_ins import PictureProcessor
 
 SIXTEEN: dict[str, Any] = {"vae": partial(image_vae, 16)}
 
@@ -69,8 +68,6 @@ CASES = (
     Case("ChromaImg2ImgPipeline", SIXTEEN),
     Case("ChromaInpaintPipeline", SIXTEEN | {"transformer": chroma_inpainting}),
     Case("OvisImagePipeline", SIXTEEN),
-    Case("LongCatImagePipeline", SIXTEEN | {"text_processor": None}, {"enable_prompt_rewrite": False}, words=True),
-    Case("LongCatImageEditPipeline", SIXTEEN | {"text_processor": PictureProcessor}),
     Case("VisualClozePipeline", CLOZE, cloze_twice, words=True, alone="one row of pictures a call"),
     Case("VisualClozeGenerationPipeline", CLOZE, cloze, words=True, alone="one row of pictures a call"),
 )

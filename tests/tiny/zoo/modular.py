@@ -11,7 +11,7 @@ from typing import Any
 from diffusers import HeliosDMDScheduler, HeliosScheduler, ModularPipeline
 
 from tests.tiny.case import Ask, quiet
-from tests.tiny.image import TEXT, image_vae
+from tests.tiny.image import image_vae
 from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.parts import make
 from tests.tiny.zoo.pictures import listed, wholly_layered
@@ -80,10 +80,6 @@ class ModularCase(Case):
         return {"output": "latents"} | super().answer(ask)
 
 
-def features(ask: Ask) -> dict[str, Any]:
-    return {"text_features": ask.words(8, TEXT), "text_lens": [8] * ask.batch}
-
-
 CASES: tuple[Case, ...] = (
     ModularCase("FluxModularPipeline", SIXTEEN),
     ModularCase("FluxKontextModularPipeline", SIXTEEN, {"max_area": 64 * 64, "_auto_resize": False}, pictures=True),
@@ -118,5 +114,4 @@ CASES: tuple[Case, ...] = (
     ModularCase("HeliosModularPipeline", {"scheduler": lambda: HeliosScheduler(stages=1, stage_range=[0, 1])}),
     ModularCase("HeliosPyramidModularPipeline"),
     ModularCase("HeliosPyramidDistilledModularPipeline", {"scheduler": HeliosDMDScheduler}),
-    ModularCase("Ideogram4ModularPipeline", {}, features),
 )

@@ -82,8 +82,9 @@ def tried(name: str) -> Row:
 def _acts(pipe: Any, tiny: Any, lever: str, method: Method) -> tuple[str, str]:
     from tests.tiny import run
 
+    levers: dict[str, Any] = {lever: method}
     try:
-        with accel.accelerate(pipe, Recipe(**{lever: method})) as session:
+        with accel.accelerate(pipe, Recipe(**levers)) as session:
             run(pipe, tiny)
     except Exception as error:  # whatever it raises: the page says so
         return RAISES, f"{type(error).__name__}: {error}"

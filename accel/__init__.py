@@ -15,6 +15,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from accel import spinning  # noqa: F401  in front of all that loads torch
+
+# isort: split
 from accel import attention, caching, discovery, samplers
 from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate, calibrating

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,7 +11,7 @@ LARGEST = 127
 LEAST = 1e-30  # of the values that scale a row: rows of zeros stay zeros
 CHUNK = 1 << 17  # numbers that are rounded at a time, so that what lies between stays in the processor's cache
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
-ONEDNN_ARGUMENTS = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, the output as it is, no other operation
+ONEDNN_ARGUMENTS: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, the output as it is, no other operation
 
 
 class Integers(NamedTuple):

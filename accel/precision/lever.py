@@ -60,7 +60,7 @@ class Sparing:
         return "" if pays else SMALL
 
 
-class _Shared(NamedTuple):
+class _SharedActivations(NamedTuple):
     """The last activations that were made, for the next layers that receive the same tensor (q, k and v)."""
 
     x: weakref.ref[torch.Tensor]
@@ -95,7 +95,7 @@ class PrecisionLever(Lever):
     def reset(self) -> None:
         self._call: DenoiserCall | None = None
         self._spared = ""
-        self._shared: _Shared | None = None
+        self._shared: _SharedActivations | None = None
 
     def end(self) -> None:
         for layer in reversed(self._layers):
@@ -160,7 +160,7 @@ class PrecisionLever(Lever):
         same = shared is not None and shared.x() is x and shared.version == x._version and shared.format is format
         if shared is None or not same:
             self._shared = None  # frees the memory first
-            self._shared = shared = _Shared(weakref.ref(x), x._version, format, format.activations(x))
+            self._shared = shared = _SharedActivations(weakref.ref(x), x._version, format, format.activations(x))
         return shared.activations
 
     def _account(self) -> str:

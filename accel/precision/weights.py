@@ -27,7 +27,7 @@ class _Identity(NamedTuple):
     format: str
 
 
-class _Entry(NamedTuple):
+class _Converted(NamedTuple):
     identity: _Identity
     samples: torch.Tensor
     tensors: Sequence[torch.Tensor]
@@ -37,7 +37,7 @@ class ConvertedWeights:
     """What formats made of layers, by layer. Made when first needed: offloaded weights are on their device then."""
 
     def __init__(self) -> None:
-        self._entries: weakref.WeakKeyDictionary[Layer, _Entry] = weakref.WeakKeyDictionary()
+        self._entries: weakref.WeakKeyDictionary[Layer, _Converted] = weakref.WeakKeyDictionary()
         self._checked: weakref.WeakSet[Layer] = weakref.WeakSet()
 
     def begin(self, layers: Iterable[Layer]) -> None:
@@ -57,7 +57,7 @@ class ConvertedWeights:
         if entry is None or not fits:
             self._entries.pop(layer, None)
             with torch.no_grad():
-                entry = _Entry(identity, _samples(layer), tuple(format.weights(layer)))
+                entry = _Converted(identity, _samples(layer), tuple(format.weights(layer)))
             self._entries[layer] = entry
         self._checked.add(layer)
         return entry.tensors

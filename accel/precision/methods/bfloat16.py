@@ -65,7 +65,7 @@ class BFloat16Format(Format):
         if isinstance(layer, torch.nn.Conv2d):
             return layer._conv_forward(activations, weight, bias[0] if bias else None).to(x.dtype)
         if weight.is_mkldnn:
-            return _packed_product(activations, weight, *(bias or [None])).to(x.dtype)
+            return _packed_product(activations, weight, bias[0] if bias else None).to(x.dtype)
         return F.linear(activations, weight, *bias).to(x.dtype)
 
 
@@ -83,6 +83,6 @@ def has_packed_products() -> bool:
     x, weight, bias = (torch.randn(shape, generator=draw).bfloat16() for shape in ((5, 48, 64), (96, 64), (96,)))
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        return packed.is_mkldnn and torch.equal(_packed_product(x, packed, bias), F.linear(x, weight, bias))
+        return bool(packed.is_mkldnn) and torch.equal(_packed_product(x, packed, bias), F.linear(x, weight, bias))
     except Exception:  # a build without it says so in many ways
         return False

@@ -59,5 +59,6 @@ class Int8Format(Format):
         self, activations: integers.Integers, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor
     ) -> torch.Tensor:
         numbers, scales, zeros, *bias = weights
-        output = integers.product(activations, integers.PackedWeights(numbers, scales, zeros), *(bias or [None]))
+        held = integers.PackedWeights(numbers, scales, zeros)
+        output = integers.product(activations, held, bias[0] if bias else None)
         return output.view(*x.shape[:-1], -1).to(x.dtype)

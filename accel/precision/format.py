@@ -15,11 +15,13 @@ class Format(ABC):
     """One way to compute layers in fewer bits. Stateless: what it makes of a layer's weights is kept by others.
 
     name: what recipes and reports call it. rounding: the relative error of a product, on activations like a model's.
+    inner_dtype: what passes from the first to the last layer of a feed-forward; None is the model's own data type.
     pays_from: multiplications of a product from which it is faster on a CPU than float32.
     """
 
     name: str = ""
     rounding: float = 0.0
+    inner_dtype: torch.dtype | None = None
     pays_from: int = 0
     convolutions: bool = False
 
@@ -38,9 +40,11 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def product(self, activations: Any, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output for `x`, of which `activations` were made, in the data type of `x`."""
+    def product(
+        self, activations: Any, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The layer's output for `x`, of which `activations` were made, in this data type."""
 
     def compute(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         """All of it at once, for tests and measurements."""
-        return self.product(self.activations(x), self.weights(layer), layer, x)
+        return self.product(self.activations(x), self.weights(layer), layer, x, x.dtype)

@@ -11,7 +11,15 @@ LARGEST = 127
 LEAST = 1e-30  # of the values that scale a row: rows of zeros stay zeros
 CHUNK = 1 << 17  # numbers that are rounded at a time, so that what lies between stays in the processor's cache
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
-ONEDNN_ARGUMENTS: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, the output as it is, no other operation
+ONEDNN_ARGUMENTS: tuple[Any, ...] = (
+    None,
+    1.0,
+    0,
+    torch.float32,
+    "none",
+    [],
+    "",
+)  # no bias, the output as it is, no other operation
 
 
 class Integers(NamedTuple):
@@ -36,10 +44,9 @@ def rounded(x: torch.Tensor) -> Integers:
     rows = max(CHUNK // max(x.shape[-1], 1), 1) if x.device.type == "cpu" else max(len(x), 1)
     memory = torch.empty(min(rows, len(x)), x.shape[-1], dtype=torch.float32, device=x.device)
     for some, whole, scale in zip(x.split(rows), numbers.split(rows), scales.split(rows), strict=True):
-        between = memory[: len(some)].copy_(some) if some.dtype != torch.float32 else some
-        torch.amax(torch.abs(between, out=memory[: len(some)]), 1, keepdim=True, out=scale)
-        scale.clamp_min_(LEAST)
-        between = torch.mul(some, LARGEST / scale, out=memory[: len(some)])
+        some, between = some.float(), memory[: len(some)]
+        torch.amax(torch.abs(some, out=between), 1, keepdim=True, out=scale)
+        torch.mul(some, LARGEST / scale.clamp_min_(LEAST), out=between)
         whole.copy_(between.round_())
     return Integers(numbers, scales.div_(LARGEST))
 

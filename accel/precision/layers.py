@@ -22,6 +22,8 @@ class FoundLayers:
     """Of one pipeline: its layers by (denoiser, path), and how many there are that stay out of reach."""
 
     layers: dict[tuple[str, str], Layer] = field(default_factory=dict)
+    # Of feed-forwards the first and last layer, by (denoiser, path): between them is nothing but an activation.
+    pairs: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     compiled: int = 0  # parts inside of compiled blocks
     foreign: set[str] = field(default_factory=set)  # kinds of linear layers that are not plainly torch's own
 
@@ -68,6 +70,8 @@ def _collect(
         if module is None or is_compiled(module):
             found.compiled += 1
             continue
+        if pair := _pair(module):
+            found.pairs[name, f"{root}.{pair[0]}"] = name, f"{root}.{pair[1]}"
         for path, layer in _leaves(module, root):
             if wanted(path, layer) and isinstance(layer, Layer) and is_plain(layer):
                 found.layers[name, path] = layer
@@ -83,6 +87,17 @@ def _roots(denoiser: torch.nn.Module, known: DenoiserAnatomy) -> Iterator[str]:
             block = reachable(denoiser, f"{listed}.{index}")
             children = dict(block.named_children()) if block is not None else {}
             yield from (f"{listed}.{index}.{child}" for child, layer in children.items() if _is_linear(layer))
+
+
+def _pair(module: torch.nn.Module) -> tuple[str, str] | None:
+    """The first and last layer of a feed-forward as diffusers builds nearly all of them."""
+    net = getattr(module, "net", None)
+    if not isinstance(net, torch.nn.ModuleList) or len(net) < 2 or not isinstance(net[-1], torch.nn.Linear):
+        return None
+    between = all(isinstance(part, torch.nn.Dropout) for part in net[1:-1])
+    first = dict(net[0].named_children())
+    plain = set(first) <= {"proj", "act", "activation"} and isinstance(first.get("proj"), torch.nn.Linear)
+    return ("net.0.proj", f"net.{len(net) - 1}") if between and plain else None
 
 
 def _leaves(module: torch.nn.Module, path: str) -> Iterator[tuple[str, torch.nn.Module]]:

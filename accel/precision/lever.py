@@ -60,6 +60,18 @@ class Sparing:
         return "" if pays else SMALL
 
 
+class _Place(NamedTuple):
+    """A layer with its format; the data type that it passes on to the last layer of its feed-forward, if it is the
+    first; and whether it is the last.
+    """
+
+    denoiser: str
+    format: Format
+    layer: weakref.ref[Layer]
+    passes_on: torch.dtype | None
+    receives: bool
+
+
 class _SharedActivations(NamedTuple):
     """The last activations that were made, for the next layers that receive the same tensor (q, k and v)."""
 
@@ -87,10 +99,20 @@ class PrecisionLever(Lever):
         self._open(found)
         self._kept.begin(found.layers.values())
         for (name, path), layer in found.layers.items():
-            format = self._formats.get(f"{name}/{path}", self._formats.get(""))
+            format = self._format((name, path))
             if format is None or (isinstance(layer, torch.nn.Conv2d) and not format.convolutions):
                 continue
-            self._layers.append(Wrapper(layer, "forward", partial(self._layer, name, format, weakref.ref(layer))))
+            place = _Place(name, format, weakref.ref(layer), *self._inside(found, (name, path), format))
+            self._layers.append(Wrapper(layer, "forward", partial(self._layer, place)))
+
+    def _inside(self, found: FoundLayers, layer: tuple[str, str], format: Format) -> tuple[torch.dtype | None, bool]:
+        """What this layer passes on within a feed-forward, and whether it receives what another passes on."""
+        after = found.pairs.get(layer)
+        both = after in found.layers and self._format(after) is format if after else False
+        return format.inner_dtype if both else None, layer in found.pairs.values()
+
+    def _format(self, layer: tuple[str, str]) -> Format | None:
+        return self._formats.get("/".join(layer), self._formats.get(""))
 
     def reset(self) -> None:
         self._call: DenoiserCall | None = None
@@ -117,40 +139,35 @@ class PrecisionLever(Lever):
         self._computed: Counter[str] = Counter()
         self._exact: Counter[str] = Counter()
 
-    def _layer(
-        self,
-        denoiser: str,
-        format: Format,
-        known: weakref.ref[Layer],
-        inner: Callable[..., torch.Tensor],
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def _layer(self, place: _Place, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in place of a layer's forward."""
-        call, layer = self._call, known()
-        if call is None or layer is None or call.denoiser != denoiser:
+        call, layer, format = self._call, place.layer(), place.format
+        if call is None or layer is None or call.denoiser != place.denoiser:
             return inner(*args, **kwargs)
-        reason = self._spared or self._why_exact(call, format, layer, args, kwargs)
+        reason = self._spared or self._why_exact(call, place, layer, args, kwargs)
         if reason:
             self._exact[reason] += 1
+            if place.receives and args[0].dtype == format.inner_dtype:  # from a first layer that was computed
+                args = (args[0].to(layer.weight.dtype),)
             return inner(*args, **kwargs)
         (x,) = args
         weights = self._kept.of(layer, format)
         self._computed[format.name] += 1
-        return format.product(self._activations(format, x), weights, layer, x)
+        return format.product(self._activations(format, x), weights, layer, x, place.passes_on or layer.weight.dtype)
 
     def _why_exact(
-        self, call: DenoiserCall, format: Format, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, call: DenoiserCall, place: _Place, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
         if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor) or not is_plain(layer):
             return UNUSUAL
         (x,) = args
-        if x.dtype != layer.weight.dtype or x.device != layer.weight.device:
+        inside = place.receives and x.dtype == place.format.inner_dtype
+        if not (inside or x.dtype == layer.weight.dtype) or x.device != layer.weight.device:
             return MIXED
         if torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad):
             return GRADIENTS
         tokens = x.numel() // x.shape[1 if isinstance(layer, torch.nn.Conv2d) else -1] // max(call.rows, 1)
-        return self._sparing.why_small(tokens, call.rows, format, layer) or format.why_not(layer)
+        return self._sparing.why_small(tokens, call.rows, place.format, layer) or place.format.why_not(layer)
 
     def _activations(self, format: Format, x: torch.Tensor) -> Any:
         """Made once for all layers that receive the very same tensor, as long as nobody has changed it."""

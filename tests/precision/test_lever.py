@@ -114,7 +114,9 @@ class Spying(Format):
         self.made.append(x)
         return x.clone()
 
-    def product(self, activations: torch.Tensor, weights: Any, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    def product(
+        self, activations: torch.Tensor, weights: Any, layer: Layer, x: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
         return torch.nn.functional.linear(activations, weights[0], layer.bias)
 
 

@@ -38,6 +38,7 @@ class BFloat16Format(Format):
 
     name = "bfloat16"
     rounding = 0.004
+    inner_dtype = torch.bfloat16
     pays_from = 2**23
     convolutions = True
 
@@ -59,14 +60,19 @@ class BFloat16Format(Format):
         return x.to(torch.bfloat16)
 
     def product(
-        self, activations: torch.Tensor, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor
+        self,
+        activations: torch.Tensor,
+        weights: Sequence[torch.Tensor],
+        layer: Layer,
+        x: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         weight, *bias = weights
         if isinstance(layer, torch.nn.Conv2d):
-            return layer._conv_forward(activations, weight, bias[0] if bias else None).to(x.dtype)
+            return layer._conv_forward(activations, weight, bias[0] if bias else None).to(dtype)
         if weight.is_mkldnn:
-            return _packed_product(activations, weight, bias[0] if bias else None).to(x.dtype)
-        return F.linear(activations, weight, *bias).to(x.dtype)
+            return _packed_product(activations, weight, bias[0] if bias else None).to(dtype)
+        return F.linear(activations, weight, *bias).to(dtype)
 
 
 def _packed_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

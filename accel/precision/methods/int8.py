@@ -39,6 +39,7 @@ class Int8Format(Format):
 
     name = "int8"
     rounding = 0.015
+    inner_dtype = torch.bfloat16
     pays_from = 2**27
 
     def why_not(self, layer: Layer) -> str:
@@ -56,9 +57,14 @@ class Int8Format(Format):
         return integers.rounded(x.reshape(-1, x.shape[-1]))
 
     def product(
-        self, activations: integers.Integers, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor
+        self,
+        activations: integers.Integers,
+        weights: Sequence[torch.Tensor],
+        layer: Layer,
+        x: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         numbers, scales, zeros, *bias = weights
         held = integers.PackedWeights(numbers, scales, zeros)
         output = integers.product(activations, held, bias[0] if bias else None)
-        return output.view(*x.shape[:-1], -1).to(x.dtype)
+        return output.view(*x.shape[:-1], -1).to(dtype)

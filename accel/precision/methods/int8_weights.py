@@ -46,7 +46,12 @@ class Int8WeightsFormat(Format):
         return x
 
     def product(
-        self, activations: torch.Tensor, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor
+        self,
+        activations: torch.Tensor,
+        weights: Sequence[torch.Tensor],
+        layer: Layer,
+        x: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         numbers, scales, *bias = weights
-        return F.linear(activations, (numbers * scales).to(x.dtype), *bias)
+        return F.linear(activations, (numbers * scales).to(x.dtype), *bias).to(dtype)

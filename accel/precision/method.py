@@ -48,3 +48,13 @@ class ReducedPrecision(Method, lever="precision", abstract=True):
             name: replace(part, rounding=max(part.rounding, coarsest)) for name, part in anatomy.denoisers.items()
         }
         return replace(anatomy, denoisers=rounding) if has_layers(anatomy) else anatomy
+
+
+def known_formats() -> dict[str, Format]:
+    """By name, the format of every method that has one for all layers."""
+    found: dict[str, Format] = {}
+    for kind in tuple(Method.registry.get("precision", {}).values()):
+        for method in kind.for_comparison():
+            if isinstance(method, ReducedPrecision) and (format := method.formats().get("")) is not None:
+                found[format.name] = format
+    return found

@@ -1,6 +1,7 @@
 """What one computed step costs in fewer bits, beside what else can be had, and how far its output is off.
 
     python -m benchmarks.precision --tokens 1024 4096
+    python -m benchmarks.precision --memory --layers 12
 
 A stock Wan transformer with random weights. All are measured in turns in one process, after a run that is not counted.
 Each row has the least processor time of the rounds and the least wall-clock time: on a machine with other work the
@@ -14,7 +15,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransform
 import accel
 from accel import cli
 from accel.attention import LowPrecision
-from accel.precision import BFloat16, Int8, Int8Weights
+from accel.precision import BFloat16, Int8, Int8Weights, measure
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
@@ -35,6 +36,12 @@ OURS = {
     "accel Int8Weights": Recipe(precision=Int8Weights()),
     "accel BFloat16 + attention": Recipe(precision=BFloat16(), attention=LowPrecision()),
     "accel Int8 + attention": Recipe(precision=Int8(), attention=LowPrecision()),
+}
+
+REPLACED = {
+    "Int8Weights()": Recipe(precision=Int8Weights(min_tokens=2)),
+    'Int8(memory="replace")': Recipe(precision=Int8(min_tokens=2, memory="replace")),
+    'BFloat16(memory="replace")': Recipe(precision=BFloat16(min_tokens=2, memory="replace")),
 }
 
 Step = Callable[[], torch.Tensor]
@@ -94,12 +101,14 @@ def candidates(model: Any, given: dict[str, torch.Tensor], stack: ExitStack, com
     found[".to(bfloat16)"] = step_of(copy.deepcopy(model).to(torch.bfloat16), given, torch.bfloat16)
     if compiled:
         found["torch.compile"] = step_of(torch.compile(copy.deepcopy(model)), given)
-    for name, recipe in OURS.items():
+    pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), model)
+    chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()), attention=LowPrecision())
+    for name, recipe in {**OURS, "accel measured + attention": chosen}.items():
         found[name] = accelerated(model, given, recipe, stack)
     return found
 
 
-def measure(steps: dict[str, Step], rounds: int) -> list[tuple[str, float, float, float]]:
+def timed(steps: dict[str, Step], rounds: int) -> list[tuple[str, float, float, float]]:
     """Name, least processor time, least wall-clock time, relative error."""
     outputs = {name: step() for name, step in steps.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
@@ -116,6 +125,28 @@ def measure(steps: dict[str, Step], rounds: int) -> list[tuple[str, float, float
     ]
 
 
+def memory(options: argparse.Namespace) -> None:
+    """What the weights of a denoiser take of main memory in an accelerated step, beside what they take without."""
+    before = anonymous_memory()
+    model = transformer(options.width, options.layers)
+    alone, given = anonymous_memory() - before, inputs(64)
+    show(f"\n| {alone / 2**20:.0f} MiB of weights | MiB in a step | share |\n| --- | --- | --- |")
+    for name, recipe in REPLACED.items():
+        found: list[int] = []
+        with ExitStack() as stack, torch.no_grad():
+            hook = model.proj_out.register_forward_hook(lambda *_, found=found: found.append(anonymous_memory()))
+            stack.callback(hook.remove)
+            accelerated(model, given, recipe, stack)()
+        taken = found[-1] - before
+        show(f"| {name} | {taken / 2**20:.0f} | {taken / alone:.2f} |")
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file holds too."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
 def table(options: argparse.Namespace) -> None:
     """What one computed step costs in fewer bits, beside what else can be had."""
     model = transformer(options.width, options.layers)
@@ -124,8 +155,8 @@ def table(options: argparse.Namespace) -> None:
          f"{torch.get_num_threads()} threads")  # fmt: skip
     for tokens in options.tokens:
         show(f"\n| {tokens} tokens | processor s | gain | wall-clock s | error |\n| --- | --- | --- | --- | --- |")
-        with ExitStack() as stack, nullcontext():
-            rows = measure(candidates(model, inputs(tokens), stack, options.compile), options.rounds)
+        with ExitStack() as stack:
+            rows = timed(candidates(model, inputs(tokens), stack, options.compile), options.rounds)
         for name, busy, wall, error in rows:
             show(f"| {name} | {busy:.3f} | {rows[0][1] / busy:.2f} | {wall:.3f} | {error:.2%} |")
 
@@ -138,7 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="square numbers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes first")
-    return cli.run(parser.parse_args(argv))
+    parser.add_argument("--memory", action="store_true", help="instead: what weights take of main memory")
+    options = parser.parse_args(argv)
+    if options.memory:
+        options.command = memory
+    return cli.run(options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The lever of all precision methods: computes the layers of a denoiser call in the formats that the method chose.
 
 It stands around the layers' `forward` for the duration of one pipeline call and acts only within a denoiser call. The
-model's own weights stay where they are; those in fewer bits are kept beside them as long as the session is.
+model's own weights stay where they are, or go to a `Shelf` meanwhile; those in fewer bits are kept as long as the
+session is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from accel.method import Method
 from accel.patch import Wrapper
 from accel.precision.format import Format
 from accel.precision.layers import FoundLayers, Layer, find_layers, is_plain
+from accel.precision.shelf import Shelf
 from accel.precision.weights import ConvertedWeights
 from accel.report import CallRecord, LeverReport
 
@@ -84,10 +86,18 @@ class _SharedActivations(NamedTuple):
 class PrecisionLever(Lever):
     """Computes layers in the formats of `formats`: by "denoiser/path", or under "" for all that are not named."""
 
-    def __init__(self, method: Method, formats: Mapping[str, Format], sparing: Sparing, anatomy: Anatomy) -> None:
+    def __init__(
+        self,
+        method: Method,
+        formats: Mapping[str, Format],
+        sparing: Sparing,
+        anatomy: Anatomy,
+        *,
+        replaces: bool = False,
+    ) -> None:
         self.method, self.anatomy = method, anatomy
         self._formats, self._sparing = formats, sparing
-        self._kept = ConvertedWeights()
+        self._kept = ConvertedWeights(Shelf() if replaces else None)
         self._layers: list[Wrapper] = []
         self._open(FoundLayers())
         self.reset()
@@ -123,6 +133,7 @@ class PrecisionLever(Lever):
         for layer in reversed(self._layers):
             layer.detach()
         self._layers = []
+        self._kept.end()
         self.reset()
 
     def before_evaluation(self, call: DenoiserCall) -> None:
@@ -190,6 +201,8 @@ class PrecisionLever(Lever):
         if self._exact:
             reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
             parts.append("exact: " + ", ".join(reasons))
+        if (shelf := self._kept.shelf) is not None:
+            parts.append(f"{shelf.bytes / 2**20:.0f} MiB of the model's own weights were in files meanwhile")
         if self._found.foreign:
             kinds = ", ".join(sorted(self._found.foreign))
             parts.append(f"layers that are quantised or another library's already are left as they are ({kinds})")

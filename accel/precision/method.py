@@ -22,12 +22,16 @@ class ReducedPrecision(Method, lever="precision", abstract=True):
     and last steps can be spared of them: `warmup` and `final` are shares of the steps that stay exact.
     min_tokens: tokens of a sample from which a layer is computed in fewer bits. -1 is where it is faster on a CPU, by
     the multiplications of a product, and 16 elsewhere.
+    memory: "beside" keeps the weights in fewer bits beside the model's own. "replace" moves the model's own, where they
+    are in main memory, to temporary files for the time of each pipeline call (`Shelf`): less memory, some time.
     """
 
     _: KW_ONLY
     warmup: float = setting(0.0, 0.0, 1.0, "share of the steps, from the first, that stay exact", dial=True)
     final: float = setting(0.0, 0.0, 1.0, "share of the steps, up to the last, that stay exact")
     min_tokens: int = setting(-1, -1, None, "tokens from which fewer bits are used; -1: where it pays")
+
+    memory: str = setting("beside", help="where the model's own weights are meanwhile", choices=("beside", "replace"))
 
     def formats(self) -> Mapping[str, Format]:
         """The format of each layer: by "denoiser/path", or under "" for all that are not named."""
@@ -39,7 +43,8 @@ class ReducedPrecision(Method, lever="precision", abstract=True):
             return InactiveLever(
                 self, f"no attention or feed-forward is known in {kinds}, whose layers could be computed in fewer bits"
             )
-        return PrecisionLever(self, self.formats(), Sparing(self.warmup, self.final, self.min_tokens), anatomy)
+        sparing = Sparing(self.warmup, self.final, self.min_tokens)
+        return PrecisionLever(self, self.formats(), sparing, anatomy, replaces=self.memory == "replace")
 
     def adjust_anatomy(self, anatomy: Anatomy) -> Anatomy:
         """Other levers and the report know by how much layers round."""

@@ -1,4 +1,4 @@
-"""Weights in fewer bits, kept beside a model's own as long as these stay what they were."""
+"""Weights in fewer bits, kept beside a model's own, or in their place, as long as these stay what they were."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from accel.precision.format import Format
 from accel.precision.layers import Layer
+from accel.precision.shelf import Shelf
 
 SAMPLES = 64
 """Numbers of a weight that are compared once in a pipeline call. Adapters that are merged change nearly all of them,
@@ -31,12 +32,17 @@ class _Converted(NamedTuple):
     identity: _Identity
     samples: torch.Tensor
     tensors: Sequence[torch.Tensor]
+    format: Format
 
 
 class ConvertedWeights:
-    """What formats made of layers, by layer. Made when first needed: offloaded weights are on their device then."""
+    """What formats made of layers, by layer. Made when first needed: offloaded weights are on their device then.
 
-    def __init__(self) -> None:
+    shelf: where the model's own are in the meantime; None leaves them where they are.
+    """
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self.shelf = shelf
         self._entries: weakref.WeakKeyDictionary[Layer, _Converted] = weakref.WeakKeyDictionary()
         self._checked: weakref.WeakSet[Layer] = weakref.WeakSet()
 
@@ -57,10 +63,23 @@ class ConvertedWeights:
         if entry is None or not fits:
             self._entries.pop(layer, None)
             with torch.no_grad():
-                entry = _Converted(identity, _samples(layer), tuple(format.weights(layer)))
+                entry = _Converted(identity, _samples(layer), tuple(format.weights(layer)), format)
             self._entries[layer] = entry
-        self._checked.add(layer)
+        if layer not in self._checked:
+            self._checked.add(layer)
+            if self.shelf is not None and self.shelf.put_away(layer.weight):
+                self._entries[layer] = entry._replace(identity=_identity(layer, format))
         return entry.tensors
+
+    def end(self) -> None:
+        """The pipeline call is over: the model's own weights are back in memory."""
+        if self.shelf is None:
+            return
+        fitting = [layer for layer, entry in self._entries.items() if entry.identity == _identity(layer, entry.format)]
+        self.shelf.bring_back()
+        for layer in fitting:
+            entry = self._entries[layer]
+            self._entries[layer] = entry._replace(identity=_identity(layer, entry.format))
 
     @property
     def bytes(self) -> int:

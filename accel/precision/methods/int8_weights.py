@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch.nn import functional as F
 
+from accel.method import setting
 from accel.precision.format import Format
 from accel.precision.integers import rounded
 from accel.precision.layers import Layer
@@ -20,8 +21,12 @@ class Int8Weights(ReducedPrecision):
 
     Source: as torchao's `int8_weight_only`. It saves memory and no time: a layer's weights are put together anew for
     each product. Relative error of a product about 0.5 %; nothing is lost of what latents differ in.
-    Memory: with `memory="replace"` a quarter of the layers' weights in float32. On any device.
+    Memory: a quarter of the layers' weights in float32, which are in files meanwhile. On any device, but only what is
+    in main memory is replaced.
     """
+
+    _: KW_ONLY
+    memory: str = setting("replace", help="where the model's own weights are meanwhile", choices=("beside", "replace"))
 
     memory: str = "replace"
 

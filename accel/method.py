@@ -71,7 +71,12 @@ class Method:
     lever: ClassVar[str] = ""
     registry: ClassVar[dict[str, dict[str, type[Method]]]] = {}
     data_free: ClassVar[bool] = False
-    """Whether it decides without a look at what is rendered: alike for all samples, in a batch as alone."""
+    """Whether its decisions can be told before a run, without a look at what is rendered."""
+
+    @property
+    def treats_samples_alike(self) -> bool:
+        """Whether a sample comes out of a batch as it would alone."""
+        return self.data_free
 
     def __init_subclass__(cls, *, lever: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

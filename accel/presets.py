@@ -36,17 +36,17 @@ PRESETS = {
     "lossless": Preset(
         "above {:g} dB against the unaccelerated output",
         40.0,
-        Recipe(cache=OptimalSchedule(0.72, fewest=23, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.62, guard=0.25, fewest=23, careful=0.5)),
     ),
     "balanced": Preset(
         "about {:g} dB",
         30.0,
-        Recipe(cache=OptimalSchedule(0.42, fewest=18, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.34, guard=0.25, fewest=16, careful=0.5)),
     ),
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.34, fewest=16, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.28, guard=0.6, fewest=12, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",

@@ -1,9 +1,10 @@
 """What holds on models that were left out of the choice: `python -m benchmarks.holds` (`make holds`).
 
 Every candidate setting runs on every judge, scheduler, guidance scale and length, each prompt with a seed of its own,
-beside the unaccelerated pipeline and beside fewer steps with as many calls. For each judge the setting is then chosen
-by all *other* judges, and the table shows how that one does on it. With `--rivals` other libraries' caches run on the
-same clips, and a second table shows the greatest speed at which each keeps a promise.
+beside the unaccelerated pipeline and, clip by clip, beside fewer steps with as many calls as were computed. For each
+judge the setting is then chosen by all *other* judges, and the table shows how that one does on it. With `--rivals`
+other libraries' caches run on the same clips, and a second table shows the greatest speed at which each keeps a
+promise.
 
 Runs are kept in OUT/runs.jsonl as they end; the same command goes on where it stopped.
 """
@@ -13,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from accel.api import accelerate
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.measure.metrics import Clip, psnr
+from accel.session import Session
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.rivals import rivals
 
@@ -33,14 +36,16 @@ STEPS = (50, 28)
 PLAIN = "plain"
 # What a gain above fewer steps counts at most: beyond, a setting is not better for having more of it on an easy judge.
 ENOUGH = 6.0
-CANDIDATES: dict[str, tuple[float, float]] = {
-    "damping 0.6, spread 0.25": (0.6, 0.25),
-    "damping 0.4, spread 0.25": (0.4, 0.25),
-    "damping 0.8, spread 0.25": (0.8, 0.25),
-    "damping 0.6, spread 0.15": (0.6, 0.15),
-    "damping 0.6, spread 0.35": (0.6, 0.35),
-}
-"""Settings that may become the default, as (damping, spread)."""
+CANDIDATES: dict[str, dict[str, Any]] = {
+    f"damping {damping:g}, spread {spread:g}, guard {guard:g}": {
+        "predictor": Extrapolate(damping=damping), "spread": spread, "guard": guard
+    }
+    for damping, spread, guard in (
+        (0.6, 0.15, 0.0), (0.6, 0.25, 0.0), (0.6, 0.35, 0.0), (0.4, 0.25, 0.0), (0.8, 0.25, 0.0),
+        (0.6, 0.15, 0.25),
+    )
+}  # fmt: skip
+"""Settings of `OptimalSchedule` that may become the default."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One clip: PSNR against the unaccelerated one in dB, the share of steps that compute if set, processor seconds."""
+    """One clip: PSNR against the unaccelerated one in dB, the steps that were computed, and processor seconds."""
 
     case: Case
     setting: str
     prompt: int
     psnr: float
-    share: float
+    computed: int
     seconds: float
+
+
+def fewer(steps: int) -> str:
+    """The unaccelerated pipeline's setting with so many steps."""
+    return f"{PLAIN}: {steps} steps"
 
 
 def cases(names: Sequence[str]) -> list[Case]:
@@ -82,7 +92,7 @@ def cases(names: Sequence[str]) -> list[Case]:
 class Bench:
     """Runs one case, and keeps what ended in a file."""
 
-    def __init__(self, case: Case, out: Path, known: set[tuple[Case, str, int]]) -> None:
+    def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run]) -> None:
         self.case, self._out, self._known = case, out, known
         self.judge: Judge = JUDGES[case.judge]
         self.pipe: DiffusionPipeline = self.judge.load(case.scheduler)
@@ -92,17 +102,20 @@ class Bench:
     def plain(self, prompts: int) -> None:
         """The unaccelerated pipeline, and fewer steps with as many calls as the shares compute."""
         for prompt in range(prompts):
-            for share in (1.0, *SHARES):
-                self._measure(PLAIN, share, prompt, round(share * self.case.steps))
+            self.fewer(self.case.steps, prompt)
+            for share in SHARES:
+                self.fewer(round(share * self.case.steps), prompt)
 
-    def ours(self, candidate: str, prompts: int) -> None:
-        """One of `CANDIDATES` at every share."""
-        damping, spread = CANDIDATES[candidate]
-        for share in SHARES:
-            cache = OptimalSchedule(share, spread=spread, predictor=Extrapolate(damping=damping))
-            with accelerate(self.pipe, cache=cache, attention=None, guidance=None, sampler=None):
-                for prompt in range(prompts):
-                    self._measure(candidate, share, prompt, self.case.steps)
+    def fewer(self, steps: int, prompt: int) -> None:
+        """One clip in so many steps."""
+        self._measure(fewer(steps), prompt, steps=steps)
+
+    def ours(self, label: str, cache: Any, prompts: Iterable[int]) -> None:
+        """One setting, and beside each of its clips as many plain steps as it computed."""
+        with accelerate(self.pipe, cache=cache, attention=None, guidance=None, sampler=None) as session:
+            computed = {prompt: self._measure(label, prompt, session=session) for prompt in prompts}
+        for prompt, steps in computed.items():
+            self.fewer(steps, prompt)
 
     def theirs(self, prompts: int) -> None:
         """Other libraries' caches at all of their settings."""
@@ -110,21 +123,27 @@ class Bench:
             undo = attach(self.pipe)
             try:
                 for prompt in range(prompts):
-                    self._measure(label, 0.0, prompt, self.case.steps)
+                    self._measure(label, prompt)
             finally:
                 undo()
 
-    def _measure(self, label: str, share: float, prompt: int, steps: int) -> None:
-        setting = f"{label} @ {share:g}" if share else label
-        if (self.case, setting, prompt) in self._known:
-            return
-        reference = self._reference(prompt, label == PLAIN)
-        began = time.process_time()
-        clip = self._clip(prompt, steps)
-        seconds = time.process_time() - began
-        run = Run(self.case, setting, prompt, psnr(clip, reference), share, seconds)
-        with self._out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(run)) + "\n")
+    def _measure(self, setting: str, prompt: int, steps: int = 0, session: Session | None = None) -> int:
+        """Runs and keeps one clip, if it is not known yet; the number of steps that it computed, as far as we know."""
+        known = self._known.get((self.case, setting, prompt))
+        if known is None:
+            reference = self._reference(prompt, setting == fewer(self.case.steps))
+            began = time.process_time()
+            clip = self._clip(prompt, steps or self.case.steps)
+            seconds = time.process_time() - began
+            computed = steps or self.case.steps
+            if session is not None:
+                report = session.report()
+                computed = round(report.computed / len(report.calls) * self.case.steps)
+            known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds)
+            self._known[self.case, setting, prompt] = known
+            with self._out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(known)) + "\n")
+        return known.computed
 
     def _reference(self, prompt: int, bare: bool) -> Clip:
         if prompt not in self._references:
@@ -157,15 +176,21 @@ class Tables:
             self._runs.setdefault((run.case, run.setting), []).append(run)
         self.cases = list(dict.fromkeys(run.case for run in runs))
 
-    def decibels(self, case: Case, setting: str) -> list[float]:
-        return [run.psnr for run in self._runs.get((case, setting), [])]
+    def clips(self, case: Case, setting: str) -> list[tuple[Run, Run]]:
+        """Each with the one that took as many plain steps."""
+        found = []
+        for run in self._runs.get((case, setting), []):
+            beside = self._runs.get((case, fewer(run.computed)), [])
+            found += [(run, plain) for plain in beside if plain.prompt == run.prompt]
+        return found
 
     def gains(self, case: Case, candidate: str, share: float) -> tuple[float, float] | None:
         """Above fewer steps: of the mean, and of the worst clip."""
-        ours, fewer = (self.decibels(case, f"{label} @ {share:g}") for label in (candidate, PLAIN))
-        if not ours or not fewer:
+        pairs = self.clips(case, f"{candidate} @ {share:g}")
+        if not pairs:
             return None
-        return float(np.mean(ours) - np.mean(fewer)), min(ours) - min(fewer)
+        ours, plain = ([pair[side].psnr for pair in pairs] for side in (0, 1))
+        return float(np.mean(ours) - np.mean(plain)), min(ours) - min(plain)
 
     def chosen_without(self, judge: str) -> str:
         """The candidate that is best above fewer steps on all other judges, mean and worst clip alike."""
@@ -189,13 +214,18 @@ class Tables:
         for case in self.cases:
             candidate, cells = self.chosen_without(case.judge), []
             for share in SHARES:
-                gain, fewer = self.gains(case, candidate, share), self.decibels(case, f"{PLAIN} @ {share:g}")
-                cells.append(f"{np.mean(fewer):.1f} {gain[0]:+.1f} ({gain[1]:+.1f})" if gain else "")
+                gain, pairs = self.gains(case, candidate, share), self.clips(case, f"{candidate} @ {share:g}")
+                cells.append("")
+                if gain:
+                    computed = np.mean([run.computed for run, _ in pairs]) / case.steps
+                    plain = np.mean([run.psnr for _, run in pairs])
+                    cells[-1] = f"{computed:.2f}: {plain:.1f} {gain[0]:+.1f} ({gain[1]:+.1f})"
             yield f"| {case} | {candidate} | {' | '.join(cells)} |"
 
     def speeds(self, promise: float) -> Iterator[str]:
         """A line for each judge that rivals ran on: the greatest speed that keeps the promise on 95 % of clips."""
-        kinds = list(dict.fromkeys(setting.split(":")[0] for _, setting in self._runs if " @ " not in setting))
+        labels = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
+        kinds = [kind for kind in dict.fromkeys(labels) if kind != PLAIN]
         yield f"| at {promise:g} dB in 95 % of clips | ours | fewer steps | {' | '.join(kinds)} |"
         yield "| --- " * (3 + len(kinds)) + "|"
         for case in self.cases:
@@ -205,7 +235,7 @@ class Tables:
                 yield f"| {case} | {' | '.join(cells)} |"
 
     def _fastest(self, case: Case, label: str, promise: float) -> str:
-        whole = np.mean([run.seconds for run in self._runs[case, f"{PLAIN} @ 1"]])
+        whole = np.mean([run.seconds for run in self._runs[case, fewer(case.steps)]])
         kept = [
             float(whole / np.mean([run.seconds for run in runs]))
             for (at, setting), runs in self._runs.items()
@@ -230,12 +260,13 @@ def main(arguments: list[str] | None = None) -> None:
     names = options.names or list(JUDGES)
     # A file for each set of judges, so that two commands with different ones may run at once.
     path = options.out / f"{'-'.join(names)}.jsonl"
-    known = {(run.case, run.setting, run.prompt) for run in read(options.out)}
+    known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
     for case in [] if options.table else cases(names):
         bench = Bench(case, path, known)
         bench.plain(options.prompts)
-        for candidate in CANDIDATES:
-            bench.ours(candidate, options.prompts)
+        for candidate, settings in CANDIDATES.items():
+            for share in SHARES:
+                bench.ours(f"{candidate} @ {share:g}", OptimalSchedule(share, **settings), range(options.prompts))
         if options.rivals and case == cases([case.judge])[0]:
             bench.theirs(options.prompts)
         print(f"{case}: done", flush=True)

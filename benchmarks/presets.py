@@ -1,109 +1,185 @@
-"""Where the presets' numbers come from: what the tuner finds for their promises on every setting of the pocket models.
+"""Where the presets' numbers come from: `python -m benchmarks.presets` (`make presets`).
 
-`python -m benchmarks.presets` (`make presets`) writes the table. A preset needs no constants of a model and must hold
-on models that nobody has measured, so it takes the most careful of what was found, for its promise and a reserve: large
-models are harder to forecast than these small ones. Its share is that at 50 steps, and what was found for shorter runs
-is the least number of steps that it computes.
+Every setting of a grid runs on every judge at its higher guidance scale, under both schedulers and at both lengths
+(`benchmarks.holds`). A preset with a promise takes of them the one that computes least of those that keep it: in 95 %
+of all clips, and on each judge in all but one of twelve. `turbo`, which promises nothing, takes the one that computes
+least and is above fewer steps with as many calls in the mean of every judge. The table chooses with one judge left out
+and shows what that choice does on it; the last line of each preset is chosen by all. With `--verify` the presets as
+they are run on further prompts.
+
+Runs are kept in OUT as they end; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from accel import pocket
+import numpy as np
+import torch
+
 from accel.caching import OptimalSchedule
-from accel.files import write_whole
-from accel.loading import load_pipeline
-from accel.tuning.api import GoalNotMet, tune
+from accel.plain_data import quote
+from accel.presets import PRESETS
+from benchmarks.holds import Bench, Case, Run, cases, fewer, read
+from benchmarks.judges import JUDGES
 
-# PSNR that each preset promises, and what is added to it before tuning.
-PROMISES = {"lossless": 40.0, "balanced": 30.0, "fast": 24.0}
-RESERVE = 10.0
-PROMPTS = 24
+GRID = [
+    OptimalSchedule(compute, guard=guard, fewest=fewest)
+    for compute, fewest, guards in (
+        (0.72, 23, (0.0, 0.15, 0.25)),
+        (0.62, 23, (0.0, 0.15, 0.25)),
+        (0.52, 18, (0.0, 0.15, 0.25)),
+        (0.42, 16, (0.0, 0.15, 0.25)),
+        (0.34, 16, (0.0, 0.25, 0.4)),
+        (0.28, 14, (0.0, 0.25, 0.4)),
+        (0.28, 12, (0.0, 0.4, 0.6, 0.8)),
+        (0.25, 12, (0.0, 0.6, 0.8)),
+        (0.22, 12, (0.0, 0.25, 0.4)),
+    )
+    for guard in guards
+]
+OFTEN = 0.95  # how many of the clips keep a promise
+LEAST = 0.9  # how many of one judge's
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A model and how it is called."""
+class Clip:
+    """One run of a setting, and its PSNR above as many plain steps."""
 
-    label: str
-    model: str
-    steps: int
-    arguments: dict[str, Any] = field(default_factory=dict)
+    run: Run
+    gain: float
 
     @property
-    def slug(self) -> str:
-        """The label as the name of a file."""
-        return self.label.replace(", ", "-").replace(" ", "-")
+    def share(self) -> float:
+        return self.run.computed / self.run.case.steps
 
 
-SETTINGS = (
-    Setting("video, 50 steps", "pocket:video", 50),
-    Setting("video, 28 steps", "pocket:video", 28),
-    Setting("video, guidance 3", "pocket:video", 50, {"guidance_scale": 3.0}),
-    Setting("image, 50 steps", "pocket:image", 50),
-)
+Clips = dict[str, list[Clip]]  # of each judge
 
 
-@dataclass(frozen=True)
-class Derived:
-    """What was found for one preset on one setting: the share of computed steps, and what it was verified with."""
-
-    preset: str
-    setting: str
-    compute: float
-    speedup: float
-    psnr: float
-    worst: float
+def label(cache: OptimalSchedule) -> str:
+    return f"compute {cache.compute:g}, guard {cache.guard:g}, fewest {cache.fewest}"
 
 
-def measure(settings: Sequence[Setting], out: Path, minutes: float) -> list[Derived]:
-    """Tunes the one method that presets are made of, for every promise on every setting."""
-    found = []
-    for setting in settings:
-        pipe = load_pipeline(setting.model)
-        for preset, promise in PROMISES.items():
-            try:
-                recipe = tune(
-                    pipe, pocket.prompts(PROMPTS, seed=17), min_psnr=promise + RESERVE, steps=setting.steps,
-                    minutes=minutes, levers=("cache",), generic=True, call_arguments=setting.arguments,
-                    journal=out / setting.slug,
-                )  # fmt: skip
-            except GoalNotMet as error:
-                print(f"{preset} on {setting.label}: {error}", flush=True)
-                continue
-            psnr, cache = recipe.evidence["quality"]["psnr"], recipe.cache
-            if isinstance(cache, OptimalSchedule):
-                speedup = recipe.evidence["speedup"]
-                found.append(Derived(preset, setting.label, cache.compute, speedup, psnr["mean"], psnr["worst"]))
-                print(found[-1], flush=True)
+def hard_cases(names: Sequence[str]) -> list[Case]:
+    """Both schedulers and lengths at the higher guidance scale."""
+    return [case for case in cases(names) if case.guidance == JUDGES[case.judge].guidance_scales[1]]
+
+
+def found_clips(runs: Sequence[Run]) -> dict[str, Clips]:
+    """By setting and judge, the clips that have a run of as many plain steps beside them."""
+    plain = {(run.case, run.setting, run.prompt): run.psnr for run in runs}
+    found: dict[str, Clips] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        beside = plain.get((run.case, fewer(run.computed), run.prompt))
+        if beside is not None and run.setting != fewer(run.computed):
+            found[run.setting][run.case.judge].append(Clip(run, run.psnr - beside))
     return found
 
 
-def text_of(found: Sequence[Derived]) -> str:
-    """The table, and the most careful share for each preset."""
-    lines = [f"{'preset':<10}{'setting':<20}{'compute':>8}{'speed-up':>10}{'PSNR':>7}{'worst':>7}"]
-    for one in sorted(found, key=lambda one: (list(PROMISES).index(one.preset), one.setting)):
-        lines.append(
-            f"{one.preset:<10}{one.setting:<20}{one.compute:>8.2f}{one.speedup:>9.2f}x{one.psnr:>7.1f}{one.worst:>7.1f}"
-        )
-    shares = {name: [one.compute for one in found if one.preset == name] for name in PROMISES}
-    careful = ", ".join(f"{name} {max(values):.2f}" for name, values in shares.items() if values)
-    return "\n".join([*lines, "", f"The most careful of each: {careful}."])
+def mean_share(clips: Clips) -> float:
+    return float(np.mean([clip.share for of_judge in clips.values() for clip in of_judge]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def keeps(preset: str) -> Callable[[Clips], bool]:
+    """Whether these clips are what the preset stands for."""
+    promise = PRESETS[preset].decibels
+
+    def promised(clips: Clips) -> bool:
+        shares = [np.mean([PRESETS[preset].kept(clip.run.psnr) for clip in of_judge]) for of_judge in clips.values()]
+        return bool(np.mean(shares) >= OFTEN and min(shares) >= LEAST)
+
+    def above_fewer_steps(clips: Clips) -> bool:
+        return min(float(np.mean([clip.gain for clip in of_judge])) for of_judge in clips.values()) >= 0.0
+
+    return above_fewer_steps if promise is None else promised
+
+
+def chosen(found: dict[str, Clips], preset: str, without: str = "") -> str | None:
+    """The setting that the judges choose, all or all but one, of those that have run on all their clips; None where
+    nothing keeps the promise.
+    """
+    others = {
+        setting: {judge: of_judge for judge, of_judge in clips.items() if judge != without}
+        for setting, clips in found.items()
+        if not setting.startswith("preset")
+    }
+    counts = {setting: sum(map(len, clips.values())) for setting, clips in others.items()}
+    most = max(counts.values(), default=0)
+    good = [setting for setting, clips in others.items() if clips and counts[setting] == most and keeps(preset)(clips)]
+    return min(good, key=lambda setting: mean_share(others[setting]), default=None)
+
+
+def summary(preset: str, clips: Sequence[Clip]) -> str:
+    """Cells of a table: share that is computed, clips that keep the promise, the worst, and the gain."""
+    kept = [PRESETS[preset].kept(clip.run.psnr) for clip in clips]
+    share = f"{np.mean([clip.share for clip in clips]):.2f}"
+    promise = "" if None in kept else f"{100 * np.mean([bool(one) for one in kept]):.0f} %"
+    worst, gain = min(clip.run.psnr for clip in clips), np.mean([clip.gain for clip in clips])
+    return f"{share} | {promise} | {worst:.1f} | {gain:+.1f}"
+
+
+def left_out(found: dict[str, Clips]) -> Iterator[str]:
+    """A line for each preset and judge left out, and one for the choice of all."""
+    yield "| preset | left out | the others choose | computes there | keeps its promise | worst, dB | over fewer, dB |"
+    yield "| --- " * 7 + "|"
+    judges = sorted({judge for clips in found.values() for judge in clips})
+    for preset in PRESETS:
+        for judge in [*judges, ""]:
+            setting = chosen(found, preset, judge)
+            shown = [judge] if judge else judges
+            clips = [clip for name in shown for clip in found[setting].get(name, [])] if setting else []
+            cells = summary(preset, clips) if clips else "| | |"
+            yield f"| `{preset}` | {judge or 'none'} | {setting or 'nothing'} | {cells} |"
+
+
+def verified(found: dict[str, Clips]) -> Iterator[str]:
+    """A line for each preset and length, on prompts that chose nothing."""
+    yield "| preset | steps | computes | keeps its promise | worst, dB | over fewer, dB |"
+    yield "| --- " * 6 + "|"
+    for preset in PRESETS:
+        clips = [clip for of_judge in found.get(f"preset {preset}", {}).values() for clip in of_judge]
+        for steps in sorted({clip.run.case.steps for clip in clips}, reverse=True):
+            yield f"| `{preset}` | {steps} | {summary(preset, [c for c in clips if c.run.case.steps == steps])} |"
+
+
+def measure(names: Sequence[str], out: Path, prompts: range, verify: bool) -> None:
+    """Runs what is not in the folder yet."""
+    known = {(run.case, run.setting, run.prompt): run for run in read(out)}
+    path = out / f"{'verify-' * verify}{'-'.join(names)}.jsonl"
+    for case in hard_cases(names):
+        bench = Bench(case, path, known)
+        for prompt in prompts:
+            bench.fewer(case.steps, prompt)
+        for preset, named in PRESETS.items() if verify else ():
+            bench.ours(f"preset {preset}", named.recipe.cache, prompts)
+        for cache in () if verify else GRID:
+            bench.ours(label(cache), cache, prompts)
+        print(f"{case}: done", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Presets, chosen by judges, and what they do on one left out.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--verify", action="store_true", help="the presets as they are, on the prompts after these")
+    parser.add_argument("--table", action="store_true", help="only print what the runs so far say")
     parser.add_argument("--out", type=Path, default=Path("out/presets"))
-    parser.add_argument("--minutes", type=float, default=4.0, help="for each tuning")
-    options = parser.parse_args()
-    text = text_of(measure(SETTINGS, options.out, options.minutes))
-    print(text)
-    write_whole(options.out / "presets.txt", text + "\n")
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(JUDGES)):
+        parser.error(f"there is no judge {quote(unknown[0])}; name some of: {', '.join(JUDGES)}.")
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    first = options.prompts if options.verify else 0
+    if not options.table:
+        names = options.names or list(JUDGES)
+        measure(names, options.out, range(first, first + options.prompts), options.verify)
+    found = found_clips(read(options.out))
+    print("\n".join(verified(found) if options.verify else left_out(found)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from accel.anatomy import Anatomy
 from accel.caching import parallel
 from accel.caching.conditions import MOST_STREAMS, StreamConditions
 from accel.caching.correction import ForecastCorrector
+from accel.caching.hindsight import largest_error
 from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
 from accel.caching.predictor import PastValues, Predictor, Steps
 from accel.caching.probe import hearing, obstacle
@@ -220,6 +221,7 @@ class CacheGate(Lever):
     def _computed(
         self, call: DenoiserCall, stream: Stream, decision: Decision, outcome: DenoiserResult
     ) -> DenoiserResult:
+        gap = call.context.step - stream.computed
         stream.computed, stream.stateful = call.context.step, carries_state(outcome.output)
         if stream.stateful:
             stream.history, stream.corrector = [], None
@@ -234,6 +236,10 @@ class CacheGate(Lever):
             stream.signal.after_compute(call, outputs)
             stream.policy.after_compute()
         memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
+        if call.leader and stream.history and stream.policy.watches(call.context.position):
+            forecast = stream.predictor.forecast(call, stream.history, self.anatomy.prediction)
+            error = parallel.largest(call, largest_error(forecast.values, memory.values))
+            stream.policy.after_forecast(call.context.position, gap, error or 0.0)
         answer, reason = self._correct(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())
         stream.history = [*stream.history, memory][-stream.predictor.depth :]

@@ -7,6 +7,7 @@ function of this run alone, so the same call gives the same output every time, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,3 +36,13 @@ def hindsight(last: torch.Tensor, forecast: torch.Tensor, output: torch.Tensor) 
     slope = along / foreseen.square().sum(axes, keepdim=True).clamp_min(TINY)
     explained = slope * along / moved.square().sum(axes, keepdim=True).clamp_min(TINY)
     return Hindsight(slope, (2.0 * explained).clamp_max(1.0))
+
+
+def largest_error(forecasts: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    """|forecast - output| / |output| of the sample, (B, ...), that was forecast worst; a host sync."""
+    errors = []
+    for forecast, output in zip(forecasts, outputs, strict=True):
+        axes = tuple(range(1, output.ndim))
+        wrong, size = (torch.linalg.vector_norm(part.float(), dim=axes) for part in (forecast - output, output))
+        errors.append((wrong / size.clamp_min(TINY)).max())
+    return float(torch.stack(errors).max())

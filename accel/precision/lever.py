@@ -27,6 +27,7 @@ from accel.precision.layers import FoundLayers, Layer, find_layers, is_plain
 from accel.precision.shelf import Shelf
 from accel.precision.weights import ConvertedWeights
 from accel.report import CallRecord, LeverReport
+from accel.rounding import COARSE
 
 WARMUP = "in the first steps (warmup)"
 FINAL = "in the last steps (final)"
@@ -201,6 +202,12 @@ class PrecisionLever(Lever):
         if self._exact:
             reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
             parts.append("exact: " + ", ".join(reasons))
+        coarse = {format.name: format.rounding for format in self._formats.values() if format.rounding > COARSE}
+        for name in coarse.keys() & self._computed.keys():
+            parts.append(
+                f"{name} rounds activations (products are off by about {coarse[name]:.1%}), so runs that differ in the "
+                f"last bit end as far apart as this one is from the exact one"
+            )
         if (shelf := self._kept.shelf) is not None:
             parts.append(f"{shelf.bytes / 2**20:.0f} MiB of the model's own weights were in files meanwhile")
         if self._found.foreign:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
 from accel.lever import InactiveLever, Lever
@@ -45,14 +45,6 @@ class ReducedPrecision(Method, lever="precision", abstract=True):
             )
         sparing = Sparing(self.warmup, self.final, self.min_tokens)
         return PrecisionLever(self, self.formats(), sparing, anatomy, replaces=self.memory == "replace")
-
-    def adjust_anatomy(self, anatomy: Anatomy) -> Anatomy:
-        """Other levers and the report know by how much layers round."""
-        coarsest = max((one.rounding for one in self.formats().values()), default=0.0)
-        rounding = {
-            name: replace(part, rounding=max(part.rounding, coarsest)) for name, part in anatomy.denoisers.items()
-        }
-        return replace(anatomy, denoisers=rounding) if has_layers(anatomy) else anatomy
 
 
 def known_formats() -> dict[str, Format]:

@@ -21,7 +21,6 @@ from accel.precision.integers import kernel
 from accel.precision.layers import Layer, find_layers
 from accel.precision.methods.bfloat16 import BFloat16Format
 from accel.report import LeverReport
-from accel.rounding import COARSE
 from tests.accel.residue import of_denoisers, traces
 from tests.tiny import TINY, run
 
@@ -281,13 +280,15 @@ def test_beside_a_cache_computed_steps_are_in_fewer_bits() -> None:
     assert report.computed < len(report.calls)
 
 
-def test_other_levers_know_by_how_much_layers_round() -> None:
+@pytest.mark.parametrize(("format", "coarse"), [("bfloat16", False), ("int8", True)])
+def test_coarse_activations_are_said_where_they_were_computed(format: str, coarse: bool) -> None:
     pipe = TINY["wan"].build()
-    with accel.accelerate(pipe, accel.Recipe(precision=EVERY["int8"])) as session:
-        assert session.anatomy.denoisers["transformer"].rounding > COARSE
-        assert "rounds its activations to few bits" in str(session.report())
-    with accel.accelerate(pipe, accel.Recipe(precision=EVERY["bfloat16"])) as session:
-        assert 0 < session.anatomy.denoisers["transformer"].rounding < COARSE
+    with accel.accelerate(pipe, accel.Recipe(precision=EVERY[format])) as session:
+        run(pipe, TINY["wan"], steps=2)
+    assert ("rounds activations" in account(session).reason) is coarse
+    with accel.accelerate(pipe, accel.Recipe(precision=replace(EVERY[format], warmup=1.0))) as session:
+        run(pipe, TINY["wan"], steps=2)
+    assert "rounds activations" not in account(session).reason
 
 
 def test_convolutions_of_unets_in_bfloat16() -> None:

@@ -26,10 +26,6 @@ class Int8(ReducedPrecision):
     Numbers: docs/precision.md.
     """
 
-    @classmethod
-    def for_tuning(cls) -> Sequence[Int8]:
-        return (cls(), cls(warmup=0.2, final=0.1))
-
     def formats(self) -> Mapping[str, Format]:
         return {"": Int8Format()}
 

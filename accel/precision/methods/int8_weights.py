@@ -30,10 +30,6 @@ class Int8Weights(ReducedPrecision):
 
     memory: str = "replace"
 
-    @classmethod
-    def for_tuning(cls) -> Sequence[Int8Weights]:
-        return ()
-
     def formats(self) -> Mapping[str, Format]:
         return {"": Int8WeightsFormat()}
 

@@ -33,7 +33,7 @@ HEAD, TEXT = 128, (128, 512)  # channels of a head; tokens of the prompt and the
 OURS = {
     "accel BFloat16": Recipe(precision=BFloat16()),
     "accel Int8": Recipe(precision=Int8()),
-    "accel Int8Weights": Recipe(precision=Int8Weights()),
+    "accel Int8Weights": Recipe(precision=Int8Weights(memory="beside")),  # files are written once for a whole run
     "accel BFloat16 + attention": Recipe(precision=BFloat16(), attention=LowPrecision()),
     "accel Int8 + attention": Recipe(precision=Int8(), attention=LowPrecision()),
 }

@@ -67,7 +67,8 @@ class ConvertedWeights:
             self._entries[layer] = entry
         if layer not in self._checked:
             self._checked.add(layer)
-            if self.shelf is not None and self.shelf.put_away(layer.weight):
+            weight = layer.weight
+            if self.shelf is not None and isinstance(weight, torch.nn.Parameter) and self.shelf.put_away(weight):
                 self._entries[layer] = entry._replace(identity=_identity(layer, format))
         return entry.tensors
 

@@ -65,7 +65,8 @@ class BFloat16Format(Format):
     ) -> torch.Tensor:
         weight, *bias = weights
         if isinstance(layer, torch.nn.Conv2d):
-            return layer._conv_forward(activations, weight, bias[0] if bias else None).to(dtype)
+            output: torch.Tensor = layer._conv_forward(activations, weight, bias[0] if bias else None)
+            return output.to(dtype)
         if weight.is_mkldnn:
             return _packed_product(activations, weight, bias[0] if bias else None).to(dtype)
         return F.linear(activations, weight, *bias).to(dtype)

@@ -28,8 +28,6 @@ class Int8Weights(ReducedPrecision):
     _: KW_ONLY
     memory: str = setting("replace", help="where the model's own weights are meanwhile", choices=("beside", "replace"))
 
-    memory: str = "replace"
-
     def formats(self) -> Mapping[str, Format]:
         return {"": Int8WeightsFormat()}
 

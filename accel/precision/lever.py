@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ SMALL = "too small to gain (min_tokens)"
 FEW = 16  # tokens of a sample; what modulates receives one
 GRADIENTS = "because gradients are wanted"
 UNUSUAL = "called in an unusual way"
+AUTOCAST = "under autocast, which chooses data types itself"
 MIXED = "of another data type than their weights"
 MOST_REASONS = 4
 
@@ -146,8 +147,8 @@ class PrecisionLever(Lever):
         return LeverReport("precision", str(self.method), engaged, self._account(), self._kept.bytes)
 
     def _open(self, found: FoundLayers) -> None:
-        """Starts the account of a pipeline call."""
-        self._found = found
+        """Starts the account of a pipeline call. The layers themselves are not kept: a session holds no weights."""
+        self._found = replace(found, layers={}, pairs={})
         self._computed: Counter[str] = Counter()
         self._exact: Counter[str] = Counter()
 
@@ -159,7 +160,7 @@ class PrecisionLever(Lever):
         reason = self._spared or self._why_exact(call, place, layer, args, kwargs)
         if reason:
             self._exact[reason] += 1
-            if place.receives and args[0].dtype == format.inner_dtype:  # from a first layer that was computed
+            if place.receives and args and args[0].dtype == format.inner_dtype:  # from a first layer that was computed
                 args = (args[0].to(layer.weight.dtype),)
             return inner(*args, **kwargs)
         (x,) = args
@@ -173,6 +174,8 @@ class PrecisionLever(Lever):
         if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor) or not is_plain(layer):
             return UNUSUAL
         (x,) = args
+        if torch.is_autocast_enabled(x.device.type):
+            return AUTOCAST
         inside = place.receives and x.dtype == place.format.inner_dtype
         if not (inside or x.dtype == layer.weight.dtype) or x.device != layer.weight.device:
             return MIXED
@@ -203,7 +206,7 @@ class PrecisionLever(Lever):
             reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
             parts.append("exact: " + ", ".join(reasons))
         coarse = {format.name: format.rounding for format in self._formats.values() if format.rounding > COARSE}
-        for name in coarse.keys() & self._computed.keys():
+        for name in sorted(coarse.keys() & self._computed.keys()):
             parts.append(
                 f"{name} rounds activations (products are off by about {coarse[name]:.1%}), so runs that differ in the "
                 f"last bit end as far apart as this one is from the exact one"

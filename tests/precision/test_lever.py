@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -270,6 +272,15 @@ def test_gradients_keep_the_model_exact() -> None:
     assert "because gradients are wanted" in account(session).reason
 
 
+def test_autocast_keeps_its_own_data_types() -> None:
+    pipe = TINY["wan"].build()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = run(pipe, TINY["wan"], steps=2)
+        with accel.accelerate(pipe, accel.Recipe(precision=ONE)) as session:
+            assert torch.equal(run(pipe, TINY["wan"], steps=2), plain)
+    assert not account(session).engaged and "under autocast" in account(session).reason
+
+
 def test_beside_a_cache_computed_steps_are_in_fewer_bits() -> None:
     pipe = TINY["wan"].build()
     recipe = accel.Recipe(precision=ONE, cache=FixedInterval(2, warmup=1, min_steps=1))
@@ -341,3 +352,13 @@ def test_pocket_models_stay_near(model: str, format: str, request: pytest.Fixtur
     with accel.accelerate(pipe, accel.Recipe(precision=EVERY[format])):
         near = [psnr(clip(prompt), right) for prompt, right in zip(prompts, plain, strict=True)]
     assert sum(near) / len(near) >= DECIBELS[format]
+
+
+def test_a_session_does_not_keep_the_models_weights_alive() -> None:
+    pipe = TINY["wan"].build()
+    session = accel.accelerate(pipe, accel.Recipe(precision=ONE))
+    run(pipe, TINY["wan"], steps=2)
+    weight = weakref.ref(pipe.transformer.blocks[0].attn1.to_q.weight)
+    del pipe
+    gc.collect()
+    assert session.pipe is None and weight() is None

@@ -19,6 +19,7 @@ from accel import spinning  # noqa: F401  in front of all that loads torch
 
 # isort: split
 from accel import attention, caching, discovery, precision, samplers
+from accel import autoencoders as autoencoders  # which saved pocket pipelines name
 from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate, calibrating
 from accel.recipe import Recipe

@@ -11,7 +11,7 @@ from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, insp
 from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
-from accel.lever import Lever
+from accel.lever import InactiveLever, Lever
 from accel.ownership import owner_of, owners
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
 from accel.pipeline_call import PipelineCall
@@ -58,6 +58,17 @@ class Session:
         except BaseException:
             self.restore()
             raise
+
+    def __repr__(self) -> str:
+        pipe = self.pipe
+        if pipe is None:
+            return f"<Session of {self.recipe.label}: restored>"
+        recipe, state = self.recipe, ", suspended" if self._suspended else ""
+        named = f"{recipe.name}: " if recipe.name else ""
+        levers = "; ".join(f"{lever} {method}" for lever, method in recipe.methods().items()) or "no lever"
+        inactive = [part for part in self._levers if isinstance(part, InactiveLever)]
+        told = "; ".join([named + levers, *(f"{part.method} does not act: {part.reason}" for part in inactive)])
+        return f"<Session on {self.anatomy.pipeline}: {told}{state}>"
 
     @property
     def pipe(self) -> Any:

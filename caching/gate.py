@@ -307,5 +307,8 @@ def _why_none(calls: Sequence[CallRecord]) -> str:
     over = sum(call.code == Code.OVER_THRESHOLD for call in calls)
     if over:
         return f"what was measured reached the threshold in {over} of them: raise it to skip"
+    short = next((call.reason for call in calls if call.code == Code.SHORT_RUN), "")
+    if short:  # the first stream's, and all others follow it
+        return short
     reasons = Counter(call.reason for call in calls).most_common(2)
     return ", ".join(reason for reason, _ in reasons)

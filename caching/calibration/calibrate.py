@@ -19,6 +19,7 @@ from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, r
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
+from accel.terminal import waiting
 
 
 class CalibrationRuns(NamedTuple):
@@ -104,9 +105,7 @@ def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
     if not progress:
         yield lambda text: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("recording") as status:
+    with waiting("recording") as status:
         yield status.update
 
 

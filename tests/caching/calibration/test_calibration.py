@@ -647,6 +647,12 @@ def test_batches_are_recorded_by_their_samples():
     np.testing.assert_allclose(np.diag(table.inner_products()), energies, rtol=1e-6)
 
 
+@pytest.mark.parametrize("nothing", [{}, {"tables": []}, 3, [4]])
+def test_what_is_no_calibration_is_not_passed_over(nothing):
+    with pytest.raises(TypeError, match="A calibration is what"):
+        accel.accelerate(TINY["wan"].build(), "balanced", calibration=nothing)
+
+
 def test_bad_input_gets_a_sentence():
     pipe = ToyPipeline(lambda latents, sigma: latents * sigma)
     for prompts, options, sentence in [

@@ -166,8 +166,7 @@ def _table(courses: list[RunRecord], anatomy: Anatomy, guidance: float) -> StepT
     """The courses of one denoiser, all with the same noise levels."""
     first = courses[0]
     part = anatomy.denoisers[first.denoiser]
-    batched = anatomy.guidance_calls.startswith("conditional half")
-    products = [found for course in courses if (found := course.inner_products(guidance, batched)) is not None]
+    products = [found for course in courses if (found := course.inner_products(guidance)) is not None]
     gram = np.mean(products, axis=0).tolist() if products else []
     ratios = np.mean([[row.ratio for row in course.rows] for course in courses], axis=0).tolist()
     return StepTable(

@@ -22,7 +22,12 @@ def why_needed(call: DenoiserCall, output: Any) -> str:
     if torch.is_grad_enabled() and any(latents.requires_grad for latents in call.latents):
         return GRADIENT
     processors = getattr(call.module, "attn_processors", {}).values()
-    return TRACES if any(_holds_tensors(vars(one)) for one in processors if _plain(one)) else ""
+    return TRACES if any(_holds_tensors(_shown(one)) for one in processors if _plain(one)) else ""
+
+
+def _shown(processor: Any) -> list[Any]:
+    """What a processor shows to others; what it works with itself (a mesh of devices) is no trace."""
+    return [value for name, value in vars(processor).items() if not name.startswith("_")]
 
 
 def _plain(part: Any) -> bool:

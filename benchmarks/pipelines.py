@@ -116,8 +116,8 @@ def names() -> list[str]:
 
 def rows_of(page: str) -> dict[str, str]:
     """The lines of a page by pipeline."""
-    lines = (line for line in page.splitlines() if line.startswith("| ") and "Pipeline" in line.split("|")[1])
-    return {line.split("|")[1].strip(): line for line in lines}
+    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    return {name: line for name, line in lines.items() if name not in (COLUMNS[0], "---")}
 
 
 def page_of(rows: Iterable[str]) -> str:

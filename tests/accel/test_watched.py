@@ -50,6 +50,7 @@ def test_maps_that_a_processor_keeps_need_computed_calls(kept: dict[str, Any]) -
 
 
 def test_settings_and_weights_of_processors_do_not() -> None:
+    assert why_needed(call(one=Processor(_parallel_config={"mesh": torch.ones(2)})), LATENTS) == ""
     assert why_needed(call(one=Processor(heads=2, store=SimpleNamespace(maps={})), other=Weights()), LATENTS) == ""
 
 

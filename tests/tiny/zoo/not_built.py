@@ -5,6 +5,7 @@ from __future__ import annotations
 TORCHVISION = "needs torchvision, which is not installed: its code resizes with it"
 REFUSED = "raises in diffusers 0.42.1 whatever it is given: {} is handed an argument that it does not take"
 NO_PARTS = "no tiny parts are written down for it yet: {}"
+LARGE = "resizes every picture to about a megapixel, which takes minutes on a processor"
 
 NOT_BUILT: dict[str, str] = {
     "AnimaModularPipeline": NO_PARTS.format("its text conditioner"),
@@ -28,8 +29,10 @@ NOT_BUILT: dict[str, str] = {
     "Flux3DistilledModularPipeline": NO_PARTS.format("its transformer"),
     "Flux3ModularPipeline": NO_PARTS.format("its transformer"),
     "GlmImagePipeline": NO_PARTS.format("the language model that writes its first tokens"),
+    "HunyuanImageRefinerPipeline": NO_PARTS.format("a first picture of the size of its own latents"),
     "Ideogram4ModularPipeline": NO_PARTS.format("the inner layers of its language model"),
     "Ideogram4Pipeline": NO_PARTS.format("the inner layers of its language model"),
+    "JoyImageEditPipeline": LARGE,
     "JoyImageEditPlusPipeline": NO_PARTS.format("the inner layers of its language model"),
     "Kandinsky6SRPipeline": NO_PARTS.format("its own autoencoder and bank of upscalers"),
     "LLaDA2Pipeline": "writes text: its denoiser is a language model, which the user gives it",
@@ -45,12 +48,20 @@ NOT_BUILT: dict[str, str] = {
     "OmniGenPipeline": TORCHVISION,
     "QwenImage21ModularPipeline": NO_PARTS.format("the masks of its text encoder"),
     "QwenImage21TurboModularPipeline": NO_PARTS.format("the masks of its text encoder"),
+    "QwenImageEditInpaintPipeline": LARGE,
+    "QwenImageEditPipeline": LARGE,
+    "QwenImageEditPlusPipeline": LARGE,
+    "QwenImageLayeredModularPipeline": LARGE,
+    "QwenImageLayeredPipeline": LARGE,
     "RFD4ProteinaPipeline": NO_PARTS.format("proteins"),
     "SanaWMLTX2Refiner": NO_PARTS.format("a camera path and its causal transformer"),
     "SanaWMPipeline": NO_PARTS.format("a camera path and its transformer"),
     "SpectrogramDiffusionPipeline": "needs note_seq and onnxruntime, which are not installed",
     "UniDiffuserPipeline": NO_PARTS.format("its text decoder"),
     "VersatileDiffusionDualGuidedPipeline": REFUSED.format("its dual transformer"),
+    "Wan22VaceModularPipeline": NO_PARTS.format("a transformer whose layers it counts"),
     "WanAnimate2DistilledModularPipeline": NO_PARTS.format("its transformer"),
     "WanAnimate2ModularPipeline": NO_PARTS.format("its transformer"),
-}  # fmt: skip
+    "WanAnimatePipeline": NO_PARTS.format("an adapter of faces in its two layers"),
+    "ZImageOmniPipeline": NO_PARTS.format("its pictures' embeddings"),
+}

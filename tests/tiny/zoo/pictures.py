@@ -13,7 +13,6 @@ from tests.tiny.image import POOLED, TEXT, image_vae
 from tests.tiny.inputs import embeddings
 from tests.tiny.unusual import Processor
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stand_ins import text_encoder
 
 SIXTEEN: dict[str, Any] = {"vae": partial(image_vae, 16)}
 SD3 = SIXTEEN
@@ -80,18 +79,6 @@ CASES = (
     Case("HunyuanDiTPAGPipeline"),
     Case("HunyuanDiTControlNetPipeline"),
     Case("HunyuanImagePipeline"),
-    Case(
-        "HunyuanImageRefinerPipeline",
-        {
-            "transformer": {
-                "in_channels": 8,
-                "patch_size": (1, 1, 1),
-                "rope_axes_dim": (4, 6, 6),
-                "text_embed_2_dim": None,
-            }
-        },
-    ),
-    Case("JoyImageEditPipeline"),
     Case("Krea2Pipeline", {}, wholly_layered),
     Case("LuminaPipeline"),
     Case("Lumina2Pipeline"),
@@ -111,10 +98,6 @@ CASES = (
     Case("QwenImageInpaintPipeline"),
     Case("QwenImageControlNetPipeline"),
     Case("QwenImageControlNetInpaintPipeline", {"controlnet": {"extra_condition_channels": 4}}),
-    Case("QwenImageEditPipeline", {}, encoded),
-    Case("QwenImageEditInpaintPipeline"),
-    Case("QwenImageEditPlusPipeline", {}, encoded, alone="one sample a call"),
-    Case("QwenImageLayeredPipeline", {"text_encoder": text_encoder}, {"layers": 2}),
     Case("QwenImage21Pipeline", {"processor": Processor}, leave_out=("image",)),
     Case("SanaPipeline"),
     Case("SanaPAGPipeline"),
@@ -133,13 +116,6 @@ CASES = (
     Case("ZImageInpaintPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, off=0.0),
-    Case(
-        "ZImageOmniPipeline",
-        SIXTEEN | {"siglip": None, "siglip_processor": None},
-        listed,
-        leave_out=("image",),
-        off=0.0,
-    ),
     Case("AmusedPipeline", AMUSED, words=True),
     Case("AmusedImg2ImgPipeline", AMUSED, words=True),
     Case("AmusedInpaintPipeline", AMUSED, words=True),

@@ -16,9 +16,8 @@ import torch
 
 from accel.anatomy import components_of, denoisers_of
 from accel.call import LATENTS, Arguments, carries_state, rebuilt, tensors
-from accel.drafting.own_layers import forward_of, own_layers
+from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.patch import Wrapper
-
 
 _OUTSIDE = ("forward", "_compiled_call_impl", "cache_context")  # of the network as a whole: what sessions stand around
 
@@ -49,39 +48,40 @@ class CallMemory:
         self.rows = 0  # samples that denoisers evaluated
         self.reused = 0  # samples whose answers were remembered
         self._known: dict[bytes, Any] = {}
-        self._unproven: set[str] = set()
+        self._proven: set[str] | None = None  # None: all are
 
     def distrust(self) -> None:
         """From here on the first answer of each network is computed anew, and everything is forgotten where its bits
         are not the remembered ones: weights and adapters may have changed meanwhile.
         """
-        self._unproven = {"*"}
+        self._proven = set()
 
-    def attached(self, pipe: Any) -> AbstractContextManager[None]:
-        """Remembers for the duration of the block, in which a session may come on top."""
-        if "*" in self._unproven:
-            self._unproven = set(components_of(pipe))
-        plan = [
-            (part.module, forward_of(part.module), partial(self._answer, name, part))
-            for name, part in networks_of(pipe)
-        ]
-        return own_layers(plan)
-
-    def _answer(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def answer(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         key = None if _changed_inside(part) else _key(name, args, kwargs)
         known = self._known.get(key) if key is not None else None
-        if known is not None and name not in self._unproven:
+        if known is not None and (self._proven is None or name in self._proven):
             self.reused += rows_of(part.names, args, kwargs) if part.denoises else 0
             return copied(known)
         answer = inner(*args, **kwargs)
         self.rows += rows_of(part.names, args, kwargs) if part.denoises else 0
         if known is not None and not _same_bits(known, answer):
             self._known.clear()
-        if known is not None:
-            self._unproven.discard(name)
+        if self._proven is not None:
+            self._proven.add(name)
         if key is not None and not carries_state(answer):
             self._known[key] = copied(answer)
         return answer
+
+
+def attached(pipe: Any, memory: Slot[CallMemory]) -> AbstractContextManager[None]:
+    """Remembers for the duration of the block, in which a session may come on top."""
+
+    def answer(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return memory.value.answer(name, part, inner, *args, **kwargs)
+
+    return own_layers(
+        (part.module, forward_of(part.module), partial(answer, name, part)) for name, part in networks_of(pipe)
+    )
 
 
 def networks_of(pipe: Any) -> Iterator[tuple[str, Part]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from accel.drafting.call_memory import CallMemory
-from accel.drafting.seeded_runs import SeededRun, SeededRuns
+from accel.drafting.early_end import EarlyEnd
+from accel.drafting.seeded_runs import RunSeed, SeededRuns, check_share, several_seeds
 from accel.measure.metrics import Clip, to_frames
 
 
@@ -39,32 +41,49 @@ class Draft:
         GPU's nondeterministic kernels) computes anew too, as likely as not.
         """
         self._memory.distrust()
-        return self._runs.run(self.seed, recipe, self._memory).output
+        with self._runs.accelerated(recipe) as run:
+            return run(self.seed, self._memory).output
 
 
+@overload
 def draft(
-    pipe: Any, prompt: str | None = None, *, seed: int = 0, recipe: Any = "turbo", share: float = 0.4, **call: Any
-) -> Draft:
+    pipe: Any, prompt: str | None = None, *, seed: int = 0, recipe: Any = "turbo", share: float = 0.25, **call: Any
+) -> Draft: ...
+@overload
+def draft(
+    pipe: Any,
+    prompt: str | None = None,
+    *,
+    seed: Iterable[int],
+    recipe: Any = "turbo",
+    share: float = 0.25,
+    **call: Any,
+) -> list[Draft]: ...
+def draft(
+    pipe: Any, prompt: str | None = None, *, seed: Any = 0, recipe: Any = "turbo", share: float = 0.25, **call: Any
+) -> Draft | list[Draft]:
     """A preview of what `pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed), **call)` makes, and the way
     to the finished output.
 
-        drafts = [accel.draft(pipe, "a corgi surfing", seed=seed) for seed in range(16)]
+        drafts = accel.draft(pipe, "a corgi surfing", seed=range(16))
         video = drafts[3].finish("lossless")
 
     The run goes `share` of its way with a fast `recipe`, and the pipeline decodes the clean estimate there: layout and
-    colours are those of the finished output, details are not. For one prompt, and one picture or clip.
+    colours are those of the finished output, details are not. For one prompt, and one picture or clip of each seed.
 
+    seed: a number, or several for a list of drafts.
     call: further arguments of the pipeline, such as num_inference_steps, height, negative_prompt or image.
     Raises ValueError or TypeError, in one sentence, for bad arguments; the pipeline comes back as it was.
     """
-    _check_share(share)
-    runs, memory = SeededRuns(pipe, prompt, call), CallMemory()
-    run: SeededRun = runs.run(seed, recipe, memory, share)
-    found = Draft(seed, run.output, run.spent / max(run.unaccelerated, 1), run.seconds, runs, memory)
-    _ = found.frames  # a batch, or latents, cannot be looked at: say so now
-    return found
+    seeds, runs = [seed] if isinstance(seed, int) else several_seeds(seed), SeededRuns(pipe, prompt, call)
+    check_share(share)
+    with runs.accelerated(recipe) as run:
+        found = [_drafted(runs, run, one, share) for one in seeds]
+    return found[0] if isinstance(seed, int) else found
 
 
-def _check_share(share: float) -> None:
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share is how much of the run a draft takes, above 0 and at most 1, not {share!r}.")
+def _drafted(runs: SeededRuns, run: RunSeed, seed: int, share: float) -> Draft:
+    memory, end = CallMemory(), EarlyEnd(share)
+    made = run(seed, memory, end)
+    to_frames(made.output)  # a batch, or latents, cannot be looked at: say so at once
+    return Draft(seed, made.output, made.spent / end.unaccelerated, made.seconds, runs, memory)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -18,82 +18,102 @@ import torch
 
 from accel.anatomy import Anatomy, schedulers_of
 from accel.call import noise_part
-from accel.drafting.call_memory import copied, networks_of, rows_of
-from accel.drafting.own_layers import forward_of, own_layers
+from accel.drafting.call_memory import Part, copied, networks_of, rows_of
+from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.parametrization import clean_from_output
+from accel.patch import Around
 from accel.samplers.stepper import with_sample
 from accel.session import Session
 
 
 class EarlyEnd:
-    """Where one run ends, and what it would have cost to go on.
+    """Where one run ends.
 
-    share: of the run, more than 0; at 1 it goes to its end as always. `planned[step]` is how many samples were
-    evaluated in that step, or would have been after the end: levers go on deciding, on outputs that stay the same, so
-    this is what a schedule that is planned before the run computes, and the least that any other does.
+    share: of the run, more than 0; at 1 it goes to its end as always. With `foresee`, levers go on deciding after the
+    end, on outputs that stay the same, so that `per_step` tells how many samples each step would have evaluated: what
+    a schedule that is planned before the run computes, and the least that any other does.
     """
 
-    def __init__(self, share: float) -> None:
-        self.share, self.ended = share, False
-        self.planned: list[int] = [0]  # the last is of the step at hand
+    def __init__(self, share: float, *, foresee: bool = False) -> None:
+        self.share, self.ended, self._foresee = share, False, foresee
+        self._per_step: list[int] = [0]  # the last is of the step at hand
         self._first: int | None = None
         self._last: dict[tuple[str, int], Any] = {}
-        self._clean: torch.Tensor | None = None
+        self._result: Any = None
 
     @property
     def per_step(self) -> tuple[int, ...]:
-        """`planned` of the run's steps, when it is over."""
-        return tuple(self.planned[:-1]) or tuple(self.planned)
+        """The samples that denoisers were asked about in each step, when the run is over."""
+        return tuple(self._per_step[:-1]) or tuple(self._per_step)
 
-    @contextmanager
-    def below(self, pipe: Any) -> Iterator[None]:
-        """Around the denoisers, below the session that is going to be attached."""
-        plan = [
-            (part.module, forward_of(part.module), partial(self._denoise, name, part.names))
-            for name, part in networks_of(pipe)
-            if part.denoises
-        ]
-        with own_layers(plan):
-            yield
+    @property
+    def unaccelerated(self) -> int:
+        """The samples that denoisers evaluate in a run without levers: every step as the one that evaluates most."""
+        return max(max(self.per_step) * len(self.per_step), 1)
 
-    @contextmanager
-    def above(self, session: Session) -> Iterator[None]:
-        """Around the steps, above the session."""
-        schedulers = schedulers_of(session.parts)
-        with own_layers((one, "step", partial(self._step, session, name, one)) for name, one in schedulers):
-            yield
-
-    def _denoise(self, name: str, names: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        rows = rows_of(names, args, kwargs)
-        self.planned[-1] += rows
+    def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Around a denoiser, below the session."""
+        rows = rows_of(part.names, args, kwargs)
+        self._per_step[-1] += rows
         if self.ended and (name, rows) in self._last:
             return copied(self._last[name, rows])
         answer = inner(*args, **kwargs)
         self._last[name, rows] = copied(answer)
         return answer
 
-    def _step(
+    def denoise(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Around a denoiser, above the session."""
+        known = self._last.get((name, rows_of(part.names, args, kwargs)))
+        return inner(*args, **kwargs) if not self.ended or self._foresee or known is None else copied(known)
+
+    def step(
         self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        position = self._position(session)
-        result = inner(*args, **kwargs)
-        self.planned.append(0)
-        if not self.ended and self._is_last(position, len(scheduler.timesteps)):
-            given = inspect.signature(inner).bind(*args, **kwargs).arguments
-            self._clean = clean_latents(session, name, given)
-            self.ended = True
-        return result if self._clean is None else with_sample(result, self._clean)
-
-    def _position(self, session: Session) -> int:
+        """Around a scheduler's step, above the session."""
+        self._per_step.append(0)
+        if self.ended and not self._foresee:
+            return copied(self._result)
         calls = session.report().calls
         position = calls[-1].position if calls else 0
-        self._first = position if self._first is None else self._first
-        return position
+        result = inner(*args, **kwargs)
+        if not self.ended and self._is_last(position, len(scheduler.timesteps)):
+            given = inspect.signature(inner).bind(*args, **kwargs).arguments
+            self._result = copied(with_sample(result, clean_latents(session, name, given)))
+            self.ended = True
+        return copied(self._result) if self.ended else result
 
     def _is_last(self, position: int, total: int) -> bool:
-        first = self._first or 0
+        first = self._first = position if self._first is None else self._first
         reached = first + max(1, math.ceil(self.share * (total - first) - 1e-9))
         return position + 1 >= reached and position + 1 < total
+
+
+def below(pipe: Any, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
+    """Around the denoisers for the duration of the block, in which the session is attached."""
+
+    def evaluate(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.evaluate(name, part, inner, *args, **kwargs)
+
+    return own_layers(_around_denoisers(pipe, evaluate))
+
+
+def above(session: Session, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
+    """Around the denoisers and the steps, on top of the session, for the duration of the block."""
+
+    def denoise(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.denoise(name, part, inner, *args, **kwargs)
+
+    def step(name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.step(session, name, scheduler, inner, *args, **kwargs)
+
+    steps = ((one, "step", partial(step, name, one)) for name, one in schedulers_of(session.parts))
+    return own_layers([*_around_denoisers(session.pipe, denoise), *steps])
+
+
+def _around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Around]]:
+    for name, part in networks_of(pipe):
+        if part.denoises:
+            yield part.module, forward_of(part.module), partial(around, name, part)
 
 
 def clean_latents(session: Session, scheduler: str, given: dict[str, Any]) -> torch.Tensor:

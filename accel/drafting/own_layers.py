@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from accel.patch import Around, is_compiled, wrap_methods
+
+Held = TypeVar("Held")
+
+
+@dataclass
+class Slot(Generic[Held]):
+    """What the layers of several runs, which stay on between them, are asked to do in the present one."""
+
+    value: Held
+
 
 _RUNS: ContextVar[tuple[object, ...]] = ContextVar("accel_draft_runs", default=())
 

@@ -22,6 +22,7 @@ from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.parametrization import clean_from_output
 from accel.patch import Around
+from accel.report import CallRecord
 from accel.samplers.stepper import with_sample
 from accel.session import Session
 
@@ -29,7 +30,8 @@ from accel.session import Session
 class EarlyEnd:
     """Where one run ends.
 
-    share: of the run, more than 0; at 1 it goes to its end as always. With `foresee`, levers go on deciding after the
+    share: of the run, more than 0, and on to the next step behind a computed one: a computed output that corrects
+    forecasts says nothing of the clean estimate, and a forecast of long ago little. At 1 it goes to its end. With `foresee`, levers go on deciding after the
     end, on outputs that stay the same, so that `per_step` tells how many samples each step would have evaluated: what
     a schedule that is planned before the run computes, and the least that any other does.
     """
@@ -38,6 +40,7 @@ class EarlyEnd:
         self.share, self.ended, self._foresee = share, False, foresee
         self._per_step: list[int] = [0]  # the last is of the step at hand
         self._first: int | None = None
+        self._computed = True  # the last step
         self._last: dict[tuple[str, int], Any] = {}
         self._result: Any = None
 
@@ -74,18 +77,19 @@ class EarlyEnd:
         if self.ended and not self._foresee:
             return copied(self._result)
         calls = session.report().calls
-        position = calls[-1].position if calls else 0
+        last = calls[-1] if calls else None
         result = inner(*args, **kwargs)
-        if not self.ended and self._is_last(position, len(scheduler.timesteps)):
+        if last and not self.ended and self._is_last(last, len(scheduler.timesteps)):
             given = inspect.signature(inner).bind(*args, **kwargs).arguments
             self._result = copied(with_sample(result, clean_latents(session, name, given)))
             self.ended = True
         return copied(self._result) if self.ended else result
 
-    def _is_last(self, position: int, total: int) -> bool:
-        first = self._first = position if self._first is None else self._first
-        reached = first + max(1, math.ceil(self.share * (total - first) - 1e-9))
-        return position + 1 >= reached and position + 1 < total
+    def _is_last(self, call: CallRecord, total: int) -> bool:
+        done, after_computed = call.position + 1, self._computed
+        self._computed = call.action == "computed"
+        first = self._first = call.position if self._first is None else self._first
+        return done >= first + steps_of(self.share, total - first) and done < total and after_computed
 
 
 def below(pipe: Any, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
@@ -114,6 +118,11 @@ def _around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Aro
     for name, part in networks_of(pipe):
         if part.denoises:
             yield part.module, forward_of(part.module), partial(around, name, part)
+
+
+def steps_of(share: float, steps: int) -> int:
+    """The steps in this share of a run, at least one."""
+    return max(1, math.ceil(share * steps - 1e-9))
 
 
 def clean_latents(session: Session, scheduler: str, given: dict[str, Any]) -> torch.Tensor:

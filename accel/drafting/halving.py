@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from accel.drafting.call_memory import CallMemory
-from accel.drafting.early_end import EarlyEnd
+from accel.drafting.early_end import EarlyEnd, steps_of
 from accel.drafting.seeded_runs import RunSeed, SeededRun, SeededRuns, check_share, several_seeds
 from accel.measure.metrics import Clip, to_frames
 
@@ -175,8 +175,14 @@ class Search:
 def prices(per_step: Sequence[int], stages: Sequence[float]) -> list[float]:
     """What each stage costs one seed, in unaccelerated runs, by the samples that are evaluated in each step."""
     steps, whole = len(per_step), max(max(per_step) * len(per_step), 1)
-    ends = [0, *(max(1, math.ceil(share * steps - 1e-9)) for share in stages)]
-    return [sum(per_step[start:end]) / whole for start, end in pairwise(ends)]
+    ends = [_end_from(per_step, steps_of(share, steps)) for share in stages]
+    return [sum(per_step[start:end]) / whole for start, end in pairwise([0, *ends])]
+
+
+def _end_from(per_step: Sequence[int], reached: int) -> int:
+    """Where `EarlyEnd` ends a run that has reached so many steps: behind one that follows a computed one."""
+    ends = range(reached, len(per_step))
+    return next((end for end in ends if end == 1 or per_step[end - 2]), len(per_step))
 
 
 def affordable(most: int, costs: Sequence[float], budget: float) -> int:

@@ -112,5 +112,5 @@ def several_seeds(seeds: Any) -> list[int]:
 
 def check_share(share: float) -> None:
     """Raises ValueError for what is no share of a run."""
-    if not 0.0 < share <= 1.0:
+    if not (isinstance(share, (int, float)) and 0.0 < share <= 1.0):
         raise ValueError(f"A share of a run is above 0 and at most 1, not {share!r}.")

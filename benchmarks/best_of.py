@@ -111,10 +111,11 @@ def table(found: dict[str, list[Outcome]]) -> str:
     for name, outcomes in found.items():
         right, agrees = [one.correct for one in outcomes], [bool(one.agrees) for one in outcomes]
         error = float(np.sqrt(max(np.mean(right) * (1 - np.mean(right)), 1e-9) / len(right)))
+        tried, cost = np.mean([one.tried for one in outcomes]), np.mean([one.cost for one in outcomes])
+        seconds = np.mean([one.cpu_seconds for one in outcomes])
         lines.append(
-            f"{name} | {np.mean(right):.0%} ± {error:.0%} of {len(right)} | {np.mean([o.tried for o in outcomes]):.1f} | "
-            f"{np.mean([o.cost for o in outcomes]):.2f}x | {np.mean([o.cpu_seconds for o in outcomes]) / base:.2f}x | "
-            + ("" if name == "one seed" else f"{np.mean(agrees):.0%}")
+            f"{name} | {np.mean(right):.0%} ± {error:.0%} of {len(right)} | {tried:.1f} | {cost:.2f}x | "
+            f"{seconds / base:.2f}x | " + ("" if name == "one seed" else f"{np.mean(agrees):.0%}")
         )
     return "\n".join(lines)
 

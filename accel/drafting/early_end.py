@@ -31,9 +31,10 @@ class EarlyEnd:
     """Where one run ends.
 
     share: of the run, more than 0, and on to the next step behind a computed one: a computed output that corrects
-    forecasts says nothing of the clean estimate, and a forecast of long ago little. At 1 it goes to its end. With `foresee`, levers go on deciding after the
-    end, on outputs that stay the same, so that `per_step` tells how many samples each step would have evaluated: what
-    a schedule that is planned before the run computes, and the least that any other does.
+    forecasts says nothing of the clean estimate, and a forecast of long ago little. At 1 it goes to its end.
+    foresee: levers go on deciding after the end, on outputs that stay the same, so that `per_step` tells how many
+    samples each step would have evaluated: what a schedule that is planned before the run computes, and the least that
+    any other does.
     """
 
     def __init__(self, share: float, *, foresee: bool = False) -> None:

@@ -21,7 +21,7 @@ from accel.drafting.early_end import EarlyEnd, steps_of
 from accel.drafting.seeded_runs import RunSeed, SeededRun, SeededRuns, check_share, several_seeds
 from accel.measure.metrics import Clip, to_frames
 
-LOOKS = (0.25, 0.5, 0.75)
+LOOKS = (0.2, 0.35, 0.6)
 
 
 @dataclass(frozen=True)

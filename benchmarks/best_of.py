@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -109,12 +110,13 @@ def table(found: dict[str, list[Outcome]]) -> str:
     base = float(np.mean([one.cpu_seconds for one in found["one seed"]]))
     lines = ["ranked by | correct | seeds tried | evaluations | processor time | agrees with the judge"]
     for name, outcomes in found.items():
-        right, agrees = [one.correct for one in outcomes], [bool(one.agrees) for one in outcomes]
-        error = float(np.sqrt(max(np.mean(right) * (1 - np.mean(right)), 1e-9) / len(right)))
+        agrees = [bool(one.agrees) for one in outcomes]
+        share = sum(one.correct for one in outcomes) / len(outcomes)
+        error = math.sqrt(share * (1.0 - share) / len(outcomes))
         tried, cost = np.mean([one.tried for one in outcomes]), np.mean([one.cost for one in outcomes])
         seconds = np.mean([one.cpu_seconds for one in outcomes])
         lines.append(
-            f"{name} | {np.mean(right):.0%} ± {error:.0%} of {len(right)} | {tried:.1f} | {cost:.2f}x | "
+            f"{name} | {share:.0%} ± {error:.0%} of {len(outcomes)} | {tried:.1f} | {cost:.2f}x | "
             f"{seconds / base:.2f}x | " + ("" if name == "one seed" else f"{np.mean(agrees):.0%}")
         )
     return "\n".join(lines)

@@ -191,7 +191,7 @@ def affordable(most: int, costs: Sequence[float], budget: float) -> int:
 
 
 def _total(count: int, costs: Sequence[float]) -> float:
-    return sum(math.ceil(count / 2**stage) * cost for stage, cost in enumerate(costs))
+    return sum(math.ceil(count / (1 << stage)) * cost for stage, cost in enumerate(costs))
 
 
 class Scorer:
@@ -207,7 +207,7 @@ class Scorer:
         answer = self._verifier(to_frames(output), *self._further)
         matches = getattr(answer, "matches", None)
         try:
-            score = float(answer) if matches is None else sum(map(bool, matches.values())) / max(len(matches), 1)
+            score: float = float(answer) if matches is None else sum(map(bool, matches.values())) / max(len(matches), 1)
         except (TypeError, ValueError):
             raise TypeError(f"The verifier must give a number, not {answer!r}.") from None
         if not math.isfinite(score):

@@ -116,6 +116,7 @@ def best_of(
         winner = search.winner(tried)
     output, search_cost = winner.output, search.cost
     if recipe is not None:
+        winner.memory.distrust()
         with runs.accelerated(recipe) as run:
             output = search.counted(run(winner.seed, winner.memory)).output
     return BestOf(

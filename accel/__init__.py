@@ -30,6 +30,8 @@ from accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from accel import pocket
+    from accel.drafting.drafts import draft
+    from accel.drafting.halving import best_of
     from accel.measure.comparison import compare
     from accel.rendering import render
     from accel.self_check import check
@@ -42,11 +44,13 @@ __all__ = [
     "Session",
     "accelerate",
     "attention",
+    "best_of",
     "caching",
     "calibrate",
     "calibrating",
     "check",
     "compare",
+    "draft",
     "pocket",
     "precision",
     "render",
@@ -58,8 +62,10 @@ __all__ = [
 
 # Measuring, tuning and rendering need video and image libraries; accelerating does not.
 _LATER = {
+    "best_of": "accel.drafting.halving",
     "check": "accel.self_check",
     "compare": "accel.measure.comparison",
+    "draft": "accel.drafting.drafts",
     "render": "accel.rendering",
     "tune": "accel.tuning",
 }

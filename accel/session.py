@@ -76,6 +76,11 @@ class Session:
         """The pipeline, or None once restored or gone."""
         return self._pipe() if self._pipe is not None else None
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts that the pipeline has during its calls: its own, or those that the recipe puts in their place."""
+        return self._exchange.parts(components_of(self.pipe))
+
     def report(self) -> Report:
         """The record of the last pipeline call (or of the one in progress)."""
         return self._report

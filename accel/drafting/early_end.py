@@ -1,0 +1,152 @@
+"""Ends a run early, at the clean estimate, on any pipeline.
+
+No pipeline can be paused, and every one decodes in its own way. So it is not interrupted: from the step on at which
+the run ends, the scheduler hands on the clean estimate, and the denoiser is asked for nothing any more. The pipeline
+goes through the rest of its loop for free and decodes what it has.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+
+from accel.anatomy import Anatomy, schedulers_of
+from accel.call import noise_part
+from accel.drafting.call_memory import Part, copied, networks_of, rows_of
+from accel.drafting.own_layers import Slot, forward_of, own_layers
+from accel.parametrization import clean_from_output
+from accel.patch import Around
+from accel.report import CallRecord
+from accel.samplers.stepper import with_sample
+from accel.session import Session
+
+
+class EarlyEnd:
+    """Where one run ends.
+
+    share: of the run, more than 0, and on to the next step behind a computed one: a computed output that corrects
+    forecasts says nothing of the clean estimate, and a forecast of long ago little. At 1 it goes to its end.
+    foresee: levers go on deciding after the end, on outputs that stay the same, so that `per_step` tells how many
+    samples each step would have evaluated: what a schedule that is planned before the run computes, and the least that
+    any other does.
+    """
+
+    def __init__(self, share: float, *, foresee: bool = False) -> None:
+        self.share, self.ended, self._foresee = share, False, foresee
+        self._per_step: list[int] = [0]  # the last is of the step at hand
+        self._first: int | None = None
+        self._computed = True  # the last step
+        self._last: dict[tuple[str, int], Any] = {}
+        self._result: Any = None
+
+    @property
+    def per_step(self) -> tuple[int, ...]:
+        """The samples that denoisers were asked about in each step, when the run is over."""
+        return tuple(self._per_step[:-1]) or tuple(self._per_step)
+
+    @property
+    def unaccelerated(self) -> int:
+        """The samples that denoisers evaluate in a run without levers: every step as the one that evaluates most."""
+        return max(max(self.per_step) * len(self.per_step), 1)
+
+    def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Around a denoiser, below the session."""
+        rows = rows_of(part.names, args, kwargs)
+        self._per_step[-1] += rows
+        if self.ended and (name, rows) in self._last:
+            return copied(self._last[name, rows])
+        answer = inner(*args, **kwargs)
+        self._last[name, rows] = copied(answer)
+        return answer
+
+    def denoise(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Around a denoiser, above the session."""
+        known = self._last.get((name, rows_of(part.names, args, kwargs)))
+        return inner(*args, **kwargs) if not self.ended or self._foresee or known is None else copied(known)
+
+    def step(
+        self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Around a scheduler's step, above the session."""
+        self._per_step.append(0)
+        if self.ended and not self._foresee:
+            return copied(self._result)
+        calls = session.report().calls
+        last = calls[-1] if calls else None
+        result = inner(*args, **kwargs)
+        if last and not self.ended and self._is_last(last, len(scheduler.timesteps)):
+            given = inspect.signature(inner).bind(*args, **kwargs).arguments
+            self._result = copied(with_sample(result, clean_latents(session, name, given)))
+            self.ended = True
+        return copied(self._result) if self.ended else result
+
+    def _is_last(self, call: CallRecord, total: int) -> bool:
+        done, after_computed = call.position + 1, self._computed
+        self._computed = call.action == "computed"
+        first = self._first = call.position if self._first is None else self._first
+        return done >= first + steps_of(self.share, total - first) and done < total and after_computed
+
+
+def below(pipe: Any, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
+    """Around the denoisers for the duration of the block, in which the session is attached."""
+
+    def evaluate(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.evaluate(name, part, inner, *args, **kwargs)
+
+    return own_layers(_around_denoisers(pipe, evaluate))
+
+
+def above(session: Session, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
+    """Around the denoisers and the steps, on top of the session, for the duration of the block."""
+
+    def denoise(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.denoise(name, part, inner, *args, **kwargs)
+
+    def step(name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return end.value.step(session, name, scheduler, inner, *args, **kwargs)
+
+    steps = ((one, "step", partial(step, name, one)) for name, one in schedulers_of(session.parts))
+    return own_layers([*_around_denoisers(session.pipe, denoise), *steps])
+
+
+def _around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Around]]:
+    for name, part in networks_of(pipe):
+        if part.denoises:
+            yield part.module, forward_of(part.module), partial(around, name, part)
+
+
+def steps_of(share: float, steps: int) -> int:
+    """The steps in this share of a run, at least one."""
+    return max(1, math.ceil(share * steps - 1e-9))
+
+
+def clean_latents(session: Session, scheduler: str, given: dict[str, Any]) -> torch.Tensor:
+    """The clean estimate that the scheduler's present update starts from, in the dtype of its sample.
+
+    given: the arguments of `step`. Raises ValueError where it is not known what the output says.
+    """
+    output, sample = given.get("model_output"), given.get("sample")
+    anatomy, calls = session.anatomy, session.report().calls
+    if not (isinstance(output, torch.Tensor) and isinstance(sample, torch.Tensor) and calls):
+        raise ValueError(_unknown(anatomy, scheduler))
+    kind = anatomy.received.get(scheduler, "unknown")
+    output = noise_part(output, sample) if output.shape != sample.shape else output
+    if kind == "unknown" or output is None:
+        raise ValueError(_unknown(anatomy, scheduler))
+    sigma = calls[-1].sigma
+    unit = sample / math.sqrt(1.0 + sigma * sigma) if anatomy.samples.get(scheduler) == "exploding" else sample
+    return clean_from_output(output, unit, sigma, kind).to(sample.dtype)
+
+
+def _unknown(anatomy: Anatomy, scheduler: str) -> str:
+    kind = anatomy.schedulers.get(scheduler, scheduler)
+    return (
+        f"A run of {anatomy.pipeline} cannot be ended early, because accel does not know what {kind} takes the "
+        "denoiser's output to be: look at whole runs (share=1.0, looks=())."
+    )

@@ -41,5 +41,6 @@ def test_every_row_is_what_a_run_gives() -> None:
 
 
 def test_rows_survive_being_written_and_read() -> None:
-    rows = [str(Row("FirstPipeline", ("yes", "no"), "one | two\nthree")), str(Row("SecondPipeline", ("no", "no")))]
+    cells = ("yes", "no", "no", "no", "yes")
+    rows = [str(Row("FirstPipeline", cells, "one | two\nthree")), str(Row("SecondRefiner", cells))]
     assert list(rows_of(page_of(rows)).values()) == rows

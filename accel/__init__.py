@@ -6,8 +6,8 @@ print(session.report())              says what really happened
 session.restore()                    gives the untouched pipeline back
 print(accel.check(pipe, prompt))     says how fast and how close the preset is on your pipeline
 
-The techniques are in `accel.caching`, `accel.attention` and `accel.samplers`, and have short names here as well:
-`accel.EasyCache` is `accel.caching.EasyCache`.
+The techniques are in `accel.caching`, `accel.attention`, `accel.samplers` and `accel.resolution`, and have short names
+here as well: `accel.EasyCache` is `accel.caching.EasyCache`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from accel import attention, caching, discovery, samplers
+from accel import attention, caching, discovery, resolution, samplers
 from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate, calibrating
 from accel.recipe import Recipe
@@ -45,6 +45,7 @@ __all__ = [
     "compare",
     "pocket",
     "render",
+    "resolution",
     "restore",
     "samplers",
     "search_sigmas",
@@ -65,7 +66,7 @@ def __getattr__(name: str) -> Any:
         return import_module("accel.pocket")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
-    for folder in (caching, samplers, attention):
+    for folder in (caching, samplers, attention, resolution):
         if name in folder.__all__:
             return getattr(folder, name)
     return discovery.technique(__name__, name)

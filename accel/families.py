@@ -48,6 +48,7 @@ class Family:
     and padding count as prompt. None: the tokens of the latents are alone.
     own_token_order: tokens do not stand row by row, frame by frame.
     frames_apart: a video's frames are folded into the batch, so that each self-attention sees one of them.
+    packed: rows, and columns, of latents that one packed token holds.
     text_first_blocks: beginnings of the class names of blocks that return (text, image) and not the image alone or
     first; for whatever denoiser uses them.
     unet_blocks: classes of the blocks of a U-Net that are lists of layers with one skip connection each.
@@ -69,6 +70,7 @@ class Family:
     prompt_tokens: Literal["first", "last"] | None = None
     own_token_order: bool = False
     frames_apart: bool = False
+    packed: int = 1
     text_first_blocks: tuple[str, ...] = ()
     unet_blocks: tuple[str, ...] = ()
     high_resolution: tuple[HighResolutionFacts, ...] = ()
@@ -208,6 +210,7 @@ _ROWS = (
     Family(
         "Flux", (), ("FluxTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     ),
     Family(
@@ -252,6 +255,7 @@ _ROWS = (
     Family(
         "QwenImage", (), ("QwenImageTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("QwenImageTransformerBlock",),
     ),
     Family("Sana", ("Sana",), guidance_calls="conditional half last"),

@@ -39,7 +39,8 @@ class LatentGrid:
         if self.tokens is None:
             return values
         size = self.packed
-        grid = values.unflatten(1, self.tokens).unflatten(-1, (-1, size, size))  # (B, T, H, W, C, p, p)
+        # (B, T, H, W, C, p, p)
+        grid: torch.Tensor = values.unflatten(1, self.tokens).unflatten(-1, (-1, size, size))
         return grid.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)
 
     def close(self, values: torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,8 @@ class LatentGrid:
         if self.tokens is None:
             return values
         size = self.packed
-        grid = values.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, T, H, p, W, p, C)
+        # (B, T, H, p, W, p, C)
+        grid: torch.Tensor = values.unflatten(3, (-1, size)).unflatten(2, (-1, size))
         return grid.permute(0, 1, 2, 4, 6, 3, 5).flatten(4).flatten(1, 3)
 
     def smaller(self, blocks: tuple[int, ...]) -> LatentGrid:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from accel.parametrization import clean_from_output, output_from_clean, shares
 from accel.report import CallRecord, LeverReport
 from accel.resolution.latent_grid import LatentGrid, Unpoolable, grid_of
 from accel.resolution.noise_level import scale_of_timesteps, timestep_at, told_instead
-from accel.resolution.positions import smaller_positions
+from accel.resolution.positions import Size, smaller_positions
 
 if TYPE_CHECKING:
     from accel.resolution.coarse_to_fine import CoarseToFine
@@ -80,16 +80,16 @@ class ResolutionLever(Lever):
 
     def reset(self) -> None:
         self._scales: dict[str, tuple[float, float]] = {}
-        self._unfit: dict[str, Unpoolable] = {}  # by denoiser: what its output has shown in this run
+        self._unfit: dict[str, str] = {}  # by denoiser: what its output has shown in this run
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         method = self.method
         if method.factor * method.frames == 1 or call.context.time <= method.until:
             return proceed(call)
         small = self._smaller(call)
-        outcome = self._at_full_size(small, proceed(small.call)) if isinstance(small, SmallCall) else small
-        if isinstance(outcome, Unpoolable):
-            self._reasons[str(outcome)] += 1
+        outcome = small if isinstance(small, str) else self._at_full_size(small, proceed(small.call))
+        if isinstance(outcome, str):
+            self._reasons[outcome] += 1
             return proceed(call)
         self._small += 1
         call.raw_output = outcome.output
@@ -105,44 +105,38 @@ class ResolutionLever(Lever):
             said += f" (no step that was computed is above the noise level {self.method.until:g})"
         return LeverReport("resolution", str(self.method), small > 0, said)
 
-    def _smaller(self, call: DenoiserCall) -> SmallCall | Unpoolable:
+    def _smaller(self, call: DenoiserCall) -> SmallCall | str:
+        """The smaller call, or why there is none."""
         try:
             return self._unfit.get(call.denoiser) or self._pooled(call)
         except Unpoolable as reason:
-            return reason
+            return str(reason)
 
-    def _at_full_size(self, small: SmallCall, outcome: DenoiserResult) -> DenoiserResult | Unpoolable:
+    def _at_full_size(self, small: SmallCall, outcome: DenoiserResult) -> DenoiserResult | str:
+        """The result at full size, or why it cannot be told, which holds for the rest of the run."""
         try:
             return outcome._replace(output=small.at_full_size(outcome.output))
         except Unpoolable as reason:
-            self._unfit[small.call.denoiser] = reason
-            return reason
+            self._unfit[small.call.denoiser] = str(reason)
+            return str(reason)
 
     def _pooled(self, call: DenoiserCall) -> SmallCall:
-        part = self.anatomy.denoisers[call.denoiser]
+        part, method = self.anatomy.denoisers[call.denoiser], self.method
         grid = grid_of(call, part.config, part.family.packed)
-        size = (1, *grid.sizes)[-3:]
-        blocks = (self.method.frames if len(grid.sizes) == 3 else 1, self.method.factor, self.method.factor)
-        patch = _patch(part.config) if grid.tokens is None else (1, grid.packed, grid.packed)
-        if any(have % (block * unit) for have, block, unit in zip(size, blocks, patch, strict=True)):
-            raise Unpoolable(f"its latents, {' x '.join(map(str, size))}, do not divide into blocks and patches")
-        own = blocks[-len(grid.axes) :]
-        flow, sigma = "flow" in self.anatomy.prediction, call.context.sigma
-        level, scale = pooled_level(sigma, flow, math.prod(own))
-        arguments = dict(call.arguments)
-        count = (size[0] // patch[0], size[1] // patch[1], size[2] // patch[2])
-        arguments |= smaller_positions(arguments, count, size, blocks)
-        arguments |= self._told(call, level)
+        own = (method.frames, method.factor, method.factor)[-len(grid.axes) :]  # pictures have no axis of time
+        size, blocks = _three(grid.sizes), _three(own)
+        tokens = _tokens(size, blocks, (1, grid.packed, grid.packed) if grid.tokens else _patch(part.config))
+        level, scale = pooled_level(call.context.sigma, "flow" in self.anatomy.prediction, math.prod(own))
         full = grid.open(call.latents[0])
-        means = grid.pooled(full.float(), own)
-        noisy, conditions = means.split([grid.noisy, means.shape[grid.channels] - grid.noisy], grid.channels)
-        noisy = (noisy / scale).to(full.dtype)
-        latents = grid.close(torch.cat([noisy, conditions.to(full.dtype)], grid.channels))
-        name = next(name for name in LATENTS if arguments.get(name) is not None)
-        arguments[name] = latents if isinstance(arguments[name], torch.Tensor) else type(arguments[name])([latents])
-        small = replace(call, args=(), kwargs=arguments, arguments=arguments, latents=[latents])
-        full = full.narrow(grid.channels, 0, grid.noisy).float()
-        return SmallCall(small, full, noisy.float(), (sigma, level), grid, own, self.anatomy.prediction)
+        conditions = full.shape[grid.channels] - grid.noisy
+        means = grid.pooled(full.float(), own).split([grid.noisy, conditions], grid.channels)
+        noisy, given = (means[0] / scale).to(full.dtype), means[1].to(full.dtype)
+        latents = grid.close(torch.cat([noisy, given], grid.channels))
+        others = smaller_positions(call.arguments, tokens, size, blocks) | self._told(call, level)
+        return SmallCall(
+            _call_of(call, latents, others), full.narrow(grid.channels, 0, grid.noisy).float(), noisy.float(),
+            (call.context.sigma, level), grid, own, self.anatomy.prediction,
+        )  # fmt: skip
 
     def _told(self, call: DenoiserCall, level: float) -> dict[str, Any]:
         """The denoiser's timestep argument for another noise level."""
@@ -162,10 +156,28 @@ class ResolutionLever(Lever):
         return {names[0]: told_instead(told, start + slope * timestep_at(table, context.position, level))}
 
 
-def _patch(config: Any) -> tuple[int, int, int]:
+def _call_of(call: DenoiserCall, latents: torch.Tensor, others: Mapping[str, Any]) -> DenoiserCall:
+    """The call with these latents and these other arguments in place of its own."""
+    name = next(name for name in LATENTS if call.arguments.get(name) is not None)
+    before = call.arguments[name]
+    arguments = {**call.arguments, **others, name: latents if isinstance(before, torch.Tensor) else [latents]}
+    return replace(call, args=(), kwargs=arguments, arguments=arguments, latents=[latents])
+
+
+def _tokens(size: Size, blocks: Size, patch: Size) -> Size:
+    """How many tokens there are along each axis. Raises Unpoolable where they do not divide into blocks."""
+    if any(have % (block * unit) for have, block, unit in zip(size, blocks, patch, strict=True)):
+        raise Unpoolable(f"its latents, {' x '.join(map(str, size))}, do not divide into blocks of tokens")
+    return size[0] // patch[0], size[1] // patch[1], size[2] // patch[2]
+
+
+def _patch(config: Mapping[str, Any]) -> Size:
     """The latents that one token of the model holds, (T, H, W)."""
     patch = config.get("patch_size") or 1
-    if isinstance(patch, (tuple, list)):
-        own = (1, *patch)[-3:]
-        return own[0], own[1], own[2]
-    return config.get("patch_size_t") or 1, patch, patch
+    return _three(patch) if isinstance(patch, (tuple, list)) else (config.get("patch_size_t") or 1, patch, patch)
+
+
+def _three(values: Sequence[int]) -> Size:
+    """With a 1 in front of those that have no axis of time."""
+    *_, frames, rows, columns = (1, *values)
+    return frames, rows, columns

@@ -54,13 +54,14 @@ def _shapes(value: Any, tokens: Size, fewer: Size) -> Any:
 
 def _cropped(value: torch.Tensor, tokens: Size, fewer: Size) -> torch.Tensor:
     """(..., N, 3) -> (..., n, 3): the first of each axis, which are those of a smaller picture."""
-    grid = value.unflatten(-2, tokens)
+    grid: torch.Tensor = value.unflatten(-2, tokens)
     return grid[..., : fewer[0], : fewer[1], : fewer[2], :].flatten(-4, -2)
 
 
 def _strided(value: torch.Tensor, tokens: Size, blocks: Size) -> torch.Tensor:
     """(N, D) -> (n, D)."""
-    return value.unflatten(0, tokens)[:: blocks[0], :: blocks[1], :: blocks[2]].flatten(0, 2)
+    grid: torch.Tensor = value.unflatten(0, tokens)
+    return grid[:: blocks[0], :: blocks[1], :: blocks[2]].flatten(0, 2)
 
 
 def _is_table(value: Any, tokens: Size) -> bool:

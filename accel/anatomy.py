@@ -15,6 +15,7 @@ from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
 from accel.schedulers import TimestepInput, scheduler_anatomy
 from accel.unet_layers import UNetLayers, unet_layers
+from accel.update import config_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Anatomy:
     @property
     def embedded_guidance(self) -> bool:
         """Whether the guidance scale is an input of a denoiser."""
-        return any(part.config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for part in self.denoisers.values())
+        return any(_takes_guidance(part.config) for part in self.denoisers.values())
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline} ({self.repository or 'built in memory'})"]
@@ -150,12 +151,15 @@ def inspect(pipe: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
 
 
 def components_of(pipe: Any) -> dict[str, Any]:
-    """The pipeline's named parts. Raises TypeError for an object that is not a pipeline."""
+    """The pipeline's named parts, those too that diffusers' `components` leaves out because the constructor would do
+    without them (LongCat's scheduler). Raises TypeError for an object that is not a pipeline."""
     components = getattr(pipe, "components", None)
     if isinstance(pipe, type) or not callable(pipe) or not isinstance(components, Mapping):
         what = f"the class {pipe.__name__}" if isinstance(pipe, type) else f"a {type(pipe).__name__}"
         raise TypeError(f"accel.accelerate expects a diffusers pipeline object, such as WanPipeline(...), not {what}.")
-    return dict(components)
+    registered = [name for name, value in config_of(pipe).items() if isinstance(value, (tuple, list))]
+    optional = {name: getattr(pipe, name, None) for name in registered if name not in components}
+    return dict(components) | {name: part for name, part in optional.items() if part is not None}
 
 
 def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -164,9 +168,16 @@ def denoisers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.
             yield name, components[name]
 
 
+def adapters_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What is called in front of the denoiser in each step."""
+    for name in conventions.ADAPTERS:
+        if isinstance(components.get(name), torch.nn.Module):
+            yield name, components[name]
+
+
 def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, component in components.items():
-        if hasattr(component, "set_timesteps") and hasattr(component, "step"):
+        if hasattr(component, "set_timesteps") and any(hasattr(component, step) for step in conventions.STEPS):
             yield name, component
 
 
@@ -262,17 +273,18 @@ def clean_from_prediction(prediction: Prediction, pipeline: str) -> Prediction:
 def _guidance(pipeline: str, denoisers: Mapping[str, torch.nn.Module], guided: bool) -> str:
     if guided:
         return "two calls per step, made by a guider"
-    configs = (getattr(module, "config", {}) or {} for module in denoisers.values())
-    if any(config.get(conventions.EMBEDDED_GUIDANCE_FLAG) for config in configs):
+    if any(_takes_guidance(getattr(module, "config", {}) or {}) for module in denoisers.values()):
         return "embedded scale (an extra unconditional call only with true_cfg_scale)"
-    if families.of_pipeline(pipeline).guidance_calls != "to be seen":
-        return "one batched call per step"
-    return "seen in the run, from named calls or at its first step"
+    recorded = families.of_pipeline(pipeline).guidance_calls
+    return "seen in the run, from named calls or at its first step" if recorded == "to be seen" else recorded
+
+
+def _takes_guidance(config: Mapping[str, Any]) -> bool:
+    """Whether the guidance scale is an input of the denoiser with this configuration."""
+    return any(config.get(flag) for flag in conventions.EMBEDDED_GUIDANCE)
 
 
 def _guidance_calls(pipeline: str, guided: bool) -> GuidanceCalls:
     if guided:  # whatever the pipeline's name: modular pipelines have those of others, and no batches
         return "two calls"
-    if any(part in pipeline for part in conventions.OTHER_BATCHES):
-        return "more than two"
     return families.of_pipeline(pipeline).guidance_calls

@@ -65,6 +65,8 @@ class DenoiserCall:
     # raises `accel.update.Unknown`.
     updates: Callable[[str], LinearUpdates] = field(default=no_scheduler_to_ask, repr=False)
     guided: bool | None = None  # whether classifier-free guidance is on, where the pipeline says so
+    entangled: bool = False  # the denoiser tells the passes of a batch by their place in it (perturbed attention)
+    probed: bool = False  # it may be left before all arguments are read, so what is deferred in them stays so
     # For half of a batch: proceeds with it and the other half in one launch, for levers that do not look inside.
     evaluate_both: Callable[[DenoiserCall, Proceed], DenoiserResult] | None = field(default=None, repr=False)
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from accel.commands import app, compare, inspect, render, tune
+from accel.commands.options import check_given
 from accel.terminal import show
 from accel.version import __version__
 
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
+        check_given(options)
         code = command(options)
     except KeyboardInterrupt as interrupt:
         show(f"\naccel: {_what_was_saved(interrupt, options)}", file=sys.stderr)
@@ -64,19 +66,22 @@ def run(options: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     found = argparse.ArgumentParser(
-        prog="accel", description="Makes diffusers pipelines faster without retraining, and proves it."
+        prog="accel",
+        description="Makes diffusers pipelines faster without retraining, and proves it.",
+        epilog="accel COMMAND --help says what a command is for and shows an example.",
     )
     found.add_argument("--version", action="version", version=f"accel {__version__}")
     found.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = found.add_subparsers(required=True, metavar="COMMAND")
     compare.add_demo(commands)
-    compare.add_compare(commands)
     app.add_app(commands)
+    inspect.add_inspect(commands)
+    compare.add_compare(commands)
     tune.add_tune(commands)
     render.add_render(commands)
     tune.add_calibrate(commands)
-    inspect.add_inspect(commands)
     inspect.add_presets(commands)
+    inspect.add_env(commands)
     return found
 
 

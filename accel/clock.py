@@ -230,7 +230,7 @@ class Clock:
         begins. Moving tokens are at one noise level, but for frames that are denoised one after the other.
         """
         before = self._told.get(denoiser)
-        if self._heard or before is None or (before.shape == told.shape and torch.equal(before, told)):
+        if self._heard or before is None or _same_levels(before, told):
             return False
         self.copies += 1
         if bool(told.max() > before.max()):
@@ -275,6 +275,13 @@ class Clock:
             begin = getattr(self._scheduler, "_begin_index", None)
             self._begin = int(begin) if begin is not None else table.index_of(timestep)
         return self._begin + self._step
+
+
+def _same_levels(before: torch.Tensor, told: torch.Tensor) -> bool:
+    """Whether two timestep arguments say the same, if for batches of unequal size (LTX 2: a third pass alone)."""
+    if before.shape == told.shape:
+        return torch.equal(before, told)
+    return torch.equal(before.unique(), told.unique())
 
 
 def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# How the conditional and the unconditional output of one step are asked for: in calls of their own, by a guider; the
-# conditional one as the last or the first half of one batch; as the first step will show; in batches of more than two.
+# How the conditional and the unconditional output of one step are asked for: as the first step will show; in calls of
+# their own, by a guider; the conditional one as the last or the first half of one batch; in calls that are not all
+# combined into one update.
 GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "to be seen", "more than two"]
 
 
@@ -40,7 +41,8 @@ class Family:
     pipelines, denoisers: beginnings of class names. Of several that fit the longest counts.
 
     Of pipelines:
-    guidance_calls: what must be known of guidance before a run; during one it is seen at the first step.
+    guidance_calls: what must be known of guidance because the first step does not show it. Where a row says which half
+    of a batch is conditional, guidance can be left out in the first step as well.
     negates_prediction: the pipeline negates what the denoiser returns, which predicts x0 - noise.
 
     Of denoisers:
@@ -175,16 +177,13 @@ _SDXL = HighResolutionFacts(
     few_steps={64: 0.5},  # SDXL-Turbo
 )
 _ROWS = (
-    Family("Allegro", ("Allegro",), guidance_calls="conditional half last"),
     Family(
-        "AnimateDiff", ("AnimateDiff",), ("UNetMotionModel",),
-        guidance_calls="conditional half last",
+        "AnimateDiff", (), ("UNetMotionModel",),
         frames_apart=True,
         unet_blocks=("DownBlockMotion", "CrossAttnDownBlockMotion", "UpBlockMotion", "CrossAttnUpBlockMotion"),
     ),
     Family(
-        "AuraFlow", ("AuraFlow",), ("AuraFlowTransformer2DModel",),
-        guidance_calls="conditional half last",
+        "AuraFlow", (), ("AuraFlowTransformer2DModel",),
         prompt_tokens="first",
         text_first_blocks=("AuraFlowJointTransformerBlock",),
     ),
@@ -198,11 +197,7 @@ _ROWS = (
         prompt_tokens="first",
         text_first_blocks=("ChromaTransformerBlock",),
     ),
-    Family(
-        "CogVideoX", ("CogVideoX",), ("CogVideoXTransformer3DModel",),
-        guidance_calls="conditional half last",
-        prompt_tokens="first",
-    ),
+    Family("CogVideoX", (), ("CogVideoXTransformer3DModel",), prompt_tokens="first"),
     Family("CogView", (), ("CogView3PlusTransformer2DModel", "CogView4Transformer2DModel"), prompt_tokens="first"),
     Family("ConsisID", (), ("ConsisIDTransformer3DModel",), prompt_tokens="first"),
     Family("Cosmos 3", text_first_blocks=("Cosmos3VLTextMoTDecoderLayer",)),
@@ -218,7 +213,6 @@ _ROWS = (
     ),
     Family("Flux 3", text_first_blocks=("Flux3SingleTransformerBlock",)),
     Family("HiDream", ("HiDream",), negates_prediction=True),
-    Family("HunyuanDiT", ("HunyuanDiT",), guidance_calls="conditional half last"),
     Family("HunyuanImage", (), ("HunyuanImageTransformer2DModel",), prompt_tokens="last"),
     Family(
         "HunyuanVideo", (), ("HunyuanVideoTransformer3DModel", "HunyuanVideo15Transformer3DModel"),
@@ -227,53 +221,43 @@ _ROWS = (
     Family("I2VGen-XL", (), ("I2VGenXLUNet",), frames_apart=True),
     Family("JoyImage", (), ("JoyImageEdit",), own_token_order=True),
     Family("Kandinsky 5, 6", (), ("Kandinsky5", "Kandinsky6"), own_token_order=True),
-    Family("Kolors", ("Kolors",), guidance_calls="conditional half last"),
     Family(
-        "Latte", ("Latte",), ("LatteTransformer3DModel",),
-        guidance_calls="conditional half last",
+        "Latte", (), ("LatteTransformer3DModel",),
         frames_apart=True,
         interleaved_blocks=("temporal_transformer_blocks",),
     ),
     Family(
         "LongCat", (), ("LongCatImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("LongCatImage",)
     ),
-    Family("LTX", ("LTX",), guidance_calls="conditional half last"),
-    Family("LTX 2", ("LTX2",), guidance_calls="more than two"),  # several calls are combined
+    # The scheduler is given some of the frames, arranged otherwise than those of the output.
+    Family("LTX, image to video", ("LTXImageToVideo", "LTX2ImageToVideo"), guidance_calls="conditional half last"),
     Family("Lumina", ("Lumina",), negates_prediction=True),
-    Family(
-        "Lumina-Next", ("LuminaPipeline", "LuminaText2Img"),
-        guidance_calls="conditional half first",
-        negates_prediction=True,
-    ),
-    Family("Mochi", ("Mochi",), ("MochiTransformer3DModel",), "conditional half last", prompt_tokens="last"),
+    Family("Mochi", (), ("MochiTransformer3DModel",), prompt_tokens="last"),
     Family("MotifVideo", (), ("MotifVideoTransformer3DModel",), prompt_tokens="last"),
     Family("NucleusMoE", ("NucleusMoE",), negates_prediction=True),
     Family(
         "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("OvisImage",)
     ),
-    Family("PixArt", ("PixArt",), guidance_calls="conditional half last"),
+    # Each step has one call for each view, and an update for each.
+    Family("Panorama", ("StableDiffusionPanorama",), guidance_calls="more than two"),
     Family(
         "QwenImage", (), ("QwenImageTransformer2DModel",),
         prompt_tokens="first",
         packed=2,
         text_first_blocks=("QwenImageTransformerBlock",),
     ),
-    Family("Sana", ("Sana",), guidance_calls="conditional half last"),
     Family(
-        "Stable Diffusion 1, 2, XL", ("StableDiffusion",), ("UNet2DConditionModel",),
-        guidance_calls="conditional half last",
+        "Stable Diffusion 1, 2, XL", (), ("UNet2DConditionModel",),
         unet_blocks=_PLAIN_2D + _CROSSED_2D,
         high_resolution=(_SD, _SDXL),
     ),
     Family(
-        "Stable Diffusion 3", ("StableDiffusion3",), ("SD3Transformer2DModel",),
-        guidance_calls="conditional half last",
+        "Stable Diffusion 3", (), ("SD3Transformer2DModel",),
         prompt_tokens="last",
         text_first_blocks=("JointTransformerBlock",),
     ),
     Family(
-        "Stable Video Diffusion", ("StableVideoDiffusion",), ("UNetSpatioTemporalConditionModel",),
-        guidance_calls="conditional half last",
+        "Stable Video Diffusion", (), ("UNetSpatioTemporalConditionModel",),
         frames_apart=True,
         unet_blocks=(
             *("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
@@ -283,7 +267,6 @@ _ROWS = (
     Family("Text-to-video U-Nets", (), ("UNet3DConditionModel",), frames_apart=True),
     Family(
         "Z-Image", ("ZImage",), ("ZImageTransformer2DModel",),
-        guidance_calls="conditional half first",
         negates_prediction=True,
         prompt_tokens="last",
     ),

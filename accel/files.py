@@ -29,6 +29,15 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         file.write(text)
 
 
+def check_folder(path: Path) -> None:
+    """Raises ValueError for a place that can be no folder, because a file is there or above it."""
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(f"{place} is a file; choose a folder for the results (--out).")
+            return
+
+
 @contextmanager
 def replace_file(path: str | os.PathLike[str], partials: Path | None = None) -> Iterator[IO[str]]:
     """A new text file that takes the place of `path` when the block ends, once it is on the disk; where the block

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import permutations
 from typing import Any
 
 import torch
 
-from accel.call import DenoiserCall
+from accel.call import DenoiserCall, noise_part
 
 
 def on_grid(call: DenoiserCall, config: Mapping[str, Any]) -> tuple[torch.Tensor, tuple[int, ...]] | None:
@@ -49,3 +50,45 @@ def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
         grid = (1, int(last[1]) + 1, int(last[2]) + 1)
         return grid if math.prod(grid) == len(rows) else None
     return None
+
+
+def repeats(call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int = 2) -> bool:
+    """Whether the batch holds the same noisy latents this many times, one after the other. Costs a host sync.
+
+    sizes: those of one sample of the noisy latents, if they are known: conditioning that is appended to them (channels
+    in Stable Video Diffusion, a picture in DreamLite) may differ between the parts and is left out by it.
+    """
+    if call.rows < parts or call.rows % parts:
+        return False
+    if call.is_list:
+        first = call.latents[: call.rows // parts] * parts
+        return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(call.latents, first, strict=True))
+    latents = call.latents[0]
+    noisy = None if sizes is None else noise_part(latents, latents.new_empty(1).expand(latents.shape[0], *sizes))
+    return any(known is not None and _is_repeated(known, parts) for known in (latents, noisy))
+
+
+def arranged_like(latents: torch.Tensor, sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a pipeline does to tensors of the latents' shape before it gives them to its scheduler, seen from what has
+    become of the latents: another order of the axes, or the last entries of some axes; None where that is neither.
+    The scale of the sample may be another. Costs host syncs.
+    """
+    known, wanted = latents.double().cpu(), sample.flatten().double().cpu()
+
+    def same(found: torch.Tensor) -> bool:
+        return float(torch.nn.functional.cosine_similarity(found.flatten(), wanted, dim=0)) > 0.999
+
+    if latents.numel() == sample.numel() > 0:
+        for order in permutations(range(latents.ndim)):
+            if same(known.permute(order)):
+                return lambda other: other.permute(order).reshape(sample.shape)
+    elif latents.ndim == sample.ndim and all(a >= b > 0 for a, b in zip(latents.shape, sample.shape, strict=True)):
+        last = tuple(slice(a - b, a) for a, b in zip(latents.shape, sample.shape, strict=True))
+        if same(known[last]):
+            return lambda other: other[last]
+    return None
+
+
+def _is_repeated(latents: torch.Tensor, parts: int) -> bool:
+    first, *others = latents.chunk(parts)
+    return all(torch.equal(first, other) for other in others)

@@ -11,6 +11,7 @@ import torch
 
 from accel.call import DenoiserCall, DenoiserResult, Proceed
 from accel.clock import Timetable
+from accel.deferred import read_all
 from accel.method import Method
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
@@ -94,6 +95,11 @@ class CompositeLever(Lever):
         self._handles = [handle for part in self.parts for handle in _handles(part)]
         self._observers = [hear for part in self.parts for hear in _listeners(part)]
 
+    @property
+    def answers(self) -> bool:
+        """Whether one of them may have something to say about a denoiser call."""
+        return bool(self._handles)
+
     def chain(self) -> Proceed:
         """All of them around the denoiser itself, composed once."""
         return self._around(self._evaluate)
@@ -165,7 +171,8 @@ class CompositeLever(Lever):
         for hear in self._observers:
             hear(call)
         call.launch_sizes.append(call.rows)
-        call.raw_output = call.forward(*call.args, **call.kwargs)
+        given = (call.args, call.kwargs) if call.probed else (read_all(call.args), read_all(call.kwargs))
+        call.raw_output = call.forward(*given[0], **given[1])
         return DenoiserResult(call.raw_output, "computed", "computed", Code.COMPUTED)
 
 

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,18 @@ def _diffusers(model: str, dtype: Any) -> Any:
     """
     from diffusers import DiffusionPipeline
 
+    import_module("accel.pocket.autoencoder")  # diffusers takes classes from modules that are loaded already
     try:
         if dtype is None:
             folder = model if Path(model).is_dir() else DiffusionPipeline.download(model, use_safetensors=True)
             dtype = saved_dtype(Path(folder))
         return DiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
     except Exception as error:  # hub, network, file and configuration errors have no common base
+        if not Path(model).is_dir() and (model.startswith((".", "/", "~")) or "/" not in model):
+            raise ValueError(
+                f"there is no folder {model!r}; give pocket:video, a folder with a diffusers pipeline, or a model id "
+                "with its owner, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
+            ) from None
         raise ValueError(
             f"{model!r} cannot be loaded ({_first_sentence(error)}); "
             "give pocket:video, a folder with a diffusers pipeline, or a model id."

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from accel import conventions
 from accel.anatomy import Anatomy, denoisers_of
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.clock import Clock
+from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
 from accel.reasons import Code
@@ -43,6 +45,7 @@ class PipelineCall(CallOwner):
         self._answer = self.levers.chain()
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
+        self._adapters: dict[str, Adapter] = {}
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step = False
@@ -96,6 +99,15 @@ class PipelineCall(CallOwner):
         finally:
             self._clock.cache_contexts[denoiser] = outer
 
+    def adapt(self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What runs in front of a denoiser is called: put off, where a lever may leave the denoiser out.
+
+        A gradient does not come through what is put off.
+        """
+        if AT_WORK.get() is self or not self.levers.answers or torch.is_grad_enabled():
+            return inner(*args, **kwargs)
+        return self._adapters.setdefault(name, Adapter())(inner, args, kwargs)
+
     def denoise(
         self, module: torch.nn.Module, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
@@ -143,9 +155,10 @@ class PipelineCall(CallOwner):
         latents = tensors(Arguments.pick(bound, LATENTS))
         told = getattr(pipe, "do_classifier_free_guidance", None)
         guided = None if told is None else bool(told)
+        entangled = bool(getattr(pipe, conventions.PERTURBS_BY_PLACE, False))
         return DenoiserCall(
             name, stream, leader, context, args, kwargs, latents, module, bound,
-            forward=inner, guided=guided, content=content, updates=self._updates,
+            forward=inner, guided=guided, entangled=entangled, content=content, updates=self._updates,
         )  # fmt: skip
 
     def _updates(self, space: str) -> LinearUpdates:
@@ -165,7 +178,7 @@ class PipelineCall(CallOwner):
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
         self.hand_back()
         if self._started:
-            self.report.notes += self._unheard()
+            self.report.notes += self._notes()
         if self._started and self.report.calls:
             _finish_device_work()
             end = time.perf_counter()
@@ -181,17 +194,20 @@ class PipelineCall(CallOwner):
         self._clock.clear()
         self.levers.reset()
         self.levers.end()
-        self.levers, self._given = CompositeLever(None, ()), {}
+        self.levers, self._given, self._adapters = CompositeLever(None, ()), {}, {}
         self._answer = self.levers.chain()
 
-    def _unheard(self) -> Iterator[str]:
-        """What the report must say about denoiser calls that were not this pipeline call's own."""
+    def _notes(self) -> Iterator[str]:
+        """What the report must say about calls that are no denoiser calls of this pipeline call's own."""
         if self.strays:
             yield (
                 f"{self.strays} denoiser calls came from another thread or task and were passed through: they are "
                 "another pipeline's or, if this pipeline starts threads of its own, ones that Python does not tell "
                 "what they belong to. Such threads are started with contextvars.copy_context().run."
             )
+        for name, adapter in self._adapters.items():
+            if adapter.computed < adapter.asked:
+                yield f"The {name} was computed in {adapter.computed:.3g} of its {adapter.asked} calls."
         if self._clock.copies:
             yield (
                 f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "
@@ -208,7 +224,9 @@ def _unread(call: DenoiserCall) -> DenoiserResult:
     """Levers need the latents, so a call in which none are found is computed."""
     reason = f"no latents were found among the denoiser's arguments ({', '.join(call.arguments)}): it computes"
     call.launch_sizes.append(call.rows)
-    return DenoiserResult(call.forward(*call.args, **call.kwargs), "computed", reason, Code.COMPUTED)
+    return DenoiserResult(
+        call.forward(*read_all(call.args), **read_all(call.kwargs)), "computed", reason, Code.COMPUTED
+    )
 
 
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class Recipe:
             raise ValueError(f"This recipe {problem}")
         if data.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"This recipe has schema {quote(data['schema'])}, but this version reads schema {SCHEMA}.")
+        if not data:
+            raise ValueError('This recipe is empty; one with every lever off is {"schema": 1}.')
         for key in data:
             if key not in (*LEVERS, "schema", "name", "evidence"):
                 close = difflib.get_close_matches(str(key)[:80], LEVERS, n=1)

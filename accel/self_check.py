@@ -13,7 +13,7 @@ from accel.measure.metrics import MAX_PSNR
 from accel.measure.results import Comparison, ResultRow
 from accel.measure.runner import BASELINE
 from accel.method import Method
-from accel.presets import PRESETS, doubt
+from accel.presets import DEFAULT, PRESETS, doubt
 from accel.recipe import Recipe
 from accel.session import bare
 from accel.terminal import one_line
@@ -33,6 +33,8 @@ class Check:
     kept: whether the promise was kept; None where nothing is promised here.
     steady: whether the times can be believed; where not, the machine was busy with something else.
     reasons: what the report says of each lever, and its notes.
+    changes: a sentence for each size that the pipeline made otherwise than it was asked.
+    idle: why nothing was accelerated, and a ratio of times would be the noise of the machine; "" where a lever acted.
     """
 
     label: str
@@ -45,12 +47,16 @@ class Check:
     verdict: str
     steady: bool = True
     reasons: tuple[str, ...] = ()
+    idle: str = ""
+    changes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON."""
-        return asdict(self) | {"reasons": list(self.reasons)}
+        return asdict(self) | {"reasons": list(self.reasons), "changes": list(self.changes)}
 
     def __str__(self) -> str:
+        if self.idle:
+            return one_line(f"{self.label}: not accelerated: {self.idle}")
         close = "identical output" if self.psnr >= MAX_PSNR else f"{self.psnr:.0f} dB"
         line = f"{self.label}: {_times(self.speed)}{'' if self.steady else self._unsteady()}, {close}"
         return one_line(f"{line}; {self.verdict}" if self.verdict else line)
@@ -66,13 +72,13 @@ def check(pipe: Any, prompt: str | None, recipe: list[Any], *, seed: int = 0, **
 def check(
     pipe: Any,
     prompt: str | None = None,
-    recipe: Recipe | Method | str | os.PathLike[str] = "balanced",
+    recipe: Recipe | Method | str | os.PathLike[str] | None = DEFAULT,
     *,
     seed: int = 0,
     **call: Any,
 ) -> Check: ...
 def check(
-    pipe: Any, prompt: str | None = None, recipe: Any = "balanced", *, seed: int = 0, **call: Any
+    pipe: Any, prompt: str | None = None, recipe: Any = DEFAULT, *, seed: int = 0, **call: Any
 ) -> Check | list[Check]:
     """Runs the pipeline once without and once with `recipe`, warm and from the same noise, and says what that gives.
 
@@ -84,8 +90,8 @@ def check(
 
     pipe: a diffusers pipeline. It comes back as it was, accelerated or not, also after an error or Ctrl-C.
     prompt: None for a pipeline that takes none, or gets it as `prompt_embeds`.
-    recipe: a preset, a Recipe, a recipe's file or a single method; a list of them gives a list, from one unaccelerated
-        run (for every six of them).
+    recipe: a preset ("balanced" where it is None), a Recipe, a recipe's file or a single method; a list of them gives a
+        list, from one unaccelerated run (for every six of them).
     call: further arguments of the pipeline, such as num_inference_steps, height, negative_prompt or image.
 
     Raises ValueError or TypeError, in one sentence, for bad arguments, and after a few steps for a pipeline whose
@@ -93,6 +99,7 @@ def check(
     """
     if "generator" in call:
         raise ValueError("The check makes the noise itself: give seed=0 instead of generator=...")
+    recipe = DEFAULT if recipe is None else recipe
     recipes = recipe if isinstance(recipe, list) else [recipe]
     found = _measured(pipe, prompt, recipes, seed, call, repeats=1)
     if any(_contradictory(found, row) for row in found.rows[1:]):
@@ -127,6 +134,7 @@ def _measured(
 def _judged(found: Comparison, row: ResultRow, anatomy: Anatomy) -> Check:
     recipe = Recipe.from_dict(found.recipes[row.label])
     preset, why, psnr = PRESETS.get(recipe.name), doubt(recipe, anatomy), row.psnr or 0.0
+    idle = found.idle(row.label)
     return Check(
         label=row.label,
         speed=row.speedup,
@@ -135,7 +143,9 @@ def _judged(found: Comparison, row: ResultRow, anatomy: Anatomy) -> Check:
         computed=_computed(found, row.label),
         promise=preset.decibels if preset else None,
         kept=preset.kept(psnr) if preset and why is None else None,
-        verdict=_idle(found, row.label) or _verdict(recipe.name, psnr, why),
+        verdict=f"nothing was skipped: {idle}" if idle else _verdict(recipe.name, psnr, why),
+        idle=idle,
+        changes=tuple(found.changes()),
         steady=_steady(found.rows[0], row),
         reasons=_reasons(found, row.label),
     )
@@ -167,14 +177,6 @@ def _evaluations(found: Comparison, label: str) -> float:
 def _reasons(found: Comparison, label: str) -> tuple[str, ...]:
     levers = (f"{lever['lever']}: {lever['reason']}" for lever in found.levers[label])
     return (*levers, *found.notes[label])
-
-
-def _idle(found: Comparison, label: str) -> str:
-    """That and why no lever acted; "" where one did."""
-    levers = found.levers[label]
-    if not levers or any(lever["engaged"] for lever in levers):
-        return ""
-    return "nothing was skipped: " + "; ".join([*(lever["reason"] for lever in levers), *found.notes[label]])
 
 
 def _verdict(name: str, psnr: float, why: str | None) -> str:

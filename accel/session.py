@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from accel.anatomy import Anatomy, components_of, denoisers_of, guiders_of, inspect, schedulers_of
+from accel.anatomy import Anatomy, adapters_of, components_of, denoisers_of, guiders_of, inspect, schedulers_of
 from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
-from accel.lever import Lever
+from accel.conventions import STEPS
+from accel.lever import InactiveLever, Lever
 from accel.ownership import owner_of, owners
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
 from accel.pipeline_call import PipelineCall
@@ -59,6 +60,17 @@ class Session:
         except BaseException:
             self.restore()
             raise
+
+    def __repr__(self) -> str:
+        pipe = self.pipe
+        if pipe is None:
+            return f"<Session of {self.recipe.label}: restored>"
+        recipe, state = self.recipe, ", suspended" if self._suspended else ""
+        named = f"{recipe.name}: " if recipe.name else ""
+        levers = "; ".join(f"{lever} {method}" for lever, method in recipe.methods().items()) or "no lever"
+        inactive = [part for part in self._levers if isinstance(part, InactiveLever)]
+        told = "; ".join([named + levers, *(f"{part.method} does not act: {part.reason}" for part in inactive)])
+        return f"<Session on {self.anatomy.pipeline}: {told}{state}>"
 
     @property
     def pipe(self) -> Any:
@@ -187,15 +199,15 @@ class Session:
     def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Heard]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
-            for method in ("set_timesteps", "step"):
-                yield scheduler, method, _Heard(self, method, scheduler, name)
+            step = next(method for method in STEPS if hasattr(scheduler, method))
+            yield scheduler, "set_timesteps", _Heard(self, "set_timesteps", scheduler, name)
+            yield scheduler, step, _Heard(self, "step", scheduler, name)
         for name, module in denoisers_of(components):
-            # A module compiled in place calls this instead; a layer inside of it would be compiled as well.
-            compiled = getattr(module, "_compiled_call_impl", None) is not None
-            method = "_compiled_call_impl" if compiled else "forward"
-            yield module, method, _Heard(self, "denoise", module, name)
+            yield module, _called(module), _Heard(self, "denoise", module, name)
             if hasattr(module, "cache_context"):
                 yield module, "cache_context", _Heard(self, "cache_context", module, name)
+        for name, module in adapters_of(components):
+            yield module, _called(module), _Heard(self, "adapt", module, name)
 
     def _follow(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
@@ -218,6 +230,13 @@ class Session:
             if call is not None:
                 args, kwargs = call.changed(inner, args, kwargs)
             return inner(*args, **kwargs)
+
+
+def _called(module: Any) -> str:
+    """The method that a call ends up in. A module compiled in place has another, and a layer inside of `forward` would
+    be compiled as well.
+    """
+    return "forward" if getattr(module, "_compiled_call_impl", None) is None else "_compiled_call_impl"
 
 
 def _settings(components: dict[str, Any]) -> list[str]:

@@ -7,12 +7,18 @@ brackets, which rich takes for its markup. So all that is shown goes through `cl
 from __future__ import annotations
 
 import sys
+import threading
+import time
 import unicodedata
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
 
 _KEPT = "\n\t"
 _TURNING = {chr(code) for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
@@ -57,14 +63,43 @@ class _Waiting:
     def __init__(self, text: str) -> None:
         from rich.console import Console
 
-        self._status = Console(stderr=True).status(plain(one_line(text)))
+        self._text = one_line(text)
+        self._status = Console(stderr=True).status(plain(self._text))
+        self._lines = lines_now_and_then(lambda: self._text)
 
     def __enter__(self) -> _Waiting:
         self._status.__enter__()
+        self._lines.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._lines.__exit__(*error)
         self._status.__exit__(*error)
 
     def update(self, text: str) -> None:
-        self._status.update(plain(one_line(text)))
+        self._text = one_line(text)
+        self._status.update(plain(self._text))
+
+
+@contextmanager
+def lines_now_and_then(text: Callable[[], str]) -> Iterator[None]:
+    """A line on stderr every `EVERY` seconds of the block with what `text` says then, where there is no terminal and so
+    no sign that work is in progress: in the log of a batch job, silence and a program that hangs look alike.
+    """
+    if sys.stderr is None or sys.stderr.isatty():
+        yield
+        return
+    begun, ended = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(EVERY):
+            minutes, seconds = divmod(int(time.monotonic() - begun), 60)
+            show(f"accel: {minutes}:{seconds:02d} {one_line(text())}", file=sys.stderr)
+
+    teller = threading.Thread(target=tell, name="accel progress", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()

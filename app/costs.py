@@ -89,16 +89,15 @@ class Costs:
         """An unaccelerated call has run."""
         seconds = side.seconds
         size = (side.frames.shape[2], side.frames.shape[1], side.frames.shape[0])
-        steps = max(1, len({(call["run"], call["step"]) for call in side.calls}))
         with self._lock:
             call = CallSize.of(settings)
-            step = seconds["denoise"] / steps
+            step = seconds["denoise"] / side.steps
             self._paces[call] = Pace(seconds["before"], seconds["after"], step, size, side.peak_bytes)
             self._paces.move_to_end(call)
 
     def learn_pair(self, settings: StudioSettings, baseline: Side, accelerated: Side) -> None:
         """Both sides of a request have run."""
-        time = accelerated.seconds["denoise"] / max(baseline.seconds["denoise"], 1e-9)
+        time = accelerated.effort("denoise") / max(baseline.effort("denoise"), 1e-9)
         evaluations = max(1, accelerated.computed) / max(1, baseline.computed)
         shortcut = Shortcut(settings.recipe, settings.steps, time, evaluations)
         with self._lock:

@@ -6,6 +6,7 @@ import gradio as gr
 
 from accel.app.api import build_endpoints
 from accel.app.studio import Studio
+from accel.app.ui.assets import read
 from accel.app.ui.blind_tab import BlindTab
 from accel.app.ui.compare_tab import CompareTab
 from accel.app.ui.history_tab import HistoryTab
@@ -37,6 +38,7 @@ def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | No
             with gr.Tab("History", id="history-tab") as history:
                 HistoryTab(studio, compare, tabs, history)
         compare.prepare(blocks)
+        blocks.load(None, js=read("keys.js"), api_visibility="private")
         build_endpoints(studio, running)
     return blocks
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from accel.app.settings import StudioSettings
 from accel.measure.media import Pixels
+from accel.reasons import Code
 
 Stage = Literal["waiting", "loading", "baseline", "accelerated", "measuring", "done"]
 Winner = Literal["baseline", "accelerated", "same"]
@@ -27,9 +28,9 @@ class Side:
 
     frames is uint8 (frames, height, width, 3). path is its file (PNG for one frame, else MP4) with the settings inside;
     it lives as long as this object. seconds holds total, before (text encoding), denoise and after (decoding), without
-    the time that previews took. calls are the denoiser calls in order, each as `accel.report.CallRecord` has it.
-    timeline has one character per step and stream (█ computed, ◐ half of the batch, · predicted, ○ dropped). levers say
-    what engaged and why.
+    the time that previews took, and where the model runs on the processor also what all of it took of that. calls are
+    the denoiser calls in order, each as `accel.report.CallRecord` has it. timeline has one character per step and
+    stream (█ computed, ◐ half of the batch, · predicted, ○ dropped). levers say what engaged and why.
     """
 
     frames: Pixels
@@ -51,15 +52,34 @@ class Side:
         """Denoiser calls that were computed."""
         return sum(1 for call in self.calls if call["action"] == "computed")
 
+    @property
+    def steps(self) -> int:
+        """Steps that were taken, at least 1."""
+        return max(1, len({(call["run"], call["step"]) for call in self.calls}))
+
+    def effort(self, phase: str) -> float:
+        """Seconds of a phase: of processor time where that is known, as this hardly knows what else a machine does."""
+        share = self.seconds["processor"] / max(self.seconds["total"], 1e-9) if "processor" in self.seconds else 1.0
+        return self.seconds[phase] * share
+
+    @property
+    def idle(self) -> str:
+        """Why nothing was accelerated; "" where a lever acted, and where there is none."""
+        if not self.levers or any(lever["engaged"] for lever in self.levers):
+            return ""
+        short = (call["reason"] for call in self.calls if call.get("code") == Code.SHORT_RUN)
+        return str(next(short, "; ".join(str(lever["reason"]) for lever in self.levers)))
+
 
 @dataclass(frozen=True)
 class Pair:
     """Two clips of one request and how they differ.
 
-    metrics: psnr (dB), ssim, flicker_difference (None where it does not apply), speedup and denoise_speedup (ratios of
-    wall-clock times). The clips were compared as the pipeline gave them, before rounding to 8 bits. key names this
-    request; `timing_note` is a sentence about how far the speed-up can be trusted, "" for nothing to say; `notes` are
-    sentences about anything else, such as a size that the pipeline has changed.
+    metrics: psnr (dB), ssim, flicker_difference (None where it does not apply), speedup and denoise_speedup: ratios of
+    `Side.effort`, so of processor time where the model runs on the processor, else of wall-clock time; of a baseline
+    that ran earlier at the pace that the machine has now. The clips were compared as the pipeline gave them, before
+    rounding to 8 bits. key names this request; `timing_note` is a sentence about how far the speed-up can be trusted,
+    "" for nothing to say; `notes` are sentences about anything else, such as a size that the pipeline has changed.
     """
 
     key: str
@@ -71,6 +91,7 @@ class Pair:
     worst_frame: int
     baseline_reused: bool
     timing_note: str
+    baseline_when: float
     fps: float
     when: float  # seconds since 1970
     label: str = ""  # in a sweep: the values of this point
@@ -102,8 +123,8 @@ class PairSummary:
 @dataclass(frozen=True)
 class Update:
     """A request's state. position: how many jobs are before it in the queue, while it waits. preview: a small cheap
-    picture of the clip as it will be, uint8 (H, W, 3). points: of a sweep, the pairs so far. note: a few words on what
-    happens.
+    picture of the clip as it will be, uint8 (H, W, 3). points: of a sweep, the pairs so far; number, of: the pair at
+    hand, from 1, and how many there will be. note: a few words on what happens.
     """
 
     stage: Stage
@@ -114,6 +135,8 @@ class Update:
     preview: Pixels | None = None
     pair: Pair | None = None
     points: tuple[Pair, ...] = ()
+    number: int = 1
+    of: int = 1
     note: str = ""
 
 

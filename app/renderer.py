@@ -14,7 +14,7 @@ from accel.app.dry_run import DryRun
 from accel.app.job_stream import sentence
 from accel.app.limits import Limits
 from accel.app.models import LoadedModel, ModelPool
-from accel.app.pair import Cancelled, Pair, Update
+from accel.app.pair import Cancelled, Pair, Side, Update
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.timed_run import TimedRun, make_pair, run_timed
@@ -35,6 +35,7 @@ class StudioGoal:
 
 
 _PREPARED_STEPS = 3
+_OF_ONE_PROMPT = "Found for this prompt, and judged with other seeds: nothing is promised of other prompts."
 _TUNED_BY = ("prompt", "num_inference_steps")  # arguments that `tune` takes by other names
 
 
@@ -90,7 +91,9 @@ class Renderer:
             left = [each.settings for each in points[number + 1 :]]
 
             def told(update: Update, left: Sequence[StudioSettings] = left) -> None:
-                say(replace(update, points=tuple(pairs), seconds_left=self._also(update.seconds_left, left)))
+                seconds = self._also(update.seconds_left, left)
+                place = (len(points) - len(left), len(points))
+                say(replace(update, points=tuple(pairs), seconds_left=seconds, number=place[0], of=place[1]))
 
             try:
                 pairs.append(self.pair(base, point, told, cancelled))
@@ -137,7 +140,7 @@ class Renderer:
                 if error.nearest is None:
                     raise
                 return replace(settings, recipe=replace(error.nearest, name="nearest")), sentence(error)
-        return replace(settings, recipe=replace(recipe, name="tuned")), ""
+        return replace(settings, recipe=replace(recipe, name="tuned")), _OF_ONE_PROMPT
 
     def pair(self, base: StudioSettings, point: SweepPoint, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""
@@ -152,11 +155,23 @@ class Renderer:
             self._baselines.put(base.baseline_key(), baseline)
             self._costs.learn_baseline(base, baseline.side)
         accelerated = self._take(held, point.settings, "accelerated", say, cancelled, 0.0)
+        pace = self._pace(held, base, baseline.side, say, cancelled) if reused else 1.0
         say(Update("measuring", note="comparing the clips"))
-        pair = make_pair(base, point, baseline, accelerated, reused=reused, fps=self._fps)
+        pair = make_pair(base, point, baseline, accelerated, reused=reused, fps=self._fps, pace=pace)
         if not point.changed_fields(base):
             self._costs.learn_pair(point.settings, baseline.side, accelerated.side)
         return pair
+
+    def _pace(
+        self, held: LoadedModel, base: StudioSettings, then: Side, say: Say, cancelled: Callable[[], bool]
+    ) -> float:
+        """How many times as long an unaccelerated step takes now as when `then` was made: a few are taken. On a busy
+        machine even processor time is longer, because others share its caches.
+        """
+        say(Update("measuring", note="timing a few unaccelerated steps"))
+        few = replace(base.unaccelerated, steps=min(_PREPARED_STEPS, base.steps))
+        now = self._take(held, few, "baseline", lambda update: None, cancelled, 0.0).side
+        return (now.effort("denoise") / now.steps) / max(then.effort("denoise") / then.steps, 1e-9)
 
     def _take(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,8 +55,9 @@ def launch(
     the network, and share to the internet through gradio's relay: both to everybody who finds it. names: further ones
     that it is reached by. port: None takes the first free one from 7860. mcp: the endpoints as tools for agents too.
     block: stays until Ctrl-C. docs/security.md tells what holds in each case. Raises ValueError for mcp where its
-    package is missing.
+    package is missing, and for a host or port that cannot be served.
     """
+    check_address(host, port)
     if mcp and not _has_mcp():
         raise ValueError('serving agents needs another package: pip install "gradio[mcp]".')
     os.environ["GRADIO_TEMP_DIR"] = str(studio.files)  # read as the page is built, and with every upload
@@ -129,6 +132,23 @@ def serve(
     limits.check_model(model)
     with ending_on_sigterm(), Studio(limits, out=out, device=device, dtype=dtype, calibrations=measured) as studio:
         launch(studio, model=model, port=port, **arguments)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raises ValueError, in one sentence, for an address that cannot be served here. port: None takes a free one."""
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"the port must be a whole number from 1 to 65535, not {port}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except PermissionError:
+        raise ValueError(f"port {port} needs rights that this user does not have; take one from 1024.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} is in use; leave --port out to take the first free one.") from None
+        raise ValueError(f"the host {host!r} is no address of this machine.") from None
 
 
 @contextmanager

@@ -137,6 +137,7 @@ class StudioSettings:
             raise ValueError(f"{unknown[0]!r} is not a field of settings; they are {', '.join(sorted(known))}.")
         given = dict(data)
         try:
+            _mapped(data, _check_size)
             if "recipe" in given:
                 given["recipe"] = _recipe(given["recipe"])
         except RecursionError:
@@ -205,6 +206,12 @@ def _mapped(data: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(data, Mapping):
         return {name: _mapped(value, change) for name, value in data.items()}
     return [_mapped(value, change) for value in data] if isinstance(data, (list, tuple)) else change(data)
+
+
+def _check_size(value: Any) -> None:
+    """Raises ValueError for a number that the way to a browser breaks at."""
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"settings hold numbers of 64 bits, and not one of {len(str(abs(value)))} digits.")
 
 
 def _preset(name: str) -> Recipe:

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.watch import PreviewGuard, Tell, guard_run
-from accel.measure.media import to_pixels
+from accel.measure.media import changed_sizes, to_pixels
 from accel.measure.metrics import Clip, psnr, to_clips
 from accel.measure.runner import attach_for_run, without_progress_bars
 from accel.recipe import Recipe
@@ -30,6 +29,8 @@ from accel.rendering.pipeline_arguments import arguments_of, parameters_of, plai
 from accel.rendering.worker import quality
 
 WARMUP_STEPS = 2
+_TIMED = ("total", "denoise")
+_DISAGREE = 1.1  # processor time and the clock, beyond which the page says so
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def _call(
         watch = PreviewGuard(session, held.preview, cancelled, tell, rough=rough)
         with guard_run(pipe, watch):
             reset_peak(device)
+            processor = time.process_time()
             output = pipe(**arguments)
+            processor = time.process_time() - processor
             report, peak_bytes = session.report(), peak(device)
     clips = to_clips(output)
     if len(clips) != 1:
@@ -93,6 +96,8 @@ def _call(
     seconds = dict(report.seconds)
     for phase in ("total", "denoise"):
         seconds[phase] = max(0.0, seconds.get(phase, 0.0) - watch.spent)
+    if device.type == "cpu":
+        seconds["processor"] = max(0.0, processor - watch.processor)
     data = report.to_dict()
     return clips[0], {
         "seconds": seconds,
@@ -130,13 +135,23 @@ def _side(clip: Clip, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
 
 
 def make_pair(
-    base: StudioSettings, point: SweepPoint, baseline: TimedRun, accelerated: TimedRun, *, reused: bool, fps: float
+    base: StudioSettings,
+    point: SweepPoint,
+    baseline: TimedRun,
+    accelerated: TimedRun,
+    *,
+    reused: bool,
+    fps: float,
+    pace: float = 1.0,
 ) -> Pair:
-    """The pair of two calls. Raises ValueError where their clips have other shapes."""
+    """The pair of two calls. pace: how many times as long the unaccelerated call would have taken beside the other.
+
+    Raises ValueError where their clips have other shapes.
+    """
     ours, theirs = accelerated.clip, baseline.clip
     found = quality(ours, theirs)
     per_frame = tuple(psnr(ours[index : index + 1], theirs[index : index + 1]) for index in range(len(theirs)))
-    before, after = baseline.side.seconds, accelerated.side.seconds
+    ratios = {phase: _ratio(pace * baseline.side.effort(phase), accelerated.side.effort(phase)) for phase in _TIMED}
     return Pair(
         key=point.key(base),
         settings=point.settings,
@@ -146,32 +161,33 @@ def make_pair(
             "psnr": found["psnr"],
             "ssim": found.get("ssim"),
             "flicker_difference": found.get("flicker_difference"),
-            "speedup": _ratio(before["total"], after["total"]),
-            "denoise_speedup": _ratio(before["denoise"], after["denoise"]),
+            "speedup": ratios["total"],
+            "denoise_speedup": ratios["denoise"],
         },
         psnr_per_frame=per_frame,
         worst_frame=int(np.argmin(per_frame)),
         baseline_reused=reused,
-        timing_note=_note(baseline.when) if reused else "",
+        timing_note=" ".join(_timing_notes(baseline, accelerated, reused)),
+        baseline_when=baseline.when,
         fps=fps,
         when=accelerated.when,
         label=point.label,
-        notes=tuple(_corrections(base, theirs)),
+        notes=tuple(changed_sizes(vars(base), theirs.shape[:3])),
     )
-
-
-def _corrections(settings: StudioSettings, clip: Clip) -> Iterator[str]:
-    """Pipelines round sizes that their model does not have, some without a word."""
-    for name, made in zip(("frames", "height", "width"), clip.shape[:3], strict=True):
-        asked = getattr(settings, name)
-        if asked is not None and asked != made:
-            yield f"The pipeline made {made} {'frames' if name == 'frames' else f'pixels of {name}'}, not {asked}."
 
 
 def _ratio(before: float, after: float) -> float | None:
     return before / after if after > 0.0 else None
 
 
-def _note(when: float) -> str:
-    moment = datetime.fromtimestamp(when).strftime("%H:%M:%S")
-    return f"The baseline ran earlier, at {moment}; the machine may have been busier or idler then."
+def _timing_notes(baseline: TimedRun, accelerated: TimedRun, reused: bool) -> Iterator[str]:
+    """How the speed-up was found, where the seconds beside it would give another one."""
+    before, after = baseline.side, accelerated.side
+    if reused:
+        yield "The speed-up is at the pace of a few unaccelerated steps that ran beside the accelerated clip."
+    if reused or "processor" not in after.seconds:
+        return
+    clock = _ratio(before.seconds["total"], after.seconds["total"])
+    ratio = _ratio(before.effort("total"), after.effort("total"))
+    if clock and ratio and not 1 / _DISAGREE < clock / ratio < _DISAGREE:
+        yield f"The speed-up is of processor time: the machine had other work, and the clock alone says {clock:.2f}×."

@@ -58,8 +58,9 @@ class Guard:
 class PreviewGuard(Guard):
     """A guard on top of a session's own layers that tells how far the call is and shows where it goes.
 
-    rough: a call of few steps, which is not timed. `spent` is the time that previews took, in seconds; `latents` are
-    the last that the scheduler has made, `decoded` is what the autoencoder made of them, before it was clipped.
+    rough: a call of few steps, which is not timed. `spent` is the time that previews took, in seconds, and `processor`
+    what of it was processor time; `latents` are the last that the scheduler has made, `decoded` is what the autoencoder
+    made of them, before it was clipped.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class PreviewGuard(Guard):
         self._last_preview = 0.0
         self._schedulers: list[Any] = []
         self._told = (0, 0)
-        self.spent = 0.0
+        self.spent, self.processor = 0.0, 0.0
         self.latents: torch.Tensor | None = None
         self.decoded: torch.Tensor | None = None
 
@@ -119,13 +120,14 @@ class PreviewGuard(Guard):
 
     def _preview(self, given: dict[str, Any]) -> None:
         _finish_device_work()  # of the steps, which is not the preview's time
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         clean = self._clean(given)
         picture = None if clean is None else self._glimpse.draw(clean)
         if picture is not None:
             self._tell(*self._place(), picture)
         self._last_preview = time.perf_counter()
         self.spent += self._last_preview - start
+        self.processor += time.process_time() - processor
 
     def _clean(self, given: dict[str, Any]) -> torch.Tensor | None:
         """The clean latents that the present answer leads to."""

@@ -37,15 +37,10 @@ PLAIN = "plain"
 # What a gain above fewer steps counts at most: beyond, a setting is not better for having more of it on an easy judge.
 ENOUGH = 6.0
 CANDIDATES: dict[str, dict[str, Any]] = {
-    f"damping {damping:g}, spread {spread:g}, guard {guard:g}": {
-        "predictor": Extrapolate(damping=damping), "spread": spread, "guard": guard
-    }
-    for damping, spread, guard in (
-        (0.6, 0.15, 0.0), (0.6, 0.25, 0.0), (0.6, 0.35, 0.0), (0.4, 0.25, 0.0), (0.8, 0.25, 0.0),
-        (0.6, 0.15, 0.25),
-    )
-}  # fmt: skip
-"""Settings of `OptimalSchedule` that may become the default."""
+    f"damping {damping:g}, spread {spread:g}": {"predictor": Extrapolate(damping=damping), "spread": spread}
+    for damping, spread in ((0.6, 0.15), (0.6, 0.25), (0.6, 0.35), (0.4, 0.25), (0.8, 0.25))
+}
+"""Settings of `OptimalSchedule` that may become the default. Its guard is the presets' (`benchmarks.presets`)."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +219,8 @@ class Tables:
 
     def speeds(self, promise: float) -> Iterator[str]:
         """A line for each judge that rivals ran on: the greatest speed that keeps the promise on 95 % of clips."""
-        labels = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
-        kinds = [kind for kind in dict.fromkeys(labels) if kind != PLAIN]
+        ran = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
+        kinds = [kind for kind in dict.fromkeys(ran) if kind != PLAIN]
         yield f"| at {promise:g} dB in 95 % of clips | ours | fewer steps | {' | '.join(kinds)} |"
         yield "| --- " * (3 + len(kinds)) + "|"
         for case in self.cases:

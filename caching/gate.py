@@ -27,13 +27,13 @@ from accel.lever import Lever
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.update import LinearUpdates
+from accel.watched import STATE, why_needed
 
 if TYPE_CHECKING:
     from accel.caching.cache_method import CacheMethod
 
 Key = tuple[object, ...]
 
-STATE = "the output carries state"
 # Levers of guidance ask the unconditional stream every few steps; one that was away for longer begins anew.
 PAUSE = 3
 MIXED = "frames at several noise levels in one call"
@@ -54,7 +54,7 @@ class Stream:
     computed: int = -1  # the last step that computed
     shapes: list[torch.Size] = field(default_factory=list)  # of the last computed outputs
     template: Any = None  # the structure of the denoiser's output
-    stateful: bool = False  # its outputs hold more than predictions
+    needed: str = ""  # why its calls must be computed, where more comes of them than predictions
 
 
 # Not an Exception: it passes through the model's own code, where an `except Exception` would swallow it and the rest of
@@ -119,8 +119,8 @@ class CacheGate(Lever):
             reason += f" ({_why_none(calls)})"
         parts = [part for stream in self._streams.values() for part in (stream.signal, stream.policy)]
         notes = {part.note for part in parts if part.note}
-        if any(stream.stateful for stream in self._streams.values()):
-            notes.add(f"{STATE}, so that calls are computed and never forecast")
+        needed = {stream.needed for stream in self._streams.values() if stream.needed}
+        notes |= {f"{reason}, so that calls are computed and never forecast" for reason in needed}
         if calls and calls[-1].action == "predicted" and self.method.final:
             notes.add("the run was interrupted after a prediction, which no computed step has corrected")
         if predicted:
@@ -163,8 +163,8 @@ class CacheGate(Lever):
 
     def _why_unfit(self, call: DenoiserCall, stream: Stream) -> Decision | None:
         """The decision to compute where no output of this stream can be forecast."""
-        if stream.stateful:
-            return Decision(False, STATE)
+        if stream.needed:
+            return Decision(False, stream.needed)
         return Decision(False, MIXED) if call.context.mixed else None
 
     def _too_young(self, stream: Stream) -> Decision | None:
@@ -207,6 +207,7 @@ class CacheGate(Lever):
 
         reason = obstacle(call.module, probe)
         call.evaluate_both = None  # the probe must hear this call's own samples
+        call.probed = reason is None
         unheard = Decision(False, reason or f"nothing was heard at the probe {probe.path}", Code.UNREACHABLE)
         self._decisions[call.denoiser] = unheard  # until something is
         if reason is not None:
@@ -222,10 +223,14 @@ class CacheGate(Lever):
         self, call: DenoiserCall, stream: Stream, decision: Decision, outcome: DenoiserResult
     ) -> DenoiserResult:
         gap = call.context.step - stream.computed
-        stream.computed, stream.stateful = call.context.step, carries_state(outcome.output)
-        if stream.stateful:
+        stream.computed = call.context.step
+        if not stream.history:  # it is asked where a history begins, because it looks at every attention
+            stream.needed = why_needed(call, outcome.output)
+        elif carries_state(outcome.output):
+            stream.needed = STATE
+        if stream.needed:
             stream.history, stream.corrector = [], None
-            return outcome._replace(reason=STATE)
+            return outcome._replace(reason=stream.needed)
         outputs = tensors(outcome.output)
         if stream.history and [value.shape for value in outputs] != stream.shapes:
             # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
@@ -307,5 +312,8 @@ def _why_none(calls: Sequence[CallRecord]) -> str:
     over = sum(call.code == Code.OVER_THRESHOLD for call in calls)
     if over:
         return f"what was measured reached the threshold in {over} of them: raise it to skip"
+    short = next((call.reason for call in calls if call.code == Code.SHORT_RUN), "")
+    if short:  # the first stream's, and all others follow it
+        return short
     reasons = Counter(call.reason for call in calls).most_common(2)
     return ", ".join(reason for reason, _ in reasons)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from accel.caching.calibration.output_features import OutputFeatures
 from accel.caching.planning import PlanRules, plan_steps
 from accel.caching.policy import Decision, Policy
+from accel.reasons import Code
 
 
 class Measured(NamedTuple):
@@ -45,7 +46,7 @@ def cut(begin: int, end: int, most: int) -> list[int]:
 
 
 class PlannedSteps(Policy):
-    """Follows the plan for this run's noise levels. guard: see `OptimalSchedule`."""
+    """Follows the plan for this run's noise levels. guard, fewest: see `OptimalSchedule`."""
 
     def __init__(
         self,
@@ -54,7 +55,9 @@ class PlannedSteps(Policy):
         rules: PlanRules,
         measured: Measured | None = None,
         guard: float = 0.0,
+        fewest: int = 1,
     ) -> None:
+        self._fewest, self._short = fewest, False
         self._share, self._flow, self._rules, self._measured, self._guard = share, flow, rules, measured, guard
         self._computes: tuple[bool, ...] = ()
         self._first = self._added = 0
@@ -64,7 +67,8 @@ class PlannedSteps(Policy):
         rest = tuple(sigmas[span.start : span.stop + 1])
         # Solvers that evaluate a level twice (Heun) make half as many steps as evaluations.
         levels = len(set(rest[:-1])) / max(len(rest) - 1, 1)
-        self._first, share = span.start, self._share(round(steps * levels))
+        count = round(steps * levels)
+        self._first, self._short, share = span.start, count <= self._fewest, self._share(count)
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
             self._computes = self._from_measured(rest, share, flow) or plan_steps(
@@ -113,6 +117,9 @@ class PlannedSteps(Policy):
 
     def decide(self, distance: float | None, position: int, total: int) -> Decision:
         index = position - self._first
+        if self._short:
+            few = f"{total} steps are no more than the {self._fewest} that are computed at least"
+            return Decision(False, few, Code.SHORT_RUN)
         if not 0 <= index < len(self._computes):
             return Decision(False, "beyond the plan" if self._computes else "everything computes")
         return Decision(False, "planned") if self._computes[index] else Decision(True, "planned")

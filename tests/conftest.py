@@ -7,11 +7,13 @@ import os
 
 # Before any test imports diffusers: a test that reaches for a model hub fails at once instead of waiting for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is loaded: one thread here and in the processes that tests start. The tiny models are too small to gain
+# from more, the same count gives the same order of summation, and tests run beside one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 
-# The tiny models are too small to gain from more threads, and the same count gives the same order of summation.
 torch.set_num_threads(1)
 
 LONG_FOLDERS = ("tuning", "app", "rendering")

@@ -50,7 +50,7 @@ def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
     assert top_level_modules_after("import accel.cli") & HEAVY == set()
 
 
-FOLDERS = {"attention", "caching", "pocket", "resolution", "samplers"}
+FOLDERS = {"attention", "caching", "pocket", "precision", "resolution", "samplers"}
 
 
 @pytest.mark.parametrize("name", accel.__all__)
@@ -95,12 +95,13 @@ def test_a_typo_is_told_what_was_meant(module: Any, typo: str, meant: str) -> No
         getattr(module, typo)
 
 
-@pytest.mark.parametrize("folder", ["attention", "caching", "samplers"])
+@pytest.mark.parametrize("folder", ["attention", "caching", "precision", "samplers"])
 def test_a_star_brings_the_techniques(folder: str) -> None:
     found: dict[str, Any] = {}
     exec(f"from accel.{folder} import *", found)
     assert set(dir(getattr(accel, folder))) <= set(found)
-    assert {"attention": "Radial", "caching": "EasyCache", "samplers": "UniPC"}[folder] in found
+    known = {"attention": "Radial", "caching": "EasyCache", "precision": "BFloat16", "samplers": "UniPC"}
+    assert known[folder] in found
 
 
 def test_classes_have_one_identity() -> None:

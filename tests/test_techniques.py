@@ -38,6 +38,7 @@ OUTSIDE = {
     "sampler": ("careful_adams", "samplers", "CarefulAdams", "trust"),
     "guidance": ("early_guidance", "samplers/guidance", "EarlyGuidance", "share"),
     "attention": ("band", "attention/methods", "Band", "reach"),
+    "precision": ("sixteenths", "precision/methods", "Sixteenths", "parts"),
 }
 STEPS = 12
 every_lever = pytest.mark.parametrize("lever", OUTSIDE)

@@ -6,11 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from accel.commands.options import add_calibration, add_machine
+from accel.commands.options import add_calibration, add_command, add_machine
 
 
 def add_app(commands: Any) -> None:
-    command = commands.add_parser("app", help="compare in a browser: both clips frame by frame, sweeps, blind votes")
+    command = add_command(
+        commands,
+        "app",
+        "compare in a browser: both clips frame by frame, sweeps, blind votes",
+        "app --open",
+        "app --model ./wan --port 8000",
+    )
     command.add_argument("--model", default="pocket:video", help="chosen at first: a pocket model, a folder or an id")
     add_calibration(command)
     command.add_argument("--port", type=int, help="of the server (the first free one from 7860)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel.commands.options import (
     add_calibration,
+    add_command,
     add_measurement,
     add_model,
     calibrated_recipes,
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 
 def add_demo(commands: Any) -> None:
-    command = commands.add_parser(
-        "demo", help="generate videos with the pocket model, unaccelerated and accelerated, and show both"
+    command = add_command(
+        commands,
+        "demo",
+        "generate videos with the pocket model, unaccelerated and accelerated, and show both",
+        "demo --clips 2 --preset balanced fast",
     )
     command.add_argument("--preset", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
     command.add_argument("--prompt", action="append", help="a prompt of your own; may be repeated")
@@ -37,7 +41,12 @@ def add_demo(commands: Any) -> None:
 
 
 def add_compare(commands: Any) -> None:
-    command = commands.add_parser("compare", help="measure recipes on a pipeline against it unaccelerated")
+    command = add_command(
+        commands,
+        "compare",
+        "measure recipes on a pipeline against it unaccelerated",
+        'compare ./wan --prompts "a corgi surfing" --recipes balanced mine.json --out out/wan',
+    )
     add_model(command)
     command.add_argument("--recipes", nargs="+", default=["balanced", "fast"], help="presets or recipe files")
     command.add_argument("--prompts", nargs="+", default=[], help="the prompts")
@@ -53,8 +62,7 @@ def demo(options: argparse.Namespace) -> None:
     from accel import pocket
 
     prompts = pocket_prompts(options.prompt or pocket.prompts(options.clips, options.seed[0]))
-    pipe = load("pocket:video", options)
-    _compare(pipe, prompts, options.preset, options.seed, options, verify=pocket.verify)
+    _compare("pocket:video", prompts, options.preset, options.seed, options, verify=pocket.verify)
 
 
 def compare_model(options: argparse.Namespace) -> None:
@@ -66,11 +74,11 @@ def compare_model(options: argparse.Namespace) -> None:
         prompts, verify = pocket_prompts(prompts or pocket.prompts(4, 0)), pocket.verify
     if not prompts:
         raise ValueError('which prompts? For example: --prompts "a corgi surfing".')
-    _compare(load(options.model, options), prompts, options.recipes, options.seeds, options, verify=verify)
+    _compare(options.model, prompts, options.recipes, options.seeds, options, verify=verify)
 
 
 def _compare(
-    pipe: Any,
+    model: str,
     prompts: Sequence[str],
     recipes: Sequence[str],
     seeds: Sequence[int],
@@ -79,9 +87,10 @@ def _compare(
 ) -> None:
     from accel.measure.comparison import compare
 
+    chosen = calibrated_recipes(recipes, options)
     result = compare(
-        pipe,
-        calibrated_recipes(recipes, options),
+        load(model, options),
+        chosen,
         prompts,
         seeds,
         steps=options.steps,

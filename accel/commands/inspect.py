@@ -1,17 +1,25 @@
-"""`accel inspect` and `accel presets`."""
+"""`accel inspect`, `accel presets` and `accel env`: what there is, and what will engage."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from accel.commands.options import add_call, add_machine, add_model, call_arguments, load
+from accel.api import recipe_of
+from accel.commands.options import add_call, add_command, add_machine, add_model, call_arguments, load
 from accel.presets import DEFAULT
 from accel.terminal import plain, show, waiting
 
 
 def add_inspect(commands: Any) -> None:
-    command = commands.add_parser("inspect", help="show what a pipeline consists of")
+    command = add_command(
+        commands,
+        "inspect",
+        "show what a pipeline consists of, and what will engage on it here and what will not",
+        "inspect ./wan",
+        'inspect ./wan --check balanced fast --prompt "a corgi surfing"',
+        aliases=["doctor"],
+    )
     add_model(command)
     add_machine(command)
     command.add_argument(
@@ -21,34 +29,58 @@ def add_inspect(commands: Any) -> None:
         help="run once without and once with each preset or recipe file (balanced)",
     )
     command.add_argument("--prompt", help="the prompt of the check")
-    command.add_argument("--seed", type=int, default=0, help="the seed of the check (0)")
+    command.add_argument("--seed", type=int, help="the seed of the check (0)")
     add_call(command, steps=None)
     command.set_defaults(command=inspect_model)
 
 
 def add_presets(commands: Any) -> None:
-    command = commands.add_parser("presets", help="list the presets and what they promise")
+    command = add_command(commands, "presets", "list the presets and what they promise", "presets")
     command.set_defaults(command=list_presets)
 
 
-def inspect_model(options: argparse.Namespace) -> None:
-    """What the pipeline consists of, and what presets give with it where that is asked for."""
-    from accel.anatomy import inspect
+def add_env(commands: Any) -> None:
+    command = add_command(commands, "env", "show the machine and the versions, for a report of a problem", "env")
+    command.set_defaults(command=show_environment)
 
-    prompt = None if options.check is None else _prompt(options)
+
+def inspect_model(options: argparse.Namespace) -> None:
+    """What the pipeline consists of, what will engage, and what presets give with it where that is asked for."""
+    from accel.anatomy import inspect
+    from accel.measure.environment import environment
+    from accel.outlook import outlook
+
+    if options.check is None:
+        _refuse_options_of_a_check(options)
+        pipe = load(options.model, options)
+        anatomy, here = inspect(pipe), environment(pipe)
+        machine = f"machine: {here['device']} ({here['device_name']}), {here['dtype']}"
+        show(anatomy, machine, outlook(anatomy), "--check measures what a preset gives.")
+        return
+    prompt, recipes = _prompt(options), options.check or [DEFAULT]
+    for name in recipes:
+        recipe_of(name)
     pipe = load(options.model, options)
     show(inspect(pipe))
-    if options.check is None:
-        return
     from accel.self_check import check
 
     arguments = call_arguments(options)
     if options.steps is not None:
         arguments["num_inference_steps"] = options.steps
     with waiting("checking"):
-        found = check(pipe, prompt, list(options.check or [DEFAULT]), seed=options.seed, **arguments)
+        found = check(pipe, prompt, list(recipes), seed=options.seed or 0, **arguments)
     for line in found:
         show(line)
+    for change in dict.fromkeys(change for line in found for change in line.changes):
+        show(change)
+
+
+def _refuse_options_of_a_check(options: argparse.Namespace) -> None:
+    """Raises ValueError for options that would do nothing."""
+    names = ("prompt", "seed", "steps", "guidance", "size", "frames")
+    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} belong{'' if len(given) > 1 else 's'} to a check: add --check.")
 
 
 def _prompt(options: argparse.Namespace) -> str:
@@ -60,6 +92,19 @@ def _prompt(options: argparse.Namespace) -> str:
     if options.prompt is None:
         raise ValueError('which prompt? For example: --prompt "a corgi surfing".')
     return str(options.prompt)
+
+
+def show_environment(options: argparse.Namespace) -> None:
+    """The machine, the versions, and which of the packages are there that some methods and commands need."""
+    from types import SimpleNamespace
+
+    from accel.loading import best_device
+    from accel.measure.environment import OPTIONAL, environment, package_version
+
+    found = environment(SimpleNamespace(device=best_device()))
+    packages = ("transformers", "numpy", *OPTIONAL)
+    lines = {**found, **{name: package_version(name) or "not installed" for name in packages}}
+    show(*(f"{name:<14} {value}" for name, value in lines.items() if value != ""))
 
 
 def list_presets(options: argparse.Namespace) -> None:

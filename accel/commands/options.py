@@ -7,10 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.files import lines_of
+from accel.files import check_folder, lines_of
 from accel.terminal import waiting
 
 SOME_FAILED = 1
+_COUNTS = ("steps", "frames", "clips", "repeats")
+
+
+def add_command(commands: Any, name: str, purpose: str, *examples: str, aliases: Sequence[str] = ()) -> Any:
+    """A command that says in a sentence what it is for, and shows how it is called."""
+    shown = "\n".join(f"  accel {example}" for example in examples)
+    return commands.add_parser(
+        name,
+        aliases=list(aliases),
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"{'examples' if len(examples) > 1 else 'example'}:\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def check_given(options: argparse.Namespace) -> None:
+    """Raises ValueError, in one sentence, for what no command can use, before anything is loaded or computed."""
+    for name in _COUNTS:
+        count = getattr(options, name, None)
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {count!r}.")
+    out = getattr(options, "out", None)
+    if out is not None and getattr(options, "out_is_file", False):
+        check_folder(out.parent)
+        if out.is_dir():
+            raise ValueError(f"{out} is a folder; give the name of a file (--out).")
+    elif out is not None:
+        check_folder(out)
 
 
 def pocket_prompts(prompts: Sequence[str]) -> Sequence[str]:
@@ -100,13 +129,16 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
 
 
 def calibrated_recipes(names: Sequence[str], options: argparse.Namespace) -> list[Any]:
-    """The recipes by their names, as `accel.compare` takes them, made to fit the model if a calibration is given."""
+    """The recipes by their names, as `accel.compare` takes them, made to fit the model if a calibration is given.
+    To be asked before a model is loaded: it raises for a name or file that is none.
+    """
     from accel.api import recipe_of
     from accel.caching.calibration.fitting import calibrated
 
-    if not options.calibration:
-        return list(names)
-    return [(Path(name).stem, calibrated(recipe_of(name), options.calibration)) for name in names]
+    recipes = [recipe_of(name) for name in names]
+    if options.calibration:
+        recipes = [calibrated(recipe, options.calibration) for recipe in recipes]
+    return [(Path(name).stem, recipe) for name, recipe in zip(names, recipes, strict=True)]
 
 
 def verifier(model: str) -> Any:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.commands.options import SOME_FAILED, add_calibration, add_machine
+from accel.commands.options import SOME_FAILED, add_calibration, add_command, add_machine
 from accel.terminal import show
 
 if TYPE_CHECKING:
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 
 def add_render(commands: Any) -> None:
-    command = commands.add_parser(
-        "render", help="render every line of a manifest; run it again after a crash, and it goes on where it stopped"
+    command = add_command(
+        commands,
+        "render",
+        "render every line of a manifest; run it again after a crash, and it goes on where it stopped",
+        "render jobs.jsonl --model ./wan --recipe balanced --out renders",
+        "render jobs.csv --model pocket:video --grid seed=1,2 --dry-run",
     )
     command.add_argument("manifest", metavar="MANIFEST", type=Path, help=".jsonl, .csv, or a file rendered earlier")
     command.add_argument("--out", type=Path, default=Path("renders"), help="folder for the results (renders)")

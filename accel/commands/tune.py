@@ -11,6 +11,7 @@ from accel.commands.options import (
     SOME_FAILED,
     add_calibration,
     add_call,
+    add_command,
     add_machine,
     add_model,
     call_arguments,
@@ -22,8 +23,12 @@ from accel.terminal import show, waiting
 
 
 def add_tune(commands: Any) -> None:
-    command = commands.add_parser(
-        "tune", help="find the fastest recipe that keeps a quality, or the most faithful one at a speed, with evidence"
+    command = add_command(
+        commands,
+        "tune",
+        "find the fastest recipe that keeps a quality, or the most faithful one at a speed, with evidence",
+        "tune ./wan --prompts prompts.txt --min-psnr 30 --minutes 60",
+        "tune pocket:video --target-speedup 2",
     )
     add_model(command)
     command.add_argument("--min-psnr", type=float, help="dB against the unaccelerated output, such as 30")
@@ -49,8 +54,11 @@ def add_tune(commands: Any) -> None:
 
 
 def add_calibrate(commands: Any) -> None:
-    command = commands.add_parser(
-        "calibrate", help="record a model on a few prompts for TeaCache, MagCache, SmoothCache, schedules, thresholds"
+    command = add_command(
+        commands,
+        "calibrate",
+        "record a model on a few prompts for TeaCache, MagCache, SmoothCache, schedules, thresholds",
+        "calibrate ./wan --prompts prompts.txt --steps 50 --guidance 6 --out wan.json",
     )
     add_model(command, default="pocket:video")
     command.add_argument(
@@ -62,16 +70,23 @@ def add_calibrate(commands: Any) -> None:
     )
     add_call(command, steps=None)
     add_machine(command)
-    command.set_defaults(command=calibrate_model)
+    command.set_defaults(command=calibrate_model, out_is_file=True)
 
 
 def tune_model(options: argparse.Namespace) -> int:
     """The fastest recipe that keeps a quality, or the most faithful one at a speed."""
     from accel.tuning import GoalNotMet, tune
+    from accel.tuning.api import check_arguments
+    from accel.tuning.clip_split import split_clips
     from accel.tuning.evidence import sentence
+    from accel.tuning.goal import goal_of
 
     prompts = recorded_prompts(options.prompts, options.model)
     held_out = None if options.held_out is None else recorded_prompts(options.held_out, options.model)
+    check_arguments(options.minutes, options.levers)
+    qualities = (options.min_psnr, options.min_ssim, options.max_lpips)
+    goal_of(*qualities, (), options.target_speedup, options.coverage)
+    split_clips(prompts, held_out, options.seed)
     pipe = load(options.model, options)
     with waiting("tuning") as status:
         try:

@@ -19,12 +19,13 @@ from accel.measure.runner import (
     Verifier,
     accepts,
     call_default,
+    check_seed,
     needs_prompt,
     without_progress_bars,
 )
 from accel.method import Method
 from accel.recipe import Recipe
-from accel.terminal import one_line
+from accel.terminal import lines_now_and_then, one_line
 
 GROUP = 6
 
@@ -130,8 +131,10 @@ def _check(pipe: Any, recipes: Sequence[Any], seeds: Sequence[int], repeats: int
         raise TypeError(f"compare needs a diffusers pipeline, not {type(pipe).__name__}.")
     if isinstance(recipes, str) or not isinstance(recipes, Sequence) or not recipes:
         raise ValueError(f'recipes must be a list such as ["balanced", "fast"], not {recipes!r}.')
-    if isinstance(seeds, str) or not seeds or not all(type(seed) is int for seed in seeds):
+    if isinstance(seeds, str) or not seeds:
         raise ValueError(f"seeds must be one or more whole numbers, not {seeds!r}.")
+    for seed in seeds:
+        check_seed(seed)
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, not {repeats!r}.")
 
@@ -193,6 +196,10 @@ def _contestants(recipes: Sequence[Any], steps: int) -> list[Variant]:
 
 def _as_recipe(recipe: Any) -> Any:
     """A single method stands for the recipe with only this lever."""
+    if recipe is None:
+        raise TypeError(
+            "a recipe is a preset, a Recipe, a method or a file, not None; with all levers off: accel.Recipe()."
+        )
     if not isinstance(recipe, Method):
         return recipe
     levers: dict[str, Any] = {recipe.lever: recipe}
@@ -306,6 +313,7 @@ def _progress(shown: bool, runs: int) -> Iterator[tuple[Callable[..., None], Cal
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=runs)
+        shown_task = bar.tasks[task]
         begun = False
 
         def tick(text: str, advance: int = 1) -> None:
@@ -317,5 +325,8 @@ def _progress(shown: bool, runs: int) -> Iterator[tuple[Callable[..., None], Cal
             total = bar.tasks[task].total or 0
             bar.update(task, total=total + more)
 
-        yield tick, extend
+        with lines_now_and_then(
+            lambda: f"{shown_task.completed:g} of {shown_task.total:g} runs; {shown_task.description}"
+        ):
+            yield tick, extend
         bar.update(task, description="done", completed=bar.tasks[task].total or 0)

@@ -8,6 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+OPTIONAL = ("av", "gradio", "ray", "xformers", "sageattention", "flash-attn", "torchao", "lpips")
+"""Packages that single methods and commands need."""
+
 
 def environment(pipe: Any) -> dict[str, Any]:
     """Device, data type, threads, versions and date, as plain data for a report about `pipe`."""
@@ -20,19 +23,20 @@ def environment(pipe: Any) -> dict[str, Any]:
         "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "diffusers": _version("diffusers"),
-        "accel": _version("diffusers-accel"),
+        "diffusers": package_version("diffusers") or "unknown",
+        "accel": package_version("diffusers-accel") or "unknown",
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _version(distribution: str) -> str:
+def package_version(distribution: str) -> str:
+    """The version that is installed; "" where none is."""
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "unknown"
+        return ""
 
 
 def _device_name(device: Any) -> str:

@@ -33,6 +33,19 @@ def to_pixels(clip: NDArray[Any]) -> Pixels:
     return np.asarray(np.rint(np.clip(clip, 0.0, 1.0) * 255.0), np.uint8)
 
 
+def changed_sizes(asked: Mapping[str, Any], made: Sequence[Any]) -> list[str]:
+    """A sentence for each size that a pipeline made otherwise than it was asked: many round without a word.
+
+    asked: frames, height and width; None is left to the pipeline. made: those of the clip, in this order.
+    """
+    units = {"frames": "frames", "height": "pixels of height", "width": "pixels of width"}
+    return [
+        f"The pipeline made {size} {unit}, not {asked[name]}."
+        for (name, unit), size in zip(units.items(), made, strict=True)
+        if asked.get(name) is not None and size is not None and asked[name] != size
+    ]
+
+
 def enlarge(pixels: Pixels, least: int) -> Pixels:
     """Repeats pixels (nearest neighbour, whole factors) until the shorter side of a frame reaches `least`."""
     factor = max(1, -(-least // min(pixels.shape[1:3])))

@@ -65,13 +65,14 @@ def pareto_svg(
     *,
     title: str = "",
     quality_name: str = "PSNR (dB)",
+    speed_name: str = "speed-up (wall-clock)",
     width: int = 900,
     height: int = 520,
     clickable: bool = False,
     rivals: Collection[str] = (),
     loose: Collection[str] = (),
 ) -> str:
-    """The points over speed-up (to the right) and quality (upwards) as one SVG document.
+    """The points over speed-up (to the right), or whatever `speed_name` says, and quality (upwards) as an SVG document.
 
     Series named in `rivals` are dashed and grey, `FEWER_STEPS` is black, the others have a colour each; those in
     `loose` are points without a line. The front is underlaid and its points are named where there is room. A quality
@@ -84,7 +85,7 @@ def pareto_svg(
     for point in points:
         if not math.isfinite(point.speedup) or math.isnan(point.quality):
             raise ValueError(f"{point.label!r} has no place in the picture: {point.speedup}, {point.quality}.")
-    return "".join(_Picture(points, title, quality_name, width, height, clickable, rivals, loose).parts())
+    return "".join(_Picture(points, title, quality_name, speed_name, width, height, clickable, rivals, loose).parts())
 
 
 class _Picture:
@@ -95,6 +96,7 @@ class _Picture:
         points: Sequence[ParetoPoint],
         title: str,
         quality_name: str,
+        speed_name: str,
         width: int,
         height: int,
         clickable: bool,
@@ -102,6 +104,7 @@ class _Picture:
         loose: Collection[str],
     ) -> None:
         self.points, self.title, self.quality_name, self.clickable = points, title, quality_name, clickable
+        self.speed_name = speed_name
         self.width, self.height = width, height
         self.series = list(dict.fromkeys(point.series for point in points))
         self.rivals = [name for name in self.series if name in rivals]
@@ -119,7 +122,7 @@ class _Picture:
         yield (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="pareto" viewBox="0 0 {self.width} {self.height}" '
             f'width="{self.width}" height="{self.height}" role="{"group" if self.clickable else "img"}" '
-            f'aria-label="{escape(self.title or f"{self.quality_name} against speed-up")}">'
+            f'aria-label="{escape(self.title or f"{self.quality_name} against {self.speed_name}")}">'
             f'<style>{_STYLE}</style><rect class="paper" width="{self.width}" height="{self.height}" rx="10"/>'
         )
         if self.title:
@@ -144,7 +147,7 @@ class _Picture:
         for value in _ticks(*self.x_range, self.width / 110):
             yield f'<text x="{self._x(value):.1f}" y="{self.bottom + 20:.1f}" text-anchor="middle">{value:g}×</text>'
         middle = (_LEFT + right) / 2
-        yield f'<text x="{middle:.1f}" y="{self.bottom + 39:.1f}" text-anchor="middle">speed-up (wall-clock)</text>'
+        yield f'<text x="{middle:.1f}" y="{self.bottom + 39:.1f}" text-anchor="middle">{escape(self.speed_name)}</text>'
         where = f'transform="translate(16 {(self.top + self.bottom) / 2:.1f}) rotate(-90)"'
         yield f'<text {where} text-anchor="middle">{escape(self.quality_name)}</text>'
 

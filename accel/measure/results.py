@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from accel.measure.clip_store import ClipStore
-from accel.measure.media import Pixels, save_clip, side_by_side
+from accel.measure.media import Pixels, changed_sizes, save_clip, side_by_side
 from accel.measure.metrics import MAX_PSNR
 from accel.measure.runner import BASELINE, CANDIDATES, Kind, Measurements, Sample
 from accel.terminal import one_line
@@ -103,21 +103,36 @@ class Comparison:
             "samples": [asdict(sample) for sample in self.samples],
         }
 
+    def idle(self, label: str) -> str:
+        """Why no lever of this recipe acted; "" where one did, and where it has none."""
+        levers = self.levers.get(label, [])
+        if not levers or any(lever["engaged"] for lever in levers):
+            return ""
+        return "; ".join([*(lever["reason"] for lever in levers), *self.notes.get(label, [])])
+
+    def changes(self) -> list[str]:
+        """A sentence for each size that the pipeline made otherwise than it was asked."""
+        asked, made = self.settings.get("call_arguments", {}), self.settings
+        sizes = {"frames": asked.get("num_frames"), "height": asked.get("height"), "width": asked.get("width")}
+        return changed_sizes(sizes, tuple(made.get(name) for name in sizes))
+
     def cautions(self) -> list[str]:
-        """What a reader must know before believing the times."""
+        """What a reader must know before believing the numbers."""
         worst = max((row.seconds_range[1] / max(row.seconds_range[0], 1e-9) for row in self.rows), default=1.0)
         if worst < UNSTEADY:
-            return []
+            return self.changes()
         return [
+            *self.changes(),
             f"The machine was busy: the same work took up to {worst:.1f} times as long from run to run. "
-            "Repeat this on an idle machine, or with more repeats, before quoting a speed-up."
+            "Repeat this on an idle machine, or with more repeats, before quoting a speed-up.",
         ]
 
     def headlines(self) -> list[str]:
         """One sentence for each recipe: how much faster, how close, and what fewer steps give in the same
         time.
         """
-        return [headline(row, self.equal_time_row(row.label)) for row in self.rows if row.kind in CANDIDATES]
+        shown = [row for row in self.rows if row.kind in CANDIDATES]
+        return [headline(row, self.equal_time_row(row.label), self.idle(row.label)) for row in shown]
 
     def table(self) -> Table:
         """The rows as a table that fits the terminal; print it with rich."""
@@ -196,8 +211,10 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_ti
     )
 
 
-def headline(row: ResultRow, fewer: ResultRow | None) -> str:
-    """`row` in one sentence, beside the fewer steps that take the same time."""
+def headline(row: ResultRow, fewer: ResultRow | None, idle: str = "") -> str:
+    """`row` in one sentence, beside the fewer steps that take the same time; or why nothing was accelerated."""
+    if idle:
+        return f"{one_line(row.label)}: not accelerated: {one_line(idle)}."
     slower = row.speedup < 1.0
     text = (
         f"{one_line(row.label)}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"

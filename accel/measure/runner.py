@@ -69,6 +69,12 @@ class Quality:
     others: dict[str, float] = field(default_factory=dict)
 
 
+def check_seed(seed: object) -> None:
+    """Raises ValueError, in one sentence, for what no generator of torch takes."""
+    if type(seed) is not int or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"a seed must be a whole number from {-(2**63)} to {2**63 - 1}, not {seed!r}.")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One measured call of the pipeline.

@@ -11,6 +11,10 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 
+_HOME = "accel.autoencoders"
+"""The module that saved pipelines name: diffusers takes classes from modules that are loaded already, and this one is
+as soon as accel is."""
+
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Maps clips of 4k+1 frames to latents (batch, z_dim, k+1, height/8, width/8) and back, both linear.
@@ -22,6 +26,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         z_dim: principal components kept.
         latents_mean, latents_std: per channel; the pipeline's normalised latents are (z - mean) / std.
     """
+
+    __module__ = _HOME
 
     @register_to_config
     def __init__(
@@ -107,6 +113,8 @@ class PicturePatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         block_out_channels: only their number means something, as the pipeline reads the scale off it: patches have
             sides of 2 to the power of one less. The values are the colours of one pixel at each scale.
     """
+
+    __module__ = _HOME
 
     @register_to_config
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Literal
 
-from accel.recipe import Recipe
 from accel.rendering.jobs import Job, JobGroup, group_jobs
 from accel.rendering.pipeline_arguments import parameters_of
 
@@ -49,7 +48,7 @@ def may_share_call(job: Job, batch: Batch, kind_of: Callable[[str], type | None]
         return 1
     if batch != AUTO:
         return batch
-    if not all(method.treats_samples_alike for method in Recipe.from_dict(job.recipe).methods().values()):
+    if not all(method.treats_samples_alike for method in job.build_recipe().methods().values()):
         return 1
     pixels = pixels_of(job, kind_of(job.model))
     return 1 if pixels is None else max(1, min(MOST, PIXELS // pixels))

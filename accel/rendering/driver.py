@@ -255,6 +255,7 @@ class Driver:
         with writing(self.folder.path):
             self._publish(job, outcome, entry)
         self._summary.rendered += 1
+        self._summary.notes += tuple(f"line {job.line}: {change}" for change in outcome.changes)
 
     def _publish(self, job: Job, outcome: JobOutcome, entry: Entry) -> None:
         stem = file_stem(job, outcome.suffix)

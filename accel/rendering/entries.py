@@ -110,6 +110,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "versions": _each(_text),
     "report": lambda value: isinstance(value, dict),
     "notes": _texts,
+    "changes": _texts,
     "pid": _count,
     "machine": _text,
     "device": _text,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from accel.files import is_plain_file, replace_file, sync_folder, write_whole
+from accel.files import check_folder, is_plain_file, replace_file, sync_folder, write_whole
 from accel.rendering.entries import Entry
 from accel.rendering.failures import OutputError, writing
 from accel.rendering.jobs import Shard, file_digest
@@ -59,8 +59,7 @@ class OutputFolder:
         mark = self.path / OWN / "folder.json"
         if mark.is_file():
             return
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; choose a folder for the results (--out).")
+        check_folder(self.path)
         foreign = [name for name in BOOKS if os.path.lexists(self.path / name)]
         if foreign and not mark.is_file():  # another shard may have claimed it meanwhile, and begun
             raise ValueError(

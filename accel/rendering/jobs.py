@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import last_name
+from accel.recipe import Recipe
 
 DIGITS = 16
 DEFAULT_FPS = 16.0
@@ -64,6 +65,10 @@ class Job:
         content |= {"inputs": dict(self.inputs), "arguments": dict(self.arguments)}
         content["recipe"] = {name: value for name, value in self.recipe.items() if name not in ("name", "schema")}
         return content
+
+    def build_recipe(self) -> Recipe:
+        """The recipe with its methods; of a job that names none, with every lever off."""
+        return Recipe.from_dict(self.recipe) if self.recipe else Recipe()
 
     @property
     def recipe_name(self) -> str:

@@ -54,6 +54,25 @@ def wrong_arguments(job: Job, kind: type) -> list[str]:
     return problems
 
 
+def refused_sizes(job: Job, kind: type) -> list[str]:
+    """What pipelines of this class say to the job's sizes, as far as they say it without weights: their own check is
+    asked, on an object that holds nothing. Where it needs what is not there, nothing is known.
+    """
+    check, defaults = getattr(kind, "check_inputs", None), parameters_of(kind) or {}
+    if check is None or (job.width is None and job.height is None):
+        return []
+    given = {name: None if default is NEEDED else default for name, default in defaults.items()} | arguments_of(job)
+    given |= {"height": job.height or job.width, "width": job.width or job.height}
+    try:
+        check(object.__new__(kind), **{name: given.get(name) for name in list(inspect.signature(check).parameters)[1:]})
+    except ValueError as refusal:
+        said = str(refusal)
+        return [f"{kind.__name__} refuses the size: {said}"] if "height" in said and "width" in said else []
+    except Exception:  # what it needs is not there
+        return []
+    return []
+
+
 def plain_class(pipe: Any) -> type:
     """The pipeline's own class, below the private one that a session gives it."""
     return next(kind for kind in type(pipe).__mro__ if "_accel_session" not in vars(kind))

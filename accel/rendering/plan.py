@@ -19,7 +19,7 @@ from accel.rendering.filenames import wrong_template
 from accel.rendering.inputs import check_input
 from accel.rendering.jobs import Job, digest, file_digest
 from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expand_grid, grid_problems, read_manifest
-from accel.rendering.pipeline_arguments import class_of, missing_model, wrong_arguments
+from accel.rendering.pipeline_arguments import class_of, missing_model, refused_sizes, wrong_arguments
 
 OFF = "off"
 DEFAULT_TEMPLATE = "{index:05d}-{slug}-{id:.8}"
@@ -186,12 +186,10 @@ class _Reader:
         return problems
 
     def _arguments(self, job: Job) -> list[str]:
-        if self._given is not None:
-            return wrong_arguments(job, self._given.kind)
         if job.model not in self._classes:
-            self._classes[job.model] = class_of(job.model)
+            self._classes[job.model] = class_of(job.model) if self._given is None else self._given.kind
         kind = self._classes[job.model]
-        return wrong_arguments(job, kind) if kind is not None else []
+        return [] if kind is None else wrong_arguments(job, kind) or refused_sizes(job, kind)
 
 
 def recipe_data(given: Any, folder: Path, calibrations: Sequence[Calibration] = ()) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from accel.rendering.outcome import WorkerSettings
 from accel.rendering.pool import Pool
 from accel.rendering.worker import Loader
 from accel.rendering.worker_loop import Event, work_loop
+from accel.spinning import bounded_in_new_processes
 
 END_SECONDS = 5
 
@@ -108,7 +109,7 @@ class _ProcessCrew:
         process = self._context.Process(
             target=_work, args=(theirs, settings, self._load, self._threads), name=f"accel-worker-{number + 1}"
         )
-        with _without_signals():
+        with _without_signals(), bounded_in_new_processes():
             process.start()
         theirs.close()
         return _ProcessLink(process, ours)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from accel.terminal import one_line
+from accel.terminal import lines_now_and_then, one_line
 
 
 class Progress(Protocol):
@@ -37,13 +37,19 @@ def progress(shown: bool, total: int, done: int) -> Iterator[Progress]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Bar(*columns, TextColumn("{task.description}", markup=False), console=Console(stderr=True)) as bar:
-        yield _Bar(bar, total, done)
+        shown_bar = _Bar(bar, total, done)
+        with lines_now_and_then(shown_bar.line):
+            yield shown_bar
 
 
 class _Bar:
     def __init__(self, bar: Any, total: int, done: int) -> None:
         self._bar, self._failed = bar, 0
         self._task = bar.add_task("starting", total=total, completed=done)
+
+    def line(self) -> str:
+        task = self._bar.tasks[self._task]
+        return f"{task.completed:g} of {task.total:g} jobs; {task.description}"
 
     def say(self, text: str) -> None:
         text = one_line(text)

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accel.files import check_folder
 from accel.rendering.entries import Entry
 from accel.rendering.jobs import Job, Shard
 from accel.rendering.ledger import RenderLedger
@@ -53,6 +54,7 @@ class RenderSummary:
         parts += [f"{self.left} open"] if self.left else []
         lines = [f"{self.total} jobs: {', '.join(parts)}, in {self.seconds:.0f} s."]
         lines += [f"note: {note}" for note in self.notes[:_SHOWN]]
+        lines += [f"  and {len(self.notes) - _SHOWN} more notes"] if len(self.notes) > _SHOWN else []
         lines += [f"  {_failure(entry)}" for entry in self.failures[:_SHOWN]]
         if len(self.failures) > _SHOWN:
             lines.append(f"  and {len(self.failures) - _SHOWN} more in the ledger")
@@ -60,7 +62,8 @@ class RenderSummary:
         if self.failed or self.given_up:
             lines.append("Failed jobs are tried again with --retry-failed (retry_failed=True).")
         if self.left:
-            lines.append("Run the same again to go on with the open jobs.")
+            first = "Once that is put right, run" if self.troubles else "Run"
+            lines.append(f"{first} the same again to go on with the open jobs.")
         return "\n".join(lines)
 
 
@@ -83,6 +86,7 @@ def _failure(entry: Entry) -> str:
 
 def overview(plan: RenderPlan, out: Path, shard: str | None = None) -> str:
     """Counts of jobs by model, recipe and size, and how many are done. Reads the folder and writes nothing."""
+    check_folder(out)
     part = Shard.parse(shard) if shard else None
     jobs = [job for job in plan.jobs if part is None or part.holds(job)]
     ledger = RenderLedger(out, part)

@@ -21,7 +21,7 @@ import torch
 
 from accel.api import accelerate
 from accel.files import open_file, sync_folder
-from accel.measure.media import to_pixels
+from accel.measure.media import changed_sizes, to_pixels
 from accel.measure.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
 from accel.measure.runner import attach_for_run, without_progress_bars
 from accel.recipe import Recipe
@@ -138,7 +138,7 @@ class Worker:
             self._memo = TextCache(self._pipe)
             self._device = device_of(self._pipe)
         if self._recipe != digest(job.recipe):
-            self._session = accelerate(self._pipe, Recipe.from_dict(job.recipe))
+            self._session = accelerate(self._pipe, job.build_recipe())
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)
@@ -297,6 +297,7 @@ class Worker:
             report=report_summary(run.report),
             metrics=metrics,
             notes=run.notes,
+            changes=tuple(changed_sizes(vars(job), clip.shape[:3])),
             device=str(self._device),
             versions=dict(installed_versions()),
         )

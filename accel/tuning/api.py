@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from accel.anatomy import components_of
 from accel.caching.calibration.fitting import calibrations
 from accel.measure.runner import Verifier, accepts, without_progress_bars
 from accel.recipe import Recipe
+from accel.terminal import waiting
 from accel.tuning import evidence
 from accel.tuning.clip_split import split_clips
 from accel.tuning.goal import Bound, TuningGoal, goal_of
@@ -59,6 +61,7 @@ def tune(
     out: str | os.PathLike[str] | None = None,
     journal: str | os.PathLike[str] | None = None,
     tell: Callable[[str], None] | None = None,
+    progress: bool = True,
     known: object = None,
     calibration: Any = (),
 ) -> Recipe:
@@ -70,38 +73,36 @@ def tune(
     its `evidence` says how. A session on the pipeline is suspended meanwhile.
 
     Args:
-        prompts: the more, the surer; of six and more a third is searched with and the others are held out, of fewer all
-            are searched with and held out with other seeds.
+        prompts: the more, the surer; of six and more a third is searched with and the others are held out. Of fewer all
+            are searched with and held out with other seeds: then nothing is promised of other prompts.
         min_psnr, min_ssim, max_lpips, bounds: what `coverage` of all prompts must reach against the unaccelerated
             output, within 1 dB, 0.01, 0.01; `accel.tuning.Bound` is for metrics of your own.
         target_speedup: instead of these, the wall-clock speed-up to be reached, end to end.
         held_out: prompts to judge on, in place of splitting `prompts`.
         steps, call_arguments: of every call, as in production: the recipe belongs to them.
-        minutes: the search stops in time for the verification to end about then; what is under way ends later. With
-            little time fewer clips are held out.
+        minutes: for all of it. With little time fewer clips are held out; where it cannot suffice at all, that is told
+            after the first run. What is under way when it is over ends later.
         levers: those to choose from. generic: only methods without constants of this model.
         verify: as in `accel.compare`, for the evidence.
         out: folder for recipe.json, evidence.html, the videos, and the journal with which the same call, repeated, goes
             on where it was interrupted. Without it nothing is kept.
         journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
-        tell: called with a line of progress now and then.
+        tell: called with a line of progress now and then, in place of the sign on stderr; progress=False shows none.
         calibration: of this model, or its file (of several the first): constants and plans are taken from it, and not
             from the two prompts that are recorded here.
         known: must be left out; earlier versions began with what earlier tunings had found.
 
-    Raises NotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for bad
-    arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises Interrupted
-    (a KeyboardInterrupt).
+    Raises GoalNotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for
+    bad arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises
+    TuningInterrupted (a KeyboardInterrupt).
     """
     measured = next(iter(calibrations(calibration)), None)
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage)
     shots = split_clips(prompts, held_out, seed)
     _check(pipe, minutes, levers, known)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
         folder = Path(journal or out or scratch)
-        tuner = Tuner(
-            pipe, goal, shots, call_arguments or {}, steps, folder, verify, tell or (lambda text: None), measured
-        )
+        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, said, measured)
         try:
             with without_progress_bars(pipe):
                 tuner.prepare(levers, generic, 60.0 * minutes)
@@ -119,6 +120,15 @@ def tune(
     return recipe
 
 
+@contextmanager
+def _told(tell: Callable[[str], None] | None, progress: bool) -> Iterator[Callable[[str], None]]:
+    if tell is not None or not progress:
+        yield tell or (lambda text: None)
+        return
+    with waiting("tuning") as status:
+        yield status.update
+
+
 def _check(pipe: Any, minutes: float, levers: Sequence[str], known: object) -> None:
     components_of(pipe)
     if known is not None:
@@ -127,6 +137,11 @@ def _check(pipe: Any, minutes: float, levers: Sequence[str], known: object) -> N
         )
     if not accepts(pipe, "prompt"):
         raise TypeError(f"tune needs a pipeline that takes a prompt; {type(pipe).__name__} does not.")
+    check_arguments(minutes, levers)
+
+
+def check_arguments(minutes: float, levers: Sequence[str]) -> None:
+    """Raises ValueError, in one sentence, for a time or levers that cannot be."""
     if not isinstance(minutes, (int, float)) or not 0.0 < minutes < math.inf:
         raise ValueError(f"minutes must be a number above 0, not {minutes!r}.")
     unknown = [lever for lever in levers if lever not in LEVERS]
@@ -139,7 +154,8 @@ def _apology(goal: TuningGoal, nearest: Recipe) -> str:
     psnr = proof["quality"]["psnr"]
     kept = [(bound, bound.promise_of(proof["quality"][bound.name]["values"], goal.coverage)) for bound in goal.bounds]
     promised = "".join(f", which promises {bound.name.upper()} {value:.3g}" for bound, value in kept)
-    share = f"promised for {100 * goal.coverage:g} % of prompts" if goal.bounds else "reached"
+    about = evidence.promised_for(goal.coverage, proof["held_out"]["scope"])
+    share = f"promised for {about}" if goal.bounds else "reached"
     return (
         f"{goal} cannot be {share} with this time and these levers; what comes nearest is {proof['candidate']}, with "
         f"{proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average and {psnr['worst']:.1f} at worst{promised}."

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from accel.measure.runner import check_seed
 
 SEARCH_SHOTS = 4  # at most so many clips to search with
 FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few
+
+
+Scope = Literal["prompts", "seeds"]
 
 
 class PromptSeed(NamedTuple):
@@ -32,6 +37,12 @@ class ClipSplit(NamedTuple):
     def held_out(self) -> int:
         return len(self.unseen)
 
+    @property
+    def scope(self) -> Scope:
+        """What a promise is about: all prompts, or, where none was put aside to judge on, other seeds of the same."""
+        searched = {shot.prompt for shot in self.shots}
+        return "seeds" if set(self.prompts) <= searched else "prompts"
+
     def judged_on(self, count: int) -> ClipSplit:
         """With fewer held-out prompts, at most `count` clips in all, but never fewer than a promise needs."""
         least = math.ceil(FEWEST_HELD_OUT / len(self.seeds))
@@ -50,8 +61,7 @@ def split_clips(prompts: Sequence[str], held_out: Sequence[str] | None, seed: in
             raise ValueError(
                 f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
             )
-    if type(seed) is not int:
-        raise ValueError(f"seed must be a whole number, not {seed!r}.")
+    check_seed(seed)
     texts, first = tuple(prompts), seed
     if held_out is not None:
         searched, judged = texts[:SEARCH_SHOTS], tuple(held_out)

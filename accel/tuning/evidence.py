@@ -12,11 +12,13 @@ from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 from accel.measure.results import Comparison
 from accel.measure.runner import BASELINE
 from accel.recipe import Recipe
+from accel.tuning.clip_split import Scope
 from accel.tuning.goal import TuningGoal
 
 SCHEMA = 1
 TUNED = "tuned"
 SEARCH = "tried"  # the series of the candidates
+NO_OTHERS = "Nothing is promised of other prompts: give six or more, and some are put aside to judge on."
 
 
 def evidence_of(
@@ -27,9 +29,10 @@ def evidence_of(
     trials: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
     search: Mapping[str, Any],
+    scope: Scope = "prompts",
 ) -> dict[str, Any]:
-    """The evidence of a recipe that was verified, as plain data: measured on prompts and seeds that the search has not
-    seen. `trials` are the candidates of the search."""
+    """The evidence of a recipe that was verified, as plain data: measured on prompts or seeds that the search has not
+    seen, and `scope` says which. `trials` are the candidates of the search."""
     row = comparison.row(TUNED)
     fewer = next((other for other in comparison.rows if other.kind == "fewer_steps"), None)
     quality = {name: _spread(values) for name, values in qualities(comparison).items()}
@@ -46,7 +49,7 @@ def evidence_of(
         "adherence": {"unaccelerated": comparison.row(BASELINE).adherence, TUNED: row.adherence},
         "fewer_steps": None if fewer is None else {"steps": fewer.steps, "speedup": fewer.speedup, "psnr": fewer.psnr},
         "candidate": candidate,
-        "held_out": {name: comparison.settings[name] for name in ("prompts", "seeds")},
+        "held_out": {name: comparison.settings[name] for name in ("prompts", "seeds")} | {"scope": scope},
         "settings": {name: comparison.settings[name] for name in ("steps", "guidance", "frames", "height", "width")},
         "model": dict(model),
         "environment": comparison.environment,
@@ -76,10 +79,21 @@ def sentence(evidence: Mapping[str, Any]) -> str:
         if name in ("psnr", *(bound["metric"] for bound in evidence["goal"]["bounds"])):
             unit = " dB" if name == "psnr" else ""
             text += f", {name.upper()} {values['mean']:.4g}{unit} (worst {values['worst']:.4g})"
-    text += f" on {clips} clips that the search has not seen"
+    text += f" on {judged_on(clips, evidence['held_out'].get('scope', 'prompts'))}"
     if (fewer := evidence["fewer_steps"]) is not None:
         text += f"; {fewer['steps']} steps give {fewer['psnr']:.1f} dB at {fewer['speedup']:.2f}x"
-    return text + "."
+    return f"{text}. {NO_OTHERS}" if evidence["held_out"].get("scope") == "seeds" else f"{text}."
+
+
+def judged_on(clips: int, scope: Scope) -> str:
+    """The clips that a promise is judged on."""
+    which = "of the same prompts with other seeds" if scope == "seeds" else "that the search has not seen"
+    return f"{clips} clips {which}"
+
+
+def promised_for(coverage: float, scope: Scope) -> str:
+    """What a promise is about."""
+    return f"{100 * coverage:g} % of {'the seeds of these prompts' if scope == 'seeds' else 'prompts'}"
 
 
 def points(evidence: Mapping[str, Any]) -> list[ParetoPoint]:
@@ -108,10 +122,13 @@ def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
     videos = comparison.save(folder / "held-out")
     source = files("accel.tuning").joinpath("evidence.html").read_text(encoding="utf-8")
     evidence = recipe.evidence
+    scope: Scope = evidence["held_out"].get("scope", "prompts")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source).render(
         e=evidence,
         recipe=recipe,
         sentence=sentence(evidence),
+        promised=promised_for(evidence["goal"]["coverage"], scope),
+        judged=judged_on(len(evidence["held_out"]["prompts"]) * len(evidence["held_out"]["seeds"]), scope),
         picture=pareto_svg(points(evidence), title="What was tried, and what was verified", loose=(SEARCH,)),
         videos=videos.relative_to(folder).as_posix(),
         trials=sorted(evidence["trials"], key=lambda trial: -trial["speedup"]),

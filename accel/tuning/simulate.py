@@ -194,12 +194,11 @@ def guided_steps(guidance: Method | None, table: StepTable, cosines: Array, mask
 
 def passes_of(recording: CalibrationRuns, table: StepTable) -> GuidancePasses | None:
     """The two passes as they were recorded; None where there were no two."""
-    batched = recording.anatomy.guidance_calls.startswith("conditional half")
     products, cosines = [], []
     for course in recording.courses:
         if course.denoiser != table.denoiser or len(course.rows) != table.steps:
             continue
-        pair = _pair(course, batched)
+        pair = _pair(course)
         if pair is None:
             return None
         difference = recording.guidance * (pair[0] - pair[1]).flatten(1)  # (T, rows · elements)
@@ -208,14 +207,14 @@ def passes_of(recording: CalibrationRuns, table: StepTable) -> GuidancePasses | 
     return GuidancePasses(np.mean(products, axis=0), np.stack(cosines)) if products else None
 
 
-def _pair(course: RunRecord, batched: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _pair(course: RunRecord) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The outputs of both passes, (T, rows, elements) each."""
     streams = [
         torch.stack(answers).double()
         for answers in course.outputs.values()
         if len(answers) == len(course.rows) and len({answer.shape for answer in answers}) == 1
     ]
-    if batched and len(streams) == 1 and streams[0].shape[1] % 2 == 0:
+    if course.batched and len(streams) == 1 and streams[0].shape[1] % 2 == 0:
         streams = list(streams[0].chunk(2, dim=1))
     return (streams[0], streams[1]) if len(streams) == 2 and streams[0].shape == streams[1].shape else None
 

@@ -68,6 +68,7 @@ class TrialRunner:
         self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
         self.trials: dict[tuple[str, int], Trial] = {}
         self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
+        self._waited: list[float] = []  # of the runs that were made here: seconds by the clock on the wall
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
         self._open({"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity})
 
@@ -96,9 +97,11 @@ class TrialRunner:
         """The unaccelerated clip, float32."""
         path = self.folder / f"unaccelerated-{shot}.npy"
         if shot not in self._seconds or not path.exists():
+            begun = time.monotonic()
             with attach_for_run(self.pipe, Recipe()) as session:
                 clip, seconds = self._call(shot, self.steps)
                 phases = session.report().seconds
+            self._waited.append(time.monotonic() - begun)
             self._keep(shot, clip)
             self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
             self._append({"reference": shot, "seconds": list(self._seconds[shot])})
@@ -125,6 +128,11 @@ class TrialRunner:
     def seconds(self) -> float:
         """Seconds of an unaccelerated run."""
         return median(seconds for seconds, _ in self._seconds.values())
+
+    @property
+    def wall(self) -> float:
+        """The same by the clock on the wall, which on a busy machine is more than processor time."""
+        return max(self.seconds, median(self._waited)) if self._waited else self.seconds
 
     @property
     def fixed(self) -> float:

@@ -88,11 +88,16 @@ class Tuner:
         )
         self.tell("warming up")
         self.lab.warm_up()
+        if self.split.scope == "seeds":
+            self.tell(evidence.NO_OTHERS)
+        self.tell(f"unaccelerated, clip 1 of {len(self.split.shots)}")
+        self.lab.reference(0)
+        self._check_time(seconds)
         self.foresight = self._foresight()
-        for shot in range(len(self.split.shots)):
+        for shot in range(1, len(self.split.shots)):
             self.tell(f"unaccelerated, clip {shot + 1} of {len(self.split.shots)}")
             self.lab.reference(shot)
-        self.split = self.split.judged_on(int(JUDGING * seconds / (3.0 * self.lab.seconds)))
+        self.split = self.split.judged_on(int(JUDGING * seconds / (3.0 * self.lab.wall)))
         calibration = self.calibration or self.foresight.calibration
         guided = bool(self.foresight.passes)
         space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
@@ -120,6 +125,8 @@ class Tuner:
                 best = self.search.best()
             best = best or self.search.leader()
             if best is None or not self._worth_verifying(best):
+                break
+            if self._left() < self._judging():
                 break
             self._judge(best)
         last = self.winner or (None if self._nearest is not None else self._any())
@@ -191,7 +198,23 @@ class Tuner:
         """Seconds that one takes: unaccelerated, accelerated, and with fewer steps in the same time; and once more
         unaccelerated for the first screening."""
         screened = self.screen.trials or self.goal.speedup is not None
-        return (2.0 if screened else 3.0) * self.split.held_out * self.lab.seconds
+        return (2.0 if screened else 3.0) * self.split.held_out * self.lab.wall
+
+    def _judging(self) -> float:
+        """Seconds that a look at a candidate takes, on clips of which the unaccelerated ones may be missing."""
+        return (1.0 if self.screen.trials else 2.0) * self.split.held_out * self.lab.wall
+
+    def _check_time(self, seconds: float) -> None:
+        """Raises ValueError where the time cannot suffice, before it has passed."""
+        shots, fewest = self.split.shots, self.split.judged_on(0).held_out
+        runs = len(shots) + len(shots[:RECORDED]) + 2 * fewest
+        least = self.lab.wall * runs
+        if least > seconds:
+            raise ValueError(
+                f"minutes={seconds / 60.0:.3g} is too short: an unaccelerated run takes {self.lab.wall:.1f} s here, "
+                f"and recording, searching and judging on {fewest} clips takes at least {runs} of them; give "
+                f"minutes={math.ceil(1.5 * least / 60.0)}, or fewer steps or frames."
+            )
 
     def _judge(self, candidate: Candidate) -> bool:
         """Whether the candidate meets the goal on the held-out clips. For a quality these are kept, so a look at it
@@ -201,7 +224,7 @@ class Tuner:
         recipe = self.recipes.of(candidate)
         if self.goal.speedup is not None or recipe is None:
             return self._confirm(candidate)
-        self.tell(f"{candidate} on {self.split.held_out} clips that the search has not seen")
+        self.tell(f"{candidate} on {self._judged}")
         trials = [self.screen.trial(recipe, shot).values for shot in range(self.split.held_out)]
         quality = {name: [values[name] for values in trials] for name in self.goal.metrics}
         margin = self.goal.margin(quality)
@@ -217,13 +240,13 @@ class Tuner:
         recipe = self.recipes.of(candidate)
         if recipe is None:
             return False
-        self.tell(f"verifying {candidate} on {self.split.held_out} clips that the search has not seen")
+        self.tell(f"verifying {candidate} on {self._judged}")
         expected = self.search.believe(candidate).speedup
         others = {name: metric for name, metric in self.goal.metrics.items() if name not in ("psnr", "ssim")}
         comparison = compare(
             self.pipe, [(evidence.TUNED, recipe)], self.split.prompts, self.split.seeds, steps=self.steps,
             call_arguments=self.given, verify=self.verify, metrics=others, progress=False,
-            fewer_steps=sorted({min(max(round(self.steps / max(expected, 1.0)), 1), self.steps)}),
+            fewer_steps=self._fewer_steps(expected),
         )  # fmt: skip
         quality = evidence.qualities(comparison)
         speedup = comparison.row(evidence.TUNED).speedup
@@ -240,6 +263,16 @@ class Tuner:
         if self._nearest is None or self._closer(found, self._nearest[0]):
             self._nearest = (found, comparison)
         return False
+
+    @property
+    def _judged(self) -> str:
+        return evidence.judged_on(self.split.held_out, self.split.scope)
+
+    def _fewer_steps(self, speedup: float) -> list[int]:
+        """The count that takes the time of the candidate; none where there is no time left to look at it."""
+        if self._deadline - time.monotonic() < 3.0 * self.split.held_out * self.lab.wall:
+            return []
+        return [min(max(round(self.steps / max(speedup, 1.0)), 1), self.steps)]
 
     def _worth_verifying(self, candidate: Candidate) -> bool:
         """Whether it would be a better winner than the present one."""
@@ -269,7 +302,9 @@ class Tuner:
             "minutes": (time.monotonic() - self._started) / 60.0,
             "left_out": dict(self.space.left_out),
         }
-        proof = evidence.evidence_of(self.goal, comparison, met, str(candidate), trials, self.model, search)
+        proof = evidence.evidence_of(
+            self.goal, comparison, met, str(candidate), trials, self.model, search, self.split.scope
+        )
         return replace(recipe, name=f"tuned for {self.goal}", evidence=proof)
 
     def _closer(self, one: Recipe, other: Recipe) -> bool:

@@ -14,13 +14,14 @@ from accel.app.pair import Pair, StudioError, Vote, Winner
 from accel.app.studio import Studio
 from accel.app.ui.compare_tab import QUIET
 from accel.app.ui.figures import decibels
-from accel.app.ui.progress import note_html, problem_html
+from accel.app.ui.progress import live_state, note_html, problem_html
 from accel.app.ui.viewer import blind_value, name_of, viewer
 from accel.app.visitors import visitor
 
 _LEAD = (
     '<p class="lead">One of the two was accelerated, the other was not. Say which is better; '
-    "then you are told which is which. The answer is kept with the settings of the pair.</p>"
+    "then you are told which is which. The answer is kept with the settings of the pair. "
+    "Keys: A, B, S for no difference, N for the next pair.</p>"
 )
 _EMPTY = "Generate a pair, or a sweep, in the other tabs; then press Next pair."
 _ANSWERS = {"A": "A is better", "B": "B is better", "same": "No difference"}
@@ -41,7 +42,7 @@ class BlindTab:
                 answer: gr.Button(words, interactive=False, elem_id=f"vote-{answer}", min_width=100)
                 for answer, words in _ANSWERS.items()
             }
-        verdict = gr.HTML(elem_id="verdict", apply_default_css=False)
+        verdict = live_state(elem_id="verdict")
         stage = viewer(_EMPTY, elem_id="blind-viewer")
         tally = gr.HTML(tally_html(studio.votes()), elem_id="tally", apply_default_css=False)
         question = gr.State(None)
@@ -86,7 +87,7 @@ def reveal_html(pair: Pair, swapped: bool, winner: Winner) -> str:
         f"{judged.get(winner, 'You chose the unaccelerated clip')}. {'A' if swapped else 'B'} is accelerated by "
         f"{name_of(pair)}: {faster}PSNR {decibels(pair.metrics.get('psnr'))}."
     )
-    return f'<p class="note reveal" role="status">{escape(sentence)}</p>'
+    return f'<p class="note reveal" data-said="{escape(sentence)}">{escape(sentence)}</p>'
 
 
 def tally_html(votes: Sequence[Vote]) -> str:

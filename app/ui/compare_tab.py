@@ -15,8 +15,9 @@ from accel.app.settings import MEDIA
 from accel.app.studio import Studio
 from accel.app.ui.controls import build_controls, build_prompt, next_seed, settings_of, values_of
 from accel.app.ui.figures import cost_html
+from accel.app.ui.keep_values import keep_values
 from accel.app.ui.pair_view import build_stage, stage_values
-from accel.app.ui.progress import note_html, problem_html
+from accel.app.ui.progress import live_state, note_html, problem_html
 from accel.app.ui.running import Running
 
 _EMPTY = (
@@ -36,7 +37,7 @@ class CompareTab:
     """Draws the tab into the present page and wires it. `controls` and `stage` are for other tabs to read and fill."""
 
     def __init__(self, studio: Studio, running: Running, model: str, prompts: list[str]) -> None:
-        self._studio, self._running = studio, running
+        self._studio, self._running, self._model = studio, running, model
         with gr.Row(elem_classes="halves-page"):
             with gr.Column(scale=1, min_width=320, elem_classes="settings"):
                 prompt = build_prompt(prompts)
@@ -51,7 +52,7 @@ class CompareTab:
                 self._draw_restore()
                 self._told = [self._cost, self._python, self._command]
             with gr.Column(scale=3, min_width=340, elem_classes="stage-column"):
-                self._progress = gr.HTML(elem_id="progress", apply_default_css=False)
+                self._progress = live_state(elem_id="progress")
                 self.stage = build_stage(_EMPTY, "compare")
         self._wire()
 
@@ -71,8 +72,13 @@ class CompareTab:
             )
 
     def prepare(self, page: gr.Blocks) -> None:
-        """When a page is opened, its model is loaded, so that the first run need not wait and its cost is known."""
-        page.load(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
+        """When a page is opened, it holds the settings that it held before a reload, and its model is loaded, so that
+        the first run need not wait and its cost is known.
+        """
+        resumed = keep_values(
+            page, f"settings of a page for {self._model}", [*self.controls.settings, self.controls.locked]
+        )
+        resumed.then(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
 
     def _wire(self) -> None:
         settings = self.controls.settings
@@ -88,11 +94,20 @@ class CompareTab:
         self._dropped.upload(self._restore, self._dropped, restored, **QUIET | uploads.BOUNDED)
 
     def _prepare(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        settings = settings_of(values)
-        if self._studio.cost(settings).computed_share is None:
-            for moment in self._running.watch(request, lambda user, stop: self._studio.prepare(settings, user, stop)):
+        def start(user: str, stop: Any) -> Any:
+            return self._studio.prepare(settings_of(values), user, stop)
+
+        if self._is_new(values):
+            for moment in self._running.watch(request, start):
                 yield [moment.html, *[gr.skip()] * len(self._told)]
         yield [gr.skip(), *self._tell(*values)]
+
+    def _is_new(self, values: Any) -> bool:
+        """Whether nothing is known of what these settings cost; what is wrong with them is told elsewhere."""
+        try:
+            return self._studio.cost(settings_of(values)).computed_share is None
+        except (StudioError, ValueError):
+            return False
 
     def _run(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         moments = self._running.watch(request, lambda user, stop: self._studio.run(settings_of(values), user, stop))

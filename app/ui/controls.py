@@ -11,9 +11,12 @@ from typing import Any
 import gradio as gr
 
 from accel.app.settings import StudioSettings
+from accel.app.ui.number_box import decimal_number, number_box, number_text, required, whole_number
 from accel.app.ui.recipe_editor import edited_recipe, editor_value, recipe_editor
 
 _SEEDS = 2**31
+_REQUIRED, _WHOLE = ("seed", "steps"), ("seed", "steps", "width", "height", "frames")
+_NUMBERS = (*_WHOLE, "guidance")
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,12 @@ class Controls:
     model: gr.Dropdown
     prompt: gr.Textbox
     negative: gr.Textbox
-    seed: gr.Number
-    steps: gr.Number
-    width: gr.Number
-    height: gr.Number
-    frames: gr.Number
-    guidance: gr.Number
+    seed: gr.Textbox
+    steps: gr.Textbox
+    width: gr.Textbox
+    height: gr.Textbox
+    frames: gr.Textbox
+    guidance: gr.Textbox
     recipe: gr.HTML
     locked: gr.Checkbox
 
@@ -39,16 +42,21 @@ class Controls:
 
 
 def settings_of(values: Sequence[Any]) -> StudioSettings:
-    """What the controls hold. Raises ValueError, in one sentence, for a recipe that cannot be."""
+    """What the controls hold. Raises ValueError, in one sentence, for a number or recipe that cannot be."""
     named = dict(zip((each.name for each in dataclasses.fields(StudioSettings)), values, strict=True))
     for name in ("model", "prompt", "negative"):
         named[name] = (named[name] or "").strip()
+    for name in _NUMBERS:
+        named[name] = (whole_number if name in _WHOLE else decimal_number)(name, named[name])
+    for name in _REQUIRED:
+        required(name, named[name])
     return StudioSettings(**named | {"recipe": edited_recipe(named["recipe"])})
 
 
 def values_of(settings: StudioSettings) -> list[Any]:
     """What the controls are to hold for these settings."""
     named = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
+    named |= {name: number_text(named[name]) for name in _NUMBERS}
     return list((named | {"recipe": editor_value(settings.recipe)}).values())
 
 
@@ -72,8 +80,7 @@ def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox) -> Con
     start = StudioSettings(model=model)
     recipe = recipe_editor(elem_id="recipe")
     with gr.Row(elem_classes="pair"):
-        seed = gr.Number(start.seed, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=90)
-        steps = gr.Number(start.steps, label="Steps", precision=0, minimum=1, elem_id="steps", min_width=90)
+        seed, steps = number_box("Seed", start.seed, elem_id="seed"), number_box("Steps", start.steps, elem_id="steps")
     locked = gr.Checkbox(True, label="Keep this seed for every run", elem_id="locked")
     with gr.Accordion("Model, size and guidance", open=False, elem_id="more"):
         named = gr.Dropdown(
@@ -86,18 +93,16 @@ def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox) -> Con
         )
         negative = gr.Textbox("", label="Negative prompt", elem_id="negative")
         with gr.Row(elem_classes="pair"):
-            width, height = (_optional(name, 0) for name in ("width", "height"))
+            width, height = _optional("width"), _optional("height")
         with gr.Row(elem_classes="pair"):
-            frames, guidance = _optional("frames", 0), _optional("guidance", None)
+            frames, guidance = _optional("frames"), _optional("guidance")
     return Controls(named, prompt, negative, seed, steps, width, height, frames, guidance, recipe, locked)
 
 
-def next_seed(seed: Any, locked: bool) -> Any:
+def next_seed(seed: str, locked: bool) -> str:
     """The seed of the next run: this one, or a new one."""
-    return seed if locked else random.randrange(_SEEDS)
+    return seed if locked else str(random.randrange(_SEEDS))
 
 
-def _optional(name: str, precision: int | None) -> gr.Number:
-    return gr.Number(
-        None, label=name.capitalize(), placeholder="the model's own", precision=precision, elem_id=name, min_width=90
-    )
+def _optional(name: str) -> gr.Textbox:
+    return number_box(name.capitalize(), placeholder="the model's own", elem_id=name)

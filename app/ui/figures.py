@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from html import escape
 
 from accel.app.pair import Cost, Pair
@@ -25,18 +26,23 @@ def seconds(value: float | None) -> str:
     return f"{int(value // 60)} min {int(value % 60)} s"
 
 
+def moment(when: float) -> str:
+    """A time of the day."""
+    return time.strftime("%H:%M", time.localtime(when))
+
+
 def headline_html(pair: Pair) -> str:
-    """Speed-up, fidelity and seconds, large; and how far the speed-up can be trusted."""
+    """Speed-up, fidelity and seconds, large; how the speed-up was found, and what the pipeline did otherwise."""
     metrics, base, fast = pair.metrics, pair.baseline, pair.accelerated
     speedup = metrics.get("speedup")
     ssim = metrics.get("ssim")
     shown = [
-        (f"{speedup:.2f}×" if speedup else "–", "faster" if (speedup or 1) >= 1 else "the speed: slower", "speedup"),
+        (*_speed(speedup, fast.idle), "speedup"),
         (decibels(metrics.get("psnr")), "fidelity (PSNR)", "psnr"),
         (f"{ssim:.3f}" if ssim is not None else "–", "SSIM", "ssim"),
         (
             f"{seconds(base.seconds['total'])} → {seconds(fast.seconds['total'])}",
-            "end to end" + (", the first from the cache" if pair.baseline_reused else ""),
+            "end to end" + (f", the first kept from {moment(pair.baseline_when)}" if pair.baseline_reused else ""),
             "seconds",
         ),
         (f"{fast.computed} of {base.computed}", "denoiser calls", "calls"),
@@ -45,8 +51,19 @@ def headline_html(pair: Pair) -> str:
         f'<div class="figure" data-figure="{name}"><b>{escape(value)}</b><span>{escape(words)}</span></div>'
         for value, words, name in shown
     )
-    note = f'<p class="note">{escape(pair.timing_note)}</p>' if pair.timing_note else ""
-    return f'<div class="figures" data-when="{pair.when:.3f}">{cards}</div>{note}'
+    reason = f"Not accelerated: {fast.idle}." if fast.idle else ""
+    told = [reason, *pair.notes, pair.timing_note]
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in told if note)
+    return f'<div class="figures" data-when="{pair.when:.3f}">{cards}</div>{notes}'
+
+
+def _speed(speedup: float | None, idle: str) -> tuple[str, str]:
+    """A ratio beside work that was left out, and no ratio where none was: it would be the noise of the machine."""
+    if idle:
+        return "1×", "not accelerated"
+    if speedup is None:
+        return "–", "faster"
+    return f"{speedup:.2f}×", "faster" if speedup >= 1 else "the speed: slower"
 
 
 def metrics_html(pair: Pair) -> str:
@@ -75,7 +92,7 @@ def cost_html(cost: Cost) -> str:
         told = "measured" if cost.source == "measured" else "about"
         parts.append(f"accelerated {told} <b>{seconds(cost.seconds_accelerated)}</b>")
     if cost.baseline_cached:
-        parts.append("unaccelerated <b>from the cache</b>")
+        parts.append("unaccelerated <b>kept from before</b>")
     elif cost.seconds_baseline is not None:
         parts.append(f"unaccelerated <b>{seconds(cost.seconds_baseline)}</b>")
     if cost.computed_share is not None:

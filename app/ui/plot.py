@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from accel.app.pair import Pair
 from accel.app.sweep import PRESET, STEPS
@@ -11,22 +12,29 @@ from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 SEARCH = "search"
 """In place of an axis: what `Studio.tune` found."""
 
-Plotted = list[tuple[str, ParetoPoint]]
-"""The keys of pairs and their places in the plot."""
+TIME, CALLS = "speed-up", "times fewer denoiser calls"
+"""What the plot shows to the right. Calls are the same on every machine, however busy."""
+
+Plotted = list[tuple[str, ParetoPoint, float]]
+"""The keys of pairs, their places in the plot over `TIME`, and over `CALLS`."""
 
 
-def plot_html(plotted: Plotted) -> str:
+def plot_html(plotted: Plotted, over: str = TIME) -> str:
     """The plot for wide and for narrow pages; the style sheet shows one of them."""
-    points = [point for _, point in plotted]
-    wide = pareto_svg(points, clickable=True, width=880, height=480)
-    narrow = pareto_svg(points, clickable=True, width=420, height=440)
+    points = [point if over == TIME else replace(point, speedup=fewer) for _, point, fewer in plotted]
+    wide = pareto_svg(points, clickable=True, width=880, height=480, speed_name=over)
+    narrow = pareto_svg(points, clickable=True, width=420, height=440, speed_name=over)
     return f'<div class="plot"><div class="wide">{wide}</div><div class="narrow">{narrow}</div></div>'
 
 
 def add_pair(before: Plotted, pairs: Sequence[Pair], axis: str) -> Plotted:
     """The plot with these pairs, measured again or for the first time. `axis` is what was turned."""
-    new = {pair.key: _place(pair, axis) for pair in pairs}
-    return [entry for entry in before if entry[0] not in new] + list(new.items())
+    new = {pair.key: (pair.key, _place(pair, axis), _fewer(pair)) for pair in pairs}
+    return [entry for entry in before if entry[0] not in new] + list(new.values())
+
+
+def _fewer(pair: Pair) -> float:
+    return pair.baseline.computed / max(1, pair.accelerated.computed)
 
 
 def _place(pair: Pair, axis: str) -> ParetoPoint:

@@ -15,8 +15,10 @@ from accel.app.ui.axes import axes_of, parse_values, suggest_values
 from accel.app.ui.compare_tab import QUIET, CompareTab
 from accel.app.ui.controls import settings_of
 from accel.app.ui.listing import clickable
+from accel.app.ui.number_box import decimal_number, number_box, required
 from accel.app.ui.pair_view import build_stage, stage_values
-from accel.app.ui.plot import SEARCH, Plotted, add_pair, plot_html
+from accel.app.ui.plot import CALLS, SEARCH, TIME, Plotted, add_pair, plot_html
+from accel.app.ui.progress import live_state
 from accel.app.ui.recipe_editor import editor_value
 from accel.app.ui.running import Running
 from accel.app.visitors import visitor
@@ -48,7 +50,8 @@ class SweepTab:
                     self._saved = gr.DownloadButton("Save as manifest", elem_id="manifest", size="sm", min_width=100)
                     self._clear = gr.Button("Clear plot", elem_id="clear", size="sm", min_width=100)
             with gr.Column(scale=3, min_width=340, elem_classes="stage-column"):
-                self._progress = gr.HTML(elem_id="sweep-progress", apply_default_css=False)
+                self._progress = live_state(elem_id="sweep-progress")
+                self._over = gr.Radio([TIME, CALLS], value=TIME, label="Plot over", elem_id="over")
                 self._plot = clickable(plot_html([]), elem_id="plot")
                 self._stage = build_stage(_EMPTY, "sweep")
         self._wire(tab)
@@ -64,16 +67,17 @@ class SweepTab:
         with gr.Accordion("Search for the best recipe", open=False, elem_id="search-panel"):
             self._goal = gr.Dropdown(_GOALS, value="psnr", label="It must reach a", elem_id="goal")
             with gr.Row(elem_classes="pair"):
-                self._least = gr.Number(30.0, label="of", minimum=0, elem_id="least", min_width=90)
-                self._minutes = gr.Number(2.0, label="Minutes", minimum=0.1, elem_id="minutes", min_width=90)
+                self._least = number_box("of", 30.0, elem_id="least")
+                self._minutes = number_box("Minutes", 2.0, elem_id="minutes")
             self._search = gr.Button("Search", elem_id="search")
 
     def _wire(self, tab: gr.Tab) -> None:
         settings = self._controls.settings
         typed = [self._axis, self._values, self._other, self._others]
         drawn = [self._progress, self._cancel, self._plot, self._points]
-        self._sweep.click(self._run, [self._points, *typed, *settings], drawn, **QUIET)
-        goal = [self._points, self._goal, self._least, self._minutes]
+        self._sweep.click(self._run, [self._points, self._over, *typed, *settings], drawn, **QUIET)
+        self._over.input(plot_html, [self._points, self._over], self._plot, **QUIET)
+        goal = [self._points, self._over, self._goal, self._least, self._minutes]
         found = [*drawn, self._controls.recipe, *self._stage.outputs]
         self._search.click(self._tune, [*goal, *settings], found, **QUIET)
         self._cancel.click(self._running.stop_quietly, **QUIET)
@@ -85,7 +89,15 @@ class SweepTab:
         self._other.input(_suggest, [self._other, *settings], self._others, **QUIET)
 
     def _run(
-        self, request: gr.Request, before: Plotted, axis: str, values: str, other: str, others: str, *rest: Any
+        self,
+        request: gr.Request,
+        before: Plotted,
+        over: str,
+        axis: str,
+        values: str,
+        other: str,
+        others: str,
+        *rest: Any,
     ) -> Iterator[list[Any]]:
         def start(user: str, stop: Any) -> Any:
             settings = settings_of(rest)
@@ -95,17 +107,18 @@ class SweepTab:
         for moment in self._running.watch(request, start):
             pairs = moment.points or ((moment.pair,) if moment.pair else ())
             plotted = add_pair(before, pairs, axis)
-            drawn = [gr.skip(), gr.skip()] if len(pairs) == shown else [plot_html(plotted), plotted]
+            drawn = [gr.skip(), gr.skip()] if len(pairs) == shown else [plot_html(plotted, over), plotted]
             shown = len(pairs)
             yield [moment.html, gr.update(interactive=moment.busy), *drawn]
 
     def _tune(
-        self, request: gr.Request, before: Plotted, goal: str, least: float, minutes: float, *rest: Any
+        self, request: gr.Request, before: Plotted, over: str, goal: str, least: str, minutes: str, *rest: Any
     ) -> Iterator[list[Any]]:
-        wanted = {"min_psnr": least} if goal == "psnr" else {"target_speedup": least}
-
         def start(user: str, stop: Any) -> Any:
-            return self._studio.tune(settings_of(rest), **wanted, minutes=minutes, user=user, cancel=stop)
+            number = required("The goal", decimal_number("The goal", least))
+            wanted = {"min_psnr": number} if goal == "psnr" else {"target_speedup": number}
+            time = required("Minutes", decimal_number("Minutes", minutes))
+            return self._studio.tune(settings_of(rest), **wanted, minutes=time, user=user, cancel=stop)
 
         for moment in self._running.watch(request, start):
             state = [moment.html, gr.update(interactive=moment.busy)]
@@ -114,7 +127,7 @@ class SweepTab:
                 continue
             plotted = add_pair(before, [moment.pair], SEARCH)
             recipe = editor_value(moment.pair.settings.recipe)
-            yield [*state, plot_html(plotted), plotted, recipe, *stage_values(moment.pair)]
+            yield [*state, plot_html(plotted, over), plotted, recipe, *stage_values(moment.pair)]
 
     def _select(self, plotted: Plotted, event: gr.EventData, request: gr.Request) -> list[Any]:
         try:

@@ -1,7 +1,10 @@
 // Draws two clips from sheets of frames. `element`, `props` and `watch` are given by gradio, which runs this once.
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
-const KEYS = { " ": "play", ArrowLeft: "back", ArrowRight: "forward", f: "flip", w: "worst" };
+const KEYS = {
+  " ": "play", ArrowLeft: "back", ArrowRight: "forward", Home: "first", End: "last", f: "flip", w: "worst",
+  1: "side", 2: "wipe", 3: "flipping", 4: "difference",
+};
 const state = { clip: null, images: [[], []], mode: "side", frame: 0, playing: false, other: false, wipe: 0.5, gain: 4 };
 
 function load() {
@@ -109,6 +112,10 @@ function draw() {
     if (state.mode === "side") paint(second, 1);
     captions[0].textContent = clip.names[side];
   }
+  const place = clip.frames > 1 ? `, frame ${state.frame + 1} of ${clip.frames}` : "";
+  all("canvas").forEach((canvas, pane) => {
+    canvas.setAttribute("aria-label", `${captions[pane].textContent}${place}`);
+  });
   find(".scrubber").value = state.frame;
   find(".frame").textContent = `${state.frame + 1} / ${clip.frames}`;
   moveCursor();
@@ -153,13 +160,24 @@ function play() {
   requestAnimationFrame(tick);
 }
 
+function view(mode) {
+  state.mode = mode;
+  arrange();
+}
+
 const actions = {
+  side: () => view("side"),
+  wipe: () => view("wipe"),
+  flipping: () => view("flip"),
+  difference: () => view("difference"),
+  first: () => { stop(); show(0); },
+  last: () => { stop(); show(state.clip.frames - 1); },
   play: () => (state.playing ? stop() : play()),
   back: () => { stop(); show(state.frame - 1); },
   forward: () => { stop(); show(state.frame + 1); },
   worst: () => { if (state.clip.worst !== null) { stop(); show(state.clip.worst); } },
   flip: () => {
-    if (state.mode !== "flip") { state.mode = "flip"; state.other = true; return arrange(); }
+    if (state.mode !== "flip") { state.other = true; return view("flip"); }
     state.other = !state.other;
     draw();
   },
@@ -182,7 +200,7 @@ function wipe(event) {
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (button && button.dataset.mode) { state.mode = button.dataset.mode; arrange(); }
+  if (button && button.dataset.mode) view(button.dataset.mode);
   else if (button && actions[button.dataset.action]) actions[button.dataset.action]();
   else if (event.target.closest("svg.curve")) seek(event);
 });

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch.nn import functional as F
@@ -15,10 +14,10 @@ from accel.attention.low_precision import DenseKernel, LowPrecisionAttention
 from accel.attention.methods.window_residual import WindowResidual
 from accel.attention.plan import KeyPlan
 from accel.method import setting
+from accel.processor import has_instructions
 
 # Scores of one product: they should stay in the cache until the second. 1 to 2 MiB measured best, 8 lose all gain.
 CHUNK_BYTES = 2 << 20
-INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,3 @@ def products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) ->
             torch.softmax(scores, -1, out=weights)
             out[heads, start : start + some] = torch.bmm(weights, v[heads])
     return out.view(*lead, rows, -1)
-
-
-@cache
-def has_instructions() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices faster than float32."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in INSTRUCTIONS)

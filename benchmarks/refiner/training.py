@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accel.anatomy import denoisers_of, inspect
-from accel.call import LATENTS, tensors
+from accel.call import LATENTS, Arguments, tensors
 from accel.samplers.trained.refiner import Refiner, channel_axis, last_layer, new_refiner
 from benchmarks.refiner.recording import Point, Run, Stream, recorded
 
@@ -71,7 +71,7 @@ def train_refiner(
     held_out = max(len(prompts) // 8, 1)
     runs = list(recorded(pipe, prompts, step_counts, batch, len(prompts) - held_out, seed, say, options))
     guidance = float(getattr(pipe, "guidance_scale", 1.0) or 1.0)
-    aim = Aim(guidance, anatomy.guidance_calls.startswith("conditional half"), start)
+    aim = Aim(guidance, _is_batched(runs[0][1]), start)
     refiner = _begun(pipe, anatomy.pipeline, runs[0][1])
     learning = [run for seen, run in runs if seen]
     clock = Clock(minutes, updates)
@@ -87,6 +87,12 @@ def train_refiner(
         extrapolated=round(extrapolated, 4),
     )
     return refiner
+
+
+def _is_batched(run: Run) -> bool:
+    """Whether each call is for two passes of the same latents."""
+    latents = Arguments.pick(next(iter(run.values()))[0].arguments, LATENTS)
+    return latents.shape[0] % 2 == 0 and torch.equal(*latents.chunk(2))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, r
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
+from accel.terminal import waiting
 
 
 class CalibrationRuns(NamedTuple):
@@ -104,9 +105,7 @@ def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
     if not progress:
         yield lambda text: None
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status("recording") as status:
+    with waiting("recording") as status:
         yield status.update
 
 
@@ -167,8 +166,7 @@ def _table(courses: list[RunRecord], anatomy: Anatomy, guidance: float) -> StepT
     """The courses of one denoiser, all with the same noise levels."""
     first = courses[0]
     part = anatomy.denoisers[first.denoiser]
-    batched = anatomy.guidance_calls.startswith("conditional half")
-    products = [found for course in courses if (found := course.inner_products(guidance, batched)) is not None]
+    products = [found for course in courses if (found := course.inner_products(guidance)) is not None]
     gram = np.mean(products, axis=0).tolist() if products else []
     ratios = np.mean([[row.ratio for row in course.rows] for course in courses], axis=0).tolist()
     return StepTable(

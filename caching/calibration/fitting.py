@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +40,7 @@ def calibrations(given: Given) -> list[Calibration]:
         return [given]
     if isinstance(given, (str, os.PathLike)):
         return [Calibration.load(given)]
-    try:
-        several = list(given)
-    except TypeError:
-        told = f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}."
-        raise TypeError(told) from None
+    several: Any = given
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):
+        raise TypeError(f"A calibration is what accel.calibrating or accel.calibrate made, or its file, not {given!r}.")
     return [known for one in several for known in calibrations(one)]

@@ -73,7 +73,7 @@ class OptimalSchedule(CacheMethod):
         measured = None
         if self.features is not None:
             measured = Measured(self.features, denoiser, anatomy.guidance_scale, self.features.misfit(anatomy))
-        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured, self.guard)
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured, self.guard, self.fewest)
 
     @property
     def treats_samples_alike(self) -> bool:

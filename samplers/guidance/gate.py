@@ -16,17 +16,26 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from accel.anatomy import Anatomy
-from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
+from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, tensors
 from accel.clock import StepContext
+from accel.latents import repeats
 from accel.lever import InactiveLever, Lever
 from accel.method import Method
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers.guidance import batched_cfg
-from accel.samplers.guidance.passes import SAME_PROMPTS, AnsweredCall, PassObserver, PassRoles, same_latents
+from accel.samplers.guidance.passes import AnsweredCall, BatchRoles, PassObserver, PassRoles, same_latents
 from accel.samplers.recorded_steps import RecordedStep
+from accel.watched import STATE, why_needed
 
 Tensors = list[torch.Tensor]
+
+# What one of so many equal parts of a batch is called, and how much it is.
+PIECES = {2: "half", 3: "third"}
+PARTS = {2: "half", 3: "a third"}
+
+UNHEARD = "the pipeline makes its updates where nobody hears them, so it was not seen what becomes of its passes"
+ENTANGLED = "the denoiser tells the passes of a batch by their place (perturbed attention), so none can run alone"
 
 
 class GuidanceDecision(NamedTuple):
@@ -103,35 +112,51 @@ class GuidanceMethod(Method, lever="guidance", abstract=True):
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.guidance_calls == "more than two":
             return InactiveLever(
-                self, f"{anatomy.pipeline} combines more than two passes, so none is left out: take a cache."
+                self, f"{anatomy.pipeline} combines several calls in each step, so none is left out: take a cache."
             )
         return GuidanceGate(self, anatomy)
 
 
 @dataclass
+class _OtherPass:
+    """How a pass stands that may be left out."""
+
+    policy: GuidancePolicy
+    away: bool = False  # its outputs were made up since the last time that both were evaluated
+
+
+@dataclass
 class _GuidanceState:
-    """How one denoiser stands in this run."""
+    """How the passes of one stream stand in this run that may be left out: one, or several parts of a batch."""
 
     key: object
-    policy: GuidancePolicy
-    halved: bool = False  # the conditional half of the batch has gone on alone
-    cached: bool = False  # a lever below has a say in its calls, so that each half needs a history of its own
-    away: bool = False  # unconditional outputs were made up since the last time that both were evaluated
+    passes: list[_OtherPass]
+    halved: bool = False  # the conditional part of the batch has gone on alone
+    cached: bool = False  # a lever below has a say in its calls, so that each part needs a history of its own
+
+    def decide(self, context: StepContext, computed: bool) -> GuidanceDecision:
+        """All of them are left out, or none is."""
+        verdicts = [one.policy.decide(context, computed) for one in self.passes]
+        return next((verdict for verdict in verdicts if not verdict.drop), verdicts[0])
+
+    @property
+    def resumes(self) -> bool:
+        return any(one.policy.resumes for one in self.passes)
 
 
 class GuidanceGate(Lever):
     """Replaces unconditional passes where the method says so; what it makes up never reaches the levers below.
 
-    Which call is which is seen: named calls (`cache_context`, guiders) say so themselves, and so does a batch of the
-    same latents twice with two kinds of prompts, where the pipeline says that guidance is on and it is on record which
-    half is which. All others run as they are until their first update, where what the scheduler is given says whether
-    this is guidance, and which output is the conditional one (`accel.samplers.guidance.passes`).
+    Which call is which is seen: named calls (`cache_context`, guiders) say so themselves. All others run as they are
+    until their first update, where what the scheduler is given says whether this is guidance, and which output is the
+    conditional one (`accel.samplers.guidance.passes`); the first step's outputs count as measured then.
     Two calls per step: the unconditional call gets its output and goes no further. One batched call: the conditional
-    half goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the output is put
+    part goes on alone, as a stream of its own, so that a cache never mixes batches of two sizes, and the output is put
     together again. A pass that comes and goes returns in the batch, so there is one launch in each step; where a cache
-    is behind, it returns as a second half call, so that each half has one unbroken history, and caches that do not look
-    inside of the denoiser have both evaluated in one launch even then. Anything else (tiles, perturbed passes, batches
-    of three, guidance that is off) passes untouched.
+    is behind, it returns as a second call, so that each part has one unbroken history, and caches that do not look
+    inside of the denoiser have all evaluated in one launch even then. Of several passes besides the conditional one
+    (a picture to edit) all are left out, or none. Anything else (tiles, perturbed passes, guidance that is off) passes
+    untouched.
     State is per denoiser and starts anew with every run and shape.
     """
 
@@ -143,43 +168,60 @@ class GuidanceGate(Lever):
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self._open()
 
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self._has_true_scale = "true_cfg_scale" in given
+        return {}
+
     def _open(self) -> None:
         """Starts the account of a pipeline call."""
         self._seen = self._peak = self._extra = 0
         self._dropped: Counter[str] = Counter()
         self._kept: Counter[str] = Counter()
+        self._why_none, self._has_true_scale, self._came = "", False, False
 
     def reset(self) -> None:
-        self._courses: dict[str, _GuidanceState] = {}
+        self._courses: dict[tuple[str, str], _GuidanceState] = {}
         self._asked: dict[str, AnsweredCall] = {}
-        self._pairs: dict[str, batched_cfg.KnownPairs] = {}
+        self._batches: dict[str, batched_cfg.RepeatedBatches] = {}
         self._watch = PassObserver()
+        self._needed: dict[str, str] = {}  # by denoiser, why its calls must be made as they are
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
+        self._came = True
         roles = self._watch.roles.get(call.denoiser, PassRoles())
         if call.stream in roles.conditional or call.stream in roles.unconditional:
             return self._two_calls(call, proceed, roles)
-        if call.guided is False:
-            self._watch.why_none = "no unconditional pass was seen: guidance is off at this scale"
-        if call.guided is False or self.anatomy.guidance_calls == "two calls":
+        if call.entangled:
+            self._why_none = ENTANGLED
+        elif call.guided is False:
+            self._why_none = "no unconditional pass was seen: guidance is off at this scale"
+        if call.entangled or self.anatomy.guidance_calls == "two calls":
             return proceed(call)
-        pairs = self._pairs.setdefault(call.denoiser, batched_cfg.KnownPairs())
-        if not self._may_be_pair(call, pairs):
-            outcome = proceed(call)
-        elif (course := self._course_of_pair(call, pairs)) is None:
-            outcome = self._looked_at(call, pairs, proceed(call))
-        else:
-            verdict = course.policy.decide(call.context, True)
-            apart = course.halved and course.cached and course.policy.resumes
-            if verdict.drop or apart:
-                outcome = self._halves(call, proceed, course, None if verdict.drop else batched_cfg.BothHalves(call))
-            else:
-                outcome = self._batch(call, proceed, course, verdict)
-        self._watch.observe_call(AnsweredCall(call, outcome))
+        batches = self._batches.setdefault(call.denoiser, batched_cfg.RepeatedBatches())
+        splits = batches.may_be_passes(call)
+        known = self._known_batch(call, roles) if splits else None
+        if known is not None and repeats(call, known.sizes or batches.sizes, known.parts):
+            return self._passes(call, proceed, known)
+        outcome = proceed(call)
+        if batches.several and roles.batch is not None:
+            self._why_none = "each step has several batches alike, from which guidance would be left out apart"
+        elif reason := self._why_needed(call, outcome):
+            self._why_none = f"{reason}, so no pass is left out"
+        elif known is not None:  # where only the output tells what of the batch is the latents
+            batches.sizes = tuple(tensors(outcome.output)[0].shape[1:])
+            return self._whole(call, outcome, known) if repeats(call, batches.sizes, known.parts) else outcome
+        elif self._watch.is_open(call.denoiser):
+            self._watch.observe(AnsweredCall(call, outcome, splits))
         return outcome
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        self._watch.observe_step(arguments)
+        told = self._watch.observe_step(arguments)
+        batch = self._watch.roles[told[0].call.denoiser].batch if told else None
+        if batch is not None:
+            self._whole(told[0].call, told[0].outcome, batch)
+        for other in told[1:]:
+            self._seen += 1
+            self._settled(self._course(other.call, other.call.latents).passes[0], told[0], other.call, other.outcome)
         return result
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
@@ -187,167 +229,177 @@ class GuidanceGate(Lever):
         reason = f"{dropped} of {self._seen} unconditional passes left out"
         if dropped:
             reason += f" ({', '.join(f'{count}: {why}' for why, count in self._dropped.most_common(3))})"
+        elif not self._came:
+            reason = "no latents were found in the denoiser's calls, so it was not seen what these are for"
         elif not self._seen and self.anatomy.embedded_guidance:
-            reason = (
-                "the guidance scale is an input of this model and there was no unconditional pass to leave out; "
-                "with true_cfg_scale above 1 and a negative prompt there is one"
-            )
+            reason = "the guidance scale is an input of this model and there was no unconditional pass to leave out"
+            if self._has_true_scale:
+                reason += "; with true_cfg_scale above 1 and a negative prompt there is one"
         elif not self._seen:
-            reason = self._watch.why_none
-        elif self._kept:
-            reason += f" ({self._kept.most_common(1)[0][0]})"
+            reason = self._why_none or (self._watch.why_none if self._watch.heard else UNHEARD)
+        elif self._kept or self._why_none:
+            reason += f" ({self._kept.most_common(1)[0][0] if self._kept else self._why_none})"
         if self._extra:
-            reason += f"; {self._extra} more launches, because the cache behind it looks into each half of a batch"
+            reason += f"; {self._extra} more launches, because the cache behind it looks into each part of a batch"
         return LeverReport("guidance", str(self.method), dropped > 0, reason, self._peak)
 
     def _two_calls(self, call: DenoiserCall, proceed: Proceed, roles: PassRoles) -> DenoiserResult:
         if call.stream in roles.conditional:
             outcome = proceed(call)
             self._asked[call.denoiser] = AnsweredCall(call, outcome)
+            if reason := self._why_needed(call, outcome):
+                self._why_none = f"{reason}, so no pass is left out"
             return outcome
         asked = self._asked.get(call.denoiser)
-        if asked is None or not same_latents(call, asked.call):
+        if asked is None or not same_latents(call, asked.call) or self._needed.get(call.denoiser):
             return proceed(call)
         course = self._course(call, call.latents)
-        left_out = self._left_out(course, asked, call)
-        return self._settled(course, asked, call, proceed(call)) if left_out is None else left_out
+        verdict = self._verdict(course, asked)
+        if verdict.drop:
+            return self._left_out(course.passes[0], asked, call, verdict)
+        return self._settled(course.passes[0], asked, call, proceed(call))
 
-    def _may_be_pair(self, call: DenoiserCall, pairs: batched_cfg.KnownPairs) -> bool:
-        """Whether the batch may be both passes of guidance."""
-        known = self._watch.roles.get(call.denoiser)
-        if pairs.are_pairs(call) and (known is None or known.last is not None):
-            return True
-        if pairs.alike and call.guided and batched_cfg.same_input(call, None):
-            self._watch.why_none = SAME_PROMPTS
-        return False
+    def _why_needed(self, call: DenoiserCall, outcome: DenoiserResult) -> str:
+        """Why the denoiser's calls must be made as they are; in full it is asked once in a run."""
+        if call.denoiser not in self._needed:
+            self._needed[call.denoiser] = why_needed(call, outcome.output)
+        elif carries_state(outcome.output):
+            self._needed[call.denoiser] = STATE
+        return self._needed[call.denoiser]
 
-    def _course_of_pair(self, call: DenoiserCall, pairs: batched_cfg.KnownPairs) -> _GuidanceState | None:
-        """The denoiser's state, where it is known before the evaluation that the batch is both passes, and which is
-        which.
-        """
-        last = self._conditional_half_is_last(call)
-        self._last = last is not False
-        known = last is not None and batched_cfg.same_input(call, pairs.outputs)
-        return self._course(call, self._half(call, call.latents)) if known else None
-
-    def _looked_at(self, call: DenoiserCall, pairs: batched_cfg.KnownPairs, outcome: DenoiserResult) -> DenoiserResult:
-        """The result for a batch of which only the output can tell what it was."""
-        pairs.outputs = tensors(outcome.output)
-        if not batched_cfg.same_input(call, pairs.outputs):
-            return outcome
-        if self._conditional_half_is_last(call) is not None:
-            return self._whole(call, outcome)
-        sides = [tensors(batched_cfg.half_output(call, outcome.output, side)) for side in (False, True)]
-        self._watch.observe_halves(call, *(torch.stack(side) if call.is_list else side[0] for side in sides))
-        return outcome
-
-    def _batch(
-        self, call: DenoiserCall, proceed: Proceed, course: _GuidanceState, verdict: GuidanceDecision
-    ) -> DenoiserResult:
-        """Both halves in the batch that they came in."""
-        self._kept[verdict.reason] += 1
-        # What a lever below remembers of the half that goes on alone must outlive a visit of the whole.
-        whole = replace(call, leader=False) if course.halved and course.policy.resumes else call
-        outcome = proceed(whole)
-        course.cached = outcome.code is not Code.COMPUTED
-        call.raw_output, self._pairs[call.denoiser].outputs = whole.raw_output, tensors(outcome.output)
-        return self._whole(call, outcome)
-
-    def _conditional_half_is_last(self, call: DenoiserCall) -> bool | None:
-        """None where neither the run nor the record of this pipeline says so, or guidance is off."""
-        seen = self._watch.roles.get(call.denoiser)
-        if seen is not None:
-            return seen.last
-        recorded = {"conditional half last": True, "conditional half first": False}
+    def _known_batch(self, call: DenoiserCall, roles: PassRoles) -> BatchRoles | None:
+        """What such batches are, where the run or the record of this pipeline says so."""
+        if roles.batch is not None:
+            return roles.batch if (roles.batch.layout, roles.batch.guided) == (call.layout, call.guided) else None
+        recorded = {"conditional half last": BatchRoles(2, 1), "conditional half first": BatchRoles(2, 0)}
         return recorded.get(self.anatomy.guidance_calls) if call.guided else None
 
-    def _halves(
-        self, call: DenoiserCall, proceed: Proceed, course: _GuidanceState, both: batched_cfg.BothHalves | None
-    ) -> DenoiserResult:
-        """The conditional half alone, then whatever replaces the other; `both` where that is evaluated as well."""
-        course.halved = True
-        half = batched_cfg.split_half(call, self._last, "conditional")
-        other = replace(batched_cfg.split_half(call, not self._last, "unconditional"), leader=False)
-        if both is not None:
-            half.evaluate_both, other.evaluate_both = (
-                partial(both.half_result, self._last),
-                partial(both.half_result, not self._last),
-            )
-        asked = AnsweredCall(half, proceed(half))
-        outcome = self._left_out(course, asked, other)
-        if outcome is None:
-            outcome = self._settled(course, asked, other, proceed(other))
-        self._extra += max(len(call.launch_sizes) - 1, 0)
-        reason = f"in halves: {outcome.reason}" if outcome.action == "computed" else f"half the batch: {outcome.reason}"
-        return asked.outcome._replace(output=self._joined(call, outcome.output, asked.outcome.output), reason=reason)
+    def _passes(self, call: DenoiserCall, proceed: Proceed, batch: BatchRoles) -> DenoiserResult:
+        """The result for a batch of which it is known what it is."""
+        course = self._course(call, self._main(call, call.latents, batch), len(batch.others))
+        verdict = course.decide(call.context, True)
+        if verdict.drop:
+            return self._in_parts(call, proceed, course, batch, None)
+        if course.halved and course.cached and course.resumes:
+            return self._in_parts(call, proceed, course, batch, batched_cfg.AllParts(call, batch.parts))
+        self._kept[verdict.reason] += 1
+        # What a lever below remembers of the part that goes on alone must outlive a visit of the whole.
+        whole = replace(call, leader=False) if course.halved and course.resumes else call
+        outcome = proceed(whole)
+        call.raw_output = whole.raw_output
+        return self._whole(call, outcome, batch)
 
-    def _left_out(self, course: _GuidanceState, asked: AnsweredCall, call: DenoiserCall) -> DenoiserResult | None:
-        """The result for an unconditional call of its own, after the conditional one, where it is left out."""
-        policy = course.policy
-        verdict = policy.decide(call.context, asked.outcome.action == "computed")
-        self._seen += 1
-        if not verdict.drop:
-            self._kept[verdict.reason] += 1
-            return None
-        course.away = True
-        self._dropped[verdict.reason] += 1
-        output = rebuilt(asked.outcome.output, policy.substitute_output(_conditional(asked, call)))
-        self._weigh(policy)
+    def _in_parts(
+        self,
+        call: DenoiserCall,
+        proceed: Proceed,
+        course: _GuidanceState,
+        batch: BatchRoles,
+        every: batched_cfg.AllParts | None,
+    ) -> DenoiserResult:
+        """The conditional part alone, then whatever replaces the others; `every` where these are evaluated as well."""
+        course.halved = True
+        names = _part_names(batch)
+        parts = [batched_cfg.split_part(call, index, batch.parts, name) for index, name in enumerate(names)]
+        for index, part in enumerate(parts):
+            part.leader = part.leader and index == batch.main
+            part.evaluate_both = None if every is None else partial(every.part_result, index)
+        asked = AnsweredCall(parts[batch.main], proceed(parts[batch.main]))
+        verdict, results = self._verdict(course, asked), {batch.main: asked.outcome}
+        for index, other in zip(batch.others, course.passes, strict=True):
+            results[index] = (
+                self._left_out(other, asked, parts[index], verdict)
+                if verdict.drop
+                else self._settled(other, asked, parts[index], proceed(parts[index]))
+            )
+        self._extra += max(len(call.launch_sizes) - 1, 0)
+        told, share = results[batch.others[0]], PARTS[batch.parts]
+        reason = f"in parts: {told.reason}" if told.action == "computed" else f"{share} of the batch: {told.reason}"
+        output = batched_cfg.join_parts(call, [results[index].output for index in range(batch.parts)])
+        return asked.outcome._replace(output=output, reason=reason)
+
+    def _verdict(self, course: _GuidanceState, asked: AnsweredCall) -> GuidanceDecision:
+        """Whether the other passes are left out, after the conditional one."""
+        verdict = course.decide(asked.call.context, asked.outcome.action == "computed")
+        self._seen += len(course.passes)
+        (self._dropped if verdict.drop else self._kept)[verdict.reason] += len(course.passes)
+        return verdict
+
+    def _left_out(
+        self, other: _OtherPass, asked: AnsweredCall, call: DenoiserCall, verdict: GuidanceDecision
+    ) -> DenoiserResult:
+        """The result for an unconditional call of its own that is left out."""
+        other.away = True
+        output = rebuilt(asked.outcome.output, other.policy.substitute_output(_conditional(asked, call)))
+        self._weigh()
         return DenoiserResult(output, "dropped", verdict.reason)
 
     def _settled(
-        self, course: _GuidanceState, asked: AnsweredCall, call: DenoiserCall, outcome: DenoiserResult
+        self, other: _OtherPass, asked: AnsweredCall, call: DenoiserCall, outcome: DenoiserResult
     ) -> DenoiserResult:
         """Its result, where the levers below gave this one."""
-        now, policy, answers = _conditional(asked, call), course.policy, tensors(outcome.output)
+        now, answers = _conditional(asked, call), tensors(outcome.output)
         both = None
         if asked.call.raw_output is not None and call.raw_output is not None:
             both = EvaluatedPair(tensors(asked.call.raw_output), tensors(call.raw_output))
         # A cache's correction makes up for forecasts, from which the outputs left out in between were made as well.
-        moved = _move_results(answers, now.outputs, both.conditional) if both is not None and course.away else None
-        changed = policy.observe_both(now, moved or answers, both) or moved
-        course.away = course.away and both is None
-        self._weigh(policy)
+        moved = _move_results(answers, now.outputs, both.conditional) if both is not None and other.away else None
+        changed = other.policy.observe_both(now, moved or answers, both) or moved
+        other.away = other.away and both is None
+        self._weigh()
         return outcome if changed is None else outcome._replace(output=rebuilt(outcome.output, changed))
 
-    def _whole(self, call: DenoiserCall, outcome: DenoiserResult) -> DenoiserResult:
-        """Both halves have been computed in one call."""
-        conditional = batched_cfg.half_output(call, outcome.output, self._last)
-        unconditional = batched_cfg.half_output(call, outcome.output, not self._last)
-        latents, both = self._half(call, call.latents), None
+    def _whole(self, call: DenoiserCall, outcome: DenoiserResult, batch: BatchRoles) -> DenoiserResult:
+        """All parts have been computed in one call."""
+        outputs = [batched_cfg.part_output(call, outcome.output, index, batch.parts) for index in range(batch.parts)]
+        latents, raw = self._main(call, call.latents, batch), None
         if call.raw_output is not None:
-            sides = (batched_cfg.half_output(call, call.raw_output, side) for side in (self._last, not self._last))
-            both = EvaluatedPair(*map(tensors, sides))
-        now = ConditionalPass(call.context, latents, tensors(conditional), call.is_list, call.weight)
-        policy = self._course(call, latents).policy
-        self._seen += 1
-        changed = policy.observe_both(now, tensors(unconditional), both)
-        self._weigh(policy)
-        if changed is None:
-            return outcome
-        return outcome._replace(output=self._joined(call, rebuilt(unconditional, changed), conditional))
+            raw = [
+                tensors(batched_cfg.part_output(call, call.raw_output, at, batch.parts)) for at in range(batch.parts)
+            ]
+        now = ConditionalPass(call.context, latents, tensors(outputs[batch.main]), call.is_list, call.weight)
+        course = self._course(call, latents, len(batch.others))
+        course.cached = outcome.code is not Code.COMPUTED
+        self._seen += len(course.passes)
+        moved = False
+        for index, other in zip(batch.others, course.passes, strict=True):
+            both = EvaluatedPair(raw[batch.main], raw[index]) if raw is not None else None
+            changed = other.policy.observe_both(now, tensors(outputs[index]), both)
+            if changed is not None:
+                outputs[index], moved = rebuilt(outputs[index], changed), True
+        self._weigh()
+        return outcome._replace(output=batched_cfg.join_parts(call, outputs)) if moved else outcome
 
-    def _half(self, call: DenoiserCall, latents: Tensors) -> Tensors:
-        """The conditional half of the latents."""
+    def _main(self, call: DenoiserCall, latents: Tensors, batch: BatchRoles) -> Tensors:
+        """The conditional part of the latents."""
         if call.is_list:
-            middle = len(latents) // 2
-            return latents[middle:] if self._last else latents[:middle]
-        return tensors(batched_cfg.half_output(call, latents, self._last))
+            size = len(latents) // batch.parts
+            return latents[batch.main * size : (batch.main + 1) * size]
+        return tensors(batched_cfg.part_output(call, latents, batch.main, batch.parts))
 
-    def _joined(self, call: DenoiserCall, unconditional: Any, conditional: Any) -> Any:
-        first, second = (unconditional, conditional) if self._last else (conditional, unconditional)
-        return batched_cfg.join_halves(call, first, second)
-
-    def _course(self, call: DenoiserCall, latents: Tensors) -> _GuidanceState:
+    def _course(self, call: DenoiserCall, latents: Tensors, others: int = 1) -> _GuidanceState:
+        name = call.denoiser, call.stream
         key = [(tensor.shape, tensor.dtype, tensor.device) for tensor in latents]
-        known = self._courses.get(call.denoiser)
+        known = self._courses.get(name)
         if known is None or known.key != key:
-            known = self._courses[call.denoiser] = _GuidanceState(key, self.method.policy(self.anatomy))
+            passes = [_OtherPass(self.method.policy(self.anatomy)) for _ in range(others)]
+            known = self._courses[name] = _GuidanceState(key, passes)
         return known
 
-    def _weigh(self, policy: GuidancePolicy) -> None:
-        held = sum(tensor.numel() * tensor.element_size() for tensor in policy.kept_tensors())
+    def _weigh(self) -> None:
+        kept = [other.policy.kept_tensors() for course in self._courses.values() for other in course.passes]
+        held = sum(tensor.numel() * tensor.element_size() for tensors in kept for tensor in tensors)
         self._peak = max(self._peak, held)
+
+
+def _part_names(batch: BatchRoles) -> list[str]:
+    """What the streams of a batch's parts are called."""
+    piece = PIECES[batch.parts]
+    names = [f"unconditional {piece}"] * batch.parts
+    for number, index in enumerate(batch.others[1:], 2):
+        names[index] += f" {number}"
+    names[batch.main] = f"conditional {piece}"
+    return names
 
 
 def _conditional(asked: AnsweredCall, call: DenoiserCall) -> ConditionalPass:

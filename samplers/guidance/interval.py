@@ -28,6 +28,7 @@ class GuidanceInterval(GuidanceMethod):
     has 0.28 and 5.42 for SDXL), which means the same at every step count; "fraction" is what is left of the run, 1 at
     its first step and towards 0 at its last: low=0.4 guides the first 60 percent of the steps.
 
+    Where both passes are one batch, the first step has both: which is which is seen from what becomes of them.
     It is decided beforehand: no measurement, no host sync in two-call pipelines, no memory. A cut at the end changes
     little, as in AdaptiveGuidance. A cut at the beginning (high) changes the picture as a whole; the paper does that
     for quality and diversity, together with a larger guidance scale: do not use it where the picture should stay the

@@ -1,135 +1,203 @@
-"""Which of two outputs is the conditional one: read off the first step, from what the pipeline makes of them."""
+"""What each of the pipeline's calls is for: read off the first step, from what the pipeline makes of their outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from accel import conventions
-from accel.call import DenoiserCall, DenoiserResult, noise_part, tensors
+from accel.call import DenoiserCall, DenoiserResult, tensors
+from accel.latents import arranged_like, repeats
+from accel.samplers.guidance import batched_cfg
+from accel.samplers.guidance.combination import main_output
 
-# What may be left unexplained, as a share of the guided difference: rounding in 16 bits, scales that differ by frame.
-UNEXPLAINED = 0.25
+# Steps in a row that may say nothing (a first one whose outputs are set to zero), before it is given up.
+TRIES = 3
 
-SAME_PROMPTS = "both passes were given the same prompt, so their answers are equal and nothing tells them apart"
+SAME_OUTPUT = "both passes gave the same output, as with one prompt for both, and nothing tells them apart"
+NO_GUIDANCE = "several passes were seen, and what becomes of them is not classifier-free guidance"
+CONDITIONAL_LATER = "the unconditional pass comes first here, when there is nothing yet to make it from"
 
 
 @dataclass(frozen=True)
-class PassPair:
-    """Two outputs for the same latents in one step, and the streams that they came in: one, if they are halves."""
+class BatchRoles:
+    """A batch of several passes of the same latents: how many, and which of them is the conditional one.
 
-    first: torch.Tensor
-    second: torch.Tensor
-    streams: tuple[str, ...]
-
-
-def conditional_first(shown: PassPair, given: torch.Tensor, sample: torch.Tensor) -> bool | None:
-    """Whether the first output is the conditional one; None where this is no guidance, or it cannot be decided.
-
-    given: what the scheduler was given for this step; sample: the latents that it was given with it. Guidance gives
-    u + s (c - u) with s > 1, which pipelines may negate, rescale or convert (a velocity to a clean sample, by the
-    latents). So `given` is k (a first + b second), plus a share of the sample if need be, with a + b = 1, and that of
-    the conditional output is the one above 1. Costs a host sync.
+    layout, guided: of the batches that this is known of. sizes: of one sample of the noisy latents in them.
     """
-    if given.shape[0] == 2 * shown.first.shape[0] and torch.equal(*given.chunk(2)):  # loops that keep both halves
-        given, sample = given.chunk(2)[0], sample.chunk(2)[0]
-    one, other = _like(shown.first, given), _like(shown.second, given)
-    if one is None or other is None or sample.shape != given.shape:
-        return None
-    first, second, target, latents = (part.detach().double().flatten().cpu() for part in (one, other, given, sample))
-    mean, difference = (first + second) / 2, second - first
-    for columns in ([mean, difference], [mean, difference, latents]):
-        table = torch.stack(columns, 1)
-        weights = torch.linalg.lstsq(table, target[:, None]).solution[:, 0]
-        missed, guided = target - table @ weights, weights[1] * difference
-        if guided.norm() > 0 and missed.norm() <= UNEXPLAINED * guided.norm():
-            share = float(weights[1] / weights[0]) if weights[0] else 0.0  # s - 1/2, if the second is conditional
-            return share < 0 if abs(share) > 0.5 else None
-    return None
 
+    parts: int
+    main: int
+    layout: object = None
+    guided: bool | None = None
+    sizes: tuple[int, ...] | None = None
 
-def _like(answer: torch.Tensor, given: torch.Tensor) -> torch.Tensor | None:
-    """What of an output the scheduler was given: learned variances are left out, axes of one entry squeezed."""
-    return answer.reshape(given.shape) if answer.numel() == given.numel() else noise_part(answer, given)
+    @property
+    def others(self) -> list[int]:
+        return [index for index in range(self.parts) if index != self.main]
 
 
 @dataclass(frozen=True)
 class PassRoles:
-    """The streams of conditional and unconditional calls; of batches of both, whether the last half is conditional
-    (None: a batch is not known to be of both).
-    """
+    """The streams of conditional and unconditional calls, and what is known of batches of both."""
 
     conditional: tuple[str, ...] = conventions.CONDITIONAL_CALLS
     unconditional: tuple[str, ...] = conventions.UNCONDITIONAL_CALLS
-    last: bool | None = None
+    batch: BatchRoles | None = None
 
 
 @dataclass
 class AnsweredCall:
-    """A call and its result."""
+    """A call and its result. splits: whether it is the one call of its step for such a batch."""
 
     call: DenoiserCall
     outcome: DenoiserResult
+    splits: bool = False
+
+
+@dataclass
+class _Sight:
+    """What was seen of one denoiser in the step that is in progress, and in how many before it."""
+
+    answered: list[AnsweredCall] = field(default_factory=list)
+    steps: int = 0
+    tries: int = 0  # steps that had several outputs for the same latents, and said nothing
 
 
 class PassObserver:
-    """Finds out what each denoiser's calls are for, in a run: keeps what may be the two outputs of guidance until it is
-    seen what the pipeline makes of them, in the first step that has them.
+    """Finds out what each denoiser's calls are for, in a run: keeps the outputs of a step until it is seen what the
+    pipeline makes of them, in the first step that has several.
     """
 
     def __init__(self) -> None:
         self.roles: dict[str, PassRoles] = {}
+        self.heard = False  # whether there was an update
         self.why_none = "no unconditional pass was seen"
-        self._asked: dict[str, AnsweredCall] = {}
-        self._shown: dict[str, PassPair | None] = {}  # None: more outputs for the same latents than two
+        self._seen: dict[str, _Sight] = {}
 
-    def observe_halves(self, call: DenoiserCall, first: torch.Tensor, second: torch.Tensor) -> None:
-        """The halves of a batch, for the same latents, have their outputs."""
-        if call.denoiser not in self.roles:
-            self._shown[call.denoiser] = PassPair(first, second, (call.stream,))
+    def is_open(self, denoiser: str) -> bool:
+        """Whether more is to be found out about this denoiser's calls."""
+        known = self._seen.get(denoiser)
+        return denoiser not in self.roles and (known is None or known.tries < TRIES)
 
-    def observe_call(self, asked: AnsweredCall) -> None:
+    def observe(self, asked: AnsweredCall) -> None:
         """A call without a name has its output."""
-        name = asked.call.denoiser
-        if name in self.roles:
-            return
-        before = self._asked.get(name)
-        if before is None or not same_latents(asked.call, before.call):
-            self._asked[name] = asked
-        elif name in self._shown:
-            self._shown[name] = None
-        else:
-            first, second = (tensors(one.outcome.output)[0] for one in (before, asked))
-            if first.shape == second.shape:
-                self._shown[name] = PassPair(first, second, (before.call.stream, asked.call.stream))
+        if self.is_open(asked.call.denoiser):
+            self._seen.setdefault(asked.call.denoiser, _Sight()).answered.append(asked)
 
-    def observe_step(self, arguments: Mapping[str, Any]) -> None:
-        """The scheduler has made an update with these arguments."""
+    def observe_step(self, arguments: Mapping[str, Any]) -> list[AnsweredCall]:
+        """The scheduler has made an update with these arguments. Returns the calls whose roles that has told."""
+        self.heard = True
         given, sample = arguments.get("model_output"), arguments.get("sample")
-        for denoiser, shown in self._shown.items():
-            if shown is None:
-                self.why_none = "more than two passes of each step are combined"
-            elif isinstance(given, torch.Tensor) and isinstance(sample, torch.Tensor):
-                self.roles[denoiser] = self._roles_of(shown, conditional_first(shown, given, sample))
-        self._shown.clear()
-        self._asked.clear()
+        told: list[AnsweredCall] = []
+        for denoiser, sight in self._seen.items():
+            answered, sight.answered = sight.answered, []
+            sight.steps += 1
+            if answered and isinstance(given, torch.Tensor) and isinstance(sample, torch.Tensor):
+                told += self._found_out(denoiser, answered, given, sample)
+        return told
 
-    def _roles_of(self, shown: PassPair, first: bool | None) -> PassRoles:
-        """What that has told of the calls to come."""
-        if torch.equal(shown.first, shown.second):
-            self.why_none = SAME_PROMPTS
-        elif first is None:
-            self.why_none = "two passes were seen, and what becomes of them is not classifier-free guidance"
-        elif len(shown.streams) == 1:
-            return PassRoles(last=not first)
-        elif first:
-            return PassRoles((shown.streams[0],), (shown.streams[1],))
+    def _found_out(
+        self, denoiser: str, answered: list[AnsweredCall], given: torch.Tensor, sample: torch.Tensor
+    ) -> list[AnsweredCall]:
+        first = answered[0]
+        if self._seen[denoiser].steps <= TRIES and _is_kept_twice(given, first):
+            given, sample = given.chunk(2)[0], sample.chunk(2)[0]
+        parts = _parts(first, given, sample)
+        batch = first if parts > 1 else None
+        shown = _outputs(first, parts) if batch is not None else []
+        alone = [one for one in answered if one is not batch and _is_about(one.call, first.call, parts)]
+        shown += [_first_output(one) for one in alone]
+        if len(shown) < 2 or any(one.shape != shown[0].shape for one in shown):
+            if first.splits and (first.call.guided or first.call.rows > given.shape[0]):
+                self.why_none = NO_GUIDANCE
+            return []
+        self._seen[denoiser].tries += 1
+        if all(torch.equal(shown[0], one) for one in shown[1:]):
+            self.why_none = SAME_OUTPUT
+            return []
+        main = main_output(_arranged(shown, first, parts, sample), given, sample)
+        if main is None:
+            self.why_none = NO_GUIDANCE
+        elif batch is not None and main < parts:
+            call = batch.call
+            roles = BatchRoles(parts, main, call.layout, call.guided, _sizes(call, parts, sample))
+            self.roles[denoiser] = PassRoles(batch=roles)
+            return [batch]
+        elif batch is None and main == 0:
+            streams = [one.call.stream for one in alone]
+            self.roles[denoiser] = PassRoles((streams[0],), tuple(streams[1:]))
+            return alone
         else:
-            self.why_none = "the unconditional pass comes first here, when there is nothing yet to make it from"
-        return PassRoles()
+            self.why_none = CONDITIONAL_LATER
+            self._seen[denoiser].tries = TRIES
+        return []
+
+
+def _is_kept_twice(given: torch.Tensor, asked: AnsweredCall) -> bool:
+    """Whether the loop keeps both halves of the latents and gives the scheduler the guided output twice (DiT)."""
+    if not asked.splits or given.shape[0] != asked.call.rows or given.shape[0] % 2:
+        return False
+    return torch.equal(*given.chunk(2)) and repeats(asked.call, None)
+
+
+def _parts(asked: AnsweredCall, given: torch.Tensor, sample: torch.Tensor) -> int:
+    """Into how many parts the batch falls that are about the same latents, one of which is as much as the scheduler was
+    given; 1 where it is no such batch.
+    """
+    if not asked.splits:
+        return 1
+    size = _first_output(asked).numel()
+    return next(
+        (
+            parts
+            for parts in range(2, batched_cfg.MOST_PARTS + 1)
+            if asked.call.rows == parts * given.shape[0] or size == parts * given.numel()
+            if _sizes(asked.call, parts, sample) is not None
+        ),
+        1,
+    )
+
+
+def _sizes(call: DenoiserCall, parts: int, sample: torch.Tensor) -> tuple[int, ...] | None:
+    """How much of each sample of the latents is noisy: what all parts have in common, at most all that there is."""
+    whole = tuple(call.latents[0].shape if call.is_list else call.latents[0].shape[1:])
+    for sizes in (whole, tuple(sample.shape[1:])):
+        if repeats(call, sizes, parts):
+            return sizes
+    return None
+
+
+def _arranged(shown: list[torch.Tensor], asked: AnsweredCall, parts: int, sample: torch.Tensor) -> list[torch.Tensor]:
+    """The outputs as the pipeline has arranged the latents for its scheduler (frames as samples of a batch)."""
+    latents = None if asked.call.is_list else asked.call.latents[0].chunk(parts)[0]
+    if latents is None or latents.shape == sample.shape or latents.shape != shown[0].shape:
+        return shown
+    arrange = arranged_like(latents, sample)
+    return shown if arrange is None else [arrange(one) for one in shown]
+
+
+def _first_output(asked: AnsweredCall) -> torch.Tensor:
+    found = tensors(asked.outcome.output)
+    return torch.stack(found) if asked.call.is_list else found[0]
+
+
+def _outputs(asked: AnsweredCall, parts: int) -> list[torch.Tensor]:
+    call, output = asked.call, asked.outcome.output
+    found = (tensors(batched_cfg.part_output(call, output, index, parts)) for index in range(parts))
+    return [torch.stack(one) if call.is_list else one[0] for one in found]
+
+
+def _is_about(call: DenoiserCall, first: DenoiserCall, parts: int) -> bool:
+    """Whether a call is about the latents of the first call of its step, or of a part of these."""
+    if parts == 1:
+        return call is first or same_latents(call, first)
+    size = first.rows // parts
+    mine, theirs = (one.latents if one.is_list else list(one.latents[0]) for one in (call, first))
+    return call.rows == size and all(torch.equal(a, b) for a, b in zip(mine, theirs[:size], strict=True))
 
 
 def same_latents(call: DenoiserCall, asked: DenoiserCall) -> bool:

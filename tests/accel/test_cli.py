@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from diffusers import WanPipeline
 import accel
 from accel import pocket
 from accel.caching import Calibration
-from accel.cli import MOVED, main
+from accel.cli import MOVED, main, parser
 from accel.measure import comparison
 from accel.recipe import Recipe
 from tests.tiny import TINY
@@ -144,6 +145,38 @@ def test_inspect_prints_the_anatomy(loaded: list[str], capsys: pytest.CaptureFix
     assert "WanTransformer3DModel" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["inspect", "doctor"])
+def test_inspect_says_what_will_engage_and_what_will_not(
+    name: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "some/model"]) == 0
+    told = capsys.readouterr().out
+    assert "presets that promise something here: lossless, balanced, fast, turbo" in told
+    assert re.search(r"^cache: .*\bEasyCache\b", told, re.MULTILINE)
+    assert "not DeepCache: DeepCache needs the skip connections of a U-Net" in told
+    assert re.search(r"^machine: cpu", told, re.MULTILINE)
+
+
+def test_env_names_the_machine_and_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env"]) == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (told["torch"], told["accel"]) == (torch.__version__, accel.__version__)
+    assert told["ray"] == "not installed" or find_spec("ray")
+
+
+def test_a_size_that_the_pipeline_changed_is_told(
+    loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compare", "some/model", "--prompts", "a", "--recipes", "balanced", "--fewer-steps"]
+    assert main([*given, "--size", "16", "--frames", "7", "--steps", "2", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "The pipeline made 5 frames, not 7." in told
+    assert "balanced: not accelerated: 0 of 4 calls predicted (" in told
+    check = ["inspect", "some/model", "--check", "--prompt", "a", "--size", "16", "--frames", "7", "--steps", "2"]
+    assert main(check) == 0
+    assert "The pipeline made 5 frames, not 7." in capsys.readouterr().out
+
+
 def test_presets_lists_every_preset_with_its_promise(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     printed = capsys.readouterr().out
@@ -159,6 +192,8 @@ def test_presets_lists_every_preset_with_its_promise(capsys: pytest.CaptureFixtu
         (["compare", "some/model"], "which prompts?"),
         (["compare", "some/model", "--prompts", "a", "--repeats", "0"], "repeats must be"),
         (["demo", "--steps", "0"], "steps must be"),
+        (["demo", "--frames", "-5"], "frames must be a whole number of at least 1"),
+        (["demo", "--seed", "9" * 20], "a seed must be a whole number"),
         (["demo", "--prompt", "a corgi surfing"], "'a corgi surfing'"),
     ],
 )
@@ -172,11 +207,60 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            ["compare", "some/model", "--recipes", "quick", "--prompts", "a"],
+            "There is no preset or recipe file 'quick'",
+        ),
+        (["compare", "some/model", "--recipes", "empty.json", "--prompts", "a"], "This recipe is empty"),
+        (["inspect", "some/model", "--check", "quick", "--prompt", "a"], "There is no preset or recipe file 'quick'"),
+        (["inspect", "some/model", "--steps", "8", "--seed", "1"], "--seed, --steps belong to a check: add --check."),
+        (["inspect", "some/model", "--check"], "which prompt?"),
+        (["demo", "--out", "file"], "file is a file; choose a folder"),
+        (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--out", "file/out"], "file is a file"),
+        (["tune", "some/model", "--prompts", "words.txt"], "say either what quality is needed"),
+        (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--levers", "speed"], "levers must be"),
+        (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--minutes", "0"], "minutes must be"),
+        (["calibrate", "some/model", "--prompts", "words.txt", "--out", "folder"], "folder is a folder"),
+    ],
+)
+def test_what_can_be_known_before_a_model_loads_is_told_before(
+    loaded: list[str],
+    command: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name, text in (("file", ""), ("empty.json", "{}"), ("words.txt", "a prompt\n")):
+        (tmp_path / name).write_text(text)
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1
+    assert loaded == []
+
+
 def test_the_daily_commands_are_few(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert sorted(commands) == ["app", "calibrate", "compare", "demo", "inspect", "presets", "render", "tune"]
+    assert commands == ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "presets", "env"]
+
+
+@pytest.mark.parametrize("name", ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "presets", "env"])
+def test_every_help_has_a_purpose_and_examples_that_can_be_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert re.search(r"^[A-Z].*\.$", told, re.MULTILINE), "a sentence"
+    examples = re.findall(r"^  accel (.*)$", told, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert parser().parse_args(shlex.split(example)).command
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

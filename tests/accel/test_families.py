@@ -66,10 +66,9 @@ def test_what_a_row_does_not_say_is_as_in_all_others() -> None:
 
 
 def test_the_longest_beginning_counts() -> None:
-    assert of_pipeline("StableDiffusionXLPipeline").name == "Stable Diffusion 1, 2, XL"
-    assert of_pipeline("StableDiffusion3Pipeline").name == "Stable Diffusion 3"
-    assert of_pipeline("LTXPipeline").guidance_calls == "conditional half last"
-    assert of_pipeline("LTX2ImageToVideoPipeline").guidance_calls == "more than two"
+    assert of_pipeline("LTXPipeline") is ANY
+    assert of_pipeline("LTX2ImageToVideoPipeline").guidance_calls == "conditional half last"
+    assert of_denoiser("Flux2Transformer2DModel").name == "Flux 2"
     assert of_denoiser("HunyuanVideoFramepackTransformer3DModel") is ANY
     assert returns_text_first("FluxTransformerBlock") and not returns_text_first("WanTransformerBlock")
 

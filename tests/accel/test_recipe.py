@@ -124,6 +124,11 @@ def test_an_empty_recipe_survives_a_file(tmp_path: Path) -> None:
     assert accel.Recipe.load(tmp_path / "recipe.json") == accel.Recipe()
 
 
+def test_a_recipe_without_anything_is_none() -> None:
+    with pytest.raises(ValueError, match="This recipe is empty"):
+        accel.Recipe.from_dict({})
+
+
 def test_left_out_parameters_take_their_defaults() -> None:
     recipe = accel.Recipe.from_dict({"cache": {"method": "EasyCache"}})
     assert recipe == accel.Recipe(cache=EasyCache())

@@ -92,7 +92,14 @@ def test_what_skips_nothing_says_so_and_why() -> None:
     pipe, arguments = tiny("wan")
     found = accel.check(pipe, None, "balanced", **arguments)
     assert (found.psnr, found.computed) == (100.0, 1.0)
-    assert "identical output; nothing was skipped: 0 of 16 calls predicted (" in str(found)
+    assert f"{found.label}: not accelerated: 0 of 16 calls predicted (" in str(found)
+
+
+def test_no_recipe_is_the_default_one_and_no_other_thing_is_a_recipe() -> None:
+    pipe, arguments = tiny("wan", num_inference_steps=2)
+    assert accel.check(pipe, None, None, **arguments).label == "balanced"
+    with pytest.raises(TypeError, match="not None"):
+        accel.check(pipe, None, [None], **arguments)
 
 
 def test_where_a_preset_promises_nothing_the_line_says_why() -> None:

@@ -127,6 +127,19 @@ def test_accelerating_again_replaces_the_recipe() -> None:
     assert traces(pipe) == [] and type(pipe) is WanPipeline
 
 
+def test_its_representation_says_what_is_attached() -> None:
+    pipe = build()
+    session = accel.accelerate(pipe, "balanced", guidance=accel.AdaptiveGuidance(), cache=accel.DeepCache())
+    told = repr(session)
+    assert told.startswith("<Session on WanPipeline: cache DeepCache(); guidance AdaptiveGuidance(); ")
+    assert "DeepCache() does not act: DeepCache needs the skip connections" in told
+    with session.suspended():
+        assert repr(session).endswith(", suspended>")
+    assert repr(accel.accelerate(pipe, "fast")).startswith("<Session on WanPipeline: fast: cache OptimalSchedule(")
+    assert repr(accel.accelerate(pipe, accel.Recipe())) == "<Session on WanPipeline: no lever>"
+    assert repr(session) == f"<Session of {session.recipe.label}: restored>"
+
+
 def test_leaving_the_block_restores_even_after_an_error() -> None:
     pipe = build()
     with pytest.raises(KeyError), accel.accelerate(pipe, cache=EVERY_THIRD):

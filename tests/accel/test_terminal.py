@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 import accel
 from accel.rendering.progress import progress
-from accel.terminal import clean, one_line, plain, show, waiting
+from accel.terminal import clean, lines_now_and_then, one_line, plain, show, waiting
 from tests.rendering.studio import worded
 
 HOSTILE = [
@@ -55,6 +58,30 @@ def test_the_signs_of_progress_take_it(text: str, capsys: pytest.CaptureFixture[
         bar.say(text)
         bar.advance(True)
     assert "\x1b]0" not in capsys.readouterr().err
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = threading.Event()
+
+    def text() -> str:
+        asked.set()
+        return "step 3\nof 8"
+
+    with lines_now_and_then(text):
+        pass
+    assert not asked.is_set(), "a short wait says nothing"
+    monkeypatch.setattr("accel.terminal.EVERY", 0.001)
+    with lines_now_and_then(text):
+        assert asked.wait(60)
+    assert re.match(r"accel: 0:\d\d step 3 of 8\n", capsys.readouterr().err)
+
+
+def test_a_terminal_has_signs_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accel.terminal.EVERY", 0.0)
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
+    before = threading.active_count()
+    with lines_now_and_then(lambda: "never"):
+        assert threading.active_count() == before
 
 
 def test_a_comparison_of_recipes_and_prompts_with_such_names(

@@ -29,12 +29,13 @@ PRESET = accel.Recipe(cache=FixedInterval(2, warmup=1, min_steps=1))
 BOUNDARY = accel.Recipe(cache=FixedInterval(3, **GUARDS))
 PROBE = accel.Recipe(cache=TeaCache(1e9, coefficients=(1.0, 0.0), max_skips=2, **GUARDS))
 # One recipe for each way in which a lever stands around something: at the denoiser, listening inside of it, around its
-# modules, in place of their attention, at the scheduler.
+# modules, in place of their attention or of their layers, at the scheduler.
 RECIPES = {
     "boundary": BOUNDARY,
     "probe": PROBE,
     "modules": accel.Recipe(cache=accel.FORA(2, min_steps=1)),
     "attention": accel.Recipe(attention=accel.Radial()),
+    "precision": accel.Recipe(precision=accel.Int8Weights(min_tokens=2)),
     "guidance": accel.Recipe(guidance=accel.GuidanceDelta()),
     "sampler": accel.Recipe(sampler=accel.Euler()),
 }

@@ -54,7 +54,8 @@ def pair(folder: Path, prompt: str = "a <b>bold</b> prompt", **changes: Any) -> 
         psnr_per_frame=(33.0, 32.0, 28.5, 31.0, 100.0),
         worst_frame=2,
         baseline_reused=True,
-        timing_note="The baseline ran earlier.",
+        timing_note="At another pace.",
+        baseline_when=0.0,
         fps=8.0,
         when=0.0,
     )

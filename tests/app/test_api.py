@@ -84,7 +84,8 @@ def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, client
     answer = last(client, SMALL | {"recipe": "lossless"})
     assert answer["pair"]["baseline_reused"]
     computed = served.calls - before
-    assert 0 < computed <= answer["pair"]["computed"]["accelerated"] + 4  # and a warm-up of one or two steps
+    # And a warm-up of one or two steps, and three unaccelerated ones for the pace: a baseline would be 20 calls.
+    assert 0 < computed <= answer["pair"]["computed"]["accelerated"] + 4 + 6
 
 
 def test_sweep_gives_a_point_for_each_value(client: Client) -> None:
@@ -176,7 +177,8 @@ def test_a_client_that_goes_away_stops_its_work(served: Served, client: Client) 
 
 
 def test_tune_ends_with_a_pair(client: Client) -> None:
-    answer = last(client, SMALL | {"steps": 20}, endpoint="/tune", min_psnr=5.0, minutes=0.2)
+    tiny = SMALL | {"steps": 12, "width": 16, "height": 16, "frames": 1}
+    answer = last(client, tiny, endpoint="/tune", min_psnr=5.0, minutes=0.2)
     assert answer["stage"] == "done" and answer["pair"]["metrics"]["psnr"] > 5
 
 

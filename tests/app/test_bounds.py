@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("studio")
 def stage() -> Iterator[Stage]:
     found = Stage()
     found.studio.close()
-    found.studio = Studio(Limits(seconds=2.0, voxels=64 * 64 * 17), load=found._load)
+    found.studio = Studio(Limits(seconds=60.0, voxels=64 * 64 * 17), load=found._load)
     yield found
     found.studio.close()
 

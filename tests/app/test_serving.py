@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,6 +81,21 @@ def test_options_reach_the_server(started: Any) -> None:
 
 
 @pytest.mark.skipif(find_spec("mcp") is not None, reason="the package for agents is there")
+def test_an_address_that_cannot_be_served_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        wrong = {
+            ("--port", "80000"): "the port must be a whole number from 1 to 65535, not 80000",
+            ("--port", "0"): "the port must be",
+            ("--port", str(port)): f"port {port} is in use; leave --port out",
+            ("--host", "192.0.2.1"): "the host '192.0.2.1' is no address of this machine",
+        }
+        for options, sentence in wrong.items():
+            assert cli.main(["app", *options]) == 2
+            message = capsys.readouterr().err
+            assert sentence in message and message.count("\n") == 1
+
+
 def test_agents_need_a_package_of_their_own() -> None:
     with pytest.raises(ValueError, match=r"pip install \"gradio\[mcp\]\""):
         serving.launch(SimpleNamespace(), mcp=True)  # type: ignore[arg-type]

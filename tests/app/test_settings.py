@@ -77,6 +77,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [{"seed": 2**63}, {"steps": 10**30}, {"recipe": {"cache": {"method": "EasyCache", "warmup": -(2**64)}}}],
+)
+def test_numbers_that_no_browser_is_sent_are_refused_as_they_come(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="settings hold numbers of 64 bits, and not one of"):
+        StudioSettings.from_dict(data)
+
+
 @pytest.mark.parametrize(("changes", "sentence"), WRONG, ids=[str(changes)[:40] for changes, _ in WRONG])
 def test_what_is_out_of_bounds_is_told_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as error:

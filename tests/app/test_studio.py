@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import accel
 from accel import pocket
 from accel.app.pair import StudioError
 from accel.app.settings import StudioSettings, embedded
 from accel.app.studio import Studio
+from accel.app.ui.figures import headline_html
 from accel.measure.media import to_pixels
 from accel.measure.metrics import psnr
+from accel.presets import PRESETS, resolve
 from accel.recipe import Recipe
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
+OTHER, SEEDS = Recipe(cache=accel.OptimalSchedule(0.8)), {"cpu": 13, "meta": 15}
 pytestmark = pytest.mark.xdist_group("studio")
 
 
@@ -45,9 +49,9 @@ def test_a_pair_is_what_the_library_makes_and_measures(stage: Stage) -> None:
     assert pair.baseline.computed == 20 and pair.accelerated.computed == 12
     assert pair.accelerated.timeline["cond"].count("·") == 4
     before, after = pair.baseline.seconds, pair.accelerated.seconds
-    assert pair.metrics["speedup"] == pytest.approx(before["total"] / after["total"])
+    assert pair.metrics["speedup"] == pytest.approx(before["processor"] / after["processor"])
     assert before["total"] == pytest.approx(before["before"] + before["denoise"] + before["after"])
-    assert not pair.baseline_reused and pair.timing_note == ""
+    assert not pair.baseline_reused and not pair.accelerated.idle
 
 
 def test_stages_come_in_order_and_count_the_steps(stage: Stage) -> None:
@@ -76,8 +80,33 @@ def test_a_turned_knob_renders_the_accelerated_side_alone(stage: Stage) -> None:
     turned = replace(BASE, seed=3, recipe=Recipe(cache=accel.OptimalSchedule(0.8)))
     assert stage.studio.cost(turned).baseline_cached
     pair = finished(stage.studio.run(turned))
-    assert pair.baseline_reused and "ran earlier" in pair.timing_note
-    assert stage.calls - before == pair.accelerated.computed == 16
+    assert pair.baseline_reused and pair.baseline_when < pair.when
+    assert pair.accelerated.computed == 16 and stage.calls - before == 16 + 2 * 3  # a few steps for the pace
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_kept_baseline_counts_at_the_pace_of_today(
+    device: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few steps beside the accelerated clip say how long it would take now."""
+    if device != "cpu":
+        monkeypatch.setattr("accel.app.timed_run.device_of", lambda pipe: torch.device(device))
+    first = finished(stage.studio.run(replace(BASE, seed=SEEDS[device])))
+    assert ("processor" in first.baseline.seconds) is (device == "cpu")
+    before = stage.calls
+    pair = finished(stage.studio.run(replace(BASE, seed=SEEDS[device], recipe=OTHER)))
+    assert stage.calls - before == pair.accelerated.computed + 2 * 3
+    now, then = pair.accelerated.effort("total"), first.baseline.effort("total")
+    assert 0.0 < (pair.metrics["speedup"] or 0.0) != then / now, "not as it was then"
+    assert pair.baseline is first.baseline and "unaccelerated steps that ran beside" in pair.timing_note
+
+
+def test_a_run_that_skips_nothing_says_why_and_gives_no_ratio(stage: Stage) -> None:
+    pair = finished(stage.studio.run(replace(BASE, seed=14, recipe=resolve("balanced"))))
+    assert pair.accelerated.computed == pair.baseline.computed
+    fewest = PRESETS["balanced"].recipe.to_dict()["cache"]["fewest"]
+    assert pair.accelerated.idle == f"10 steps are no more than the {fewest} that are computed at least"
+    assert "faster" not in headline_html(pair)
 
 
 def test_files_carry_the_settings_of_their_side(stage: Stage) -> None:

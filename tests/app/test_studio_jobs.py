@@ -130,6 +130,7 @@ def test_a_tuned_recipe_is_run_and_shown(stage: Stage, monkeypatch: pytest.Monke
     pair = updates[-1].pair
     assert pair is not None and pair.settings.recipe.name == "tuned" and pair.accelerated.computed < 20
     assert stage.studio.history("tim")[0].key == pair.key
+    assert "nothing is promised of other prompts" in updates[-1].note
 
 
 def test_a_goal_out_of_reach_shows_what_comes_nearest(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,7 +308,7 @@ def test_save_writes_json_page_and_videos(pipe: FakePipeline, tmp_path: Any) -> 
         ({"prompts": []}, "prompts must be"),
         ({"recipes": "balanced"}, "must be a list"),
         ({"recipes": ["half", "half"]}, "two recipes are called 'half'"),
-        ({"seeds": [0.5]}, "seeds must be"),
+        ({"seeds": [0.5]}, "a seed must be a whole number"),
         ({"steps": 0}, "steps must be"),
         ({"repeats": 0}, "repeats must be"),
         ({"fewer_steps": [0]}, "fewer_steps must be"),

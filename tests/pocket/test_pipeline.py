@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +65,17 @@ def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp
     }
     ours, theirs = (one(PROMPT, generator=seeded(), **arguments).frames for one in (pipe, loaded))
     assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_a_saved_pipeline_loads_in_a_program_that_has_only_imported_accel(kind, tmp_path):
+    pocket.load(kind).save_pretrained(tmp_path)
+    code = (
+        "import accel, diffusers; "
+        f"print(type(diffusers.DiffusionPipeline.from_pretrained({str(tmp_path)!r}).vae).__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1].endswith("PatchAutoencoder")
 
 
 def test_clips_of_a_batch_are_those_of_single_calls(pipe):

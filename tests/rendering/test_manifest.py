@@ -112,6 +112,21 @@ def test_the_book_of_jobs_names_inputs_relative_to_its_folder(tmp_path: Path) ->
     assert json.loads(line)["image"] == "../../in.png" and (tmp_path / "out" / "../../in.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("model", "fields", "sentence"),
+    [
+        ("pocket:video", {"width": 50, "height": 64}, "have to be divisible by 16 but are 64 and 50"),
+        ("pocket:image", {"size": 60}, "have to be divisible by 8 but are 60 and 60"),
+        ("pocket:image", {"width": 60}, "have to be divisible by 8"),
+        ("pocket:video", {"recipe": {}}, "recipe: This recipe is empty"),
+    ],
+)
+def test_what_a_pipeline_will_refuse_is_told_before_it_loads(model: str, fields: Any, sentence: str) -> None:
+    with pytest.raises(ManifestError, match=sentence):
+        plan_for(model, [{"prompt": "a"} | fields])
+    plan_for(model, [{"prompt": "a", "size": 64}])
+
+
 def test_lines_that_ask_for_the_same_are_rendered_once() -> None:
     plan = plan_for(FEW, [{"prompt": "a", "repeat": 3}, {"prompt": "a", "seed": 2}])
     assert [job.seed for job in plan.jobs] == [0, 1, 2]

@@ -61,6 +61,12 @@ def test_the_ledger_says_what_happened(tmp_path: Path) -> None:
     assert bad["error"] == {"type": "RuntimeError", "message": "the prompt is poisoned"}
 
 
+def test_sizes_that_the_pipeline_changed_are_told(tmp_path: Path) -> None:
+    summary = render(worded(), [{"prompt": "one", "frames": 7}], tmp_path)
+    assert "note: line 1: The pipeline made 5 frames, not 7." in str(summary)
+    assert ledger_lines(tmp_path)[-1]["changes"] == ["The pipeline made 5 frames, not 7."]
+
+
 def test_a_second_run_renders_nothing_and_more_lines_only_themselves(tmp_path: Path) -> None:
     pipe = worded()
     render(pipe, ["one", "two"], tmp_path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -90,13 +91,24 @@ def run(
     over everything else; `callback_on_step_end` may be among them. The global random state is seeded for the
     call and put back, because SD3's ControlNet pipeline draws from it, whatever generator it is given.
     """
-    arguments = tiny.arguments(pipe, batch=batch, guidance=guidance, size=size, prompt=prompt)
-    arguments |= {"num_inference_steps": steps, "generator": generators(seed, batch), "output_type": "latent"}
+    arguments = _common(pipe, steps, generators(seed, batch))
+    arguments |= tiny.arguments(pipe, batch=batch, guidance=guidance, size=size, prompt=prompt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        output = pipe(**(arguments | overrides), return_dict=False)
-    # Every pipeline returns a tuple here except Stable Video Diffusion, which returns the frames themselves.
+        output = pipe(**(arguments | overrides))
+    # Stable Video Diffusion returns the frames themselves, and some an output object whatever they are asked for.
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
     return _tensor(output[0] if isinstance(output, tuple) else output)
+
+
+def _common(pipe: DiffusionPipeline, steps: int, generator: Any) -> dict[str, Any]:
+    """What every call is given, as far as this pipeline takes it."""
+    blocks = getattr(pipe, "blocks", None)  # of a modular pipeline, whose call takes anything
+    taken = [part.name for part in blocks.inputs if part.name] if blocks else signature(type(pipe).__call__).parameters
+    given = {"generator": generator, "output_type": "latent", "return_dict": False}
+    given |= dict.fromkeys((name for name in taken if name.endswith("num_inference_steps")), steps)
+    return {name: value for name, value in given.items() if name in taken}
 
 
 def quiet(pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -114,6 +126,8 @@ def _placed(value: Any, pipe: DiffusionPipeline) -> Any:
 
 
 def _tensor(output: Any) -> torch.Tensor:
-    if isinstance(output, list):
-        return torch.stack([_tensor(part) for part in output])
+    if isinstance(output, (list, tuple)):
+        parts = [_tensor(part) for part in output]
+        alike = all(part.shape == parts[0].shape for part in parts)
+        return torch.stack(parts) if alike else torch.cat([part.flatten() for part in parts])
     return torch.as_tensor(output if torch.is_tensor(output) else np.asarray(output)).float()

@@ -43,7 +43,7 @@ def _shaped(name: str, noise: torch.Tensor) -> torch.Tensor:
         return 1 + 0.1 * noise
     if noise.ndim < 2 or not name.endswith("weight"):
         return 0.2 * noise
-    return noise / sqrt(noise[0].numel())
+    return noise / sqrt(noise.numel() / noise.shape[0]) if noise.numel() else noise
 
 
 def _damping(channels: int) -> torch.Tensor:

@@ -17,6 +17,13 @@ def test_few_prompts_are_held_out_with_other_seeds() -> None:
     found = split_clips(PROMPTS[:2], None, seed=0)
     assert found.held_out >= FEWEST_HELD_OUT
     assert not set(found.shots) & set(found.unseen)
+    assert found.scope == "seeds"
+
+
+def test_a_promise_is_about_prompts_where_some_were_put_aside() -> None:
+    assert split_clips(PROMPTS, None, seed=0).scope == "prompts"
+    assert split_clips(PROMPTS[:1], PROMPTS[1:3], seed=0).scope == "prompts"
+    assert split_clips(PROMPTS[:2], PROMPTS[:2], seed=0).scope == "seeds"
 
 
 def test_with_little_time_fewer_are_judged_on_and_the_first_ones_stay() -> None:

@@ -20,7 +20,7 @@ from accel.measure.runner import without_progress_bars
 from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
-from accel.tuning.evidence import sentence
+from accel.tuning.evidence import promised_for, sentence
 from accel.tuning.trials import JOURNAL
 
 STEPS = 12
@@ -196,6 +196,42 @@ def test_bad_input_is_one_sentence(pipe: Any, asked: dict[str, Any], said: str) 
     with pytest.raises(ValueError, match=said):
         tuned(pipe, **{"min_psnr": 30.0, **asked})
     assert session_of(pipe) is SESSIONS[-1]
+
+
+def test_a_time_that_cannot_suffice_is_told_after_the_first_run(pipe: Any) -> None:
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"minutes=0.02 is too short: an unaccelerated .*; give minutes=\d+"):
+        tuned(pipe, min_psnr=30.0, minutes=0.02, tell=said.append)
+    assert said == ["warming up", "unaccelerated, clip 1 of 2"]
+    assert session_of(pipe) is SESSIONS[-1]
+
+
+def test_progress_is_told_unless_it_is_not_wanted(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Sign:
+        def __enter__(self) -> Sign:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def update(self, text: str) -> None:
+            shown.append(text)
+
+    monkeypatch.setattr("accel.tuning.api.waiting", lambda text: Sign())
+    for wanted in (False, True):
+        with pytest.raises(ValueError, match="too short"):
+            tuned(pipe, min_psnr=30.0, minutes=0.02, progress=wanted)
+        assert ("warming up" in shown) is wanted
+
+
+def test_few_prompts_promise_nothing_of_others(folder: Path) -> None:
+    proof = Recipe.load(folder / "recipe.json").evidence
+    assert proof["held_out"]["scope"] == "prompts" and "Nothing is promised" not in sentence(proof)
+    seeds = sentence({**proof, "held_out": {**proof["held_out"], "scope": "seeds"}})
+    assert "clips of the same prompts with other seeds" in seeds and "Nothing is promised of other prompts" in seeds
+    assert promised_for(0.95, "seeds") == "95 % of the seeds of these prompts"
 
 
 @pytest.mark.parametrize("known", [True, False, "history.jsonl"])

@@ -18,13 +18,14 @@ from accel.app.sweep import PRESET, STEPS
 from accel.app.ui.curve import curve_svg
 from accel.app.ui.figures import cost_html, decibels, headline_html, metrics_html, seconds
 from accel.app.ui.pair_view import details_html
-from accel.app.ui.plot import SEARCH, add_pair, plot_html
+from accel.app.ui.plot import CALLS, SEARCH, add_pair, plot_html
 from accel.app.ui.progress import problem_html, progress_html, progress_text, steady
 from accel.app.ui.sheets import sheets_of, tiling
 from accel.app.ui.strip import strip_html
 from accel.app.ui.timing import times_html
 from accel.app.ui.viewer import blind_value, pair_value
 from accel.measure.pareto import FEWER_STEPS
+from accel.reasons import Code
 from tests.app.pairs import call, pair, side
 
 
@@ -88,7 +89,7 @@ def test_headline_and_table(tmp_path: Path) -> None:
     shown = pair(tmp_path)
     head = text(headline_html(shown))
     assert "2.50× faster" in head and "31.3 dB" in head and "5.00 s → 2.00 s" in head
-    assert "from the cache" in head and "The baseline ran earlier." in head
+    assert "the first kept from" in head and "At another pace." in head
     table = text(metrics_html(shown))
     assert "worst frame 3 (28.5 dB)" in table and "SSIM 0.9512" in table and "baseline's +0.0021" in table
 
@@ -96,6 +97,23 @@ def test_headline_and_table(tmp_path: Path) -> None:
 def test_slower_is_said() -> None:
     slow = pair(Path("/tmp"), metrics={"psnr": 100.0, "ssim": None, "speedup": 0.8})
     assert "0.80× the speed: slower identical" in text(headline_html(slow))
+
+
+def test_no_ratio_where_nothing_was_accelerated(tmp_path: Path) -> None:
+    lever = {"lever": "cache", "method": "X", "engaged": False, "reason": "0 of 2 calls predicted"}
+    short = {**call(1, reason="12 steps are no more than 18"), "code": Code.SHORT_RUN}
+    shown = pair(tmp_path)
+    idle = replace(shown, accelerated=replace(shown.accelerated, levers=[lever], calls=[call(0), short]))
+    head = text(headline_html(idle))
+    assert "2.50×" not in head and "1× not accelerated" in head
+    assert "Not accelerated: 12 steps are no more than 18." in head
+    other = replace(shown, accelerated=replace(shown.accelerated, levers=[lever]))
+    assert "Not accelerated: 0 of 2 calls predicted." in text(headline_html(other))
+
+
+def test_what_the_pipeline_did_otherwise_is_told(tmp_path: Path) -> None:
+    changed = pair(tmp_path, notes=("The pipeline made 5 frames, not 7.",))
+    assert "The pipeline made 5 frames, not 7." in text(headline_html(changed))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +133,7 @@ def test_cost_says_what_is_known() -> None:
     assert "unknown" in text(cost_html(unknown))
     cached = Cost(4.0, 1.5, 0.4, 2**21, "measured", True)
     assert (
-        text(cost_html(cached)) == "accelerated measured 1.50 s , unaccelerated from the cache , "
+        text(cost_html(cached)) == "accelerated measured 1.50 s , unaccelerated kept from before , "
         "40 % of the denoiser's work, 2 MiB at the peak"
     )
 
@@ -191,9 +209,36 @@ def test_plot_keeps_what_was_turned_apart(tmp_path: Path) -> None:
     plotted = add_pair(plotted, [pair(tmp_path, key="two", label="steps 9")], STEPS)
     plotted = add_pair(plotted, [pair(tmp_path, key="three", label="compute 0.3")], "cache.compute")
     plotted = add_pair(plotted, [pair(tmp_path, key="one")], SEARCH)  # the same settings, measured again
-    assert [key for key, _ in plotted] == ["two", "three", "one"]
-    assert [point.series for _, point in plotted] == [FEWER_STEPS, "OptimalSchedule: compute", "found by the search"]
+    assert [key for key, *_ in plotted] == ["two", "three", "one"]
+    assert [point.series for _, point, _ in plotted] == [FEWER_STEPS, "OptimalSchedule: compute", "found by the search"]
     assert plot_html(plotted).count('data-index="') == 2 * 3  # for wide and for narrow pages
+
+
+def test_the_plot_may_stand_over_calls(tmp_path: Path) -> None:
+    shown = pair(tmp_path)
+    fewer = replace(shown, accelerated=replace(shown.accelerated, calls=[call(0), call(1, action="predicted")]))
+    plotted = add_pair([], [fewer], PRESET)
+    assert "2.50×, 31.26" in plot_html(plotted) and "speed-up</text>" in plot_html(plotted)
+    assert "2.00×, 31.26" in plot_html(plotted, CALLS) and "times fewer denoiser calls</text>" in plot_html(
+        plotted, CALLS
+    )
+
+
+def test_progress_of_a_sweep_is_that_of_all_its_points() -> None:
+    update = Update("accelerated", 5, 20, number=3, of=4)
+    assert progress_text(update) == "Accelerated, point 3 of 4: step 5 of 20"
+    assert re.findall(r"width:([\d.]+)%", progress_html(update)) == ["100.0", "25.0", "56.2"]
+
+
+def test_screen_readers_hear_a_quarter_at_a_time() -> None:
+    heard = {re.findall('data-said="([^"]*)"', progress_html(Update("baseline", step, 40)))[0] for step in range(41)}
+    assert len(heard) == 5 and "Unaccelerated: 75 %" in heard
+
+
+def test_a_search_says_what_it_tries() -> None:
+    update = Update("accelerated", seconds_left=42.0, note="trying Radial()")
+    assert progress_text(update) == "Searching, about 42.0 s left: trying Radial()"
+    assert 'data-said="Searching: trying Radial()"' in progress_html(update)
 
 
 def test_progress_in_words() -> None:

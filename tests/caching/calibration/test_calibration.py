@@ -130,11 +130,12 @@ def test_guidance_multiplies_the_difference_of_its_streams(batched):
         c, u = torch.full((1, 5), 1 + sigma), torch.full((1, 5), sigma**2)
         for name, value in {"all": torch.cat([c, u])}.items() if batched else {"cond": c, "uncond": u}.items():
             course.outputs.setdefault(name, []).append(value)
+        course.inputs.append(torch.ones(2 if batched else 1, 5))
     c, u = 1 + sigmas, sigmas**2
     plain = (np.outer(c, c) + np.outer(u, u)) / 2
-    np.testing.assert_allclose(course.inner_products(1.0, batched), plain, rtol=1e-6)
+    np.testing.assert_allclose(course.inner_products(1.0), plain, rtol=1e-6)
     guided = plain + 4.0**2 / 2 * np.outer(c - u, c - u)
-    np.testing.assert_allclose(course.inner_products(4.0, batched), guided, rtol=1e-6)
+    np.testing.assert_allclose(course.inner_products(4.0), guided, rtol=1e-6)
 
 
 def test_streams_that_come_and_go_leave_nothing_to_plan_with():
@@ -645,6 +646,12 @@ def test_batches_are_recorded_by_their_samples():
     assert table.runs[0].changes["output"][1:] == pytest.approx(change, rel=1e-4)
     energies = [((1 + sigma) ** 2 + (1 + 2 * sigma) ** 2) / 2 for sigma in sigmas]
     np.testing.assert_allclose(np.diag(table.inner_products()), energies, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"tables": []}, 3, [4]])
+def test_what_is_no_calibration_is_not_passed_over(nothing):
+    with pytest.raises(TypeError, match="A calibration is what"):
+        accel.accelerate(TINY["wan"].build(), "balanced", calibration=nothing)
 
 
 def test_bad_input_gets_a_sentence():

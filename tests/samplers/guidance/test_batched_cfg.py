@@ -14,7 +14,6 @@ import accel
 from accel import FORA, DeepCache, FirstBlockCache, FixedInterval, GuidanceDelta, GuidanceInterval
 from accel.report import Report
 from tests.samplers.guidance.reference import FIRST_HALF, _Batched, cut
-from tests.samplers.guidance.test_contract import SILENT
 from tests.tiny import TINY, TinyPipeline, run
 from tests.tiny.conditioned import CONDITIONED
 from tests.tiny.kinds import kinds_only
@@ -74,11 +73,6 @@ def unaccelerated(name: str) -> Launches:
     return seen
 
 
-def line(name: str, pattern: str, first: str = "█") -> list[str]:
-    """The timeline: the pattern, one step later where two halves of the first step say nothing about guidance."""
-    return [((first if name in SILENT else "") + pattern)[: steps_of(name)]]
-
-
 def steps_of(name: str) -> int:
     return 9 if name.startswith("sd_") or name == "sd" else 8
 
@@ -109,7 +103,7 @@ def test_without_guidance_nothing_is_halved(name: str) -> None:
 def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     """One launch in each step as before, of the whole batch where the pass is due; the report says so."""
     _, report, seen = accelerated(name, None, COMES_AND_GOES)
-    assert list(report.timeline().values()) == line(name, "█◐◐█◐◐█◐◐")
+    assert list(report.timeline().values()) == ["█◐◐█◐◐█◐◐"[: steps_of(name)]]
     assert report.launches == steps_of(name) == seen.count(unaccelerated(name)) * steps_of(name)
     assert report.evaluations == pytest.approx(seen.part(unaccelerated(name)) * steps_of(name))
     assert f"{report.halved} for half of the batch, in {report.launches} launches" in str(report)

@@ -1,0 +1,1 @@
+"""One file for each way to compute a layer in fewer bits."""

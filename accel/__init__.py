@@ -6,8 +6,8 @@ print(session.report())              says what really happened
 session.restore()                    gives the untouched pipeline back
 print(accel.check(pipe, prompt))     says how fast and how close the preset is on your pipeline
 
-The techniques are in `accel.caching`, `accel.attention`, `accel.samplers`, `accel.precision` and `accel.resolution`, and
-have short names here as well: `accel.EasyCache` is `accel.caching.EasyCache`.
+The techniques are in `accel.caching`, `accel.attention`, `accel.samplers`, `accel.precision` and
+`accel.resolution`, and have short names here as well: `accel.EasyCache` is `accel.caching.EasyCache`.
 """
 
 from __future__ import annotations

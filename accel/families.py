@@ -190,11 +190,13 @@ _ROWS = (
     Family(
         "Bria", (), ("BriaFiboTransformer2DModel", "BriaTransformer2DModel"),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("BriaFiboTransformerBlock", "BriaSingleTransformerBlock", "BriaTransformerBlock"),
     ),
     Family(
         "Chroma", (), ("ChromaTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("ChromaTransformerBlock",),
     ),
     Family("CogVideoX", (), ("CogVideoXTransformer3DModel",), prompt_tokens="first"),
@@ -209,7 +211,10 @@ _ROWS = (
         text_first_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     ),
     Family(
-        "Flux 2", (), ("Flux2Transformer2DModel",), prompt_tokens="first", text_first_blocks=("Flux2TransformerBlock",)
+        "Flux 2", (), ("Flux2Transformer2DModel",),
+        prompt_tokens="first",
+        packed=2,
+        text_first_blocks=("Flux2TransformerBlock",),
     ),
     Family("Flux 3", text_first_blocks=("Flux3SingleTransformerBlock",)),
     Family("HiDream", ("HiDream",), negates_prediction=True),
@@ -227,7 +232,10 @@ _ROWS = (
         interleaved_blocks=("temporal_transformer_blocks",),
     ),
     Family(
-        "LongCat", (), ("LongCatImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("LongCatImage",)
+        "LongCat", (), ("LongCatImageTransformer2DModel",),
+        prompt_tokens="first",
+        packed=2,
+        text_first_blocks=("LongCatImage",),
     ),
     # The scheduler is given some of the frames, arranged otherwise than those of the output.
     Family("LTX, image to video", ("LTXImageToVideo", "LTX2ImageToVideo"), guidance_calls="conditional half last"),
@@ -236,7 +244,7 @@ _ROWS = (
     Family("MotifVideo", (), ("MotifVideoTransformer3DModel",), prompt_tokens="last"),
     Family("NucleusMoE", ("NucleusMoE",), negates_prediction=True),
     Family(
-        "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("OvisImage",)
+        "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", packed=2, text_first_blocks=("OvisImage",)
     ),
     # Each step has one call for each view, and an update for each.
     Family("Panorama", ("StableDiffusionPanorama",), guidance_calls="more than two"),

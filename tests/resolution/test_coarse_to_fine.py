@@ -13,7 +13,7 @@ from accel import AdaptiveGuidance, CoarseToFine, DiCache, FirstBlockCache, Fixe
 from tests.resolution.gaussian import BLOCK, SIDE, GaussianPipeline, means
 from tests.tiny import TINY, run
 
-STEPS = 8
+STEPS = 4
 
 
 def diffusion(kind: type, prediction: str) -> Any:
@@ -74,7 +74,7 @@ UNTOUCHED = {
 def test_every_pipeline_is_answered_at_a_smaller_size_or_says_why_not(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]
     plain = run(pipe, tiny, steps=STEPS)
-    with accel.accelerate(pipe, Recipe(resolution=CoarseToFine(0.6))) as session:
+    with accel.accelerate(pipe, Recipe(resolution=CoarseToFine(0.4))) as session:
         found, again = run(pipe, tiny, steps=STEPS), run(pipe, tiny, steps=STEPS)
         (lever,) = session.report().levers
     assert torch.equal(found, again)

@@ -32,7 +32,7 @@ class CoarseToFine(Method, lever="resolution"):
     Pocket video model, 128x128, 17 frames, 50 steps, processor time of 5 clips (`python -m benchmarks.coarse`): above
     0.8, 0.7 and 0.5 it is 1.53, 1.88 and 2.56 times as fast, and 4.95 above 0.7 beside `OptimalSchedule(0.34)`, which
     alone is 3.05. All are 12 to 13 dB from the plain clips, where the cache has 33 dB and fewer steps at 2.83 times the
-    speed 26 dB. 1, 1, 1 and 2 of the 5 show their prompt, and none of the plain clips, of the cache's or of fewer steps:
+    speed 26 dB. 1, 1, 1 and 2 of the 5 show their prompt, and none of the plain ones, of the cache or of fewer steps:
     this model is at home at 64 pixels, not at 128. That is too few to tell quality.
     """
 

@@ -6,8 +6,8 @@ print(session.report())              says what really happened
 session.restore()                    gives the untouched pipeline back
 print(accel.check(pipe, prompt))     says how fast and how close the preset is on your pipeline
 
-The techniques are in `accel.caching`, `accel.attention`, `accel.samplers` and `accel.precision`, and have short names
-here as well: `accel.EasyCache` is `accel.caching.EasyCache`.
+The techniques are in `accel.caching`, `accel.attention`, `accel.samplers`, `accel.precision` and
+`accel.resolution`, and have short names here as well: `accel.EasyCache` is `accel.caching.EasyCache`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from accel import spinning  # noqa: F401  in front of all that loads torch
 
 # isort: split
-from accel import attention, caching, discovery, precision, samplers
+from accel import attention, caching, discovery, precision, resolution, samplers
 from accel import autoencoders as autoencoders  # which saved pocket pipelines name
 from accel.api import accelerate, restore
 from accel.caching import Calibration, calibrate, calibrating
@@ -54,6 +54,7 @@ __all__ = [
     "pocket",
     "precision",
     "render",
+    "resolution",
     "restore",
     "samplers",
     "search_sigmas",
@@ -76,7 +77,7 @@ def __getattr__(name: str) -> Any:
         return import_module("accel.pocket")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
-    for folder in (caching, samplers, attention, precision):
+    for folder in (caching, samplers, attention, precision, resolution):
         if name in folder.__all__:
             return getattr(folder, name)
     return discovery.technique(__name__, name)

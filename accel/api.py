@@ -38,6 +38,7 @@ def accelerate(
     guidance: Method | None = KEEP,
     sampler: Method | None = KEEP,
     precision: Method | None = KEEP,
+    resolution: Method | None = KEEP,
     calibration: Given | None = None,
 ) -> Session:
     """Makes a diffusers pipeline faster in place; go on calling `pipe(...)` as before.
@@ -55,7 +56,7 @@ def accelerate(
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
     """
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(presets.DEFAULT if recipe is None else recipe)
-    given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision), strict=True))
+    given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision, resolution), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}
     if changed:
         chosen = replace(chosen, **changed, name="", evidence={})

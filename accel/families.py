@@ -50,6 +50,7 @@ class Family:
     and padding count as prompt. None: the tokens of the latents are alone.
     own_token_order: tokens do not stand row by row, frame by frame.
     frames_apart: a video's frames are folded into the batch, so that each self-attention sees one of them.
+    packed: rows, and columns, of latents that one packed token holds.
     text_first_blocks: beginnings of the class names of blocks that return (text, image) and not the image alone or
     first; for whatever denoiser uses them.
     unet_blocks: classes of the blocks of a U-Net that are lists of layers with one skip connection each.
@@ -71,6 +72,7 @@ class Family:
     prompt_tokens: Literal["first", "last"] | None = None
     own_token_order: bool = False
     frames_apart: bool = False
+    packed: int = 1
     text_first_blocks: tuple[str, ...] = ()
     unet_blocks: tuple[str, ...] = ()
     high_resolution: tuple[HighResolutionFacts, ...] = ()
@@ -188,11 +190,13 @@ _ROWS = (
     Family(
         "Bria", (), ("BriaFiboTransformer2DModel", "BriaTransformer2DModel"),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("BriaFiboTransformerBlock", "BriaSingleTransformerBlock", "BriaTransformerBlock"),
     ),
     Family(
         "Chroma", (), ("ChromaTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("ChromaTransformerBlock",),
     ),
     Family("CogVideoX", (), ("CogVideoXTransformer3DModel",), prompt_tokens="first"),
@@ -203,10 +207,14 @@ _ROWS = (
     Family(
         "Flux", (), ("FluxTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     ),
     Family(
-        "Flux 2", (), ("Flux2Transformer2DModel",), prompt_tokens="first", text_first_blocks=("Flux2TransformerBlock",)
+        "Flux 2", (), ("Flux2Transformer2DModel",),
+        prompt_tokens="first",
+        packed=2,
+        text_first_blocks=("Flux2TransformerBlock",),
     ),
     Family("Flux 3", text_first_blocks=("Flux3SingleTransformerBlock",)),
     Family("HiDream", ("HiDream",), negates_prediction=True),
@@ -224,7 +232,10 @@ _ROWS = (
         interleaved_blocks=("temporal_transformer_blocks",),
     ),
     Family(
-        "LongCat", (), ("LongCatImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("LongCatImage",)
+        "LongCat", (), ("LongCatImageTransformer2DModel",),
+        prompt_tokens="first",
+        packed=2,
+        text_first_blocks=("LongCatImage",),
     ),
     # The scheduler is given some of the frames, arranged otherwise than those of the output.
     Family("LTX, image to video", ("LTXImageToVideo", "LTX2ImageToVideo"), guidance_calls="conditional half last"),
@@ -233,13 +244,14 @@ _ROWS = (
     Family("MotifVideo", (), ("MotifVideoTransformer3DModel",), prompt_tokens="last"),
     Family("NucleusMoE", ("NucleusMoE",), negates_prediction=True),
     Family(
-        "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", text_first_blocks=("OvisImage",)
+        "Ovis", (), ("OvisImageTransformer2DModel",), prompt_tokens="first", packed=2, text_first_blocks=("OvisImage",)
     ),
     # Each step has one call for each view, and an update for each.
     Family("Panorama", ("StableDiffusionPanorama",), guidance_calls="more than two"),
     Family(
         "QwenImage", (), ("QwenImageTransformer2DModel",),
         prompt_tokens="first",
+        packed=2,
         text_first_blocks=("QwenImageTransformerBlock",),
     ),
     Family(

@@ -17,7 +17,7 @@ from accel.plain_data import quote, unfit_reason
 
 SCHEMA = 1
 FILE = "accel_recipe.json"
-LEVERS = ("cache", "attention", "guidance", "sampler", "precision")
+LEVERS = ("cache", "attention", "guidance", "sampler", "precision", "resolution")
 
 MOST_BYTES, MOST_VALUES, LONGEST_NAME = 4 * 2**20, 100_000, 200
 """Of a recipe that comes from a file or from somebody else, its evidence and tables of constants included."""
@@ -36,6 +36,7 @@ class Recipe:
     guidance: Method | None = None
     sampler: Method | None = None
     precision: Method | None = None
+    resolution: Method | None = None
     name: str = dataclasses.field(default="", compare=False)
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 

@@ -21,8 +21,9 @@ from accel.report import Report
 from accel.update import config_of
 
 # The sampler is first, because it decides which steps there are and which model computes them. Guidance stands in front
-# of the cache: an output made from another stream must never enter a cache.
-CHAIN = ("sampler", "guidance", "cache", "attention", "precision")
+# of the cache: an output made from another stream must never enter a cache. Behind the cache the size may change: it
+# remembers outputs at full size.
+CHAIN = ("sampler", "guidance", "cache", "resolution", "attention", "precision")
 
 
 class Session:

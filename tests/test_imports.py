@@ -50,7 +50,7 @@ def test_the_command_line_loads_nothing_before_it_is_asked_to() -> None:
     assert top_level_modules_after("import accel.cli") & HEAVY == set()
 
 
-FOLDERS = {"attention", "caching", "pocket", "precision", "samplers"}
+FOLDERS = {"attention", "caching", "pocket", "precision", "resolution", "samplers"}
 
 
 @pytest.mark.parametrize("name", accel.__all__)

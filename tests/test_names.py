@@ -35,7 +35,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_a_lever_imports_neither_another_lever_nor_the_app() -> None:
-    levers = ("attention", "caching", "precision", "samplers")
+    levers = ("attention", "caching", "precision", "resolution", "samplers")
     crossing = []
     for path in SOURCES:
         own = path.relative_to(ROOT).as_posix().removeprefix("accel/").partition("/")[0]

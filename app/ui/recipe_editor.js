@@ -1,6 +1,6 @@
 // Draws presets, methods and knobs. `element`, `props` and `watch` are given by gradio, which runs this once.
 const WORDS = {
-  cache: "Cache", attention: "Attention", guidance: "Guidance", sampler: "Sampler", precision: "Precision",
+  cache: "Cache", attention: "Attention", guidance: "Guidance", sampler: "Sampler", precision: "Precision", resolution: "Resolution",
 };
 
 function make(tag, attributes = {}, ...children) {

@@ -101,6 +101,7 @@ class ShallowState:
     policy: EveryNth
     feature: list[torch.Tensor] = field(default_factory=list)
     templates: dict[str, Any] = field(default_factory=dict)  # structures of tensors without memory
+    layout: tuple[object, ...] = ()  # of the latents as they were last evaluated
 
 
 class ShallowGate(Lever):
@@ -155,10 +156,16 @@ class ShallowGate(Lever):
             outcome = proceed(call)
         finally:
             self._stream = None
-        if not decision.skip:
+        if not decision.skip or not self._skipping:
             self._peak = max(self._peak, self._held_bytes())
             return DenoiserResult(outcome.output, outcome.action, decision.reason, decision.code)
         return DenoiserResult(outcome.output, "predicted", f"shallow layers only, {decision.reason}")
+
+    def before_evaluation(self, call: DenoiserCall) -> None:
+        """A lever below may have changed the size, of which a kept feature of another says nothing."""
+        if self._stream is not None:
+            self._skipping &= self._stream.layout == call.layout
+            self._stream.layout = call.layout
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         shallow = sum(call.action == "predicted" for call in calls)

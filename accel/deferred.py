@@ -64,17 +64,16 @@ class DeferredCall:
 class DeferredTensor(torch.Tensor):
     """An output of a deferred call. It has a shape, and no memory: any operation on it makes the call."""
 
-    _source: DeferredCall
-    _index: int
-
     @staticmethod
     def __new__(cls, source: DeferredCall, index: int, layout: _Layout) -> DeferredTensor:
         size, stride, dtype, device = layout
         made: DeferredTensor = torch.Tensor._make_wrapper_subclass(
             cls, size, strides=stride, dtype=dtype, device=device
         )
-        made._source, made._index = source, index
         return made
+
+    def __init__(self, source: DeferredCall, index: int, layout: _Layout) -> None:
+        self._source, self._index = source, index
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

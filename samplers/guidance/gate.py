@@ -201,7 +201,11 @@ class GuidanceGate(Lever):
         splits = batches.may_be_passes(call)
         known = self._known_batch(call, roles) if splits else None
         if known is not None and repeats(call, known.sizes or batches.sizes, known.parts):
-            return self._passes(call, proceed, known)
+            course = self._course(call, self._main(call, call.latents, known), len(known.others))
+            apart, every = self._apart(call, course, known)
+            if apart:
+                return self._in_parts(call, proceed, course, known, every)
+            return self._as_one(call, proceed, course, known)
         outcome = proceed(call)
         if batches.several and roles.batch is not None:
             self._why_none = "each step has several batches alike, from which guidance would be left out apart"
@@ -274,15 +278,22 @@ class GuidanceGate(Lever):
         recorded = {"conditional half last": BatchRoles(2, 1), "conditional half first": BatchRoles(2, 0)}
         return recorded.get(self.anatomy.guidance_calls) if call.guided else None
 
-    def _passes(self, call: DenoiserCall, proceed: Proceed, batch: BatchRoles) -> DenoiserResult:
-        """The result for a batch of which it is known what it is."""
-        course = self._course(call, self._main(call, call.latents, batch), len(batch.others))
+    def _apart(
+        self, call: DenoiserCall, course: _GuidanceState, batch: BatchRoles
+    ) -> tuple[bool, batched_cfg.AllParts | None]:
+        """Whether a batch that is known goes on in parts, and what evaluates them all, if they are all evaluated."""
         verdict = course.decide(call.context, True)
         if verdict.drop:
-            return self._in_parts(call, proceed, course, batch, None)
+            return True, None
         if course.halved and course.cached and course.resumes:
-            return self._in_parts(call, proceed, course, batch, batched_cfg.AllParts(call, batch.parts))
+            return True, batched_cfg.AllParts(call, batch.parts)
         self._kept[verdict.reason] += 1
+        return False, None
+
+    def _as_one(
+        self, call: DenoiserCall, proceed: Proceed, course: _GuidanceState, batch: BatchRoles
+    ) -> DenoiserResult:
+        """The whole batch, evaluated."""
         # What a lever below remembers of the part that goes on alone must outlive a visit of the whole.
         whole = replace(call, leader=False) if course.halved and course.resumes else call
         outcome = proceed(whole)

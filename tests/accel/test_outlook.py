@@ -10,6 +10,7 @@ from accel.anatomy import inspect
 from accel.lever import InactiveLever
 from accel.method import Method
 from accel.outlook import outlook
+from accel.recipe import LEVERS
 from tests.tiny import TINY
 
 
@@ -17,7 +18,7 @@ from tests.tiny import TINY
 def test_methods_fit_or_say_why_as_they_do_in_a_session(name: str) -> None:
     pipe = TINY[name].build()
     found = outlook(inspect(pipe))
-    assert set(found.fitting) == {"cache", "attention", "guidance", "sampler"} & set(Method.registry)
+    assert set(found.fitting) == set(LEVERS) & set(Method.registry)
     for lever, names in found.fitting.items():
         assert not set(names) & set(found.idle[lever])
     for method in found.fitting["cache"]:

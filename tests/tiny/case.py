@@ -105,10 +105,17 @@ def run(
 def _common(pipe: DiffusionPipeline, steps: int, generator: Any) -> dict[str, Any]:
     """What every call is given, as far as this pipeline takes it."""
     blocks = getattr(pipe, "blocks", None)  # of a modular pipeline, whose call takes anything
-    taken = [part.name for part in blocks.inputs if part.name] if blocks else signature(type(pipe).__call__).parameters
+    taken = [part.name for part in blocks.inputs if part.name] if blocks else _named(type(pipe))
     given = {"generator": generator, "output_type": "latent", "return_dict": False}
     given |= dict.fromkeys((name for name in taken if name.endswith("num_inference_steps")), steps)
     return {name: value for name, value in given.items() if name in taken}
+
+
+def _named(kind: type) -> list[str]:
+    """The arguments of its calls, by the class that names them: another may only pass them on."""
+    calls = (signature(each.__call__).parameters.values() for each in kind.__mro__ if "__call__" in vars(each))
+    names = ([one.name for one in call if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)] for call in calls)
+    return next((found for found in names if len(found) > 1), [])  # besides `self`
 
 
 def quiet(pipe: DiffusionPipeline) -> DiffusionPipeline:

@@ -23,8 +23,9 @@ def test_numbers_are_the_same_there_and_afterwards(dtype: torch.dtype) -> None:
     before, address, shelf = weight.detach().clone(), weight.data_ptr(), Shelf()
     assert shelf.put_away(weight) and weight.data_ptr() != address
     assert torch.equal(weight, before) and shelf.bytes == before.numel() * before.element_size()
+    away = weight.data_ptr()
     shelf.bring_back()
-    assert torch.equal(weight, before) and weight.data_ptr() != address
+    assert torch.equal(weight, before) and weight.data_ptr() != away
 
 
 def test_what_others_do_to_them_meanwhile_stays() -> None:

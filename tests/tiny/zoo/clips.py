@@ -45,11 +45,6 @@ def kandinsky5(ask: Ask) -> dict[str, Any]:
     return given
 
 
-def watched(ask: Ask) -> dict[str, Any]:
-    frames = [pil(frame, 64, 64) for frame in range(9)]
-    return {"pose_video": frames, "face_video": frames, "segment_frame_length": 9, "motion_encode_batch_size": 1}
-
-
 CASES = (
     Case("AllegroPipeline"),
     Case("AnyFlowPipeline", leave_out=("video",)),

@@ -10,7 +10,6 @@ from diffusers import SCMScheduler
 
 from tests.tiny.case import Ask
 from tests.tiny.image import POOLED, TEXT, image_vae
-from tests.tiny.inputs import embeddings
 from tests.tiny.unusual import Processor
 from tests.tiny.zoo.case import Case
 
@@ -31,11 +30,6 @@ def wholly_layered(ask: Ask) -> dict[str, Any]:
     whole = torch.ones(ask.batch, 8, dtype=torch.bool)
     given = layered(ask) | {"prompt_embeds_mask": whole}
     return given | ({"negative_prompt_embeds_mask": whole} if ask.guidance else {})
-
-
-def encoded(ask: Ask) -> dict[str, Any]:
-    """A picture as latents: it would be enlarged to a million pixels otherwise."""
-    return {"image": embeddings(3, 1, 16, 1, 8, 8)}
 
 
 def listed(ask: Ask) -> dict[str, Any]:

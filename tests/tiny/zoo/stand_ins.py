@@ -183,13 +183,6 @@ class PooledFirst(TextEncoder):
         return found.text_embeds, found.last_hidden_state
 
 
-class PictureProcessor:
-    """Of a processor of pictures and words, the pictures' part."""
-
-    def __init__(self) -> None:
-        self.image_processor = image_processor()
-
-
 def image_encoder(projection: int = TEXT, hidden: int = 16, projected: bool = True) -> torch.nn.Module:
     """A real CLIP of one layer."""
     config = CLIPVisionConfig(

@@ -27,7 +27,7 @@ class Check:
 
     speed, cpu_speed: how many times less wall-clock and processor time it took, end to end; the latter is None where a
         GPU does the work.
-    psnr: dB against the unaccelerated output, 100 for an identical one.
+    psnr: dB against the unaccelerated output, 100 for an identical one; SNR where the pipeline makes sound alone.
     computed: share of the unaccelerated run's denoiser calls that were computed.
     promise: dB that the preset promises on any pipeline, None for turbo and for recipes that are no preset.
     kept: whether the promise was kept; None where nothing is promised here.
@@ -95,7 +95,7 @@ def check(
     call: further arguments of the pipeline, such as num_inference_steps, height, negative_prompt or image.
 
     Raises ValueError or TypeError, in one sentence, for bad arguments, and after a few steps for a pipeline whose
-    outputs cannot be compared, because they are neither one image nor one video.
+    outputs cannot be compared, because they are neither one image nor one video or sound.
     """
     if "generator" in call:
         raise ValueError("The check makes the noise itself: give seed=0 instead of generator=...")
@@ -133,7 +133,8 @@ def _measured(
 
 def _judged(found: Comparison, row: ResultRow, anatomy: Anatomy) -> Check:
     recipe = Recipe.from_dict(found.recipes[row.label])
-    preset, why, psnr = PRESETS.get(recipe.name), doubt(recipe, anatomy), row.psnr or 0.0
+    preset, psnr = PRESETS.get(recipe.name), row.decibels or 0.0
+    why = doubt(recipe, anatomy) if found.settings["frames"] else "presets promise PSNR, which sound has not"
     idle = found.idle(row.label)
     return Check(
         label=row.label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +25,14 @@ class Cancelled(StudioError):
 
 @dataclass(frozen=True)
 class Side:
-    """One clip: unaccelerated or accelerated.
+    """One output: unaccelerated or accelerated.
 
-    frames is uint8 (frames, height, width, 3). path is its file (PNG for one frame, else MP4) with the settings inside;
-    it lives as long as this object. seconds holds total, before (text encoding), denoise and after (decoding), without
-    the time that previews took, and where the model runs on the processor also what all of it took of that. calls are
-    the denoiser calls in order, each as `accel.report.CallRecord` has it. timeline has one character per step and
-    stream (█ computed, ◐ half of the batch, · predicted, ○ dropped). levers say what engaged and why.
+    frames is uint8 (frames, height, width, 3), of sound alone its spectrogram. path is its file (PNG for one frame, MP4
+    for several, WAV for sound) with the settings inside, heard the file of its sound, if there is any; they live as
+    long as this object. seconds holds total, before (text encoding), denoise and after (decoding), without the time
+    that previews took, and where the model runs on the processor also what all of it took of that. calls are the
+    denoiser calls in order, each as `accel.report.CallRecord` has it. timeline has one character per step and stream (█
+    computed, ◐ half of the batch, · predicted, ○ dropped). levers say what engaged and why.
     """
 
     frames: Pixels
@@ -41,6 +43,7 @@ class Side:
     report: str
     levers: list[dict[str, Any]] = field(default_factory=list)
     peak_bytes: int | None = None
+    heard: tuple[Path, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -71,15 +74,22 @@ class Side:
         return str(next(short, "; ".join(str(lever["reason"]) for lever in self.levers)))
 
 
+def leading(metrics: Mapping[str, float | None]) -> tuple[str, float | None]:
+    """By what a pair is judged first, and how much that is in dB: PSNR of frames, else SNR of a sound."""
+    psnr, snr = metrics.get("psnr"), metrics.get("snr")
+    return ("SNR", snr) if psnr is None and snr is not None else ("PSNR", psnr)
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two clips of one request and how they differ.
 
-    metrics: psnr (dB), ssim, flicker_difference (None where it does not apply), speedup and denoise_speedup: ratios of
-    `Side.effort`, so of processor time where the model runs on the processor, else of wall-clock time; of a baseline
-    that ran earlier at the pace that the machine has now. The clips were compared as the pipeline gave them, before
-    rounding to 8 bits. key names this request; `timing_note` is a sentence about how far the speed-up can be trusted,
-    "" for nothing to say; `notes` are sentences about anything else, such as a size that the pipeline has changed.
+    metrics: psnr (dB), ssim, flicker_difference; of sound snr, si_sdr, stft_distance (all dB; None where one does not
+    apply); speedup and denoise_speedup: ratios of `Side.effort`, so of processor time where the model runs on the
+    processor, else of wall-clock time; of a baseline that ran earlier at the pace that the machine has now. The clips
+    were compared as the pipeline gave them, before rounding. key names this request; `timing_note` is a sentence about
+    how far the speed-up can be trusted, "" for nothing to say; `notes` are sentences about anything else, such as a
+    size that the pipeline has changed.
     """
 
     key: str
@@ -96,6 +106,7 @@ class Pair:
     when: float  # seconds since 1970
     label: str = ""  # in a sweep: the values of this point
     notes: tuple[str, ...] = ()
+    difference: Side | None = None  # of two sounds: what is left, with its own spectrogram
 
     @property
     def nbytes(self) -> int:

@@ -48,7 +48,7 @@ class Renderer:
     def __init__(self, limits: Limits, shelf: ModelPool, costs: Costs, folder: Path, fps: float) -> None:
         self._shelf, self._costs, self._folder, self._fps = shelf, costs, folder, fps
         self._baselines: ByteLRU[TimedRun] = ByteLRU(
-            limits.baseline_bytes, lambda kept: kept.clip.nbytes + kept.side.nbytes
+            limits.baseline_bytes, lambda kept: kept.made.nbytes + kept.side.nbytes
         )
 
     def is_cached(self, settings: StudioSettings) -> bool:

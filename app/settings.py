@@ -16,10 +16,10 @@ from accel.app.limits import Limits
 from accel.caching.calibration import published
 from accel.method import Method
 from accel.recipe import Recipe
+from accel.rendering.fields import MEDIA
 from accel.rendering.jobs import DIGITS, Job, digest
 from accel.rendering.outcome import installed_versions
 
-MEDIA = (".png", ".webp", ".mp4")
 _MOST_SEED = 2**63 - 1
 _OPTIONAL = ("width", "height", "frames", "guidance")
 _OF_FILES = ("format", "fps", "output")  # fields of a manifest's line that say what its file is like
@@ -158,7 +158,7 @@ class StudioSettings:
 
 
 def embedded(path: str | os.PathLike[str]) -> StudioSettings:
-    """The settings inside a picture or video that the app or `accel render` has made, or in a .json file.
+    """The settings inside a picture, video or sound that the app or `accel render` has made, or in a .json file.
 
     Raises ValueError for a file that cannot be read, that holds no settings, or that needs what the app does not have
     (pictures to start from, further arguments).
@@ -169,7 +169,7 @@ def embedded(path: str | os.PathLike[str]) -> StudioSettings:
 
         return _from_line(settings_of(source), source.name)
     if source.suffix.lower() != ".json":
-        raise ValueError(f"{source.name!r} holds no settings; give a .png, .webp, .mp4 or .json file made by accel.")
+        raise ValueError(f"{source.name!r} holds no settings; give a {', '.join(MEDIA)} or .json file made by accel.")
     try:
         if source.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"{source.name!r} is too large to be settings.")

@@ -18,26 +18,28 @@ from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.watch import PreviewGuard, Tell, guard_run
-from accel.measure.media import changed_sizes, to_pixels
-from accel.measure.metrics import Clip, psnr, to_clips
+from accel.measure.media import changed_sizes
+from accel.measure.metrics import Clip, psnr
+from accel.measure.output import PipelineOutput, fidelity, outputs_of
 from accel.measure.runner import attach_for_run, without_progress_bars
+from accel.measure.sound import encode_wav, sampling_rate
 from accel.recipe import Recipe
-from accel.rendering.encoding import encode
+from accel.rendering.encoding import encode, fps_of, lost
 from accel.rendering.jobs import Job
 from accel.rendering.memory import device_of, peak, reset_peak
 from accel.rendering.pipeline_arguments import arguments_of, parameters_of, plain_class, wrong_arguments
-from accel.rendering.worker import quality
 
 WARMUP_STEPS = 2
 _TIMED = ("total", "denoise")
+_METRICS = ("psnr", "ssim", "flicker_difference", "snr", "si_sdr", "stft_distance")
 _DISAGREE = 1.1  # processor time and the clock, beyond which the page says so
 
 
 @dataclass(frozen=True)
 class TimedRun:
-    """One call: the clip as the pipeline gave it, and what it is in a page. `when` is in seconds since 1970."""
+    """One call: what the pipeline gave, and what it is in a page. `when` is in seconds since 1970."""
 
-    clip: Clip
+    made: PipelineOutput
     side: Side
     when: float
 
@@ -55,8 +57,8 @@ def run_timed(
     if wrong:
         raise ValueError(wrong[0])
     _warm_up(held, job, settings.recipe, cancelled)
-    clip, fields = _call(held, job, settings.recipe, cancelled, tell)
-    return TimedRun(clip, _side(clip, job, folder, fields), time.time())
+    made, fields = _call(held, job, settings.recipe, cancelled, tell)
+    return TimedRun(made, _side(made, job, folder, fields), time.time())
 
 
 def _warm_up(held: LoadedModel, job: Job, recipe: Recipe, cancelled: Callable[[], bool]) -> None:
@@ -74,8 +76,8 @@ def _warm_up(held: LoadedModel, job: Job, recipe: Recipe, cancelled: Callable[[]
 
 def _call(
     held: LoadedModel, job: Job, recipe: Recipe, cancelled: Callable[[], bool], tell: Tell, *, rough: bool = False
-) -> tuple[Clip, dict[str, Any]]:
-    """The clip, and the fields of a Side that are not about its file. rough: it is no clip worth learning much from."""
+) -> tuple[PipelineOutput, dict[str, Any]]:
+    """The output, and the fields of a Side that are not about its files. rough: it is not worth learning much from."""
     pipe, device = held.pipe, device_of(held.pipe)
     arguments = arguments_of(job) | {"generator": torch.Generator("cpu").manual_seed(job.seed)}
     if "output_type" in (parameters_of(plain_class(pipe)) or {"output_type": False}):
@@ -88,18 +90,19 @@ def _call(
             output = pipe(**arguments)
             processor = time.process_time() - processor
             report, peak_bytes = session.report(), peak(device)
-    clips = to_clips(output)
-    if len(clips) != 1:
-        raise ValueError(f"the pipeline returned {len(clips)} clips; the app shows one at a time.")
-    if watch.latents is not None:
-        held.preview.learn(watch.latents, _unclipped(watch.decoded, clips[0], rough), rough=rough)
+    outputs = outputs_of(output, sampling_rate(pipe))
+    if len(outputs) != 1:
+        raise ValueError(f"the pipeline returned {len(outputs)} outputs; the app shows one at a time.")
+    made = outputs[0]
+    if watch.latents is not None and made.frames is not None:
+        held.preview.learn(watch.latents, _unclipped(watch.decoded, made.frames, rough), rough=rough)
     seconds = dict(report.seconds)
     for phase in ("total", "denoise"):
         seconds[phase] = max(0.0, seconds.get(phase, 0.0) - watch.spent)
     if device.type == "cpu":
         seconds["processor"] = max(0.0, processor - watch.processor)
     data = report.to_dict()
-    return clips[0], {
+    return made, {
         "seconds": seconds,
         "calls": data["calls"],
         "levers": data["levers"],
@@ -123,15 +126,34 @@ def _unclipped(decoded: torch.Tensor | None, clip: Clip, rough: bool) -> Clip:
     return found if rough or np.allclose(np.clip(found, 0.0, 1.0), clip, atol=0.02) else clip
 
 
-def _side(clip: Clip, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
-    """Writes the clip to a file, which is deleted with the object that is returned."""
-    frames = to_pixels(clip)
-    data, suffix = encode(job, frames)
-    path = folder / f"{job.id}-{secrets.token_hex(16)}{suffix}"  # the server gives a clip to whoever knows its name
+def _side(made: PipelineOutput, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
+    """Writes the output to a file, and its sound to one for the page's player."""
+    data, suffix = encode(job, made)
+    heard = () if made.sound is None else (_written(folder, job.id, encode_wav(made.sound), ".wav"),)
+    return _shown(made, _written(folder, job.id, data, suffix), heard, fields)
+
+
+def _written(folder: Path, name: str, data: bytes, suffix: str) -> Path:
+    path = folder / f"{name}-{secrets.token_hex(16)}{suffix}"  # the server gives a clip to whoever knows its name
     path.write_bytes(data)
-    side = Side(frames=frames, path=path, **fields)
-    weakref.finalize(side, path.unlink, missing_ok=True).atexit = False
+    return path
+
+
+def _shown(made: PipelineOutput, path: Path, heard: tuple[Path, ...], fields: dict[str, Any]) -> Side:
+    """The side, with which its files are deleted."""
+    side = Side(frames=made.pixels, path=path, heard=heard, **fields)
+    for file in (path, *heard):
+        weakref.finalize(side, file.unlink, missing_ok=True).atexit = False
     return side
+
+
+def _difference(ours: PipelineOutput, theirs: PipelineOutput, folder: Path) -> Side | None:
+    """How the difference sounds, and its spectrogram."""
+    if ours.sound is None or theirs.sound is None:
+        return None
+    found = PipelineOutput(sound=ours.sound.minus(theirs.sound))
+    path = _written(folder, "difference", encode_wav(ours.sound.minus(theirs.sound)), ".wav")
+    return _shown(found, path, (path,), {"seconds": {}, "calls": [], "timeline": {}, "report": ""})
 
 
 def make_pair(
@@ -144,36 +166,40 @@ def make_pair(
     fps: float,
     pace: float = 1.0,
 ) -> Pair:
-    """The pair of two calls. pace: how many times as long the unaccelerated call would have taken beside the other.
+    """The pair of two calls. fps: of videos without sound. pace: how many times as long the unaccelerated call would
+    have taken beside the other.
 
-    Raises ValueError where their clips have other shapes.
+    Raises ValueError where their outputs have other shapes.
     """
-    ours, theirs = accelerated.clip, baseline.clip
-    found = quality(ours, theirs)
-    per_frame = tuple(psnr(ours[index : index + 1], theirs[index : index + 1]) for index in range(len(theirs)))
+    ours, theirs = accelerated.made, baseline.made
+    found: dict[str, float | None] = {**dict.fromkeys(_METRICS), **fidelity(ours, theirs, _METRICS)}
+    per_frame = _per_frame(ours.frames, theirs.frames)
+    size = [theirs.size[name] or None for name in ("frames", "height", "width")]
     ratios = {phase: _ratio(pace * baseline.side.effort(phase), accelerated.side.effort(phase)) for phase in _TIMED}
     return Pair(
         key=point.key(base),
         settings=point.settings,
         baseline=baseline.side,
         accelerated=accelerated.side,
-        metrics={
-            "psnr": found["psnr"],
-            "ssim": found.get("ssim"),
-            "flicker_difference": found.get("flicker_difference"),
-            "speedup": ratios["total"],
-            "denoise_speedup": ratios["denoise"],
-        },
+        metrics=found | {"speedup": ratios["total"], "denoise_speedup": ratios["denoise"]},
         psnr_per_frame=per_frame,
-        worst_frame=int(np.argmin(per_frame)),
+        worst_frame=int(np.argmin(per_frame)) if per_frame else 0,
         baseline_reused=reused,
         timing_note=" ".join(_timing_notes(baseline, accelerated, reused)),
         baseline_when=baseline.when,
-        fps=fps,
+        fps=fps_of(base.job(None if theirs.sound else fps), theirs),
         when=accelerated.when,
         label=point.label,
-        notes=tuple(changed_sizes(vars(base), theirs.shape[:3])),
+        notes=(*changed_sizes(vars(base), size), *lost(base.job(), theirs)),
+        difference=_difference(ours, theirs, baseline.side.path.parent),
     )
+
+
+def _per_frame(ours: Clip | None, theirs: Clip | None) -> tuple[float, ...]:
+    """PSNR of each frame; of sound there is none."""
+    if ours is None or theirs is None:
+        return ()
+    return tuple(psnr(ours[index : index + 1], theirs[index : index + 1]) for index in range(len(theirs)))
 
 
 def _ratio(before: float, after: float) -> float | None:

@@ -26,8 +26,7 @@ from rich.table import Table
 
 import accel
 from accel.loading import load_pipeline
-from accel.measure.media import to_pixels
-from accel.measure.metrics import to_clips
+from accel.measure.output import outputs_of
 from accel.measure.runner import without_progress_bars
 from accel.pocket import prompts
 from accel.rendering.batches import AUTO, Batch
@@ -83,7 +82,7 @@ def plain_loop(pipe: Any, lines: list[dict[str, Any]]) -> Pass:
                 num_frames=line["frames"],
                 generator=torch.Generator("cpu").manual_seed(line["seed"]),
             )
-            data, suffix = encode(Job("plain"), to_pixels(to_clips(output)[0]), embed=False)
+            data, suffix = encode(Job("plain"), outputs_of(output)[0], embed=False)
             (folder / f"{number}{suffix}").write_bytes(data)
 
     return run

@@ -34,6 +34,7 @@ def add_tune(commands: Any) -> None:
     command.add_argument("--min-psnr", type=float, help="dB against the unaccelerated output, such as 30")
     command.add_argument("--min-ssim", type=float, help="such as 0.95")
     command.add_argument("--max-lpips", type=float, help="such as 0.1; needs the package lpips")
+    command.add_argument("--min-snr", type=float, help="dB of a sound against the unaccelerated one, such as 20")
     command.add_argument("--target-speedup", type=float, help="instead of a quality: wall-clock speed-up, such as 2")
     command.add_argument("--coverage", type=float, default=0.95, help="share of all prompts that must keep it (0.95)")
     command.add_argument(
@@ -85,7 +86,7 @@ def tune_model(options: argparse.Namespace) -> int:
     held_out = None if options.held_out is None else recorded_prompts(options.held_out, options.model)
     check_arguments(options.minutes, options.levers)
     qualities = (options.min_psnr, options.min_ssim, options.max_lpips)
-    goal_of(*qualities, (), options.target_speedup, options.coverage)
+    goal_of(*qualities, (), options.target_speedup, options.coverage, options.min_snr)
     split_clips(prompts, held_out, options.seed)
     pipe = load(options.model, options)
     with waiting("tuning") as status:
@@ -95,7 +96,7 @@ def tune_model(options: argparse.Namespace) -> int:
                 target_speedup=options.target_speedup, coverage=options.coverage, held_out=held_out, seed=options.seed,
                 steps=options.steps, minutes=options.minutes, levers=options.levers, generic=options.generic,
                 call_arguments=call_arguments(options), verify=verifier(options.model), out=options.out,
-                tell=status.update, calibration=options.calibration,
+                tell=status.update, calibration=options.calibration, min_snr=options.min_snr,
             )  # fmt: skip
         except GoalNotMet as error:
             show(f"accel: {error}", file=sys.stderr)

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.measure.output import PipelineOutput
+from accel.measure.sound import Sound
+
 Key = tuple[str, int]
 """The label of a variant, and the number of a prompt."""
 IN_MEMORY = 2**28
@@ -62,3 +65,27 @@ class ClipStore(MutableMapping[Key, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._held) + len(self._files)
+
+
+class OutputStore:
+    """Outputs by what made them, each to be taken out once; frames and sound are kept as a `ClipStore` keeps arrays."""
+
+    def __init__(self) -> None:
+        self._frames, self._samples = ClipStore(), ClipStore()
+        self._rates: dict[Key, int] = {}
+
+    def put(self, key: Key, made: PipelineOutput) -> None:
+        if made.frames is not None:
+            self._frames[key] = made.frames
+        if made.sound is not None:
+            self._samples[key], self._rates[key] = made.sound.samples, made.sound.rate
+
+    def get(self, key: Key) -> PipelineOutput:
+        sound = Sound(self._samples[key], self._rates[key]) if key in self._samples else None
+        return PipelineOutput(self._frames.get(key), sound)
+
+    def pop(self, key: Key) -> PipelineOutput:
+        made = self.get(key)
+        self._frames.pop(key, None)
+        self._samples.pop(key, None)
+        return made

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import last_name
+from accel.measure.output import Metric
 from accel.measure.results import Comparison, summarise
 from accel.measure.runner import (
     BASELINE,
-    Metric,
     Runner,
     Variant,
     Verifier,
@@ -73,7 +73,8 @@ def compare(
         repeats: timed runs per prompt and seed. Quality is taken from the first.
         call_arguments: further arguments of every call, such as guidance_scale, height, width and num_frames.
         verify: function (frames, prompt) whose result has `.correct` (bool) and `.matches` (attribute to
-            bool); frames are float32 (frames, height, width, 3) in [0, 1].
+            bool); frames are float32 (frames, height, width, 3) in [0, 1], of a pipeline that makes sound alone float32
+            (samples, channels).
         metrics: further functions (frames, unaccelerated frames) -> number by name; `Sample.quality.others` has them.
         fewer_steps: True measures the equal-time counts, a list of counts exactly these, False none.
         fps: frames per second of the videos that `Comparison.save` writes.
@@ -258,6 +259,7 @@ def _result(
         recipes=ledger.recipes,
         samples=ledger.samples,
         clips=ledger.clips,
+        sounds=ledger.sounds,
     )
 
 
@@ -272,16 +274,13 @@ def _ordered(rows: list[Any]) -> list[Any]:
 
 
 def _settings(contest: Runner, steps: int, repeats: int, fps: float) -> dict[str, Any]:
-    shape = next(iter(contest.ledger.clips.values())).shape if contest.ledger.clips else (0, 0, 0, 3)
     arguments = contest.call_arguments
     guidance = arguments.get("guidance_scale", call_default(contest.pipe, "guidance_scale"))
     return {
         "pipeline": type(contest.pipe).__name__,
         "steps": steps,
         "guidance": guidance,
-        "frames": shape[0],
-        "height": shape[1],
-        "width": shape[2],
+        **contest.ledger.size,
         "fps": fps,
         "prompts": list(contest.prompts),
         "seeds": list(contest.seeds),

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accel.measure.sound import Sound, layout_of, mux_sound
+
 Pixels = NDArray[np.uint8]
 
 _GAP = 8
 _BACKGROUND = (17, 19, 24)
 _FOREGROUND = (232, 234, 240)
+_SOUND_BITS = 128_000  # of each channel and second of a sound track
 _QUALITY = "14"  # x264 constant rate factor: 18 is already called visually lossless
 
 SLOWEST, FASTEST = 0.01, 1000
@@ -88,8 +91,11 @@ def side_by_side(clips: Sequence[NDArray[Any]], labels: Sequence[str], *, least:
     return np.concatenate(joined[1:], axis=2)
 
 
-def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None, threads: int = 0) -> bytes:
-    """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick. `tags` are metadata.
+def encode_mp4(
+    pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None, threads: int = 0, sound: Sound | None = None
+) -> bytes:
+    """H.264 in yuv420p, with a key frame at least every 12 frames so that seeking is quick. `tags` are metadata,
+    `sound` is its sound track, in AAC.
 
     Frames with an odd width or height are extended by one pixel, as the colour format needs even sizes. `fps` is kept
     as an exact fraction (12.5, 0.5, 30000/1001). The bytes depend on the number of threads; 0 takes as many as the
@@ -111,12 +117,17 @@ def encode_mp4(pixels: Pixels, fps: float, tags: Mapping[str, str] | None = None
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         matrix = _BT709 if frames.shape[1] >= _HD_LINES else _BT601
         _tag(stream.codec_context, matrix)
+        track: Any = None if sound is None else container.add_stream("aac", rate=sound.rate)
+        if sound is not None:
+            track.layout, track.bit_rate = layout_of(sound), _SOUND_BITS * sound.samples.shape[1]
         for frame in frames:
             rgb: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture = rgb.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=_LIMITED)
             _tag(picture, matrix)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+        if sound is not None:
+            mux_sound(container, track, sound, "fltp")
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel.measure.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
 from accel.measure.runner import BASELINE, CANDIDATES
+from accel.measure.sound import encode_flac, spectrogram
 from accel.measure.tables import megabytes, with_sign
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ DIFFERENCE_GAIN = 8.0
 _LONGEST_SIDE = 512
 _CRISP_SIDE = 256
 _CHART = (900.0, 320.0, 46.0, 20.0)  # width, height, margin left and below, margin right and above
-_PSNR_SHOWN = 70.0
+_DECIBELS_SHOWN = 70.0
 _SHOWN = 8  # of a long list of recipes, how many get a headline and a video; tables and charts have all
 _ACTIONS = ("computed", "predicted", "dropped")
 
@@ -45,6 +46,8 @@ def render_page(comparison: Comparison) -> str:
         bars=_bars(comparison.rows),
         chart=_chart(comparison.rows),
         gain=f"{DIFFERENCE_GAIN:g}",
+        decibels="PSNR" if comparison.settings["frames"] else "SNR",
+        silent="seconds" not in comparison.settings,
         megabytes=megabytes,
         signed=with_sign,
         dropping=any(row.dropped for row in comparison.rows),
@@ -62,7 +65,7 @@ def _player(comparison: Comparison, number: int) -> dict[str, Any]:
     """One video that holds every variant and its difference as tiles, so that nothing can get out of step."""
     labels = [label for label in (BASELINE, *_shown_labels(comparison)) if (label, number) in comparison.clips]
     clips = [comparison.clips[label, number] for label in labels]
-    tiles = clips + [amplified_difference(clip, clips[0], DIFFERENCE_GAIN) for clip in clips]
+    tiles = clips + [_difference(comparison, label, number) for label in labels]
     columns = math.ceil(math.sqrt(len(tiles)))
     video = _atlas([_for_screen(tile) for tile in tiles], columns) if tiles else None
     return {
@@ -75,7 +78,27 @@ def _player(comparison: Comparison, number: int) -> dict[str, Any]:
         "small": bool(tiles) and max(tiles[0].shape[1:3]) < _CRISP_SIDE,
         "captions": {label: _clip_caption(comparison, label, number) for label in labels},
         **(_embedded(video, comparison.settings["fps"]) if video is not None else {}),
+        "sounds": _sounds(comparison, labels, number),
     }
+
+
+def _difference(comparison: Comparison, label: str, number: int) -> Pixels:
+    """From the unaccelerated frames, amplified; of sound alone, how the difference itself sounds."""
+    if comparison.settings["frames"]:
+        clips = comparison.clips
+        return amplified_difference(clips[label, number], clips[BASELINE, number], DIFFERENCE_GAIN)
+    return spectrogram(comparison.sound(label, number).minus(comparison.sound(BASELINE, number)))[None]
+
+
+def _sounds(comparison: Comparison, labels: Sequence[str], number: int) -> dict[str, list[str]]:
+    """By label the sound and its difference from the unaccelerated one, as FLAC in base64."""
+    found = {}
+    for label in labels:
+        if (label, number) in comparison.sounds:
+            sound = comparison.sound(label, number)
+            both = (sound, sound.minus(comparison.sound(BASELINE, number)))
+            found[label] = [base64.b64encode(encode_flac(each)).decode() for each in both]
+    return found
 
 
 def _for_screen(tile: Pixels) -> Pixels:
@@ -108,8 +131,8 @@ def _clip_caption(comparison: Comparison, label: str, number: int) -> str:
     samples = [s for s in comparison.samples if s.label == label and s.prompt == number]
     parts = [f"{samples[0].seconds:.2f} s"] if samples else []
     quality = samples[0].quality if samples else None
-    if quality is not None and quality.psnr is not None:
-        parts.append(f"{quality.psnr:.1f} dB")
+    if quality is not None and quality.decibels is not None:
+        parts.append(f"{quality.decibels:.1f} dB")
     if quality is not None and quality.correct is not None:
         wrong = [name for name, match in quality.matches.items() if not match]
         parts.append("prompt matched" if quality.correct else "wrong: " + ", ".join(wrong))
@@ -149,12 +172,12 @@ def _bars(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
 
 
 def _chart(rows: Sequence[ResultRow]) -> dict[str, Any] | None:
-    """Points of speed-up against PSNR in the pixels of an SVG; None when nothing has both."""
-    shown = [row for row in rows if row.psnr is not None]
+    """Points of speed-up against decibels in the pixels of an SVG; None when nothing has both."""
+    shown = [row for row in rows if row.decibels is not None]
     if not shown:
         return None
     width, height, low, high = _CHART
-    values = [min(row.psnr, _PSNR_SHOWN) for row in shown if row.psnr is not None]
+    values = [min(row.decibels, _DECIBELS_SHOWN) for row in shown if row.decibels is not None]
     speedups = [row.speedup for row in shown]
     right = max(1.5, max(speedups) * 1.08)
     left = min(1.0, min(speedups) - 0.06 * (right - min(speedups)))
@@ -164,10 +187,10 @@ def _chart(rows: Sequence[ResultRow]) -> dict[str, Any] | None:
         return low + (speedup - left) / (right - left) * (width - low - high)
 
     def y(decibels: float) -> float:
-        share = (min(decibels, _PSNR_SHOWN) - bottom) / (top - bottom)
+        share = (min(decibels, _DECIBELS_SHOWN) - bottom) / (top - bottom)
         return height - low - share * (height - low - high)
 
-    points: list[dict[str, Any]] = [{"row": row, "x": x(row.speedup), "y": y(row.psnr or 0.0)} for row in shown]
+    points: list[dict[str, Any]] = [{"row": row, "x": x(row.speedup), "y": y(row.decibels or 0.0)} for row in shown]
     fewer = sorted((p for p in points if p["row"].kind == "fewer_steps"), key=lambda p: p["x"])
     step = 5 if top - bottom <= 40 else 10
     return {

@@ -13,6 +13,7 @@ from accel.measure.clip_store import ClipStore
 from accel.measure.media import Pixels, changed_sizes, save_clip, side_by_side
 from accel.measure.metrics import MAX_PSNR
 from accel.measure.runner import BASELINE, CANDIDATES, Kind, Measurements, Sample
+from accel.measure.sound import Samples, Sound, encode_wav
 from accel.terminal import one_line
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class ResultRow:
 
     Times are medians in wall-clock seconds, ranges are (least, most). A speed-up is the ratio of the medians
     over the runs that were interleaved with this variant, its range that of the single pairs. Quality is a
-    mean over prompts and seeds against the unaccelerated output; `psnr_worst` is the worst of them. Counts
-    are denoiser calls per run.
+    mean over prompts and seeds against the unaccelerated output, of frames and of sound as far as there are any;
+    `psnr_worst` and `snr_worst` are the worst of them. Counts are denoiser calls per run.
     """
 
     label: str
@@ -58,6 +59,15 @@ class ResultRow:
     peak_bytes: int | None
     runs: int
     equal_time_to: tuple[str, ...] = ()
+    snr: float | None = None
+    snr_worst: float | None = None
+    si_sdr: float | None = None
+    stft_distance: float | None = None
+
+    @property
+    def decibels(self) -> float | None:
+        """By what it is judged first: PSNR of frames, or SNR of sound where there are none."""
+        return self.psnr if self.psnr is not None else self.snr
 
 
 @dataclass
@@ -65,7 +75,8 @@ class Comparison:
     """The result of :func:`accel.compare`. `rows` starts with the unaccelerated pipeline.
 
     `timelines` holds, for each label, the denoiser calls of its first run, `levers` and `notes` what its report says of
-    them; `clips` the frames (uint8) of the first seed by (label, number of the prompt).
+    them; `clips` the frames (uint8) of the first seed by (label, number of the prompt), of sound alone the spectrogram;
+    `sounds` by the same key the samples, float32 (samples, channels) at `settings["sampling_rate"]`.
     """
 
     rows: list[ResultRow]
@@ -77,6 +88,7 @@ class Comparison:
     recipes: dict[str, Any] = field(default_factory=dict, repr=False)
     samples: list[Sample] = field(default_factory=list, repr=False)
     clips: MutableMapping[tuple[str, int], Pixels] = field(default_factory=ClipStore, repr=False)
+    sounds: MutableMapping[tuple[str, int], Samples] = field(default_factory=ClipStore, repr=False)
 
     def row(self, label: str) -> ResultRow:
         """The row called `label`. Raises ValueError, with the labels there are, for any other."""
@@ -146,7 +158,7 @@ class Comparison:
         return "\n".join([as_text(comparison_table(self)), "", *self.headlines(), *self.cautions()])
 
     def save(self, folder: str | Path) -> Path:
-        """Writes comparison.json, page.html and one labelled side-by-side file per prompt and recipe.
+        """Writes comparison.json, page.html, one labelled side-by-side file per prompt and recipe, and sounds as WAV.
 
         The folder is created where it is missing; files of the same names are replaced. Returns the path of
         the page.
@@ -159,9 +171,16 @@ class Comparison:
         for row in self.rows:
             if row.kind in CANDIDATES:
                 self._save_clips(row, target)
+        for label, number in self.sounds:
+            path = target / f"prompt-{number + 1}-{_file_name(label)}.wav"
+            path.write_bytes(encode_wav(self.sound(label, number)))
         page = target / "page.html"
         page.write_text(render_page(self), encoding="utf-8")
         return page
+
+    def sound(self, label: str, number: int) -> Sound:
+        """What this variant made of this prompt, of a pipeline that makes sound."""
+        return Sound(self.sounds[label, number], self.settings["sampling_rate"])
 
     def _save_clips(self, row: ResultRow, target: Path) -> None:
         shown = [self.row(BASELINE), row, self.equal_time_row(row.label)]
@@ -180,6 +199,7 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_ti
     judged = [sample.quality for sample in own if sample.quality is not None]
     ratios = [base.seconds / sample.seconds for base, sample in pairs]
     psnrs = [quality.psnr for quality in judged if quality.psnr is not None]
+    snrs = [quality.snr for quality in judged if quality.snr is not None]
     peaks = [sample.peak_bytes for sample in own if sample.peak_bytes is not None]
     return ResultRow(
         label=label,
@@ -208,6 +228,10 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_ti
         peak_bytes=max(peaks, default=None),
         runs=len(own),
         equal_time_to=tuple(equal_time_to),
+        snr=_mean(snrs),
+        snr_worst=min(snrs, default=None),
+        si_sdr=_mean([q.si_sdr for q in judged]),
+        stft_distance=_mean([q.stft_distance for q in judged]),
     )
 
 
@@ -219,12 +243,12 @@ def headline(row: ResultRow, fewer: ResultRow | None, idle: str = "") -> str:
     text = (
         f"{one_line(row.label)}: {1 / row.speedup if slower else row.speedup:.2f}x {'slower' if slower else 'faster'}"
     )
-    if row.psnr is not None:
-        text += " with identical output" if row.psnr >= MAX_PSNR else f" at {row.psnr:.1f} dB"
+    if row.decibels is not None:
+        text += " with identical output" if row.decibels >= MAX_PSNR else f" at {row.decibels:.1f} dB"
     if row.adherence is not None:
         text += f", {row.adherence:.0%} of the clips match their prompt"
-    if fewer is not None and fewer.psnr is not None:
-        text += f"; without it the same time buys {fewer.steps} steps and {fewer.psnr:.1f} dB"
+    if fewer is not None and fewer.decibels is not None:
+        text += f"; without it the same time buys {fewer.steps} steps and {fewer.decibels:.1f} dB"
     return text + "."
 
 
@@ -259,7 +283,7 @@ def _attributes(matches: Sequence[dict[str, bool]]) -> dict[str, float]:
 def _caption(row: ResultRow) -> str:
     if row.kind == "baseline":
         return f"{row.label}, {row.steps} steps\n{row.seconds:.2f} s"
-    quality = "" if row.psnr is None else f", {row.psnr:.1f} dB"
+    quality = "" if row.decibels is None else f", {row.decibels:.1f} dB"
     return f"{row.label}\n{row.seconds:.2f} s, {row.speedup:.2f}x{quality}"
 
 

@@ -4,7 +4,6 @@ seeds.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import time
@@ -13,27 +12,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from accel.api import accelerate
-from accel.measure.clip_store import ClipStore
-from accel.measure.media import to_pixels
-from accel.measure.metrics import (
-    SSIM_WINDOW,
-    Clip,
-    frame_difference_psnr,
-    psnr,
-    ssim,
-    temporal_flicker_difference,
-    to_frames,
-)
+from accel.measure.clip_store import ClipStore, OutputStore
+from accel.measure.output import Metric, PipelineOutput, fidelity, output_of
 from accel.patch import undo_later
 from accel.recipe import Recipe
 from accel.session import bare
 
 Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
-Verifier = Callable[[Clip, str], Any]
-Metric = Callable[[Clip, Clip], float]  # (candidate, unaccelerated)
+Verifier = Callable[[Any, str], Any]  # of frames, or of a sound's samples where there are none
 BASELINE = "unaccelerated"
 CANDIDATES: tuple[Kind, ...] = ("recipe", "other")  # those whose speed and quality are the question
 WARMUP_STEPS = 4
@@ -56,8 +43,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Quality:
-    """One clip against the unaccelerated clip of the same prompt and seed. None where a metric does not
-    apply.
+    """One output against the unaccelerated one of the same prompt and seed. None where a metric does not apply:
+    the first four are of frames, the last three of sound.
     """
 
     psnr: float | None = None
@@ -67,6 +54,14 @@ class Quality:
     correct: bool | None = None
     matches: dict[str, bool] = field(default_factory=dict)
     others: dict[str, float] = field(default_factory=dict)
+    snr: float | None = None
+    si_sdr: float | None = None
+    stft_distance: float | None = None
+
+    @property
+    def decibels(self) -> float | None:
+        """PSNR of frames, or SNR of a sound where there are none."""
+        return self.psnr if self.psnr is not None else self.snr
 
 
 def check_seed(seed: object) -> None:
@@ -111,6 +106,8 @@ class Measurements:
     notes: dict[str, list[str]] = field(default_factory=dict)
     recipes: dict[str, Any] = field(default_factory=dict)
     clips: ClipStore = field(default_factory=ClipStore)
+    sounds: ClipStore = field(default_factory=ClipStore)
+    size: dict[str, Any] = field(default_factory=lambda: PipelineOutput().size)
     digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
 
     @property
@@ -161,7 +158,7 @@ class Runner:
             output, *_ = self._call(self.prompts[0], self.seeds[0], min(steps, contestant.steps))
         if contestant.kind == "baseline":
             try:
-                to_frames(output)
+                output_of(output, self.pipe)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"The output of {type(self.pipe).__name__} cannot be compared: {error}") from error
 
@@ -176,20 +173,23 @@ class Runner:
         turn = 0
         for prompt in range(len(self.prompts)):
             for seed in self.seeds:
-                reference: Clip | None = None
+                reference: PipelineOutput | None = None
                 for repeat in range(repeats):
                     order = [*contestants[turn % len(contestants) :], *contestants[: turn % len(contestants)]]
                     turn += 1
-                    samples, clips = list[Sample](), ClipStore()
+                    samples, made = list[Sample](), OutputStore()
                     for contestant in order:
                         tick(f"{contestant.label}, prompt {prompt + 1} of {len(self.prompts)}, seed {seed}")
-                        sample, clips[contestant.label, prompt] = self._sample(contestant, batch, prompt, seed, repeat)
+                        sample, output = self._sample(contestant, batch, prompt, seed, repeat)
+                        made.put((contestant.label, prompt), output)
                         samples.append(sample)
                     if reference is None:
-                        reference = np.array(clips[BASELINE, prompt])
-                    self._record(samples, clips, reference)
+                        reference = made.get((BASELINE, prompt)).copied()
+                    self._record(samples, made, reference)
 
-    def _sample(self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
+    def _sample(
+        self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int
+    ) -> tuple[Sample, PipelineOutput]:
         with attach_for_run(self.pipe, contestant.recipe) as session:
             _reset_peak(self.pipe)
             output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
@@ -214,7 +214,7 @@ class Runner:
             extra_bytes=sum(lever.extra_bytes for lever in report.levers),
             peak_bytes=_peak(self.pipe),
         )
-        return sample, to_frames(output)
+        return sample, output_of(output, self.pipe)
 
     def _call(self, prompt: str, seed: int, steps: int) -> tuple[Any, float, float]:
         import torch
@@ -241,34 +241,34 @@ class Runner:
         self.ledger.notes[label] = list(data["notes"])
         self.ledger.recipes[label] = session.recipe.to_dict()
 
-    def _record(self, samples: Sequence[Sample], clips: ClipStore, reference: Clip) -> None:
-        """Judges the clips of a round, one after the other, when all have run: judging takes time from nobody's run."""
+    def _record(self, samples: Sequence[Sample], made: OutputStore, reference: PipelineOutput) -> None:
+        """Judges the outputs of a round, one after the other, when all have run: judging takes time from nobody's
+        run."""
         for sample in samples:
-            clip = clips.pop((sample.label, sample.prompt))
+            output = made.pop((sample.label, sample.prompt))
             if sample.label == BASELINE:
-                digest = hashlib.sha256(clip.tobytes()).hexdigest()
-                self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(digest)
+                self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(output.digest)
             is_first = sample.repeat == 0 and not (sample.label == BASELINE and sample.batch > 0)
-            quality = self._judge(sample, clip, reference) if is_first else None
+            quality = self._judge(sample, output, reference) if is_first else None
             if is_first and sample.seed == self.seeds[0]:
-                self.ledger.clips[sample.label, sample.prompt] = to_pixels(clip)
+                self._keep((sample.label, sample.prompt), output)
             self.ledger.samples.append(replace(sample, quality=quality))
 
-    def _judge(self, sample: Sample, clip: Clip, reference: Clip) -> Quality:
-        verdict = self.verify(clip, self.prompts[sample.prompt]) if self.verify else None
+    def _keep(self, key: tuple[str, int], output: PipelineOutput) -> None:
+        """What the page shows."""
+        self.ledger.clips[key] = output.pixels
+        if output.sound is not None:
+            self.ledger.sounds[key] = output.sound.samples
+        self.ledger.size = output.size
+
+    def _judge(self, sample: Sample, output: PipelineOutput, reference: PipelineOutput) -> Quality:
+        verdict = self.verify(output.main, self.prompts[sample.prompt]) if self.verify else None
         correct = bool(verdict.correct) if verdict is not None else None
         matches = {name: bool(value) for name, value in verdict.matches.items()} if verdict is not None else {}
         if sample.label == BASELINE:
             return Quality(correct=correct, matches=matches)
-        return Quality(
-            psnr=psnr(clip, reference),
-            ssim=ssim(clip, reference) if min(clip.shape[1:3]) >= SSIM_WINDOW else None,
-            flicker_difference=temporal_flicker_difference(clip, reference) if len(clip) > 1 else None,
-            frame_difference_psnr=frame_difference_psnr(clip, reference) if len(clip) > 1 else None,
-            correct=correct,
-            matches=matches,
-            others={name: float(metric(clip, reference)) for name, metric in self.metrics.items()},
-        )
+        others = {name: float(metric(output.main, reference.main)) for name, metric in self.metrics.items()}
+        return Quality(**fidelity(output, reference), correct=correct, matches=matches, others=others)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Tabl
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        caption="wall-clock medians; PSNR, SSIM and flicker against the unaccelerated output",
+        caption="wall-clock medians; quality is against the unaccelerated output, in dB where nothing else is said",
         caption_justify="left",
     )
     table.add_column("")
@@ -85,9 +85,10 @@ def _width(columns: list[Column], rows: list[ResultRow], names: list[str]) -> in
 def _workload(settings: dict[str, Any]) -> str:
     count = len(settings["prompts"]) * len(settings["seeds"])
     frames = f"x{settings['frames']}" if settings["frames"] > 1 else ""
-    size = f"{settings['width']}x{settings['height']}{frames}"
+    sizes = [f"{settings['width']}x{settings['height']}{frames}"] if settings["frames"] else []
+    sizes += [f"{settings['seconds']:.3g} s of sound"] if "seconds" in settings else []
     repeats = f", {settings['repeats']} runs each" if settings["repeats"] > 1 else ""
-    return f"{size}, {count} clip{'s' if count > 1 else ''}{repeats}"
+    return f"{', '.join(sizes)}, {count} clip{'s' if count > 1 else ''}{repeats}"
 
 
 def _number(value: float | None, pattern: str) -> str:
@@ -119,6 +120,10 @@ _COLUMNS = [
     Column("worst", lambda row: _number(row.psnr_worst, ".1f"), sacrifice=4),
     Column("SSIM", lambda row: _number(row.ssim, ".3f")),
     Column("flicker", lambda row: with_sign(row.flicker_difference), sacrifice=5),
+    Column("SNR", lambda row: _number(row.snr, ".1f")),
+    Column("SNR worst", lambda row: _number(row.snr_worst, ".1f"), sacrifice=4),
+    Column("SI-SDR", lambda row: _number(row.si_sdr, ".1f"), sacrifice=5),
+    Column("STFT", lambda row: _number(row.stft_distance, ".2f"), sacrifice=5),
     Column("prompt", lambda row: _number(row.adherence, ".0%")),
     Column("calls", _calls, sacrifice=1),
     Column("memory", lambda row: megabytes(row.extra_bytes), sacrifice=6),

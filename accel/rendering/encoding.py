@@ -1,4 +1,4 @@
-"""Pictures and videos as bytes, with the settings that made them inside, and reading these settings back."""
+"""Pictures, videos and sounds as bytes, with the settings that made them inside, and reading these settings back."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import io
 import json
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from accel.measure.media import Pixels, durations, encode_mp4
+from accel.measure.media import FASTEST, SLOWEST, durations, encode_mp4
+from accel.measure.output import PipelineOutput
+from accel.measure.sound import encode_flac, encode_wav
 from accel.plain_data import parse_json
 from accel.rendering.jobs import DEFAULT_FPS, Job
 from accel.version import __version__
 
 KEY = "accel"
+SOUND_FORMATS = ("wav", "flac")
 _DESCRIPTION = 0x010E  # the EXIF tag ImageDescription, which is ASCII by its standard
 _THREADS = 2  # of x264, always as many, so that every machine writes the same bytes
 _LARGEST_SETTINGS = 2**20
 _MOST_PARTS = 1000  # chunks or boxes of a file that may come before the settings
+_CLIPPED = 1.0005  # of full scale; below that it is rounding
+_ROUNDED = 0.02
 _COMPRESSION = 4  # of zlib: a quarter of the time of its best, for files a few per cent larger
 
 
@@ -31,29 +37,49 @@ def embedded_settings(job: Job) -> dict[str, Any]:
 
 
 def suffix_of(job: Job, frames: int) -> str:
-    """The suffix of the job's file: as it asks, else PNG for one frame and MP4 for several.
+    """The suffix of the job's file: as it asks, else PNG for one frame, MP4 for several and WAV for none.
 
-    Raises ValueError where a picture is asked for as MP4 or a video as PNG.
+    Raises ValueError where a picture or video is asked for as sound, a sound as a picture, or a video as PNG.
     """
     if job.format is None:
-        return ".png" if frames == 1 else ".mp4"
+        return (".wav", ".png")[frames] if frames < 2 else ".mp4"
+    if (job.format in SOUND_FORMATS) != (frames == 0):
+        made = "sound; ask for the format wav or flac" if frames == 0 else "pictures; ask for png, webp or mp4"
+        raise ValueError(f"the format is {job.format}, but the pipeline makes {made}.")
     if job.format == "png" and frames > 1:
         raise ValueError(f"a video of {frames} frames is no PNG; ask for the format mp4 or webp.")
     return f".{job.format}"
 
 
-def encode(job: Job, pixels: Pixels, *, embed: bool = True) -> tuple[bytes, str]:
-    """The bytes of the job's file, and its suffix. `pixels` is uint8 (frames, height, width, 3).
+def encode(job: Job, made: PipelineOutput, *, embed: bool = True) -> tuple[bytes, str]:
+    """The bytes of the job's file, and its suffix.
 
-    PNG and WebP are lossless. `embed` writes the settings into the file (PNG text, EXIF, MP4 tag).
-    Raises RuntimeError for MP4 where PyAV or its H.264 encoder is missing.
+    PNG, WebP, WAV and FLAC are lossless (of 8 or 16 bits); a film's sound track is AAC. `embed` writes the settings
+    into the file (PNG text, EXIF, MP4 tag, RIFF or Vorbis comment). Raises RuntimeError for MP4 and FLAC where PyAV or
+    its encoder is missing.
     """
-    suffix = suffix_of(job, len(pixels))
-    settings = json.dumps(embedded_settings(job), ensure_ascii=suffix != ".mp4") if embed else ""
-    if suffix == ".mp4":
-        tags = {KEY: settings, "comment": job.prompt or ""} if embed else {}
-        return encode_mp4(pixels, job.fps or DEFAULT_FPS, tags, _THREADS), suffix
-    return (_png(pixels, settings) if suffix == ".png" else _webp(pixels, job.fps or DEFAULT_FPS, settings)), suffix
+    suffix = suffix_of(job, made.size["frames"])
+    settings = json.dumps(embedded_settings(job), ensure_ascii=suffix in (".png", ".webp")) if embed else ""
+    return _ENCODERS[suffix](job, made, settings), suffix
+
+
+def lost(job: Job, made: PipelineOutput) -> list[str]:
+    """A sentence for what the file cannot hold of what was made."""
+    if made.sound is None:
+        return []
+    if made.frames is not None and suffix_of(job, len(made.frames)) != ".mp4":
+        return [f"The sound is left out, which {job.format or 'png'} cannot hold; ask for the format mp4."]
+    peak = made.sound.peak
+    return [f"The sound goes up to {peak:.2f} times full scale and is clipped there."] if peak > _CLIPPED else []
+
+
+def fps_of(job: Job, made: PipelineOutput) -> float:
+    """Frames per second: as the job asks, else so that the frames last as long as their sound (which is seldom a whole
+    number of frames, so a rate near a whole number is that), else 16."""
+    if job.fps is not None or made.sound is None or made.frames is None:
+        return job.fps or DEFAULT_FPS
+    exact = min(max(len(made.frames) / made.sound.seconds, SLOWEST), FASTEST)
+    return float(round(exact)) if abs(round(exact) - exact) < _ROUNDED * exact else exact
 
 
 def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -79,7 +105,20 @@ def settings_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     return line
 
 
-def _png(pixels: Pixels, settings: str) -> bytes:
+def _wav(job: Job, made: PipelineOutput, settings: str) -> bytes:
+    return encode_wav(made.heard, settings)
+
+
+def _flac(job: Job, made: PipelineOutput, settings: str) -> bytes:
+    return encode_flac(made.heard, {KEY: settings, "comment": job.prompt or ""} if settings else {})
+
+
+def _mp4(job: Job, made: PipelineOutput, settings: str) -> bytes:
+    tags = {KEY: settings, "comment": job.prompt or ""} if settings else {}
+    return encode_mp4(made.pixels, fps_of(job, made), tags, _THREADS, made.sound)
+
+
+def _png(job: Job, made: PipelineOutput, settings: str) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -87,12 +126,14 @@ def _png(pixels: Pixels, settings: str) -> bytes:
     if settings:
         text.add_itxt(KEY, settings)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[0]).save(buffer, "PNG", pnginfo=text, compress_level=_COMPRESSION)
+    Image.fromarray(made.pixels[0]).save(buffer, "PNG", pnginfo=text, compress_level=_COMPRESSION)
     return buffer.getvalue()
 
 
-def _webp(pixels: Pixels, fps: float, settings: str) -> bytes:
+def _webp(job: Job, made: PipelineOutput, settings: str) -> bytes:
     from PIL import Image
+
+    pixels, fps = made.pixels, fps_of(job, made)
 
     options: dict[str, Any] = {"lossless": True}
     if settings:
@@ -107,6 +148,9 @@ def _webp(pixels: Pixels, fps: float, settings: str) -> bytes:
     return buffer.getvalue()
 
 
+_ENCODERS = {".png": _png, ".webp": _webp, ".mp4": _mp4, ".wav": _wav, ".flac": _flac}
+
+
 def _png_text(file: BinaryIO) -> str:
     """Without decoding a pixel: asked for EXIF, Pillow would."""
     from PIL import Image
@@ -119,16 +163,60 @@ def _webp_exif(file: BinaryIO) -> str:
     """The EXIF chunk, walking over the others: a decoder would first make room for the picture."""
     from PIL import Image
 
-    kind, _, form = struct.unpack("<4sI4s", file.read(12))
-    if (kind, form) != (b"RIFF", b"WEBP"):
-        raise ValueError("no WebP")
-    for _ in range(_MOST_PARTS):
-        name, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
+    for name, size in _riff_chunks(file, b"WEBP"):
         if name == b"EXIF":
             exif = Image.Exif()
             exif.load(file.read(min(size, _LARGEST_SETTINGS)))
             return str(exif.get(_DESCRIPTION, ""))
-        file.seek(size + size % 2, os.SEEK_CUR)
+    return ""
+
+
+def _riff_chunks(file: BinaryIO, wanted: bytes) -> Iterator[tuple[bytes, int]]:
+    """The names and sizes of the chunks of a RIFF file of this form, with the file at the content of each."""
+    kind, _, form = struct.unpack("<4sI4s", file.read(12))
+    if (kind, form) != (b"RIFF", wanted):
+        raise ValueError(f"no {wanted.decode()}")
+    for _ in range(_MOST_PARTS):
+        name, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
+        begins = file.tell()
+        yield name, size
+        file.seek(begins + size + size % 2)
+
+
+def _wav_comment(file: BinaryIO) -> str:
+    """The comment of RIFF, walking over the other chunks."""
+    for name, size in _riff_chunks(file, b"WAVE"):
+        if name == b"LIST" and file.read(4) == b"INFO":
+            listed = file.read(min(size - 4, _LARGEST_SETTINGS))
+            if listed[:4] == b"ICMT":
+                return listed[8 : 8 + int.from_bytes(listed[4:8], "little")].rstrip(b"\0").decode()
+    return ""
+
+
+def _flac_comment(file: BinaryIO) -> str:
+    """The Vorbis comment of our name, walking over the blocks of metadata in front of the sound."""
+    if file.read(4) != b"fLaC":
+        raise ValueError("no FLAC")
+    for _ in range(_MOST_PARTS):
+        (head,) = struct.unpack(">I", file.read(4))
+        size, last, kind = head & 0xFFFFFF, head >> 31, head >> 24 & 0x7F
+        if kind == 4:
+            return _vorbis(file.read(min(size, _LARGEST_SETTINGS)))
+        if last:
+            break
+        file.seek(size, os.SEEK_CUR)
+    return ""
+
+
+def _vorbis(block: bytes) -> str:
+    """The value of our key among the comments of a block: lengths are little-endian, names know no case."""
+    place = 4 + int.from_bytes(block[:4], "little") + 4
+    while place + 4 <= len(block):
+        size = int.from_bytes(block[place : place + 4], "little")
+        name, _, value = block[place + 4 : place + 4 + size].partition(b"=")
+        if name.lower() == KEY.encode():
+            return value.decode()
+        place += 4 + size
     return ""
 
 
@@ -171,4 +259,10 @@ def _entered(file: BinaryIO, name: bytes, end: int, start: int | None = None) ->
     raise LookupError(f"no box {name!r}")
 
 
-_READERS = {".png": _png_text, ".webp": _webp_exif, ".mp4": _mp4_tag}
+_READERS = {
+    ".png": _png_text,
+    ".webp": _webp_exif,
+    ".mp4": _mp4_tag,
+    ".wav": _wav_comment,
+    ".flac": _flac_comment,
+}

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from accel.plain_data import parse_json, unfit_reason
+from accel.rendering.fields import MEDIA
 
 MOST_BYTES = 8 * 2**20
 """Of a line. One of ours has some thousand; a line of a manifest with everything that it may have, two million."""
 
-MEDIA = (".png", ".webp", ".mp4")
 Entry = dict[str, Any]
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -40,7 +40,7 @@ def entry_of(line: bytes) -> Entry | None:
 
 
 def is_name(value: Any) -> bool:
-    """Whether this is the name of a file that a render may have made: below the folder, visible, a picture or clip."""
+    """Whether this is the name of a file that a render may have made: below the folder, visible, media."""
     if not isinstance(value, str) or len(value) > 4096:
         return False
     path = PurePosixPath(value)
@@ -104,6 +104,8 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "frames": _count,
     "width": _count,
     "height": _count,
+    "sound_seconds": _number,
+    "sampling_rate": _count,
     "seconds": _each(_number),
     "metrics": _each(_number),
     "error": _each(_text),

@@ -14,7 +14,9 @@ from accel.measure.media import FASTEST, SLOWEST
 from accel.plain_data import encodable, parse_json, quote, unfit_reason
 from accel.recipe import Recipe
 
-FORMATS = ("png", "webp", "mp4")
+FORMATS = ("png", "webp", "mp4", "wav", "flac")
+MEDIA = tuple(f".{name}" for name in FORMATS)
+"""The suffixes of files that a render makes, all of which can hold their settings."""
 MOST_REPEATS = 100_000
 MOST_PIXELS = 65_536  # of a side
 LONGEST_TEXT, LONGEST_NAME = 131_072, 4_096  # characters

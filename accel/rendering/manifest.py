@@ -15,9 +15,8 @@ from typing import Any
 
 from accel.files import read_bounded
 from accel.plain_data import parse_json, quote
-from accel.rendering.fields import ARGUMENTS, FIELDS, read_cell, read_fields, suggestion
+from accel.rendering.fields import ARGUMENTS, FIELDS, MEDIA, read_cell, read_fields, suggestion
 
-MEDIA = (".png", ".webp", ".mp4")
 MOST_JOBS = 1_000_000
 MOST_BYTES, LONGEST_LINE = 2**30, 4 * 2**20
 _SHOWN = 20

@@ -36,6 +36,8 @@ class JobOutcome:
     frames: int = 0
     width: int = 0
     height: int = 0
+    sound_seconds: float = 0.0  # how long the sound is that was made
+    sampling_rate: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
     report: dict[str, Any] = field(default_factory=dict)

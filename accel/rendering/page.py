@@ -51,6 +51,7 @@ def _card(entry: Entry) -> dict[str, Any]:
         "file": file,
         "link": quote(file),
         "video": file.endswith(".mp4"),
+        "sound": file.endswith((".wav", ".flac")),
         "prompt": line.get("prompt", ""),
         "negative_prompt": line.get("negative_prompt", ""),
         "settings": ", ".join([*settings, f"recipe {name}"]),

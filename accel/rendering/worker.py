@@ -21,11 +21,12 @@ import torch
 
 from accel.api import accelerate
 from accel.files import open_file, sync_folder
-from accel.measure.media import changed_sizes, to_pixels
-from accel.measure.metrics import SSIM_WINDOW, Clip, psnr, ssim, temporal_flicker_difference, to_clips
+from accel.measure.media import changed_sizes
+from accel.measure.output import PipelineOutput, fidelity, outputs_of
 from accel.measure.runner import attach_for_run, without_progress_bars
+from accel.measure.sound import sampling_rate
 from accel.recipe import Recipe
-from accel.rendering.encoding import encode
+from accel.rendering.encoding import encode, lost
 from accel.rendering.failures import DeviceError, ModelError, writing
 from accel.rendering.inputs import load_image, load_video
 from accel.rendering.jobs import Job, JobGroup, digest
@@ -57,6 +58,7 @@ class _Run:
     group: JobGroup
     output: Any
     reference: Any
+    rate: int | None
     report: Any
     seconds: dict[str, float]
     peak_bytes: int | None
@@ -218,7 +220,8 @@ class Worker:
         seconds = {name: value / len(jobs) for name, value in {**phases, **seconds}.items()}
         if self._load_seconds:
             seconds, self._load_seconds = {"load": self._load_seconds, **seconds}, 0.0
-        return _Run(group, output, reference, report, seconds, peak(self._device), notes)
+        rate = sampling_rate(self._pipe)
+        return _Run(group, output, reference, rate, report, seconds, peak(self._device), notes)
 
     def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
         with attach_for_run(self._pipe, Recipe()):
@@ -259,24 +262,24 @@ class Worker:
     def _write(self, run: _Run) -> None:
         """In the writer's thread: frames to files, one outcome for each job."""
         try:
-            clips = to_clips(run.output)
-            references = to_clips(run.reference) if run.reference is not None else [None] * len(clips)
-            if len(clips) != len(run.group.jobs):
-                raise ValueError(f"{len(run.group.jobs)} were asked for, but the pipeline returned {len(clips)}.")
+            made = outputs_of(run.output, run.rate)
+            references = [None] * len(made) if run.reference is None else outputs_of(run.reference, run.rate)
+            if len(made) != len(run.group.jobs):
+                raise ValueError(f"{len(run.group.jobs)} were asked for, but the pipeline returned {len(made)}.")
         except Exception as error:
             for job in run.group.open:
                 self._emit(self._failed(job, _described(error), run.notes))
             return
         run.output = run.reference = None
-        for job, clip, reference in zip(run.group.jobs, clips, references, strict=True):
+        for job, each, reference in zip(run.group.jobs, made, references, strict=True):
             if job.id not in run.group.done:
-                self._emit(self._finished(run, job, clip, reference))
+                self._emit(self._finished(run, job, each, reference))
 
-    def _finished(self, run: _Run, job: Job, clip: Clip, reference: Clip | None) -> JobOutcome:
-        start = time.perf_counter()
+    def _finished(self, run: _Run, job: Job, made: PipelineOutput, reference: PipelineOutput | None) -> JobOutcome:
+        start, size = time.perf_counter(), made.size
         try:
-            data, suffix = encode(job, to_pixels(clip), embed=self._settings.embed)
-            metrics = quality(clip, reference) if reference is not None else {}
+            data, suffix = encode(job, made, embed=self._settings.embed)
+            metrics = fidelity(made, reference) if reference is not None else {}
         except Exception as error:
             return self._failed(job, _described(error), run.notes)
         part = self._settings.parts / f"{job.id}-{secrets.token_hex(8)}.part"
@@ -289,15 +292,20 @@ class Worker:
             suffix=suffix,
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
-            frames=clip.shape[0],
-            height=clip.shape[1],
-            width=clip.shape[2],
+            frames=size["frames"],
+            height=size["height"],
+            width=size["width"],
+            sound_seconds=size.get("seconds", 0.0),
+            sampling_rate=size.get("sampling_rate", 0),
             seconds={**run.seconds, "write": time.perf_counter() - start},
             peak_bytes=run.peak_bytes,
             report=report_summary(run.report),
             metrics=metrics,
             notes=run.notes,
-            changes=tuple(changed_sizes(vars(job), clip.shape[:3])),
+            changes=(
+                *changed_sizes(vars(job), [size[name] for name in ("frames", "height", "width")]),
+                *lost(job, made),
+            ),
             device=str(self._device),
             versions=dict(installed_versions()),
         )
@@ -314,16 +322,6 @@ class Worker:
             device=str(self._device),
             versions=dict(installed_versions()),
         )
-
-
-def quality(clip: Clip, reference: Clip) -> dict[str, float]:
-    """Fidelity of a clip to the same job unaccelerated, as in `accel compare`."""
-    found = {"psnr": psnr(clip, reference)}
-    if min(clip.shape[1:3]) >= SSIM_WINDOW:
-        found["ssim"] = ssim(clip, reference)
-    if len(clip) > 1:
-        found["flicker_difference"] = temporal_flicker_difference(clip, reference)
-    return {name: float(value) for name, value in found.items()}
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -64,6 +64,7 @@ def tune(
     progress: bool = True,
     known: object = None,
     calibration: Any = (),
+    min_snr: float | None = None,
 ) -> Recipe:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
@@ -75,8 +76,8 @@ def tune(
     Args:
         prompts: the more, the surer; of six and more a third is searched with and the others are held out. Of fewer all
             are searched with and held out with other seeds: then nothing is promised of other prompts.
-        min_psnr, min_ssim, max_lpips, bounds: what `coverage` of all prompts must reach against the unaccelerated
-            output, within 1 dB, 0.01, 0.01; `accel.tuning.Bound` is for metrics of your own.
+        min_psnr, min_ssim, max_lpips, min_snr (of sound), bounds: what `coverage` of all prompts must reach against the
+            unaccelerated output, within 1 dB, 0.01, 0.01, 1 dB; `accel.tuning.Bound` is for metrics of your own.
         target_speedup: instead of these, the wall-clock speed-up to be reached, end to end.
         held_out: prompts to judge on, in place of splitting `prompts`.
         steps, call_arguments: of every call, as in production: the recipe belongs to them.
@@ -97,7 +98,7 @@ def tune(
     TuningInterrupted (a KeyboardInterrupt).
     """
     measured = next(iter(calibrations(calibration)), None)
-    goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage)
+    goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage, min_snr)
     shots = split_clips(prompts, held_out, seed)
     _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
@@ -151,12 +152,14 @@ def check_arguments(minutes: float, levers: Sequence[str]) -> None:
 
 def _apology(goal: TuningGoal, nearest: Recipe) -> str:
     proof = nearest.evidence
-    psnr = proof["quality"]["psnr"]
+    metric = evidence.leading(proof)
+    decibels = proof["quality"][metric]
     kept = [(bound, bound.promise_of(proof["quality"][bound.name]["values"], goal.coverage)) for bound in goal.bounds]
     promised = "".join(f", which promises {bound.name.upper()} {value:.3g}" for bound, value in kept)
     about = evidence.promised_for(goal.coverage, proof["held_out"]["scope"])
     share = f"promised for {about}" if goal.bounds else "reached"
     return (
         f"{goal} cannot be {share} with this time and these levers; what comes nearest is {proof['candidate']}, with "
-        f"{proof['speedup']:.2f}x, PSNR {psnr['mean']:.1f} dB on average and {psnr['worst']:.1f} at worst{promised}."
+        f"{proof['speedup']:.2f}x, {metric.upper()} {decibels['mean']:.1f} dB on average and "
+        f"{decibels['worst']:.1f} at worst{promised}."
     )

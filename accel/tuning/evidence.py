@@ -18,6 +18,8 @@ from accel.tuning.goal import TuningGoal
 SCHEMA = 1
 TUNED = "tuned"
 SEARCH = "tried"  # the series of the candidates
+JUDGED = ("psnr", "ssim", "snr", "si_sdr", "stft_distance")
+_SETTINGS = ("steps", "guidance", "frames", "height", "width", "seconds", "sampling_rate")
 NO_OTHERS = "Nothing is promised of other prompts: give six or more, and some are put aside to judge on."
 
 
@@ -47,10 +49,13 @@ def evidence_of(
         "seconds": {"unaccelerated": comparison.row(BASELINE).seconds, TUNED: row.seconds},
         "quality": quality,
         "adherence": {"unaccelerated": comparison.row(BASELINE).adherence, TUNED: row.adherence},
-        "fewer_steps": None if fewer is None else {"steps": fewer.steps, "speedup": fewer.speedup, "psnr": fewer.psnr},
+        "leading": goal.leading,
+        "fewer_steps": None
+        if fewer is None
+        else {"steps": fewer.steps, "speedup": fewer.speedup, goal.leading: fewer.decibels},
         "candidate": candidate,
         "held_out": {name: comparison.settings[name] for name in ("prompts", "seeds")} | {"scope": scope},
-        "settings": {name: comparison.settings[name] for name in ("steps", "guidance", "frames", "height", "width")},
+        "settings": {name: comparison.settings[name] for name in _SETTINGS if name in comparison.settings},
         "model": dict(model),
         "environment": comparison.environment,
         "search": dict(search),
@@ -64,7 +69,7 @@ def qualities(comparison: Comparison) -> dict[str, list[float]]:
     for sample in comparison.samples:
         if sample.label != TUNED or sample.quality is None:
             continue
-        values = {"psnr": sample.quality.psnr, "ssim": sample.quality.ssim, **sample.quality.others}
+        values = {name: getattr(sample.quality, name) for name in JUDGED} | sample.quality.others
         for name, value in values.items():
             if value is not None:
                 found.setdefault(name, []).append(value)
@@ -76,13 +81,18 @@ def sentence(evidence: Mapping[str, Any]) -> str:
     clips = len(evidence["held_out"]["prompts"]) * len(evidence["held_out"]["seeds"])
     text = f"{evidence['goal']['text']}: {'met' if evidence['met'] else 'NOT met'} with {evidence['speedup']:.2f}x"
     for name, values in evidence["quality"].items():
-        if name in ("psnr", *(bound["metric"] for bound in evidence["goal"]["bounds"])):
-            unit = " dB" if name == "psnr" else ""
+        if name in (leading(evidence), *(bound["metric"] for bound in evidence["goal"]["bounds"])):
+            unit = " dB" if name in ("psnr", "snr") else ""
             text += f", {name.upper()} {values['mean']:.4g}{unit} (worst {values['worst']:.4g})"
     text += f" on {judged_on(clips, evidence['held_out'].get('scope', 'prompts'))}"
     if (fewer := evidence["fewer_steps"]) is not None:
-        text += f"; {fewer['steps']} steps give {fewer['psnr']:.1f} dB at {fewer['speedup']:.2f}x"
+        text += f"; {fewer['steps']} steps give {fewer[leading(evidence)]:.1f} dB at {fewer['speedup']:.2f}x"
     return f"{text}. {NO_OTHERS}" if evidence["held_out"].get("scope") == "seeds" else f"{text}."
+
+
+def leading(evidence: Mapping[str, Any]) -> str:
+    """The metric in decibels that the search predicted by; of recipes that know of none, PSNR."""
+    return str(evidence.get("leading", "psnr"))
 
 
 def judged_on(clips: int, scope: Scope) -> str:
@@ -98,17 +108,18 @@ def promised_for(coverage: float, scope: Scope) -> str:
 
 def points(evidence: Mapping[str, Any]) -> list[ParetoPoint]:
     """The picture's points: the candidates of the search, the verified recipe, and fewer steps."""
+    metric = leading(evidence)
     found = [
         ParetoPoint(
-            trial["candidate"], SEARCH, trial["speedup"], trial["psnr"], f"{trial['clips']} clips of the search"
+            trial["candidate"], SEARCH, trial["speedup"], trial[metric], f"{trial['clips']} clips of the search"
         )
         for trial in evidence["trials"]
     ]
     found.append(
-        ParetoPoint("verified", TUNED, evidence["speedup"], evidence["quality"]["psnr"]["mean"], evidence["candidate"])
+        ParetoPoint("verified", TUNED, evidence["speedup"], evidence["quality"][metric]["mean"], evidence["candidate"])
     )
     if (fewer := evidence["fewer_steps"]) is not None:
-        found.append(ParetoPoint(f"{fewer['steps']} steps", FEWER_STEPS, fewer["speedup"], fewer["psnr"]))
+        found.append(ParetoPoint(f"{fewer['steps']} steps", FEWER_STEPS, fewer["speedup"], fewer[metric]))
     return found
 
 
@@ -125,11 +136,13 @@ def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
     scope: Scope = evidence["held_out"].get("scope", "prompts")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source).render(
         e=evidence,
+        leading=leading(evidence),
         recipe=recipe,
         sentence=sentence(evidence),
         promised=promised_for(evidence["goal"]["coverage"], scope),
         judged=judged_on(len(evidence["held_out"]["prompts"]) * len(evidence["held_out"]["seeds"]), scope),
-        picture=pareto_svg(points(evidence), title="What was tried, and what was verified", loose=(SEARCH,)),
+        picture=pareto_svg(points(evidence), title="What was tried, and what was verified",
+            quality_name=f"{leading(evidence).upper()} (dB)", loose=(SEARCH,)),
         videos=videos.relative_to(folder).as_posix(),
         trials=sorted(evidence["trials"], key=lambda trial: -trial["speedup"]),
     )  # fmt: skip

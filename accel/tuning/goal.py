@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
 from accel.measure.metrics import Clip, psnr, ssim
-from accel.measure.runner import Metric
+from accel.measure.output import METRICS, OF_FRAMES, Metric, PipelineOutput
+from accel.measure.sound_metrics import snr
 
 # A promise is kept where a prompt falls short by no more than this.
-SLACK = {"psnr": 1.0, "ssim": 0.01, "lpips": 0.01}
+SLACK = {"psnr": 1.0, "ssim": 0.01, "lpips": 0.01, "snr": 1.0}
 # How sure a promise about unseen prompts must be, given those that were measured.
 CONFIDENCE = 0.75
 
@@ -22,7 +23,8 @@ CONFIDENCE = 0.75
 class Bound:
     """A metric and what it must reach on almost every prompt: `least` or `most`, one of the two.
 
-    function: (candidate, unaccelerated) -> number, both clips float32 (frames, height, width, 3) in [0, 1].
+    function: (candidate, unaccelerated) -> number, both clips float32 (frames, height, width, 3) in [0, 1], or sounds
+        float32 (samples, channels) of a pipeline that makes sound alone, or for a metric of sound by its own name.
     slack: by how much a single prompt may miss it.
     """
 
@@ -71,11 +73,15 @@ class Bound:
 
 @dataclass(frozen=True)
 class TuningGoal:
-    """Either bounds on quality, to be met as fast as possible, or a speed, to be met as faithfully as possible."""
+    """Either bounds on quality, to be met as fast as possible, or a speed, to be met as faithfully as possible.
+
+    leading: the metric in decibels that the search predicts by, "psnr" of frames or "snr" of sound.
+    """
 
     bounds: tuple[Bound, ...] = ()
     speedup: float | None = None
     coverage: float = 0.95
+    leading: str = "psnr"
 
     def __post_init__(self) -> None:
         if bool(self.bounds) == (self.speedup is not None):
@@ -90,17 +96,25 @@ class TuningGoal:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """Everything to be measured; PSNR always, because the search predicts by it."""
-        return {"psnr": psnr} | {bound.name: bound.function for bound in self.bounds}
+        """Everything to be measured; the leading one always, because the search predicts by it."""
+        return {self.leading: METRICS[self.leading]} | {bound.name: bound.function for bound in self.bounds}
 
     def margin(self, measured: Mapping[str, Sequence[float]]) -> float:
-        """The smallest margin of all bounds, each in units of its slack; without bounds the mean PSNR."""
+        """The smallest margin of all bounds, each in units of its slack; without bounds the mean of the leading one."""
         if not self.bounds:
-            return fmean(measured["psnr"])
+            return fmean(measured[self.leading])
         return min(
             bound.margin(measured[bound.name], self.coverage) / (bound.slack or abs(bound.limit) or 1.0)
             for bound in self.bounds
         )
+
+    def of(self, made: PipelineOutput, pipeline: str) -> TuningGoal:
+        """The same goal for a pipeline that makes such outputs. Raises ValueError for a bound that they cannot have."""
+        for bound in self.bounds:
+            if bound.name in METRICS and (made.frames if bound.name in OF_FRAMES else made.sound) is None:
+                has, other = ("sound", "min_snr") if made.frames is None else ("no sound", "min_psnr")
+                raise ValueError(f"{pipeline} makes {has}, which has no {bound.name.upper()}; give {other}.")
+        return replace(self, leading=made.leading)
 
     def to_dict(self) -> dict[str, Any]:
         bounds = [{"metric": b.name, "least": b.least, "most": b.most, "slack": b.slack} for b in self.bounds]
@@ -119,6 +133,7 @@ def goal_of(
     bounds: Sequence[Bound],
     target_speedup: float | None,
     coverage: float,
+    min_snr: float | None = None,
 ) -> TuningGoal:
     """The goal from the arguments of `accel.tune`. Raises ValueError for contradictions and impossible numbers."""
     found = list(bounds)
@@ -133,6 +148,9 @@ def goal_of(
     if max_lpips is not None:
         _check("max_lpips", max_lpips, 0.0, 2.0)
         found.append(Bound("lpips", _lpips(), most=max_lpips, slack=SLACK["lpips"]))
+    if min_snr is not None:
+        _check("min_snr", min_snr, -100.0, 100.0)
+        found.append(Bound("snr", snr, least=min_snr, slack=SLACK["snr"]))
     names = [bound.name for bound in found]
     if len(set(names)) < len(names):
         raise ValueError(f"two bounds are on the same metric ({', '.join(names)}); keep the stricter one.")

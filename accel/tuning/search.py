@@ -101,7 +101,7 @@ class CandidateSearch:
         found = self._run(candidate, shot)
         self.standings.add(candidate, shot, found)
         if candidate in self.outlooks:
-            error = 10.0 ** (-min(found.values["psnr"], MAX_PSNR) / 10.0)
+            error = 10.0 ** (-min(found.values[self.goal.leading], MAX_PSNR) / 10.0)
             outlook = self.outlooks[candidate]
             evaluations = outlook.evaluations * found.computed / outlook.computed
             self.seen.append((Observation(candidate, shot, error, found.time, evaluations), outlook))
@@ -122,10 +122,10 @@ class CandidateSearch:
         outlook, computed = self.outlooks[candidate], self.standings.computed(candidate)
         made = None if computed is None else outlook.evaluations * computed / outlook.computed
         belief = self.surrogate.believe(candidate, outlook, made)
-        scatter = self._scatter("psnr", candidate.structure)
+        scatter = self._scatter(self.goal.leading, candidate.structure)
         if not self.standings.complete(candidate):
             return replace(belief, scatter=scatter)
-        return Belief(fmean(self.standings.values(candidate, "psnr")), 0.0, scatter, belief.speedup)
+        return Belief(fmean(self.standings.values(candidate, self.goal.leading)), 0.0, scatter, belief.speedup)
 
     def nearest(self) -> Candidate | None:
         """Of the candidates measured on all clips the one that misses the goal by least."""
@@ -176,11 +176,11 @@ class CandidateSearch:
         return candidate in self.refused or self.standings.complete(candidate)
 
     def gain(self, candidate: Candidate) -> float:
-        """What the goal maximises: log speed-up, or PSNR (on credit, while it is only believed)."""
+        """What the goal maximises: log speed-up, or decibels (on credit, while it is only believed)."""
         belief = self.believe(candidate)
         if self.goal.speedup is None:
             return math.log(belief.speedup)
-        return belief.psnr + self._credit() * belief.doubt
+        return belief.decibels + self._credit() * belief.doubt
 
     def _worth(self, candidate: Candidate) -> float:
         """For the halving: those that can still meet the goal first, by their gain."""
@@ -193,7 +193,10 @@ class CandidateSearch:
             return belief.speedup >= self.goal.speedup * self.haste
         factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
         below = max(factor * belief.scatter, -min(self.surrogate.clips.values(), default=0.0)) + self._reserve()
-        return belief.psnr + optimism * belief.doubt - self.standings.harder("psnr") - below >= self._required()
+        return (
+            belief.decibels + optimism * belief.doubt - self.standings.harder(self.goal.leading) - below
+            >= self._required()
+        )
 
     def _hardest(self, candidate: Candidate) -> int:
         """The clip on which a candidate is most likely to fail, of those that it was not measured on."""
@@ -214,26 +217,26 @@ class CandidateSearch:
         return min(margins)
 
     def _scatter(self, metric: str, structure: Structure) -> float:
-        """That of PSNR, in dB, is drawn towards what all runs say."""
-        prior = DECIBEL * self.surrogate.scatter if metric == "psnr" else None
+        """That of the leading metric, in dB, is drawn towards what all runs say."""
+        prior = DECIBEL * self.surrogate.scatter if metric == self.goal.leading else None
         return self.standings.scatter(metric, structure, prior)
 
     def _required(self) -> float:
-        """The PSNR that the bounds stand for, less their slack: that of PSNR itself, and for other metrics the one at
+        """The decibels that the bounds stand for, less their slack: of the leading metric its own, for others those at
         which the runs so far have reached the limit."""
-        return max((self._in_psnr(bound.name, bound.limit, bound.slack) for bound in self.goal.bounds), default=0.0)
+        return max((self._in_decibels(bound.name, bound.limit, bound.slack) for bound in self.goal.bounds), default=0.0)
 
-    def _in_psnr(self, name: str, limit: float, slack: float) -> float:
-        if name == "psnr":
+    def _in_decibels(self, name: str, limit: float, slack: float) -> float:
+        if name == self.goal.leading:
             return limit - slack
         sign = next(bound.sign for bound in self.goal.bounds if bound.name == name)
         points = sorted(
-            (found.values["psnr"], sign * found.values[name])
+            (found.values[self.goal.leading], sign * found.values[name])
             for runs in self.standings.runs.values()
             for found in runs.values()
         )
-        good = [psnr for psnr, value in points if value >= sign * limit - slack]
-        bad = [psnr for psnr, value in points if value < sign * limit - slack]
+        good = [decibels for decibels, value in points if value >= sign * limit - slack]
+        bad = [decibels for decibels, value in points if value < sign * limit - slack]
         if not good or not bad:
             return (max(bad) + 3.0) if bad else (min(good) - 3.0 if good else 32.0)
         return (fmean(sorted(good)[:3]) + fmean(sorted(bad)[-3:])) / 2

@@ -23,6 +23,9 @@ FACTORS: dict[str, tuple[float, float]] = {
     "attention": (math.log(1e-4), 2.0),
     "sampler": (math.log(1.5e-4), 2.0),
 }
+IN_PIXELS: dict[str, float] = {"psnr": 1.0, "snr": 125.0}
+"""By the leading metric, its squared error over that in pixels: a noise of 0.008 in the latents of unit variance is as
+much of a sound's power as of its latents'."""
 STRUCTURE_SPREAD = 0.4  # of a structure's own factor: errors that do not simply add
 PROMPT_SPREAD = 0.7  # of a prompt's factor
 NOISE = 0.4
@@ -45,11 +48,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Belief:
-    """About one candidate on prompts yet unseen: mean PSNR in dB, the spread of this belief, the scatter of single
-    prompts around that mean, and speed-up.
+    """About one candidate on prompts yet unseen: the mean of the leading metric in dB, the spread of this belief, the
+    scatter of single prompts around that mean, and speed-up.
     """
 
-    psnr: float
+    decibels: float
     doubt: float
     scatter: float
     speedup: float
@@ -61,10 +64,11 @@ class Surrogate:
     prompt's own. Time is fixed + evaluations, times a factor for each method.
 
     Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `FACTORS`.
-    fixed: share of the unaccelerated time that is not denoising.
+    fixed: share of the unaccelerated time that is not denoising. scale: of squared errors, see `IN_PIXELS`.
     """
 
     fixed: float
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         self.factors: dict[str, tuple[float, float]] = {}
@@ -89,20 +93,24 @@ class Surrogate:
         doubt = math.hypot(own_spread, *(errors[name] / total * parts[name][1] for name in parts))
         time = math.exp(sum(self.times.get(name, 0.0) for name in parts))
         return Belief(
-            psnr=min(-DECIBEL * (math.log(total) + own), 100.0),
+            decibels=min(-DECIBEL * (math.log(total) + own), 100.0),
             doubt=DECIBEL * doubt,
             scatter=DECIBEL * self.scatter,
             speedup=1.0 / (self.fixed + (1.0 - self.fixed) * (evaluations or outlook.evaluations) * time),
         )
 
     def _factor(self, name: str) -> tuple[float, float]:
-        return self.factors.get(name) or FACTORS[_lever(name)]
+        return self.factors.get(name) or self._prior(name)
+
+    def _prior(self, name: str) -> tuple[float, float]:
+        mean, spread = FACTORS[_lever(name)]
+        return mean + math.log(self.scale), spread
 
     def _fit_errors(self, seen: Sequence[tuple[Observation, Estimate]]) -> None:
         names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
         structures = sorted({str(run.candidate.structure) for run, _ in seen})
         clips = sorted({run.clip for run, _ in seen})
-        priors = [FACTORS[_lever(name)] for name in names]
+        priors = [self._prior(name) for name in names]
         means = np.array([mean for mean, _ in priors] + [0.0] * (len(structures) + len(clips)))
         spreads = np.array(
             [spread for _, spread in priors] + [STRUCTURE_SPREAD] * len(structures) + [PROMPT_SPREAD] * len(clips)

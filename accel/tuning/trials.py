@@ -17,8 +17,9 @@ import numpy as np
 
 from accel.files import lines_of, write_whole
 from accel.measure.environment import environment
-from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import Metric, attach_for_run
+from accel.measure.output import METRICS, Metric, PipelineOutput, fidelity, output_of
+from accel.measure.runner import attach_for_run
+from accel.measure.sound import Sound, sampling_rate
 from accel.plain_data import parse_json
 from accel.recipe import Recipe
 from accel.report import LeverReport
@@ -32,7 +33,7 @@ PACE_EVERY, PACE_SHARE = 3.0, 0.1
 
 @dataclass(frozen=True)
 class Trial:
-    """One real run of a recipe: metrics against the unaccelerated clip, time over the unaccelerated run's at the pace
+    """One real run of a recipe: metrics against the unaccelerated output, time over the unaccelerated run's at the pace
     that the machine had then, computed steps over the steps asked for, and which levers did nothing.
     """
 
@@ -45,7 +46,7 @@ class Trial:
 
 
 class TrialRunner:
-    """Runs recipes on one pipeline and compares with its unaccelerated clips, which are kept in `folder`.
+    """Runs recipes on one pipeline and compares with its unaccelerated outputs, which are kept in `folder`.
 
     The journal there has one line for each run. A folder of another model, prompts or settings is refused with
     ValueError, because its runs would be taken for runs of this one.
@@ -82,10 +83,10 @@ class TrialRunner:
         reference = self.reference(shot)
         pace = self._pace()
         with attach_for_run(self.pipe, recipe) as session:
-            clip, seconds = self._call(shot, self.steps)
+            made, seconds = self._call(shot, self.steps)
             report = session.report()
         self.runs += 1
-        values = {name: float(metric(clip, reference)) for name, metric in self.metrics.items()}
+        values = self._judge(made, reference)
         idle = {lever.lever: lever.reason for lever in report.levers if not lever.engaged}
         computed = len({(call.run, call.step) for call in report.calls if call.action == "computed"}) / self.steps
         found = Trial(key, shot, values, seconds / pace, computed, idle)
@@ -93,25 +94,45 @@ class TrialRunner:
         self._append({"trial": asdict(found)})
         return found
 
-    def reference(self, shot: int) -> Clip:
-        """The unaccelerated clip, float32."""
-        path = self.folder / f"unaccelerated-{shot}.npy"
-        if shot not in self._seconds or not path.exists():
-            begun = time.monotonic()
-            with attach_for_run(self.pipe, Recipe()) as session:
-                clip, seconds = self._call(shot, self.steps)
-                phases = session.report().seconds
-            self._waited.append(time.monotonic() - begun)
-            self._keep(shot, clip)
-            self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
-            self._append({"reference": shot, "seconds": list(self._seconds[shot])})
-        return np.asarray(np.load(path), np.float32)
+    def _judge(self, made: PipelineOutput, reference: PipelineOutput) -> dict[str, float]:
+        ours = [name for name, metric in self.metrics.items() if METRICS.get(name) is metric]
+        others = {name: metric for name, metric in self.metrics.items() if name not in ours}
+        found = {name: float(metric(made.main, reference.main)) for name, metric in others.items()}
+        return fidelity(made, reference, ours) | found
 
-    def _keep(self, shot: int, clip: Clip) -> None:
-        """Whole or not at all."""
-        partial = self.folder / f"unaccelerated-{shot}.part.npy"
-        np.save(partial, clip)
-        partial.replace(self.folder / f"unaccelerated-{shot}.npy")
+    def reference(self, shot: int) -> PipelineOutput:
+        """The unaccelerated output."""
+        known = self._kept(shot) if shot in self._seconds else None
+        if known is not None:
+            return known
+        begun = time.monotonic()
+        with attach_for_run(self.pipe, Recipe()) as session:
+            made, seconds = self._call(shot, self.steps)
+            phases = session.report().seconds
+        self._waited.append(time.monotonic() - begun)
+        self._keep(shot, made)
+        self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
+        self._append({"reference": shot, "seconds": list(self._seconds[shot])})
+        return made
+
+    def _keep(self, shot: int, made: PipelineOutput) -> None:
+        """Each part whole or not at all."""
+        parts = {"": made.frames, "-sound": made.sound.samples if made.sound else None}
+        for suffix, part in parts.items():
+            if part is not None:
+                partial = self.folder / f"unaccelerated-{shot}{suffix}.part.npy"
+                np.save(partial, part)
+                partial.replace(self.folder / f"unaccelerated-{shot}{suffix}.npy")
+
+    def _kept(self, shot: int) -> PipelineOutput | None:
+        frames, samples = (self._read_part(shot, suffix) for suffix in ("", "-sound"))
+        rate = sampling_rate(self.pipe)
+        sound = None if samples is None or rate is None else Sound(samples, rate)
+        return PipelineOutput(frames, sound) if frames is not None or sound is not None else None
+
+    def _read_part(self, shot: int, suffix: str) -> Any:
+        path = self.folder / f"unaccelerated-{shot}{suffix}.npy"
+        return np.asarray(np.load(path), np.float32) if path.exists() else None
 
     def warm_up(self, steps: int = 4) -> None:
         """A short run, so that what is built lazily does not count as somebody's time."""
@@ -154,15 +175,15 @@ class TrialRunner:
             self._paced = (time.monotonic(), seconds)
         return seconds
 
-    def _call(self, shot: int, steps: int) -> tuple[Clip, float]:
+    def _call(self, shot: int, steps: int) -> tuple[PipelineOutput, float]:
         import torch
 
         prompt, seed = self.shots[shot]
         generator = torch.Generator("cpu").manual_seed(seed)
         start = self._clock()
         output = self.pipe(**self.arguments, prompt=prompt, num_inference_steps=steps, generator=generator)
-        clip = to_frames(output)  # on the CPU, so the device has finished
-        return clip, self._clock() - start
+        made = output_of(output, self.pipe)  # on the CPU, so the device has finished
+        return made, self._clock() - start
 
     def _clock(self) -> float:
         """Processor time where that is what the model runs on: it hears less of what else a machine does. The winner is

@@ -17,7 +17,7 @@ from accel.caching.calibration.calibration import Calibration
 from accel.files import last_name
 from accel.measure.comparison import call_arguments_of, compare, steps_of
 from accel.measure.environment import environment
-from accel.measure.metrics import to_frames
+from accel.measure.output import METRICS, output_of
 from accel.measure.results import Comparison
 from accel.measure.runner import Verifier
 from accel.recipe import Recipe
@@ -28,7 +28,7 @@ from accel.tuning.goal import TuningGoal
 from accel.tuning.search import CandidateSearch, Exhausted
 from accel.tuning.simulate import Estimate, Simulator
 from accel.tuning.space import Candidate, Recipes, Space, space_of
-from accel.tuning.surrogate import Surrogate
+from accel.tuning.surrogate import IN_PIXELS, Surrogate
 from accel.tuning.trial_log import TrialResult
 from accel.tuning.trials import TrialRunner
 
@@ -91,7 +91,8 @@ class Tuner:
         if self.split.scope == "seeds":
             self.tell(evidence.NO_OTHERS)
         self.tell(f"unaccelerated, clip 1 of {len(self.split.shots)}")
-        self.lab.reference(0)
+        self.goal = self.goal.of(self.lab.reference(0), self.anatomy.pipeline)
+        self.lab.metrics = self.screen.metrics = self.goal.metrics
         self._check_time(seconds)
         self.foresight = self._foresight()
         for shot in range(1, len(self.split.shots)):
@@ -105,7 +106,8 @@ class Tuner:
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
         outlooks = self._outlooks()
-        surrogate, clips = Surrogate(self.lab.fixed), len(self.split.shots)
+        scale = IN_PIXELS[self.goal.leading]
+        surrogate, clips = Surrogate(self.lab.fixed, scale), len(self.split.shots)
         self.search = CandidateSearch(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
 
     def work(self) -> None:
@@ -152,7 +154,7 @@ class Tuner:
 
             self.tell(f"recording, clip {index + 1} of {len(shots)}")
             generator = torch.Generator("cpu").manual_seed(shots[index].seed)
-            to_frames(pipe(**self.arguments, prompt=prompt, num_inference_steps=self.steps, generator=generator))
+            output_of(pipe(**self.arguments, prompt=prompt, num_inference_steps=self.steps, generator=generator), pipe)
 
         recording = record(
             self.pipe, [shot.prompt for shot in shots], generate=generate, layer_lags=0, **self._plain_arguments()
@@ -242,7 +244,7 @@ class Tuner:
             return False
         self.tell(f"verifying {candidate} on {self._judged}")
         expected = self.search.believe(candidate).speedup
-        others = {name: metric for name, metric in self.goal.metrics.items() if name not in ("psnr", "ssim")}
+        others = {name: metric for name, metric in self.goal.metrics.items() if METRICS.get(name) is not metric}
         comparison = compare(
             self.pipe, [(evidence.TUNED, recipe)], self.split.prompts, self.split.seeds, steps=self.steps,
             call_arguments=self.given, verify=self.verify, metrics=others, progress=False,
@@ -288,7 +290,7 @@ class Tuner:
                 "candidate": str(c),
                 "clips": len(runs),
                 "speedup": self.search.believe(c).speedup,
-                "psnr": fmean(standings.values(c, "psnr")),
+                self.goal.leading: fmean(standings.values(c, self.goal.leading)),
                 "evaluations": self.search.outlooks[c].evaluations,
             }
             for c, runs in standings.runs.items()
@@ -311,7 +313,8 @@ class Tuner:
         """Whether the first of two that missed the goal came nearer to it."""
         if self.goal.speedup is not None:
             return bool(one.evidence["speedup"] > other.evidence["speedup"])
-        return bool(one.evidence["quality"]["psnr"]["worst"] > other.evidence["quality"]["psnr"]["worst"])
+        worst = [recipe.evidence["quality"][self.goal.leading]["worst"] for recipe in (one, other)]
+        return bool(worst[0] > worst[1])
 
     def _any(self) -> Candidate | None:
         """What comes nearest to a goal that nothing measured has met."""
@@ -323,7 +326,7 @@ class Tuner:
         wanted = self.goal.speedup is not None
         return max(
             self.search.outlooks,
-            key=lambda c: self.search.believe(c).speedup if wanted else self.search.believe(c).psnr,
+            key=lambda c: self.search.believe(c).speedup if wanted else self.search.believe(c).decibels,
             default=None,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from accel.app.pair import Pair, StudioError, Vote, Winner
+from accel.app.pair import Pair, StudioError, Vote, Winner, leading
 from accel.app.studio import Studio
 from accel.app.ui.compare_tab import QUIET
 from accel.app.ui.figures import decibels
@@ -83,9 +83,10 @@ def reveal_html(pair: Pair, swapped: bool, winner: Winner) -> str:
     judged = {"same": "You saw no difference", "accelerated": "You chose the accelerated clip"}
     speedup = pair.metrics.get("speedup")
     faster = f"{speedup:.2f}× as fast, " if speedup is not None else ""
+    name, quality = leading(pair.metrics)
     sentence = (
         f"{judged.get(winner, 'You chose the unaccelerated clip')}. {'A' if swapped else 'B'} is accelerated by "
-        f"{name_of(pair)}: {faster}PSNR {decibels(pair.metrics.get('psnr'))}."
+        f"{name_of(pair)}: {faster}{name} {decibels(quality)}."
     )
     return f'<p class="note reveal" data-said="{escape(sentence)}">{escape(sentence)}</p>'
 

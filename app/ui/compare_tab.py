@@ -11,7 +11,6 @@ import gradio as gr
 from accel.app import uploads
 from accel.app.costs import BOUNDED
 from accel.app.pair import StudioError
-from accel.app.settings import MEDIA
 from accel.app.studio import Studio
 from accel.app.ui.controls import build_controls, build_prompt, next_seed, settings_of, values_of
 from accel.app.ui.figures import cost_html
@@ -19,6 +18,7 @@ from accel.app.ui.keep_values import keep_values
 from accel.app.ui.pair_view import build_stage, stage_values
 from accel.app.ui.progress import live_state, note_html, problem_html
 from accel.app.ui.running import Running
+from accel.rendering.fields import MEDIA
 
 _EMPTY = (
     "Press Generate.\nThe clip is made twice from the same noise: once by the untouched pipeline, "

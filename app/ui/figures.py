@@ -6,7 +6,7 @@ import math
 import time
 from html import escape
 
-from accel.app.pair import Cost, Pair
+from accel.app.pair import Cost, Pair, leading
 from accel.measure.pareto import IDENTICAL
 
 
@@ -35,11 +35,14 @@ def headline_html(pair: Pair) -> str:
     """Speed-up, fidelity and seconds, large; how the speed-up was found, and what the pipeline did otherwise."""
     metrics, base, fast = pair.metrics, pair.baseline, pair.accelerated
     speedup = metrics.get("speedup")
-    ssim = metrics.get("ssim")
+    (name, quality), ssim, stft = leading(metrics), metrics.get("ssim"), metrics.get("stft_distance")
+    second = (
+        ("STFT distance", decibels(stft)) if name == "SNR" else ("SSIM", f"{ssim:.3f}" if ssim is not None else "–")
+    )
     shown = [
         (*_speed(speedup, fast.idle), "speedup"),
-        (decibels(metrics.get("psnr")), "fidelity (PSNR)", "psnr"),
-        (f"{ssim:.3f}" if ssim is not None else "–", "SSIM", "ssim"),
+        (decibels(quality), f"fidelity ({name})", "psnr"),
+        (second[1], second[0], "ssim"),
         (
             f"{seconds(base.seconds['total'])} → {seconds(fast.seconds['total'])}",
             "end to end" + (f", the first kept from {moment(pair.baseline_when)}" if pair.baseline_reused else ""),
@@ -73,12 +76,21 @@ def metrics_html(pair: Pair) -> str:
     lines = {
         "speed-up, end to end": _times(metrics.get("speedup")),
         "speed-up, denoising alone": _times(metrics.get("denoise_speedup")),
-        "PSNR": decibels(metrics.get("psnr")),
-        "worst frame": f"{pair.worst_frame + 1} ({decibels(pair.psnr_per_frame[pair.worst_frame])})",
-        "SSIM": _number(metrics.get("ssim"), 4),
-        "flicker against the baseline's": _number(flicker, 4, signed=True),
-        "peak memory": f"{peak / 2**20:.0f} MiB" if peak else "–",
     }
+    if pair.psnr_per_frame:
+        lines |= {
+            "PSNR": decibels(metrics.get("psnr")),
+            "worst frame": f"{pair.worst_frame + 1} ({decibels(pair.psnr_per_frame[pair.worst_frame])})",
+            "SSIM": _number(metrics.get("ssim"), 4),
+            "flicker against the baseline's": _number(flicker, 4, signed=True),
+        }
+    if metrics.get("snr") is not None:
+        lines |= {
+            "SNR of the sound": decibels(metrics["snr"]),
+            "SI-SDR of the sound": decibels(metrics.get("si_sdr")),
+            "log-STFT distance of the sound": decibels(metrics.get("stft_distance")),
+        }
+    lines["peak memory"] = f"{peak / 2**20:.0f} MiB" if peak else "–"
     rows = "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines.items())
     return f'<section><h3>Measured</h3><table class="metrics">{rows}</table></section>'
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from accel.app.pair import PairSummary
+from accel.app.pair import PairSummary, leading
 from accel.app.ui.assets import read
 from accel.app.ui.figures import decibels
 
@@ -26,7 +26,7 @@ def history_html(runs: Sequence[PairSummary]) -> str:
     rows = "".join(_row(index, run) for index, run in enumerate(runs))
     return (
         '<div class="scroll"><table class="history"><thead><tr><th>when</th><th>prompt</th><th>recipe</th><th>seed</th>'
-        f"<th>steps</th><th>speed-up</th><th>PSNR</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<th>steps</th><th>speed-up</th><th>fidelity</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -39,7 +39,7 @@ def _row(index: int, run: PairSummary) -> str:
         str(settings.seed),
         str(settings.steps),
         f"{speedup:.2f}×" if speedup is not None else "–",
-        decibels(run.metrics.get("psnr")),
+        decibels(leading(run.metrics)[1]),
     ]
     shown = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f'<tr data-index="{index}" tabindex="0" role="button">{shown}</tr>'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from accel.app.pair import Pair
+from accel.app.pair import Pair, leading
 from accel.app.sweep import PRESET, STEPS
 from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 
@@ -43,5 +43,5 @@ def _place(pair: Pair, axis: str) -> ParetoPoint:
     series = named.get(axis, f"{type(getattr(pair.settings.recipe, lever, None)).__name__}: {setting}")
     note = f"{pair.accelerated.computed} of {pair.baseline.computed} denoiser calls computed"
     label = pair.label or pair.settings.recipe.label
-    speedup, psnr = pair.metrics["speedup"], pair.metrics["psnr"]
-    return ParetoPoint(label, series, speedup if speedup is not None else 1.0, psnr if psnr is not None else 0.0, note)
+    speedup, (_, quality) = pair.metrics["speedup"], leading(pair.metrics)
+    return ParetoPoint(label, series, speedup if speedup is not None else 1.0, quality or 0.0, note)

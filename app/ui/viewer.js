@@ -5,20 +5,29 @@ const KEYS = {
   " ": "play", ArrowLeft: "back", ArrowRight: "forward", Home: "first", End: "last", f: "flip", w: "worst",
   1: "side", 2: "wipe", 3: "flipping", 4: "difference",
 };
-const state = { clip: null, images: [[], []], mode: "side", frame: 0, playing: false, other: false, wipe: 0.5, gain: 4 };
+const TICKS = 400; // places of the scrubber in a sound without frames
+const state = {
+  clip: null, images: [[], []], mode: "side", frame: 0, playing: false, other: false, wipe: 0.5, gain: 4,
+  sounds: [], heard: 0, ticks: 1, rate: 1,
+};
 
 function load() {
   const clip = props.value && props.value.frames ? props.value : null;
   const same = clip && state.clip && clip.frames === state.clip.frames;
+  state.sounds.forEach((sound) => sound.pause());
   state.clip = clip;
   find(".empty").hidden = Boolean(clip);
   find(".full").hidden = !clip;
   element.dataset.ready = "";
   if (!clip) return stop();
-  state.frame = same ? state.frame : Math.floor(clip.frames / 2);
+  const silent = clip.sounds.length === 0;
+  state.ticks = clip.frames > 1 || silent ? clip.frames : TICKS;
+  state.rate = clip.fps;
+  state.frame = same ? state.frame : silent ? Math.floor(clip.frames / 2) : 0;
   state.other = false;
-  find(".scrubber").max = clip.frames - 1;
-  find(".transport").hidden = clip.frames < 2;
+  loadSounds(clip);
+  find(".scrubber").max = state.ticks - 1;
+  find(".transport").hidden = state.ticks < 2;
   find(".worst").hidden = clip.worst === null;
   find(".quality").innerHTML = clip.curve;
   find(".downloads").replaceChildren(...clip.downloads.map(download));
@@ -50,6 +59,28 @@ function fetchSheets(clip) {
   }));
 }
 
+// All sounds play at once and one is heard, so that another one goes on in the very place.
+function loadSounds(clip) {
+  state.sounds = clip.sounds.map((url) => new Audio(url));
+  find(".hear").hidden = state.sounds.length === 0;
+  state.sounds.forEach((sound, index) => {
+    find(`[data-hear='${index}']`).textContent = ["Hear " + clip.names[0], "Hear " + clip.names[1], "Hear the difference"][index];
+    sound.preload = "auto";
+    sound.onloadedmetadata = () => { if (clip.frames < 2) state.rate = TICKS / sound.duration; };
+    sound.onended = () => { if (index === state.heard) { stop(); show(0); } };
+  });
+  all("[data-hear]").forEach((button) => { button.hidden = Number(button.dataset.hear) >= state.sounds.length; });
+  hear(Math.min(state.heard, Math.max(0, state.sounds.length - 1)));
+}
+
+function hear(index) {
+  state.heard = index;
+  state.sounds.forEach((sound, number) => { sound.muted = number !== index; });
+  for (const button of all("[data-hear]")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.hear) === index));
+  }
+}
+
 function arrange() {
   const single = state.mode !== "side";
   find(".viewer").dataset.mode = state.mode;
@@ -57,7 +88,7 @@ function arrange() {
     if (button.tagName === "BUTTON") button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
   }
   find("[data-pane='1']").hidden = single;
-  find(".gain").hidden = state.mode !== "difference";
+  find(".gain").hidden = state.mode !== "difference" || state.clip.sheets.length > 2;
   find(".other").hidden = state.mode !== "flip";
   for (const canvas of all("canvas")) {
     canvas.width = state.clip.width;
@@ -69,8 +100,9 @@ function arrange() {
 
 function paint(context, side, from = 0, to = 1) {
   const { width, height, columns, rows } = state.clip;
-  const sheet = Math.floor(state.frame / (columns * rows));
-  const place = state.frame % (columns * rows);
+  const frame = Math.min(state.frame, state.clip.frames - 1);
+  const sheet = Math.floor(frame / (columns * rows));
+  const place = frame % (columns * rows);
   const image = state.images[side][sheet];
   if (!image || !image.complete || !image.naturalWidth) return;
   const left = Math.round(from * width);
@@ -104,8 +136,9 @@ function draw() {
     captions[0].textContent = `${clip.names[0]} | ${clip.names[1]}`;
     find(".viewer").style.setProperty("--wipe", `${100 * state.wipe}%`);
   } else if (state.mode === "difference") {
-    subtract(first);
-    captions[0].textContent = `|${clip.names[0]} − ${clip.names[1]}| × ${state.gain}`;
+    const own = clip.sheets.length > 2;
+    if (own) paint(first, 2); else subtract(first);
+    captions[0].textContent = own ? "the difference, as a sound" : `|${clip.names[0]} − ${clip.names[1]}| × ${state.gain}`;
   } else {
     const side = state.mode === "flip" && state.other ? 1 : 0;
     paint(first, side);
@@ -117,8 +150,16 @@ function draw() {
     canvas.setAttribute("aria-label", `${captions[pane].textContent}${place}`);
   });
   find(".scrubber").value = state.frame;
-  find(".frame").textContent = `${state.frame + 1} / ${clip.frames}`;
+  const time = state.frame / state.rate;
+  find(".frame").textContent = state.ticks > clip.frames ? `${time.toFixed(2)} s` : `${state.frame + 1} / ${clip.frames}`;
+  if (state.ticks > clip.frames) [first, second].forEach(mark);
   moveCursor();
+}
+
+// Where in a spectrogram the sound is.
+function mark(context) {
+  context.fillStyle = "#ffb84d";
+  context.fillRect(Math.round((state.frame / (state.ticks - 1)) * (state.clip.width - 2)), 0, 2, state.clip.height);
 }
 
 function moveCursor() {
@@ -130,13 +171,14 @@ function moveCursor() {
 }
 
 function show(frame) {
-  const count = state.clip.frames;
+  const count = state.ticks;
   state.frame = ((frame % count) + count) % count;
   draw();
 }
 
 function stop() {
   state.playing = false;
+  state.sounds.forEach((sound) => sound.pause());
   const button = find("[data-action='play']");
   button.textContent = "▶";
   button.setAttribute("aria-label", "Play");
@@ -148,8 +190,21 @@ function play() {
   button.textContent = "❚❚";
   button.setAttribute("aria-label", "Pause");
   let begun = performance.now();
+  for (const sound of state.sounds) {
+    sound.currentTime = state.frame / state.rate;
+    sound.play().catch(() => {});
+  }
   const tick = (now) => {
     if (!state.playing || !state.clip || !element.isConnected) return stop();
+    const leader = state.sounds[state.heard];
+    if (leader) {
+      for (const sound of state.sounds) {
+        if (Math.abs(sound.currentTime - leader.currentTime) > 0.05) sound.currentTime = leader.currentTime;
+      }
+      const frame = Math.min(state.ticks - 1, Math.floor(leader.currentTime * state.rate));
+      if (frame !== state.frame) show(frame);
+      return requestAnimationFrame(tick);
+    }
     const passed = Math.floor(((now - begun) / 1000) * state.clip.fps);
     if (passed > 0) {
       begun += (passed * 1000) / state.clip.fps;
@@ -171,7 +226,7 @@ const actions = {
   flipping: () => view("flip"),
   difference: () => view("difference"),
   first: () => { stop(); show(0); },
-  last: () => { stop(); show(state.clip.frames - 1); },
+  last: () => { stop(); show(state.ticks - 1); },
   play: () => (state.playing ? stop() : play()),
   back: () => { stop(); show(state.frame - 1); },
   forward: () => { stop(); show(state.frame + 1); },
@@ -201,6 +256,7 @@ function wipe(event) {
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button && button.dataset.mode) view(button.dataset.mode);
+  else if (button && button.dataset.hear) hear(Number(button.dataset.hear));
   else if (button && actions[button.dataset.action]) actions[button.dataset.action]();
   else if (event.target.closest("svg.curve")) seek(event);
 });

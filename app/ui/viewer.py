@@ -20,7 +20,8 @@ def viewer(empty: str = "", **arguments: Any) -> gr.HTML:
     """A component whose value is what `pair_value` or `blind_value` gives, or None for an empty stage.
 
     The browser draws both clips from sheets of frames onto canvases, so they cannot run apart, every frame can be
-    shown at once, and the difference is exact. `empty` is what stands on the stage at first.
+    shown at once, and the difference is exact. Of sound the sheets hold spectrograms, the third that of the difference,
+    and the sounds play together while one of them is heard. `empty` is what stands on the stage at first.
     """
     return gr.HTML(
         value=None,
@@ -63,7 +64,9 @@ def url(path: Path) -> str:
 
 def _value(pair: Pair, sides: tuple[Side, Side], names: tuple[str, str]) -> dict[str, Any]:
     frames, height, width = pair.baseline.frames.shape[:3]
-    sheets = tuple(map(sheets_of, sides))
+    pictured = [*sides, *([pair.difference] if pair.difference and not pair.psnr_per_frame else [])]
+    sheets = tuple(map(sheets_of, pictured))
+    heard = [*sides, *([pair.difference] if pair.difference else [])]
     return {
         "names": list(names),
         "frames": frames,
@@ -74,6 +77,7 @@ def _value(pair: Pair, sides: tuple[Side, Side], names: tuple[str, str]) -> dict
         "rows": sheets[0].rows,
         "exact": sheets[0].exact,
         "sheets": [_urls(each) for each in sheets],
+        "sounds": [url(path) for side in heard for path in side.heard],
     }
 
 

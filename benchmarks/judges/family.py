@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.judges.language import Words
@@ -33,6 +35,10 @@ class Family(ABC):
     @abstractmethod
     def pipeline(self, denoiser: nn.Module, vae: Any, scheduler: Any) -> DiffusionPipeline:
         """The stock pipeline."""
+
+    def sample(self, drawn: NDArray[np.float32]) -> torch.Tensor:
+        """What a judge draws as a sample in [-1, 1] with its channels first: a picture or clip in [0, 1], here."""
+        return torch.from_numpy(drawn).movedim(-1, 0).float() * 2 - 1
 
     def encode(self, vae: Any, samples: torch.Tensor) -> torch.Tensor:
         """Samples in [-1, 1] to latents as the denoiser sees them."""

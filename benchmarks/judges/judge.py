@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import accel.pocket.autoencoder
+import benchmarks.judges.lapped
 from accel.measure.metrics import Clip, to_frames
 from accel.pocket.pipeline import no_progress_bars
 from benchmarks.judges.card import card
@@ -135,5 +136,6 @@ class Judge:
 
     def _read(self, part: str) -> Any:
         name = json.loads((self.folder / part / "config.json").read_text(encoding="utf-8"))["_class_name"]
-        kind = getattr(diffusers, name, None) or getattr(accel.pocket.autoencoder, name)
+        homes = (diffusers, accel.pocket.autoencoder, benchmarks.judges.lapped)
+        kind = next(getattr(home, name) for home in homes if hasattr(home, name))
         return kind.from_pretrained(self.folder / part, local_files_only=True, torch_dtype=torch.float32)

@@ -50,6 +50,30 @@ class Diffusion:
         return noised, times, noise
 
 
+@dataclass(frozen=True)
+class Preconditioned:
+    """The noise levels of an EDM scheduler (Karras et al. 2022, arXiv 2206.00364), which is asked itself how it scales
+    what the denoiser sees and says. `middle` and `spread` are of the logarithms of the levels drawn.
+    """
+
+    scheduler: Any
+    middle: float = -0.4
+    spread: float = 1.4
+
+    @property
+    def predicts(self) -> str:
+        return "v, scaled as EDM does" if self.scheduler.config.prediction_type == "v_prediction" else "as EDM does"
+
+    def noised(self, clean: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        levels = (self.middle + self.spread * torch.randn(len(clean))).exp().to(clean)
+        each = levels.view(-1, *[1] * (clean.ndim - 1))
+        noised = clean + each * noise
+        kept = self.scheduler.precondition_outputs(noised, torch.zeros_like(clean), each)
+        slope = self.scheduler.precondition_outputs(noised, torch.ones_like(clean), each) - kept
+        seen = self.scheduler.precondition_inputs(noised, each)
+        return seen, self.scheduler.precondition_noise(levels), (clean - kept) / slope
+
+
 def _levels(count: int) -> torch.Tensor:
     """Half of them around the middle, where the content is decided, the others anywhere in 0..1."""
     return torch.where(torch.rand(count) < 0.5, torch.sigmoid(torch.randn(count)), torch.rand(count))

@@ -48,9 +48,8 @@ class Pool:
         return self._latents[torch.from_numpy(chosen)], prompts
 
     def _draw(self, prompt: str) -> torch.Tensor:
-        """A picture (3, H, W) or clip (3, T, H, W) in [-1, 1]."""
-        drawn = torch.from_numpy(self._judge.draw(self._rng, self._judge.language.words(prompt)))
-        return drawn.movedim(-1, 0).float() * 2 - 1
+        """A picture (3, H, W), clip (3, T, H, W) or sound (1, N) in [-1, 1]."""
+        return self._judge.family.sample(self._judge.draw(self._rng, self._judge.language.words(prompt)))
 
     def _encode(self, samples: torch.Tensor) -> torch.Tensor:
         """As the pipeline's denoiser sees them."""

@@ -16,6 +16,7 @@ import pytest
 from accel.app.limits import Limits
 from accel.app.settings import StudioSettings, embedded
 from accel.app.ui.recipe_editor import edited_recipe, editor_value
+from accel.measure.output import PipelineOutput
 from accel.method import Method
 from accel.presets import PRESETS
 from accel.recipe import LEVERS, Recipe
@@ -137,6 +138,6 @@ def _file(suffix: str) -> bytes:
         return json.dumps(StudioSettings(prompt="a red circle").to_dict()).encode()
     frames = np.zeros((1 if suffix == ".png" else 2, 16, 16, 3), np.uint8)
     asked: Job = dataclasses.replace(job, format=suffix.removeprefix("."))
-    data, found = encode(asked, frames)
+    data, found = encode(asked, PipelineOutput(frames))
     assert found == suffix
     return data

@@ -15,6 +15,7 @@ import accel
 from accel.app.limits import Limits
 from accel.app.settings import StudioSettings, embedded
 from accel.cli import parser
+from accel.measure.output import PipelineOutput
 from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
 from accel.rendering.manifest import read_jsonl
@@ -130,7 +131,7 @@ def test_the_hub_can_be_closed() -> None:
 @pytest.mark.parametrize(("frames", "suffix"), [(1, ".png"), (1, ".webp"), (3, ".webp"), (3, ".mp4")])
 def test_a_file_gives_its_settings_back(tmp_path: Path, frames: int, suffix: str) -> None:
     job = replace(RICH.job(fps=8.0), format=suffix[1:])
-    data, found = encode(job, np.zeros((frames, 16, 16, 3), np.uint8))
+    data, found = encode(job, PipelineOutput(np.zeros((frames, 16, 16, 3), np.uint8)))
     path = tmp_path / f"clip{found}"
     path.write_bytes(data)
     assert found == suffix and embedded(path) == RICH
@@ -139,7 +140,7 @@ def test_a_file_gives_its_settings_back(tmp_path: Path, frames: int, suffix: str
 def test_files_of_the_renderer_and_json_are_read_too(tmp_path: Path) -> None:
     job = Job("pocket:video", PROMPT, seed=2, steps=9, recipe={}, format="png", output="{slug}")
     path = tmp_path / "rendered.png"
-    path.write_bytes(encode(job, np.zeros((1, 8, 8, 3), np.uint8))[0])
+    path.write_bytes(encode(job, PipelineOutput(np.zeros((1, 8, 8, 3), np.uint8)))[0])
     assert embedded(path) == StudioSettings(prompt=PROMPT, seed=2, steps=9, recipe=accel.Recipe(name="off"))
     saved = tmp_path / "settings.json"
     saved.write_text(json.dumps(RICH.to_dict()))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from accel.measure.clip_store import ClipStore
-from accel.measure.metrics import Clip
+from accel.measure.output import PipelineOutput
 from accel.measure.runner import BASELINE, Runner, Sample, Variant
 from accel.recipe import Recipe
 
@@ -59,13 +59,17 @@ class Scripted(Runner):
         self.made: list[weakref.ref[np.ndarray]] = []
         self.most = 0
 
-    def _sample(self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int) -> tuple[Sample, Clip]:
+    def _sample(
+        self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int
+    ) -> tuple[Sample, PipelineOutput]:
         frames = np.full((2, 8, 8, 3), contestant.steps / 100, np.float32)
         self.made.append(weakref.ref(frames))
         self.most = max(self.most, sum(one() is not None for one in self.made))
         times = dict.fromkeys(("seconds", "cpu_seconds", "before", "denoise", "after"), 1.0)
         counts = dict.fromkeys(("computed", "predicted", "dropped", "extra_bytes"), 0)
-        return Sample(contestant.label, batch, prompt, seed, repeat, **times, **counts, peak_bytes=None), frames
+        return Sample(
+            contestant.label, batch, prompt, seed, repeat, **times, **counts, peak_bytes=None
+        ), PipelineOutput(frames)
 
 
 def test_a_contest_keeps_few_clips_in_memory(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ BAD = {
     '{"prompt": "a", "output": "../{id}"}': "must not be empty or lead out of the output folder",
     '{"prompt": "a", "output": "/etc/{id}"}': "must not start at a root or drive",
     '{"prompt": "a", "output": "{slug.__class__}"}': "{slug.__class__} is not known",
-    '{"prompt": "a", "format": "gif"}': "format must be one of png, webp, mp4, not 'gif'",
+    '{"prompt": "a", "format": "gif"}': "format must be one of png, webp, mp4, wav, flac, not 'gif'",
     '{"prompt": "a", "fps": 0}': "fps must be above 0",
     '{"prompt": "a", "grid": {"steps": 4}}': "grid: steps must be a list of at least one value",
     '{"defaults": {"stepz": 4}}': "defaults: 'stepz' is not a field",

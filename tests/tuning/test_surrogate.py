@@ -31,7 +31,7 @@ def decibel(squared_error: float) -> float:
 
 def test_before_any_run_the_priors_speak() -> None:
     belief = Surrogate(0.0).believe(Candidate(CACHE, 0.4), outlook(0.01))
-    assert belief.psnr == pytest.approx(decibel(0.008 * 0.01), abs=0.01)
+    assert belief.decibels == pytest.approx(decibel(0.008 * 0.01), abs=0.01)
     assert belief.doubt > 5.0
     assert belief.speedup == pytest.approx(2.0)
 
@@ -45,7 +45,7 @@ def test_one_setting_tells_about_the_others_of_its_structure() -> None:
     ]
     surrogate.fit(runs)
     belief = surrogate.believe(Candidate(CACHE, 0.2), outlook(0.1))
-    assert belief.psnr == pytest.approx(decibel(0.05 * 0.1), abs=2.5), "from 0.008 most of the way to 0.05"
+    assert belief.decibels == pytest.approx(decibel(0.05 * 0.1), abs=2.5), "from 0.008 most of the way to 0.05"
     assert belief.doubt < Surrogate(0.0).believe(Candidate(CACHE, 0.2), outlook(0.1)).doubt / 1.5
 
 
@@ -54,7 +54,7 @@ def test_errors_of_levers_add_so_that_one_lever_is_learned_from_another_structur
     surrogate.fit([seen(Candidate(CACHE, 0.3), outlook(1e-2), 0.05, clip) for clip in range(4)])
     before = Surrogate(0.0).believe(Candidate(GUIDED, 0.3), outlook(1e-2, 1e-6))
     after = surrogate.believe(Candidate(GUIDED, 0.3), outlook(1e-2, 1e-6))
-    assert after.psnr < before.psnr - 3.0
+    assert after.decibels < before.decibels - 3.0
 
 
 def test_a_hard_prompt_is_not_held_against_the_method() -> None:
@@ -63,7 +63,7 @@ def test_a_hard_prompt_is_not_held_against_the_method() -> None:
     surrogate = Surrogate(0.0)
     surrogate.fit([*easy, *hard])
     belief = surrogate.believe(Candidate(CACHE, 0.3), outlook(1e-2))
-    assert belief.psnr > decibel(0.08 * 1e-2) + 5.0
+    assert belief.decibels > decibel(0.08 * 1e-2) + 5.0
     assert belief.scatter > Surrogate(0.0).scatter * 10.0 / math.log(10.0) * 0.9
 
 

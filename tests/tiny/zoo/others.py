@@ -10,7 +10,7 @@ from diffusers import IPNDMScheduler
 from tests.tiny.case import Ask
 from tests.tiny.image import TEXT
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stable_diffusion import vocoder
+from tests.tiny.zoo.stable_diffusion import MONO, vocoder
 from tests.tiny.zoo.stand_ins import text_encoder
 
 ARRAYS = {"output_type": "np"}
@@ -69,6 +69,7 @@ CASES = (
     Case(
         "AudioLDM2Pipeline",
         {
+            "vae": MONO,
             "vocoder": vocoder,
             "language_model": text_encoder,
             "text_encoder": text_encoder,

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from accel.commands.options import (
     add_calibration,
     add_command,
+    add_inputs,
     add_measurement,
     add_model,
     calibrated_recipes,
     call_arguments,
     load,
     pocket_prompts,
+    with_lora,
 )
 from accel.terminal import plain, waiting
 
@@ -53,6 +55,7 @@ def add_compare(commands: Any) -> None:
     command.add_argument("--seeds", type=int, nargs="+", default=[0], help="each prompt runs once per seed (0)")
     add_calibration(command)
     add_measurement(command, out="out/compare", steps=None)
+    add_inputs(command)
     _add_videos(command)
     command.set_defaults(command=compare_model)
 
@@ -88,18 +91,20 @@ def _compare(
     from accel.measure.comparison import compare
 
     chosen = calibrated_recipes(recipes, options)
-    result = compare(
-        load(model, options),
-        chosen,
-        prompts,
-        seeds,
-        steps=options.steps,
-        repeats=options.repeats,
-        call_arguments=call_arguments(options),
-        verify=verify,
-        fewer_steps=options.fewer_steps,
-        fps=options.fps,
-    )
+    pipe = load(model, options)
+    with with_lora(pipe, options):
+        result = compare(
+            pipe,
+            chosen,
+            prompts,
+            seeds,
+            steps=options.steps,
+            repeats=options.repeats,
+            call_arguments=call_arguments(options, pipe),
+            verify=verify,
+            fewer_steps=options.fewer_steps,
+            fps=options.fps,
+        )
     _show(result, options.out)
 
 

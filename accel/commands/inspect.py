@@ -6,7 +6,17 @@ import argparse
 from typing import Any
 
 from accel.api import recipe_of
-from accel.commands.options import add_call, add_command, add_machine, add_model, call_arguments, load
+from accel.commands.options import (
+    INPUTS,
+    add_call,
+    add_command,
+    add_inputs,
+    add_machine,
+    add_model,
+    call_arguments,
+    load,
+    with_lora,
+)
 from accel.presets import DEFAULT
 from accel.terminal import plain, show, waiting
 
@@ -31,6 +41,7 @@ def add_inspect(commands: Any) -> None:
     command.add_argument("--prompt", help="the prompt of the check")
     command.add_argument("--seed", type=int, help="the seed of the check (0)")
     add_call(command, steps=None)
+    add_inputs(command)
     command.set_defaults(command=inspect_model)
 
 
@@ -64,10 +75,10 @@ def inspect_model(options: argparse.Namespace) -> None:
     show(inspect(pipe))
     from accel.self_check import check
 
-    arguments = call_arguments(options)
+    arguments = call_arguments(options, pipe)
     if options.steps is not None:
         arguments["num_inference_steps"] = options.steps
-    with waiting("checking"):
+    with with_lora(pipe, options), waiting("checking"):
         found = check(pipe, prompt, list(recipes), seed=options.seed or 0, **arguments)
     for line in found:
         show(line)
@@ -77,8 +88,8 @@ def inspect_model(options: argparse.Namespace) -> None:
 
 def _refuse_options_of_a_check(options: argparse.Namespace) -> None:
     """Raises ValueError for options that would do nothing."""
-    names = ("prompt", "seed", "steps", "guidance", "size", "frames")
-    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    names = ("prompt", "seed", "steps", "guidance", "size", "frames", *INPUTS)
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, [])]
     if given:
         raise ValueError(f"{', '.join(given)} belong{'' if len(given) > 1 else 's'} to a check: add --check.")
 

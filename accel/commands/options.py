@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from accel.files import check_folder, lines_of
 from accel.terminal import waiting
 
 SOME_FAILED = 1
+INPUTS = ("image", "mask_image", "control_image", "ip_adapter_image", "video", "strength", "lora", "argument")
 _COUNTS = ("steps", "frames", "clips", "repeats")
 
 
@@ -71,7 +73,14 @@ def load(model: str, options: argparse.Namespace) -> Any:
         return load_pipeline(model, dtype=options.dtype, device=options.device)
 
 
-def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
+def call_arguments(options: argparse.Namespace, pipe: Any) -> dict[str, Any]:
+    """What the options say of every call, by the names that this pipeline has for it; files are read."""
+    from accel.rendering.inputs import FILES, read_inputs
+    from accel.rendering.pipeline_arguments import call_name, plain_class
+
+    kind = plain_class(pipe)
+    given = {name: getattr(options, name, None) for name in (*FILES, "strength")}
+    read = read_inputs({name: value for name, value in given.items() if value is not None})
     width, height = options.size or (None, None)
     named = {
         "guidance_scale": options.guidance,
@@ -79,7 +88,55 @@ def call_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "height": height,
         "num_frames": options.frames,
     }
-    return {name: value for name, value in named.items() if value is not None}
+    shown = {name: value for name, value in named.items() if value is not None}
+    return (
+        shown | {call_name(name, kind): value for name, value in read.items()} | dict(getattr(options, "argument", []))
+    )
+
+
+def with_lora(pipe: Any, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """The pipeline with the LoRA weights that the options name."""
+    from accel.rendering.lora import lora_weights
+
+    return lora_weights(pipe, getattr(options, "lora", []))
+
+
+def _file(name: str) -> Callable[[str], str]:
+    """A path that is checked before a model is loaded."""
+
+    def read(text: str) -> str:
+        from accel.rendering.inputs import FILES, check_input
+
+        try:
+            check_input(Path(text).expanduser(), FILES.get(name, name))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).partition("; paths")[0]) from None
+        return str(Path(text).expanduser())
+
+    return read
+
+
+def _lora(text: str) -> dict[str, Any]:
+    """ "style.safetensors" or "style.safetensors:0.8"."""
+    path, colon, scale = text.rpartition(":")
+    try:
+        named = {"weights": path, "scale": float(scale)} if colon else {"weights": text, "scale": 1.0}
+    except ValueError:
+        named = {"weights": text, "scale": 1.0}
+    return named | {"weights": _file("lora")(named["weights"])}
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """ "audio_end_in_s=10": a value in JSON, or a word."""
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE, such as audio_end_in_s=10, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def size(text: str) -> tuple[int, int]:
@@ -119,6 +176,22 @@ def add_call(command: argparse.ArgumentParser, steps: int | None) -> None:
     command.add_argument("--guidance", type=float, help="guidance scale")
     command.add_argument("--size", type=size, help="size in pixels: 128 or 832x480")
     command.add_argument("--frames", type=int, help="number of frames")
+
+
+def add_inputs(command: argparse.ArgumentParser) -> None:
+    """What a call starts from besides a prompt, and weights on top of the model's."""
+    command.add_argument("--image", type=_file("image"), metavar="FILE", help="the picture to start from")
+    command.add_argument("--mask-image", type=_file("mask_image"), metavar="FILE", help="what of it is painted anew")
+    command.add_argument("--control-image", type=_file("control_image"), metavar="FILE", help="of a ControlNet")
+    command.add_argument("--ip-adapter-image", type=_file("ip_adapter_image"), metavar="FILE", help="of an IP-Adapter")
+    command.add_argument("--video", type=_file("video"), metavar="FILE", help="the video to start from")
+    command.add_argument("--strength", type=float, help="how much of the picture or video is made anew, 0 to 1")
+    command.add_argument(
+        "--lora", type=_lora, action="append", default=[], metavar="FILE[:SCALE]", help="LoRA weights, in safetensors"
+    )
+    command.add_argument(
+        "--argument", type=_argument, action="append", default=[], metavar="NAME=VALUE", help="any other of the call"
+    )
 
 
 def add_calibration(command: argparse.ArgumentParser) -> None:

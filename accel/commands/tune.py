@@ -12,12 +12,14 @@ from accel.commands.options import (
     add_calibration,
     add_call,
     add_command,
+    add_inputs,
     add_machine,
     add_model,
     call_arguments,
     load,
     recorded_prompts,
     verifier,
+    with_lora,
 )
 from accel.terminal import show, waiting
 
@@ -50,6 +52,7 @@ def add_tune(commands: Any) -> None:
     command.add_argument("--generic", action="store_true", help="only methods without constants of this model")
     command.add_argument("--out", type=Path, default=Path("out/tune"), help="folder for the results (out/tune)")
     add_call(command, steps=None)
+    add_inputs(command)
     add_machine(command)
     command.set_defaults(command=tune_model)
 
@@ -70,6 +73,7 @@ def add_calibrate(commands: Any) -> None:
         "--layer-lags", type=int, default=3, help="steps in a row that SmoothCache may reuse; 0 saves memory (3)"
     )
     add_call(command, steps=None)
+    add_inputs(command)
     add_machine(command)
     command.set_defaults(command=calibrate_model, out_is_file=True)
 
@@ -89,13 +93,13 @@ def tune_model(options: argparse.Namespace) -> int:
     goal_of(*qualities, (), options.target_speedup, options.coverage, options.min_snr)
     split_clips(prompts, held_out, options.seed)
     pipe = load(options.model, options)
-    with waiting("tuning") as status:
+    with with_lora(pipe, options), waiting("tuning") as status:
         try:
             recipe = tune(
                 pipe, prompts, min_psnr=options.min_psnr, min_ssim=options.min_ssim, max_lpips=options.max_lpips,
                 target_speedup=options.target_speedup, coverage=options.coverage, held_out=held_out, seed=options.seed,
                 steps=options.steps, minutes=options.minutes, levers=options.levers, generic=options.generic,
-                call_arguments=call_arguments(options), verify=verifier(options.model), out=options.out,
+                call_arguments=call_arguments(options, pipe), verify=verifier(options.model), out=options.out,
                 tell=status.update, calibration=options.calibration, min_snr=options.min_snr,
             )  # fmt: skip
         except GoalNotMet as error:
@@ -114,10 +118,11 @@ def calibrate_model(options: argparse.Namespace) -> None:
     from accel.measure.runner import without_progress_bars
 
     prompts = recorded_prompts(options.prompts, options.model)
-    pipe, arguments = load(options.model, options), call_arguments(options)
+    pipe = load(options.model, options)
+    arguments = call_arguments(options, pipe)
     if options.steps is not None:
         arguments["num_inference_steps"] = options.steps
-    with without_progress_bars(pipe):
+    with with_lora(pipe, options), without_progress_bars(pipe):
         calibration = calibrate(pipe, prompts, layer_lags=options.layer_lags, progress=True, **arguments)
     calibration.save(options.out)
     show(calibration, f"\nCalibration: {options.out}")

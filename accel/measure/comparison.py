@@ -71,7 +71,8 @@ def compare(
         seeds: each prompt runs once for each seed. Noise is drawn on the CPU.
         steps: number of inference steps; the pipeline's own default where left out.
         repeats: timed runs per prompt and seed. Quality is taken from the first.
-        call_arguments: further arguments of every call, such as guidance_scale, height, width and num_frames.
+        call_arguments: further arguments of every call, such as guidance_scale, height, width and num_frames. Images
+            and videos may be paths.
         verify: function (frames, prompt) whose result has `.correct` (bool) and `.matches` (attribute to
             bool); frames are float32 (frames, height, width, 3) in [0, 1], of a pipeline that makes sound alone float32
             (samples, channels).
@@ -161,6 +162,8 @@ def steps_of(pipe: Any, steps: int | None) -> int:
 
 def call_arguments_of(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of every call besides prompt, steps and seed. Raises ValueError for those that it does not take."""
+    from accel.rendering.inputs import read_inputs  # not before it is asked for: rendering measures, too
+
     reserved = sorted({"prompt", "num_inference_steps", "generator", "return_dict"} & set(given))
     if reserved:
         raise ValueError(f"call_arguments must not hold {', '.join(reserved)}; use prompts, steps and seeds instead.")
@@ -169,7 +172,7 @@ def call_arguments_of(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{type(pipe).__name__} takes no argument called {', '.join(unknown)}.")
     # Floats, so that rounding to 8 bits does not hide small differences.
     default = {"output_type": "np"} if accepts(pipe, "output_type") else {}
-    return {**default, **given}
+    return {**default, **read_inputs(given)}
 
 
 def _explicit_counts(fewer_steps: bool | Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 from accel.measure.media import FASTEST, SLOWEST
 from accel.plain_data import encodable, parse_json, quote, unfit_reason
 from accel.recipe import Recipe
+from accel.rendering.inputs import FILES
 
 FORMATS = ("png", "webp", "mp4", "wav", "flac")
 MEDIA = tuple(f".{name}" for name in FORMATS)
@@ -33,8 +34,7 @@ RESERVED = {
     "width": "width",
     "num_frames": "frames",
     "generator": "seed",
-    "image": "image",
-    "video": "video",
+    **{name: name for name in FILES},
     "num_images_per_prompt": "repeat",
     "num_videos_per_prompt": "repeat",
 }
@@ -179,6 +179,25 @@ def _format(value: Any) -> str:
     return str(value)
 
 
+def _share(value: Any) -> float:
+    if not 0 <= _number(value) <= 1:
+        raise ValueError(f"must be from 0 to 1, not {quote(value)}.")
+    return float(value)
+
+
+def _loras(value: Any) -> list[dict[str, Any]]:
+    """A file of LoRA weights, {"weights": file, "scale": 0.8}, or a list of these."""
+    found = []
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        named = {"weights": each} if isinstance(each, str) else each
+        if not isinstance(named, dict) or set(named) - {"weights", "scale"} or "weights" not in named:
+            raise ValueError(
+                f'must be a file, or {{"weights": file, "scale": 0.8}}, or a list of them, not {quote(each)}.'
+            )
+        found.append({"weights": _name(named["weights"]), "scale": _number(named.get("scale", 1.0))})
+    return found
+
+
 def _recipe(value: Any) -> Any:
     if value is False:
         return "off"
@@ -225,8 +244,9 @@ FIELDS: dict[str, Field] = {
     "recipe": Field(_recipe),
     "preset": Field(_recipe),
     "dtype": Field(_name, text=True),
-    "image": Field(_name, text=True),
-    "video": Field(_name, text=True),
+    **{name: Field(_name, text=True) for name in FILES},
+    "strength": Field(_share),
+    "lora": Field(_loras),
     "output": Field(_name, text=True),
     "format": Field(_format, text=True),
     "fps": Field(_rate),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def fingerprint(pipe: Any) -> str:
     found = hashlib.sha256()
     for name, part in sorted(components_of(pipe).items()):
         config: Any = getattr(part, "config", None) or {}
-        config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        config = config.to_dict() if hasattr(config, "to_dict") else _plain(config)
         # Folders and versions say where and with what it was saved, not what it is.
         plain = {key: value for key, value in config.items() if not key.startswith("_") and "version" not in key}
         found.update(f"{name} {type(part).__name__} {json.dumps(plain, sort_keys=True, default=str)}".encode())
@@ -40,3 +41,8 @@ def _sample(tensor: Any) -> bytes:
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
     values = flat[:: max(1, flat.numel() // _SAMPLES)][: _SAMPLES + 1]
     return values.float().cpu().numpy().tobytes()
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Of diffusers it is a mapping; of a component of somebody's own perhaps an object with attributes."""
+    return dict(config) if isinstance(config, Mapping) else dict(vars(config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,21 +12,34 @@ from typing import Any
 
 from accel.files import last_name
 from accel.recipe import Recipe
+from accel.rendering.inputs import FILES
 
 DIGITS = 16
 DEFAULT_FPS = 16.0
 
-_SETTINGS = ("model", "prompt", "negative_prompt", "seed", "steps", "width", "height", "frames", "guidance", "dtype")
-_LINE = (*_SETTINGS, "recipe", "image", "video", "arguments", "format", "fps", "output")
+_SETTINGS = (
+    "model",
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "width",
+    "height",
+    "frames",
+    "guidance",
+    "dtype",
+    "strength",
+)
+_LINE = (*_SETTINGS, "recipe", *FILES, "lora", "arguments", "format", "fps", "output")
 
 
 @dataclass(frozen=True)
 class Job:
     """One picture or clip. Plain data: it travels to other processes and machines as it is.
 
-    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. `image` and
-    `video` are absolute paths, `inputs` the hashes of their content. The last three fields say where the job comes from
-    and what its file is called; they are no part of its identity.
+    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. What `FILES`
+    names are absolute paths, as are the weights in `lora`; `inputs` are the hashes of their content. The last three
+    fields say where the job comes from and what its file is called; they are no part of its identity.
     """
 
     model: str
@@ -46,6 +59,11 @@ class Job:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     format: str | None = None
     fps: float | None = None
+    mask_image: str | None = None
+    control_image: str | None = None
+    ip_adapter_image: str | None = None
+    strength: float | None = None
+    lora: Sequence[Mapping[str, Any]] = ()
     output: str = field(default="", compare=False)
     index: int = field(default=0, compare=False)
     line: int = field(default=0, compare=False)
@@ -57,12 +75,13 @@ class Job:
         Fields that are left out do not take part, so that a later version may have more of them. Input files take part
         with their content and not with their paths, a recipe with its methods and not with its name.
         """
-        content = {name: value for name, value in self._content().items() if value not in (None, {})}
+        content = {name: value for name, value in self._content().items() if value not in (None, {}, [])}
         return digest(content)[:DIGITS]
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = {name: getattr(self, name) for name in (*_SETTINGS, "format", "fps")}
         content |= {"inputs": dict(self.inputs), "arguments": dict(self.arguments)}
+        content["lora"] = [each["scale"] for each in self.lora]
         content["recipe"] = {name: value for name, value in self.recipe.items() if name not in ("name", "schema")}
         return content
 
@@ -81,15 +100,23 @@ class Job:
         line = {name: getattr(self, name) for name in _LINE}
         if not set(self.recipe) - {"schema", "name"}:
             line["recipe"] = "off"
-        return {name: value for name, value in line.items() if value not in (None, {}) and (value or name != "output")}
+        left_out = (None, {}, (), [])
+        return {name: value for name, value in line.items() if value not in left_out and (value or name != "output")}
 
     def as_text(self) -> dict[str, Any]:
         """The same line for files that are passed on: of a folder of this machine they tell the last name only.
 
         Rendering it again takes the model of that name by `--set model=...`, and inputs beside the file.
         """
+        return self.with_paths(last_name, "model")
+
+    def with_paths(self, change: Callable[[str], str], *others: str) -> dict[str, Any]:
+        """The line with every path in it changed, and `others` of its fields."""
         line = self.to_line()
-        return line | {name: last_name(line[name]) for name in ("model", "image", "video") if name in line}
+        changed: dict[str, Any] = {name: change(line[name]) for name in (*others, *FILES) if name in line}
+        if self.lora:
+            changed["lora"] = [{**each, "weights": change(each["weights"])} for each in self.lora]
+        return line | changed
 
     @cached_property
     def group(self) -> str:
@@ -97,7 +124,13 @@ class Job:
         free = ("prompt", "negative_prompt", "seed", "inputs")
         content = {name: value for name, value in self._content().items() if name not in free}
         given = {name: getattr(self, name) is not None for name in ("prompt", "negative_prompt", "image", "video")}
-        return digest(content | {"given": given})
+        given |= {name: True for name in FILES if name not in given and getattr(self, name) is not None}
+        return digest(content | {"given": given, **({"weights": self.weights} if self.lora else {})})
+
+    @property
+    def weights(self) -> list[Any]:
+        """What names its LoRA weights: the hash of each file, and its scale."""
+        return [[self.inputs.get(f"lora {n}"), each["scale"]] for n, each in enumerate(self.lora)]
 
 
 @dataclass(frozen=True)
@@ -164,7 +197,7 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     groups: dict[tuple[str, str, str], list[Job]] = {}
     order: dict[str, int] = {}
     for job in jobs:
-        loaded = f"model {job.model} {job.dtype}"
+        loaded = f"model {job.model} {job.dtype}" + (f" lora {digest(job.weights)}" if job.lora else "")
         recipe = f"{loaded} recipe {digest(job.recipe)}"
         key = (loaded, recipe, f"{recipe} {job.group}")
         for part in key:

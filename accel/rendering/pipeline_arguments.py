@@ -11,6 +11,7 @@ from typing import Any
 from accel.files import read_json
 from accel.plain_data import quote
 from accel.rendering.fields import suggestion
+from accel.rendering.inputs import FILES
 from accel.rendering.jobs import Job
 
 NEEDED = inspect.Parameter.empty
@@ -24,29 +25,55 @@ CALL_NAMES = {
     "height": "height",
     "width": "width",
     "frames": "num_frames",
-    "image": "image",
-    "video": "video",
+    "strength": "strength",
+    **{name: name for name in FILES},
 }
+"""By field of a line, what most pipelines call it."""
+
+OTHER_NAMES = {"mask_image": "mask", "control_image": "image"}
+"""What those call it that have no argument of the usual name, such as ControlNet where no other image is taken."""
+_CONTROLS = ("controlnet", "adapter")  # components that a control image is for
 
 
-def arguments_of(job: Job) -> dict[str, Any]:
-    """Everything that the job passes to the call, except noise and what the renderer decides. Files stay paths."""
-    named = {call: getattr(job, name) for name, call in CALL_NAMES.items()}
-    return {name: value for name, value in named.items() if value is not None} | dict(job.arguments)
+def arguments_of(job: Job, kind: type | None = None) -> dict[str, Any]:
+    """Everything that the job passes to a call of this class, but for noise and what the renderer decides. Files stay
+    paths."""
+    named = {call_name(name, kind): getattr(job, name) for name in CALL_NAMES if getattr(job, name) is not None}
+    return named | dict(job.arguments)
+
+
+def call_name(field: str, kind: type | None) -> str:
+    """What pipelines of this class call a field of a line."""
+    usual, other = CALL_NAMES[field], OTHER_NAMES.get(field)
+    taken = named_parameters(kind)[0] if kind is not None else {}
+    if other is None or kind is None or usual in taken or other not in taken:
+        return usual
+    controlled = any(part in inspect.signature(kind.__init__).parameters for part in _CONTROLS)
+    return usual if field == "control_image" and not controlled else other
+
+
+def files_of(job: Job, kind: type | None) -> dict[str, str]:
+    """By argument of the call, whether its path is of an "image" or a "video"."""
+    return {call_name(name, kind): what for name, what in FILES.items() if getattr(job, name) is not None}
 
 
 def wrong_arguments(job: Job, kind: type) -> list[str]:
     """One sentence for each field that pipelines of this class cannot take, and for each that they must have."""
-    parameters = parameters_of(kind)
-    if parameters is None:
+    parameters, open_ended = named_parameters(kind)
+    if open_ended and not any(name in parameters for name in CALL_NAMES.values()):
         return []
-    fields = {call: name for name, call in CALL_NAMES.items()}
-    given = arguments_of(job)
+    fields = {call_name(name, kind): name for name in CALL_NAMES if name not in OTHER_NAMES}
+    fields |= {call_name(name, kind): name for name in OTHER_NAMES if getattr(job, name) is not None}
+    given = arguments_of(job, kind)
     problems = []
+    if job.image is not None and job.control_image is not None and call_name("control_image", kind) == "image":
+        return [f"image and control_image are both given, but {kind.__name__} takes one image, the control; keep one."]
     for name in given:
-        if name not in parameters and name in fields:
+        if name in parameters or (open_ended and name not in FILES):
+            continue  # what is not named may be passed on, but a file would be passed over
+        if name in fields:
             problems.append(f"{fields[name]} is given, but {kind.__name__} takes no {name!r}; leave it out.")
-        elif name not in parameters:
+        else:
             known = sorted(parameters)
             problems.append(f"arguments: {kind.__name__} takes no {quote(name)}; {suggestion(name, known)}")
     missing = [name for name in fields if parameters.get(name) is NEEDED and name not in given]
@@ -61,7 +88,8 @@ def refused_sizes(job: Job, kind: type) -> list[str]:
     check, defaults = getattr(kind, "check_inputs", None), parameters_of(kind) or {}
     if check is None or (job.width is None and job.height is None):
         return []
-    given = {name: None if default is NEEDED else default for name, default in defaults.items()} | arguments_of(job)
+    given = {name: None if default is NEEDED else default for name, default in defaults.items()}
+    given |= arguments_of(job, kind)
     given |= {"height": job.height or job.width, "width": job.width or job.height}
     try:
         check(object.__new__(kind), **{name: given.get(name) for name in list(inspect.signature(check).parameters)[1:]})
@@ -78,12 +106,19 @@ def plain_class(pipe: Any) -> type:
     return next(kind for kind in type(pipe).__mro__ if "_accel_session" not in vars(kind))
 
 
-@lru_cache(maxsize=256)
 def parameters_of(kind: type) -> dict[str, Any] | None:
     """The names that `pipe(...)` takes, with their defaults or NEEDED. None where that cannot be known.
 
     A call that passes on what it does not name takes what the call above it takes.
     """
+    found, open_ended = named_parameters(kind)
+    return None if open_ended else found
+
+
+@lru_cache(maxsize=256)
+def named_parameters(kind: type) -> tuple[dict[str, Any], bool]:
+    """The names that calls of this class and of those above it have, with their defaults or NEEDED, and whether the
+    last of these calls takes any others, too."""
     found: dict[str, Any] = {}
     for base in kind.__mro__:
         call = vars(base).get("__call__")
@@ -96,8 +131,8 @@ def parameters_of(kind: type) -> dict[str, Any] | None:
             elif parameter.kind is not parameter.VAR_POSITIONAL:
                 found.setdefault(parameter.name, parameter.default)
         if not open_ended:
-            return found
-    return None
+            return found, False
+    return found, True
 
 
 def class_of(model: str) -> type | None:

@@ -16,7 +16,7 @@ from accel.plain_data import quote
 from accel.recipe import Recipe
 from accel.rendering.fields import read_fields
 from accel.rendering.filenames import wrong_template
-from accel.rendering.inputs import check_input
+from accel.rendering.inputs import FILES, check_input
 from accel.rendering.jobs import Job, digest, file_digest
 from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expand_grid, grid_problems, read_manifest
 from accel.rendering.pipeline_arguments import class_of, missing_model, refused_sizes, wrong_arguments
@@ -46,9 +46,7 @@ class RenderPlan:
     def lines(self, folder: Path) -> Iterator[str]:
         """The same, line by line, for a manifest in `folder`: inputs are named relative to it."""
         for job in self.jobs:
-            line = job.to_line()
-            near = {name: _near(line[name], folder) for name in ("image", "video") if name in line}
-            yield json.dumps(line | near, ensure_ascii=False) + "\n"
+            yield json.dumps(job.with_paths(lambda path: _near(path, folder)), ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class _Reader:
         problems += wrong
         values["recipe"], wrong = self._recipe(values.get("recipe"))
         problems += wrong + self._inputs(values)
-        if not values.get("prompt") and not {"image", "video", "arguments"} & set(values):
+        if not values.get("prompt") and not {*FILES, "arguments"} & set(values):
             problems.append('there is nothing to render: give a prompt, such as "prompt": "a corgi surfing".')
         if "video" in values and "image" in values:
             problems.append("image and video are both given; keep the one to start from.")
@@ -173,15 +171,16 @@ class _Reader:
     def _inputs(self, values: dict[str, Any]) -> list[str]:
         """Makes the paths of input files absolute and adds the hashes of their content."""
         problems, hashes = [], {}
-        for kind in ("image", "video"):
-            if kind in values:
-                try:
-                    path = self._folder / Path(values[kind]).expanduser()
-                    check_input(path, kind)
-                    hashes[kind] = file_digest(path)
-                    values[kind] = str(path)
-                except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ~somebody has no home
-                    problems.append(f"{kind}: {getattr(error, 'strerror', None) or error}")
+        checks = {name: (values, name, kind) for name, kind in FILES.items() if name in values}
+        checks |= {f"lora {n}": (each, "weights", "lora") for n, each in enumerate(values.get("lora", ()))}
+        for name, (holder, key, kind) in checks.items():
+            try:
+                path = self._folder / Path(holder[key]).expanduser()
+                check_input(path, kind)
+                hashes[name] = file_digest(path)
+                holder[key] = str(path)
+            except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: ~somebody has no home
+                problems.append(f"{name.partition(' ')[0]}: {getattr(error, 'strerror', None) or error}")
         values["inputs"] = hashes
         return problems
 

@@ -28,8 +28,9 @@ from accel.measure.sound import sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.encoding import encode, lost
 from accel.rendering.failures import DeviceError, ModelError, writing
-from accel.rendering.inputs import load_image, load_video
+from accel.rendering.inputs import load_input
 from accel.rendering.jobs import Job, JobGroup, digest
+from accel.rendering.lora import LoraError, lora_weights
 from accel.rendering.memory import (
     can_tile,
     device_answers,
@@ -42,7 +43,7 @@ from accel.rendering.memory import (
 )
 from accel.rendering.noise import batches_repeat_singles
 from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
-from accel.rendering.pipeline_arguments import arguments_of, parameters_of, plain_class, wrong_arguments
+from accel.rendering.pipeline_arguments import arguments_of, files_of, parameters_of, plain_class, wrong_arguments
 from accel.rendering.text_cache import TextCache
 from accel.rendering.writer import Writer
 from accel.session import bare
@@ -93,7 +94,8 @@ class Worker:
         self._loaded: tuple[str, str | None] | None = None
         self._recipe: str | None = None
         self._memo: TextCache | None = None
-        self._undo = ExitStack()
+        self._undo, self._adapters = ExitStack(), ExitStack()
+        self._lora: list[Any] = []
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
         self._shares: dict[Any, bool] = {}
@@ -108,7 +110,12 @@ class Worker:
 
     def render(self, group: JobGroup) -> None:
         """Renders the jobs of a group in one call of the pipeline. Only the outcomes of open jobs are kept."""
-        self.prepare(group.first)
+        try:
+            self.prepare(group.first)
+        except LoraError as error:
+            for job in group.open:
+                self._fail(job, _described(error), ())
+            return
         wrong = wrong_arguments(group.first, plain_class(self._pipe))  # jobs of a group take the same arguments
         if wrong:
             for job in group.open:
@@ -139,11 +146,22 @@ class Worker:
             self._undo.enter_context(without_progress_bars(self._pipe))
             self._memo = TextCache(self._pipe)
             self._device = device_of(self._pipe)
+        if self._lora != job.weights:
+            self._change_lora(job)
         if self._recipe != digest(job.recipe):
             self._session = accelerate(self._pipe, job.build_recipe())
             self._recipe = digest(job.recipe)
         if self._memo is not None:
             self._memo.context = job.guidance, digest(job.arguments)
+
+    def _change_lora(self, job: Job) -> None:
+        """Other weights on the same model. The session goes first, and a new one comes after."""
+        if self._session is not None:
+            self._session.restore()
+        self._session, self._recipe, self._lora = None, None, []
+        self._adapters.close()
+        self._adapters.enter_context(lora_weights(self._pipe, job.lora))
+        self._lora = job.weights
 
     def _can_share(self) -> bool:
         """Whether jobs may share a call with this model and recipe. Asked only where any would."""
@@ -170,6 +188,8 @@ class Worker:
             self._memo = None
         if session is not None:
             session.restore()
+        self._adapters.close()
+        self._lora = []
         self._undo.close()
         if pipe is not None and self._given is None:
             del pipe, session
@@ -242,16 +262,14 @@ class Worker:
 
     def _arguments(self, jobs: Sequence[Job]) -> dict[str, Any]:
         first = jobs[0]
-        arguments = arguments_of(first)
-        if first.image is not None:
-            arguments["image"] = load_image(first.image)
-        if first.video is not None:
-            arguments["video"] = load_video(first.video)
+        kind = plain_class(self._pipe)
+        arguments = arguments_of(first, kind)
+        arguments |= {name: load_input(arguments[name], what) for name, what in files_of(first, kind).items()}
         if len(jobs) > 1:
             arguments["prompt"] = [job.prompt for job in jobs]
             if first.negative_prompt is not None:
                 arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
-        taken = parameters_of(plain_class(self._pipe))
+        taken = parameters_of(kind)
         generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
         if taken is None or "generator" in taken:
             arguments["generator"] = generators if len(jobs) > 1 else generators[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +82,11 @@ class Tuner:
         versions = {
             name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
         }
-        identity = {**self.model, **versions, "arguments": {key: repr(value) for key, value in self.arguments.items()}}
+        identity = {
+            **self.model,
+            **versions,
+            "arguments": {key: _named(value) for key, value in self.arguments.items()},
+        }
         self.lab, self.screen = (
             TrialRunner(self.pipe, shots, self.steps, self.arguments, self.goal.metrics, folder, identity)
             for shots, folder in ((self.split.shots, self.folder), (self.split.unseen, self.folder / SCREEN))
@@ -351,3 +356,10 @@ def _until_exhausted() -> Iterator[None]:
         yield
     except Exhausted:
         return
+
+
+def _named(value: Any) -> str:
+    """An argument in the journal: pictures and arrays by their content, as their text has their place in memory."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_named, value))}]"
+    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else repr(value)

@@ -40,7 +40,8 @@ class Pitch:
 
 
 def heard(samples: NDArray[Any], prompt: str) -> Pitch:
-    """Whether most of the sound lies in the octaves around the pitch that the prompt names, its partials among them."""
+    """Whether the loudest frequency is nearest to the pitch that the prompt names. A fast glide crosses an octave and a
+    half, so that of some that were drawn for their prompt it is not."""
     power = np.abs(np.fft.rfft(samples[:, 0])) ** 2
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
     loudest = hertz[int(np.argmax(power))]

@@ -10,7 +10,7 @@ from benchmarks import sound
 from benchmarks.judges.roster import SOUNDS
 
 
-@pytest.mark.parametrize("prompt", SOUNDS.prompts)
+@pytest.mark.parametrize("prompt", [prompt for prompt in SOUNDS.prompts if not prompt.startswith(("rise", "fall"))])
 def test_the_pitch_of_drawn_sounds_is_heard(prompt: str) -> None:
     pitch = prompt.split()[1]
     drawn = SOUNDS.draw(np.random.default_rng(0), SOUNDS.language.words(prompt))

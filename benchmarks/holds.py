@@ -39,11 +39,8 @@ PLAIN = "plain"
 ENOUGH = 6.0
 SLACK = 0.5  # dB by which more compute may be worse
 CANDIDATES: dict[str, dict[str, Any]] = {
-    f"damping {damping:g}, reach {reach:g}, spread {spread:g}": {
-        "predictor": Extrapolate(damping=damping, reach=reach),
-        "spread": spread,
-    }
-    for damping, reach, spread in ((0.6, 0.12, 0.05), (0.6, 0.16, 0.05), (0.8, 0.12, 0.05), (0.6, 0.12, 0.15))
+    f"dense {dense}, reach {reach:g}": {"predictor": Extrapolate(reach=reach), "dense": dense}
+    for dense, reach in ((14, 0.16), (14, 0.12), (10, 0.16), (20, 0.16))
 }
 """Settings of `OptimalSchedule` that may become the default. Its guard is the presets' (`benchmarks.presets`)."""
 

@@ -73,8 +73,9 @@ def load(model: str, options: argparse.Namespace) -> Any:
         return load_pipeline(model, dtype=options.dtype, device=options.device)
 
 
-def call_arguments(options: argparse.Namespace, pipe: Any) -> dict[str, Any]:
-    """What the options say of every call, by the names that this pipeline has for it; files are read."""
+def call_arguments(options: argparse.Namespace, pipe: Any = None) -> dict[str, Any]:
+    """What the options say of every call, by the names that this pipeline has for it; files are read. The pipeline can
+    be left out where the command has no `add_inputs`."""
     from accel.rendering.inputs import FILES, read_inputs
     from accel.rendering.pipeline_arguments import call_name, plain_class
 
@@ -120,10 +121,10 @@ def _lora(text: str) -> dict[str, Any]:
     """ "style.safetensors" or "style.safetensors:0.8"."""
     path, colon, scale = text.rpartition(":")
     try:
-        named = {"weights": path, "scale": float(scale)} if colon else {"weights": text, "scale": 1.0}
+        weights, factor = (path, float(scale)) if colon else (text, 1.0)
     except ValueError:
-        named = {"weights": text, "scale": 1.0}
-    return named | {"weights": _file("lora")(named["weights"])}
+        weights, factor = text, 1.0
+    return {"weights": _file("lora")(weights), "scale": factor}
 
 
 def _argument(text: str) -> tuple[str, Any]:

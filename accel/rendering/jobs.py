@@ -100,7 +100,7 @@ class Job:
         line = {name: getattr(self, name) for name in _LINE}
         if not set(self.recipe) - {"schema", "name"}:
             line["recipe"] = "off"
-        left_out = (None, {}, (), [])
+        left_out: tuple[Any, ...] = (None, {}, (), [])
         return {name: value for name, value in line.items() if value not in left_out and (value or name != "output")}
 
     def as_text(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def call_name(field: str, kind: type | None) -> str:
     taken = named_parameters(kind)[0] if kind is not None else {}
     if other is None or kind is None or usual in taken or other not in taken:
         return usual
-    controlled = any(part in inspect.signature(kind.__init__).parameters for part in _CONTROLS)
+    controlled = any(part in inspect.signature(kind).parameters for part in _CONTROLS)
     return usual if field == "control_image" and not controlled else other
 
 

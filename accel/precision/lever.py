@@ -240,7 +240,8 @@ class PrecisionLever(Lever):
             return MIXED
         if torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad):
             return GRADIENTS
-        tokens = x.numel() // x.shape[1 if isinstance(layer, torch.nn.Conv2d) else -1] // max(call.rows, 1)
+        channels = x.shape[1 if isinstance(layer, Conv2d) else -1]
+        tokens = x.numel() // max(channels, 1) // max(call.rows, 1)
         return self._sparing.why_small(tokens, call.rows, place.format, layer) or place.format.why_not(layer)
 
     def _activations(self, format: Format, x: torch.Tensor) -> Any:

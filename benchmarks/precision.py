@@ -23,7 +23,6 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransform
 
 import accel
 from accel import cli
-from accel.attention import LowPrecision
 from accel.precision import BFloat16, Int8, Int8Weights, measure
 from accel.recipe import Recipe
 from accel.terminal import show
@@ -32,10 +31,9 @@ from benchmarks.command import command_of
 HEAD, TEXT = 128, (128, 512)  # channels of a head; tokens of the prompt and their channels
 OURS = {
     "accel BFloat16": Recipe(precision=BFloat16()),
+    'accel BFloat16(attention="own")': Recipe(precision=BFloat16(attention="own")),
     "accel Int8": Recipe(precision=Int8()),
     "accel Int8Weights": Recipe(precision=Int8Weights(memory="beside")),  # files are written once for a whole run
-    "accel BFloat16 + attention": Recipe(precision=BFloat16(), attention=LowPrecision()),
-    "accel Int8 + attention": Recipe(precision=Int8(), attention=LowPrecision()),
 }
 
 REPLACED = {
@@ -102,8 +100,8 @@ def candidates(model: Any, given: dict[str, torch.Tensor], stack: ExitStack, com
     if compiled:
         found["torch.compile"] = step_of(torch.compile(copy.deepcopy(model)), given)
     pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), model)
-    chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()), attention=LowPrecision())
-    for name, recipe in {**OURS, "accel measured + attention": chosen}.items():
+    chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()))
+    for name, recipe in {**OURS, "accel measured": chosen}.items():
         found[name] = accelerated(model, given, recipe, stack)
     return found
 

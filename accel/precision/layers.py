@@ -19,7 +19,7 @@ IN_BRANCHES = (".conv1", ".conv2")  # of residual blocks, beside what they pass 
 Layer = torch.nn.Linear | torch.nn.Conv2d
 
 
-class Part(NamedTuple):
+class BlockPart(NamedTuple):
     """An attention or feed-forward all of whose linear layers are plain, with the paths of these."""
 
     layers: tuple[str, ...]
@@ -31,7 +31,7 @@ class FoundLayers:
     """Of one pipeline: its layers by (denoiser, path), and how many there are that stay out of reach."""
 
     layers: dict[tuple[str, str], Layer] = field(default_factory=dict)
-    parts: dict[tuple[str, str], Part] = field(default_factory=dict)
+    parts: dict[tuple[str, str], BlockPart] = field(default_factory=dict)
     compiled: int = 0  # parts inside of compiled blocks
     foreign: set[str] = field(default_factory=set)  # kinds of linear layers that are not plainly torch's own
 
@@ -90,7 +90,7 @@ def _collect(
         found.foreign |= foreign
         if taken and not foreign and root not in leaves and root not in UNET_PARTS:
             attention = any(root in paths for kind, paths in known.modules.items() if kind != FEED_FORWARD)
-            found.parts[name, root] = Part(tuple(taken), attention)
+            found.parts[name, root] = BlockPart(tuple(taken), attention)
 
 
 def _roots(denoiser: torch.nn.Module, known: DenoiserAnatomy) -> Iterator[str]:

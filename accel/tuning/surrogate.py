@@ -22,6 +22,8 @@ FACTORS: dict[str, tuple[float, float]] = {
     "guidance": (math.log(0.008), 1.2),
     "attention": (math.log(1e-4), 2.0),
     "sampler": (math.log(1.5e-4), 2.0),
+    "precision": (math.log(3e-5), 1.5),  # 45 dB
+    "resolution": (math.log(0.05), 1.5),  # 13 dB: another picture
 }
 STRUCTURE_SPREAD = 0.4  # of a structure's own factor: errors that do not simply add
 PROMPT_SPREAD = 0.7  # of a prompt's factor

@@ -26,6 +26,10 @@ class BFloat16(ReducedPrecision):
     more in 16 bits. Numbers: docs/precision.md.
     """
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[BFloat16]:
+        return (cls(), cls(attention="own"))
+
     def formats(self) -> Mapping[str, Format]:
         return {"": BFloat16Format()}
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accel import presets
 from accel.anatomy import Anatomy, components_of
@@ -15,6 +15,7 @@ from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import Given, calibrated, calibrations
 from accel.method import Method
 from accel.patch import session_of
+from accel.precision import automatic
 from accel.recipe import LEVERS, Recipe
 from accel.session import Session, bare
 
@@ -37,17 +38,19 @@ def accelerate(
     attention: Method | None = KEEP,
     guidance: Method | None = KEEP,
     sampler: Method | None = KEEP,
-    precision: Method | None = KEEP,
+    precision: Method | Literal["auto"] | None = KEEP,
     resolution: Method | None = KEEP,
     calibration: Given | None = None,
 ) -> Session:
     """Makes a diffusers pipeline faster in place; go on calling `pipe(...)` as before.
 
     recipe: a preset ("lossless", "balanced", "fast", "turbo"; default "balanced"), a Recipe, or a recipe's JSON file.
-    The keyword levers replace the recipe's; None switches a lever off. A pipeline that is accelerated already gets the
-    new recipe. calibration: of this model, from `accel.calibrating(pipe)`, or its file, or several of different
-    guidance scales: the schedule is planned from what was measured, by the same rules, and the recipe keeps it. Where
-    it does not fit this pipeline or the run, a warning and the report say so, and the plan is the one for any model.
+    The keyword levers replace the recipe's; None switches a lever off. precision="auto" is what pays on this machine
+    within a preset's promise, or nothing (`accel.precision.automatic`); the recipe names it. A pipeline that is
+    accelerated already gets the new recipe. calibration: of this model, from `accel.calibrating(pipe)`, or its file, or
+    several of different guidance scales: the schedule is planned from what was measured, by the same rules, and the
+    recipe keeps it. Where it does not fit this pipeline or the run, a warning and the report say so, and the plan is
+    the one for any model.
     Beside a cache of diffusers itself (`pipe.transformer.enable_cache(...)`) take cache=None.
     Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
     with `session.suspended()`.
@@ -56,6 +59,10 @@ def accelerate(
     malformed recipe or a method of the wrong lever; the pipeline is then as it was.
     """
     chosen = recipe if isinstance(recipe, Recipe) else recipe_of(presets.DEFAULT if recipe is None else recipe)
+    if precision == "auto":
+        promised = presets.PRESETS.get(chosen.name)
+        precision = automatic(pipe, promised.decibels if promised else None)
+        precision = KEEP if precision is None and chosen.precision is None else precision
     given = dict(zip(LEVERS, (cache, attention, guidance, sampler, precision, resolution), strict=True))
     changed = {lever: method for lever, method in given.items() if method is not KEEP}
     if changed:

@@ -27,9 +27,9 @@ class JumpedResult(NamedTuple):
 class Lever(ABC):
     """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
 
-    The order within one pipeline call: begin, arguments, then per run after_set_timesteps, reset, and per step the
-    calls and after_step, then report and end. Whatever a lever does not override costs nothing, and no frame in a
-    denoiser call.
+    The order within one pipeline call: accompany, begin, arguments, then per run after_set_timesteps, reset, and per
+    step the calls and after_step, then report and end. Whatever a lever does not override costs nothing, and no frame
+    in a denoiser call.
     """
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,10 @@ class Lever(ABC):
         """A pipeline call begins with these denoisers: attach what it needs for its duration. A lever that has
         denoisers of its own, to use in place of the pipeline's, adds them here: the levers below begin with them too.
         """
+        return None
+
+    def accompany(self, components: Mapping[str, Any]) -> None:
+        """The pipeline call that begins next has these parts, its denoisers and all others, by name."""
         return None
 
     def after_set_timesteps(
@@ -106,6 +110,10 @@ class CompositeLever(Lever):
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for part in self.parts for name, value in part.arguments(given).items()}
+
+    def accompany(self, components: Mapping[str, Any]) -> None:
+        for part in self.parts:
+            part.accompany(components)
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         for part in self.parts:

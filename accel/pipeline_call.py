@@ -55,6 +55,7 @@ class PipelineCall(CallOwner):
         self.take_over()
         self._pipe = weakref.ref(pipe)
         self._clock.clear()
+        self.levers.accompany(components)
         self.levers.begin(dict(denoisers_of(components)))
         self.levers.reset()
         self._started = time.perf_counter()

@@ -23,6 +23,7 @@ from accel.measure.comparison import compare
 from accel.measure.results import Comparison
 from accel.measure.runner import Verifier
 from accel.method import Method
+from accel.precision import BFloat16
 from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance
 from accel.terminal import show
@@ -33,6 +34,7 @@ CHOSEN: dict[str, Method] = {
     "cache": OptimalSchedule(0.4),
     "attention": LowPrecision(sparse=WindowResidual()),
     "guidance": AdaptiveGuidance(),
+    "precision": BFloat16(),
 }
 
 

@@ -28,7 +28,7 @@ from accel.tuning.api import tune
 from accel.tuning.clip_split import PromptSeed
 from accel.tuning.goal import SLACK, may_break
 from accel.tuning.simulate import Simulator
-from accel.tuning.space import LEVERS, Candidate, Recipes, Space, Structure, space_of
+from accel.tuning.space import KEEPING, Candidate, Recipes, Space, Structure, space_of
 from accel.tuning.trials import TrialRunner
 from accel.tuning.tuner import acting
 
@@ -104,7 +104,7 @@ def measure(
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Judged]:
     """The tuned recipe, and the best of each single lever; speed-ups, interleaved, of those that keep the promise."""
-    every = space_of(inspect(pipe), foresight.calibration, steps, bool(foresight.passes), LEVERS, generic=False)
+    every = space_of(inspect(pipe), foresight.calibration, steps, bool(foresight.passes), KEEPING, generic=False)
     shots = [PromptSeed(prompt, seed) for seed, prompt in enumerate(prompts)]
     arguments = call_arguments_of(pipe, call_arguments)
     identity = {"judged": "hindsight", "arguments": {key: repr(value) for key, value in arguments.items()}}

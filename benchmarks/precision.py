@@ -2,6 +2,7 @@
 
     python -m benchmarks.precision --tokens 1024 4096
     python -m benchmarks.precision --memory --layers 12
+    python -m benchmarks.precision --decoders
 
 A stock Wan transformer with random weights. All are measured in turns in one process, after a run that is not counted.
 Each row has the least processor time of the rounds and the least wall-clock time: on a machine with other work the
@@ -16,15 +17,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 
 import accel
 from accel import cli
-from accel.attention import LowPrecision
 from accel.precision import BFloat16, Int8, Int8Weights, measure
+from accel.precision.decoder import DecoderLever
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
@@ -32,10 +40,9 @@ from benchmarks.command import command_of
 HEAD, TEXT = 128, (128, 512)  # channels of a head; tokens of the prompt and their channels
 OURS = {
     "accel BFloat16": Recipe(precision=BFloat16()),
+    'accel BFloat16(attention="own")': Recipe(precision=BFloat16(attention="own")),
     "accel Int8": Recipe(precision=Int8()),
     "accel Int8Weights": Recipe(precision=Int8Weights(memory="beside")),  # files are written once for a whole run
-    "accel BFloat16 + attention": Recipe(precision=BFloat16(), attention=LowPrecision()),
-    "accel Int8 + attention": Recipe(precision=Int8(), attention=LowPrecision()),
 }
 
 REPLACED = {
@@ -102,8 +109,8 @@ def candidates(model: Any, given: dict[str, torch.Tensor], stack: ExitStack, com
     if compiled:
         found["torch.compile"] = step_of(torch.compile(copy.deepcopy(model)), given)
     pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), model)
-    chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()), attention=LowPrecision())
-    for name, recipe in {**OURS, "accel measured + attention": chosen}.items():
+    chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()))
+    for name, recipe in {**OURS, "accel measured": chosen}.items():
         found[name] = accelerated(model, given, recipe, stack)
     return found
 
@@ -141,6 +148,42 @@ def memory(options: argparse.Namespace) -> None:
         show(f"| {name} | {taken / 2**20:.0f} | {taken / alone:.2f} |")
 
 
+def decoders(options: argparse.Namespace) -> None:
+    """What decoding costs in fewer bits: Stable Diffusion's decoder for 128x128 pixels, half of Wan's for 64x64x5."""
+    torch.manual_seed(0)
+    pictures = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+    ).eval()  # fmt: skip
+    clips = AutoencoderKLWan(base_dim=48).eval()
+    for autoencoder, shape in ((pictures, (1, 4, 16, 16)), (clips, (1, 16, 2, 8, 8))):
+        latents = torch.randn(shape)
+        show(f"\n| {type(autoencoder).__name__} | processor s | gain | wall-clock s | error |")
+        show("| --- | --- | --- | --- | --- |")
+        half = copy.deepcopy(autoencoder).to(torch.bfloat16)
+        pipe = SimpleNamespace(vae=copy.deepcopy(autoencoder))
+        lever = DecoderLever(BFloat16())
+        lever.accompany(vars(pipe))
+        steps = {
+            "float32": decoding(autoencoder, latents),
+            ".to(bfloat16)": decoding(half, latents.bfloat16()),
+            'accel BFloat16(decoder="16 bits")': decoding(pipe.vae, latents),
+        }
+        rows = timed(steps, options.rounds)
+        for name, busy, wall, error in rows:
+            show(f"| {name} | {busy:.3f} | {rows[0][1] / busy:.2f} | {wall:.3f} | {error:.2%} |")
+        lever.end()
+
+
+def decoding(autoencoder: Any, latents: torch.Tensor) -> Step:
+    def step() -> torch.Tensor:
+        with torch.no_grad():
+            pixels: torch.Tensor = autoencoder.decode(latents).sample
+        return pixels.float()
+
+    return step
+
+
 def anonymous_memory() -> int:
     """Bytes of this process that no file holds too."""
     with open("/proc/self/status", encoding="ascii") as file:
@@ -169,10 +212,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="square numbers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes first")
+    parser.add_argument("--decoders", action="store_true", help="instead: what decoding costs")
     parser.add_argument("--memory", action="store_true", help="instead: what weights take of main memory")
     options = parser.parse_args(argv)
-    if options.memory:
-        options.command = memory
+    if options.memory or options.decoders:
+        options.command = memory if options.memory else decoders
     return cli.run(options)
 
 

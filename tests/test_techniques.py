@@ -105,8 +105,8 @@ def test_a_calibration_records_its_signal_and_sets_its_dial(recording: Calibrati
 def test_the_tuner_has_it_among_its_choices_and_foresees_it(recording: CalibrationRuns) -> None:
     space = space_of(recording.anatomy, recording.calibration, STEPS, True, tuple(OUTSIDE), generic=False)
     assert "MeanCache" in space.caches
-    for lever, offered in (("guidance", space.guidances), ("sampler", space.samplers), ("attention", space.attentions)):
-        assert first_setting(lever) in offered
+    for lever in OUTSIDE.keys() - {"cache"}:
+        assert first_setting(lever) in space.others[lever]
     recipe = Recipes(recording.calibration, STEPS).of(Candidate(Structure("MeanCache"), 0.6))
     assert recipe is not None
     assert Simulator.of(recording).outlook(recipe).computed == pytest.approx(0.6, abs=0.05)

@@ -46,7 +46,10 @@ def add_tune(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="for the noise (0)")
     command.add_argument("--minutes", type=float, default=15.0, help="time for all of it (15)")
     command.add_argument(
-        "--levers", nargs="+", default=["cache", "attention", "guidance", "sampler"], help="those to choose from (all)"
+        "--levers",
+        nargs="+",
+        default=["cache", "attention", "guidance", "sampler", "precision"],
+        help="those to choose from (all but resolution, which makes other pictures)",
     )
     add_calibration(command)
     command.add_argument("--generic", action="store_true", help="only methods without constants of this model")

@@ -6,10 +6,11 @@ Every technique is a module below this folder, found by looking: `accel.precisio
 from typing import Any
 
 from accel import discovery
+from accel.precision.choosing import automatic
 from accel.precision.measuring import measure
 from accel.precision.method import ReducedPrecision
 
-__all__ = ["ReducedPrecision", "measure"]
+__all__ = ["ReducedPrecision", "automatic", "measure"]
 
 discovery.load(__name__)
 __all__ += discovery.names(__name__)

@@ -15,7 +15,7 @@ class Format(ABC):
     """One way to compute layers in fewer bits. Stateless: what it makes of a layer's weights is kept by others.
 
     name: what recipes and reports call it. rounding: the relative error of a product, on activations like a model's.
-    inner_dtype: what passes from the first to the last layer of a feed-forward; None is the model's own data type.
+    inner_dtype: what attentions and feed-forwards compute in between their layers; None is the model's own data type.
     pays_from: multiplications of a product from which it is faster on a CPU than float32.
     """
 
@@ -44,6 +44,10 @@ class Format(ABC):
         self, activations: Any, weights: Sequence[torch.Tensor], layer: Layer, x: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
         """The layer's output for `x`, of which `activations` were made, in this data type."""
+
+    def gelu(self, activations: Any, weights: Sequence[torch.Tensor], how: str) -> torch.Tensor | None:
+        """GELU, as `how` says, of the layer's output, in `inner_dtype`; None where it cannot be a part of a product."""
+        return None
 
     def compute(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         """All of it at once, for tests and measurements."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -12,9 +13,17 @@ from accel.patch import is_compiled, reachable
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 UNET_PARTS = ("down_blocks", "mid_block", "up_blocks")
+FEED_FORWARD = "feed_forward"  # the other kinds of modules of an anatomy are attentions
 IN_BRANCHES = (".conv1", ".conv2")  # of residual blocks, beside what they pass on as it is
 
 Layer = torch.nn.Linear | torch.nn.Conv2d
+
+
+class BlockPart(NamedTuple):
+    """An attention or feed-forward all of whose linear layers are plain, with the paths of these."""
+
+    layers: tuple[str, ...]
+    is_attention: bool
 
 
 @dataclass
@@ -22,8 +31,7 @@ class FoundLayers:
     """Of one pipeline: its layers by (denoiser, path), and how many there are that stay out of reach."""
 
     layers: dict[tuple[str, str], Layer] = field(default_factory=dict)
-    # Of feed-forwards the first and last layer, by (denoiser, path): between them is nothing but an activation.
-    pairs: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    parts: dict[tuple[str, str], BlockPart] = field(default_factory=dict)
     compiled: int = 0  # parts inside of compiled blocks
     foreign: set[str] = field(default_factory=set)  # kinds of linear layers that are not plainly torch's own
 
@@ -40,9 +48,9 @@ def find_layers(denoisers: Mapping[str, torch.nn.Module], anatomy: Anatomy, *, c
         known = anatomy.denoisers.get(name)
         if known is None:
             continue
-        _collect(found, name, denoiser, _roots(denoiser, known), lambda _, layer: _is_linear(layer))
+        _collect(found, name, denoiser, known, _roots(denoiser, known), lambda _, layer: _is_linear(layer))
         if convolutions and known.unet is not None:
-            _collect(found, name, denoiser, UNET_PARTS, _is_in_branch)
+            _collect(found, name, denoiser, known, UNET_PARTS, _is_in_branch)
     return found
 
 
@@ -62,6 +70,7 @@ def _collect(
     found: FoundLayers,
     name: str,
     denoiser: torch.nn.Module,
+    known: DenoiserAnatomy,
     roots: Iterable[str],
     wanted: Callable[[str, torch.nn.Module], bool],
 ) -> None:
@@ -70,13 +79,18 @@ def _collect(
         if module is None or is_compiled(module):
             found.compiled += 1
             continue
-        if pair := _pair(module):
-            found.pairs[name, f"{root}.{pair[0]}"] = name, f"{root}.{pair[1]}"
-        for path, layer in _leaves(module, root):
-            if wanted(path, layer) and isinstance(layer, Layer) and is_plain(layer):
-                found.layers[name, path] = layer
-            elif _is_linear(layer) and not is_plain(layer):
-                found.foreign.add(type(layer).__name__)
+        leaves = dict(_leaves(module, root))
+        taken = {
+            path: layer
+            for path, layer in leaves.items()
+            if wanted(path, layer) and isinstance(layer, Layer) and is_plain(layer)
+        }
+        found.layers |= {(name, path): layer for path, layer in taken.items()}
+        foreign = {type(layer).__name__ for layer in leaves.values() if _is_linear(layer) and not is_plain(layer)}
+        found.foreign |= foreign
+        if taken and not foreign and root not in leaves and root not in UNET_PARTS:
+            attention = any(root in paths for kind, paths in known.modules.items() if kind != FEED_FORWARD)
+            found.parts[name, root] = BlockPart(tuple(taken), attention)
 
 
 def _roots(denoiser: torch.nn.Module, known: DenoiserAnatomy) -> Iterator[str]:
@@ -87,17 +101,6 @@ def _roots(denoiser: torch.nn.Module, known: DenoiserAnatomy) -> Iterator[str]:
             block = reachable(denoiser, f"{listed}.{index}")
             children = dict(block.named_children()) if block is not None else {}
             yield from (f"{listed}.{index}.{child}" for child, layer in children.items() if _is_linear(layer))
-
-
-def _pair(module: torch.nn.Module) -> tuple[str, str] | None:
-    """The first and last layer of a feed-forward as diffusers builds nearly all of them."""
-    net = getattr(module, "net", None)
-    if not isinstance(net, torch.nn.ModuleList) or len(net) < 2 or not isinstance(net[-1], torch.nn.Linear):
-        return None
-    between = all(isinstance(part, torch.nn.Dropout) for part in net[1:-1])
-    first = dict(net[0].named_children())
-    plain = set(first) <= {"proj", "act", "activation"} and isinstance(first.get("proj"), torch.nn.Linear)
-    return ("net.0.proj", f"net.{len(net) - 1}") if between and plain else None
 
 
 def _leaves(module: torch.nn.Module, path: str) -> Iterator[tuple[str, torch.nn.Module]]:

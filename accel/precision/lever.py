@@ -15,14 +15,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import Conv2d
 
+from accel import conventions
 from accel.anatomy import Anatomy
-from accel.call import DenoiserCall
+from accel.call import Arguments, DenoiserCall
 from accel.clock import StepContext
 from accel.lever import Lever
 from accel.method import Method
-from accel.patch import Wrapper
+from accel.patch import Wrapper, reachable
 from accel.precision.format import Format
+from accel.precision.inside import as_ever, cast, computing_in, gelu_behind
 from accel.precision.layers import FoundLayers, Layer, find_layers, is_plain
 from accel.precision.shelf import Shelf
 from accel.precision.weights import ConvertedWeights
@@ -35,6 +38,7 @@ SHORT = "of few tokens (min_tokens)"
 SMALL = "too small to gain (min_tokens)"
 FEW = 16  # tokens of a sample; what modulates receives one
 GRADIENTS = "because gradients are wanted"
+ELSEWHERE = "in another denoiser call"
 UNUSUAL = "called in an unusual way"
 AUTOCAST = "under autocast, which chooses data types itself"
 MIXED = "of another data type than their weights"
@@ -65,15 +69,19 @@ class Sparing:
 
 
 class _Place(NamedTuple):
-    """A layer with its format; the data type that it passes on to the last layer of its feed-forward, if it is the
-    first; and whether it is the last.
-    """
+    """A layer with its format."""
 
     denoiser: str
     format: Format
     layer: weakref.ref[Layer]
-    passes_on: torch.dtype | None
-    receives: bool
+
+
+class _Part(NamedTuple):
+    """An attention or feed-forward that is computed in `dtype` throughout, if its first layer is."""
+
+    first: _Place
+    dtype: torch.dtype
+    names: Arguments
 
 
 class _SharedActivations(NamedTuple):
@@ -86,7 +94,10 @@ class _SharedActivations(NamedTuple):
 
 
 class PrecisionLever(Lever):
-    """Computes layers in the formats of `formats`: by "denoiser/path", or under "" for all that are not named."""
+    """Computes layers in the formats of `formats`: by "denoiser/path", or under "" for all that are not named.
+
+    throughout: what attentions compute between their layers is in 16 bits too; of feed-forwards it always is.
+    """
 
     def __init__(
         self,
@@ -95,9 +106,10 @@ class PrecisionLever(Lever):
         sparing: Sparing,
         anatomy: Anatomy,
         *,
+        throughout: bool = True,
         replaces: bool = False,
     ) -> None:
-        self.method, self.anatomy = method, anatomy
+        self.method, self.anatomy, self._throughout = method, anatomy, throughout
         self._formats, self._sparing = formats, sparing
         self._kept = ConvertedWeights(Shelf() if replaces else None)
         self._layers: list[Wrapper] = []
@@ -110,18 +122,31 @@ class PrecisionLever(Lever):
         found = find_layers(denoisers, self.anatomy, convolutions=convolutions)
         self._open(found)
         self._kept.begin(found.layers.values())
-        for (name, path), layer in found.layers.items():
-            format = self._format((name, path))
-            if format is None or (isinstance(layer, torch.nn.Conv2d) and not format.convolutions):
-                continue
-            place = _Place(name, format, weakref.ref(layer), *self._inside(found, (name, path), format))
-            self._layers.append(Wrapper(layer, "forward", partial(self._layer, place)))
+        places = {
+            where: _Place(where[0], format, weakref.ref(layer))
+            for where, layer in found.layers.items()
+            if (format := self._format(where)) is not None and (format.convolutions or not isinstance(layer, Conv2d))
+        }
+        for where, place in places.items():
+            self._layers.append(Wrapper(found.layers[where], "forward", partial(self._layer, place)))
+        for (name, path), part in found.parts.items():
+            if self._throughout or not part.is_attention:
+                inside = [places[name, each] for each in part.layers if (name, each) in places]
+                self._surround(denoisers[name], path, inside)
+        self._products = len(places)
 
-    def _inside(self, found: FoundLayers, layer: tuple[str, str], format: Format) -> tuple[torch.dtype | None, bool]:
-        """What this layer passes on within a feed-forward, and whether it receives what another passes on."""
-        after = found.pairs.get(layer)
-        both = after in found.layers and self._format(after) is format if after else False
-        return format.inner_dtype if both else None, layer in found.pairs.values()
+    def _surround(self, denoiser: torch.nn.Module, path: str, places: Sequence[_Place]) -> None:
+        """Puts a layer around an attention or feed-forward with such layers in it."""
+        module, dtypes = reachable(denoiser, path), {place.format.inner_dtype for place in places} - {None}
+        if module is None or not dtypes:
+            return
+        (dtype,) = dtypes
+        self._layers.append(Wrapper(module, "forward", partial(self._part, _Part(places[0], dtype, Arguments(module)))))
+        for parent in module.modules():
+            child = parent._modules.get("proj")
+            place = next((each for each in places if each.layer() is child), None)
+            if place is not None and (how := gelu_behind(parent, "proj")):
+                self._layers.append(Wrapper(parent, "forward", partial(self._gelu, place, how)))
 
     def _format(self, layer: tuple[str, str]) -> Format | None:
         return self._formats.get("/".join(layer), self._formats.get(""))
@@ -130,6 +155,7 @@ class PrecisionLever(Lever):
         self._call: DenoiserCall | None = None
         self._spared = ""
         self._shared: _SharedActivations | None = None
+        self._inside: torch.dtype | None = None  # what the attention or feed-forward in progress is computed in
 
     def end(self) -> None:
         for layer in reversed(self._layers):
@@ -148,25 +174,59 @@ class PrecisionLever(Lever):
 
     def _open(self, found: FoundLayers) -> None:
         """Starts the account of a pipeline call. The layers themselves are not kept: a session holds no weights."""
-        self._found = replace(found, layers={}, pairs={})
+        self._found, self._products = replace(found, layers={}, parts={}), 0
         self._computed: Counter[str] = Counter()
         self._exact: Counter[str] = Counter()
+
+    def _part(self, part: _Part, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stands in place of the forward of an attention or feed-forward."""
+        x = Arguments.pick(part.names.bind(args, kwargs), conventions.IMAGE_TOKENS) if self._inside is None else None
+        if not isinstance(x, torch.Tensor) or self._why_not_here(part.first, (x,), {}):
+            return inner(*args, **kwargs)
+        self._inside = part.dtype
+        try:
+            with computing_in(part.dtype, x.device.type):
+                return cast(inner(*args, **kwargs), part.dtype, x.dtype)
+        finally:
+            self._inside = None
+
+    def _gelu(self, place: _Place, how: str, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stands in place of a layer with GELU behind it."""
+        layer, format = place.layer(), place.format
+        if layer is None or self._inside is None or self._why_not_here(place, args, kwargs):
+            return inner(*args, **kwargs)
+        output = format.gelu(self._activations(format, args[0]), self._kept.of(layer, format), how)
+        if output is None:
+            return inner(*args, **kwargs)
+        self._computed[format.name] += 1
+        return output
 
     def _layer(self, place: _Place, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in place of a layer's forward."""
         call, layer, format = self._call, place.layer(), place.format
         if call is None or layer is None or call.denoiser != place.denoiser:
             return inner(*args, **kwargs)
-        reason = self._spared or self._why_exact(call, place, layer, args, kwargs)
-        if reason:
+        if reason := self._why_not_here(place, args, kwargs):
             self._exact[reason] += 1
-            if place.receives and args and args[0].dtype == format.inner_dtype:  # from a first layer that was computed
-                args = (args[0].to(layer.weight.dtype),)
-            return inner(*args, **kwargs)
+            return self._exactly(layer, inner, *args, **kwargs)
         (x,) = args
         weights = self._kept.of(layer, format)
         self._computed[format.name] += 1
-        return format.product(self._activations(format, x), weights, layer, x, place.passes_on or layer.weight.dtype)
+        return format.product(self._activations(format, x), weights, layer, x, self._inside or layer.weight.dtype)
+
+    def _exactly(self, layer: Layer, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The layer's own output, in its own data type whatever surrounds it."""
+        if self._inside is None:
+            return inner(*args, **kwargs)
+        with as_ever(layer.weight.device.type):
+            return inner(*(cast(each, self._inside, layer.weight.dtype) for each in args), **kwargs)
+
+    def _why_not_here(self, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Why a layer is computed as ever, now; "" if it is not."""
+        call, layer = self._call, place.layer()
+        if call is None or layer is None or call.denoiser != place.denoiser:
+            return ELSEWHERE
+        return self._spared or self._why_exact(call, place, layer, args, kwargs)
 
     def _why_exact(
         self, call: DenoiserCall, place: _Place, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -174,14 +234,14 @@ class PrecisionLever(Lever):
         if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor) or not is_plain(layer):
             return UNUSUAL
         (x,) = args
-        if torch.is_autocast_enabled(x.device.type):
+        if self._inside is None and torch.is_autocast_enabled(x.device.type):
             return AUTOCAST
-        inside = place.receives and x.dtype == place.format.inner_dtype
-        if not (inside or x.dtype == layer.weight.dtype) or x.device != layer.weight.device:
+        if x.dtype not in (layer.weight.dtype, self._inside) or x.device != layer.weight.device:
             return MIXED
         if torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad):
             return GRADIENTS
-        tokens = x.numel() // x.shape[1 if isinstance(layer, torch.nn.Conv2d) else -1] // max(call.rows, 1)
+        channels = x.shape[1 if isinstance(layer, Conv2d) else -1]
+        tokens = x.numel() // max(channels, 1) // max(call.rows, 1)
         return self._sparing.why_small(tokens, call.rows, place.format, layer) or place.format.why_not(layer)
 
     def _activations(self, format: Format, x: torch.Tensor) -> Any:
@@ -199,9 +259,7 @@ class PrecisionLever(Lever):
         """What happened, in a sentence."""
         total = sum(self._computed.values()) + sum(self._exact.values())
         done = ", ".join(f"{count} in {name}" for name, count in self._computed.items()) or "none in fewer bits"
-        parts = [
-            f"of {total} products of {len(self._layers)} layers {done}" if self._layers else "no layer is computed"
-        ]
+        parts = [f"of {total} products of {self._products} layers {done}" if self._layers else "no layer is computed"]
         if self._exact:
             reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
             parts.append("exact: " + ", ".join(reasons))

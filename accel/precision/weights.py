@@ -89,6 +89,14 @@ class ConvertedWeights:
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
+def identity_of(weight: torch.Tensor) -> tuple[object, ...]:
+    """What tells a weight from what it was, with a few of its numbers: not only an identity, but cheap to look at."""
+    version = -1 if weight.is_inference() else weight._version
+    flat = weight.detach().flatten()
+    numbers = flat[:: max(flat.numel() // SAMPLES, 1)].tolist()
+    return weight.data_ptr(), version, weight.dtype, weight.device, weight.shape, tuple(numbers)
+
+
 def _identity(layer: Layer, format: Format) -> _Identity:
     weight = layer.weight
     version = -1 if weight.is_inference() else weight._version

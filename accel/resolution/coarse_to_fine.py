@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accel.anatomy import Anatomy
@@ -41,6 +42,10 @@ class CoarseToFine(Method, lever="resolution"):
     frames: int = setting(1, 1, 8, "latent frames that are averaged")
 
     data_free = True
+
+    @classmethod
+    def for_tuning(cls) -> Sequence[CoarseToFine]:
+        return (cls(),)
 
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.prediction == "unknown":

@@ -18,7 +18,7 @@ from accel.terminal import waiting
 from accel.tuning import evidence
 from accel.tuning.clip_split import split_clips
 from accel.tuning.goal import Bound, TuningGoal, goal_of
-from accel.tuning.space import LEVERS
+from accel.tuning.space import KEEPING, LEVERS
 from accel.tuning.tuner import Tuner
 
 
@@ -54,7 +54,7 @@ def tune(
     seed: int = 0,
     steps: int | None = None,
     minutes: float = 15.0,
-    levers: Sequence[str] = LEVERS,
+    levers: Sequence[str] = KEEPING,
     generic: bool = False,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
@@ -68,7 +68,7 @@ def tune(
 ) -> Recipe:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
-    It records the pipeline unaccelerated on two prompts, simulates every candidate of the four levers on the recording
+    It records the pipeline unaccelerated on two prompts, simulates every candidate of all levers on the recording
     (no model runs), runs the promising ones for real while a surrogate learns from each run, and verifies the winner
     against the unaccelerated pipeline on prompts or seeds that the search has not seen. What is returned is verified;
     its `evidence` says how. A session on the pipeline is suspended meanwhile.
@@ -83,7 +83,8 @@ def tune(
         steps, call_arguments: of every call, as in production: the recipe belongs to them.
         minutes: for all of it. With little time fewer clips are held out; where it cannot suffice at all, that is told
             after the first run. What is under way when it is over ends later.
-        levers: those to choose from. generic: only methods without constants of this model.
+        levers: those to choose from; "resolution", which makes other pictures, only where it is named.
+        generic: only methods without constants of this model.
         verify: as in `accel.compare`, for the evidence.
         out: folder for recipe.json, evidence.html, the videos, and the journal with which the same call, repeated, goes
             on where it was interrupted. Without it nothing is kept.

@@ -24,6 +24,7 @@ from accel.parametrization import flow_time
 from accel.recipe import Recipe
 from accel.samplers.guidance.gate import GuidanceMethod
 from accel.samplers.recorded_steps import RecordedStep
+from accel.tuning.space import SEEN_IN_A_RUN
 
 # Longer gaps than this are counted as this long.
 LONGEST = 16
@@ -104,7 +105,7 @@ class Simulator:
         """Raises ValueError for a cache that cannot be simulated."""
         if recipe.sampler is not None:
             return self._sampled(recipe, float(getattr(recipe.sampler, "steps", 1.0)))
-        errors: dict[str, float] = {"attention": 1.0} if recipe.attention is not None else {}
+        errors = {name: 1.0 for name in SEEN_IN_A_RUN if getattr(recipe, name) is not None}
         steps, evaluations, total, cache, guidance = 0.0, 0.0, 0, 0.0, 0.0
         for table in self.tables:
             masks = self._masks(recipe.cache, table)

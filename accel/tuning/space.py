@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
@@ -14,7 +14,11 @@ from accel.lever import InactiveLever
 from accel.method import Method
 from accel.recipe import Recipe
 
-LEVERS = ("cache", "attention", "guidance", "sampler")
+LEVERS = ("cache", "attention", "guidance", "sampler", "precision", "resolution")
+# Those that keep the picture, so that they may keep a bound: at another size it is another picture.
+KEEPING = LEVERS[:-1]
+# Those whose methods say only in a run that they do nothing, when they see tokens and sizes.
+SEEN_IN_A_RUN = ("attention", "precision", "resolution")
 # Fewer computed steps than these are no forecasts any more.
 LEAST_COMPUTED = 5
 
@@ -39,10 +43,12 @@ class Structure:
     guidance: Method | None = None
     sampler: Method | None = None
     attention: Method | None = None
+    precision: Method | None = None
+    resolution: Method | None = None
 
     def others(self) -> dict[str, Method]:
         """The levers besides the cache that are on."""
-        named = {"guidance": self.guidance, "sampler": self.sampler, "attention": self.attention}
+        named: dict[str, Method | None] = {part.name: getattr(self, part.name) for part in fields(self)[1:]}
         return {lever: method for lever, method in named.items() if method is not None}
 
     def names(self) -> tuple[str, ...]:
@@ -70,18 +76,16 @@ class Space:
     """The choices that this pipeline has at each lever, and why it does not have the others."""
 
     caches: tuple[str, ...]
-    guidances: tuple[Method, ...]
-    samplers: tuple[Method, ...]
-    attentions: tuple[Method, ...]
+    others: Mapping[str, tuple[Method, ...]]  # by lever
     steps: int
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def structures(self) -> list[Structure]:
         """All of them. Caches that decide by measuring are not combined with samplers: thresholds are tuned on the
         recorded step count."""
-        levers = product(("", *self.caches), (None, *self.guidances), (None, *self.samplers), (None, *self.attentions))
         measuring = {name for name, method in caches().items() if not method.data_free}
-        found = [Structure(*choice) for choice in levers]
+        choices = [(None, *self.others.get(part.name, ())) for part in fields(Structure)[1:]]
+        found = [Structure(cache, *chosen) for cache in ("", *self.caches) for chosen in product(*choices)]
         return [s for s in found if s != Structure() and not (s.cache in measuring and s.sampler is not None)]
 
     def dials(self, structure: Structure) -> list[float]:
@@ -100,9 +104,8 @@ class Space:
 
     def without(self, lever: str, method: Method, why: str) -> Space:
         """The space without a choice that turned out to do nothing here."""
-        plural = f"{lever}s"
-        kept = tuple(other for other in getattr(self, plural) if other != method)
-        return replace(self, **{plural: kept, "left_out": {**self.left_out, str(method): why}})  # type: ignore[arg-type]
+        kept = tuple(other for other in self.others[lever] if other != method)
+        return replace(self, others={**self.others, lever: kept}, left_out={**self.left_out, str(method): why})
 
 
 def space_of(
@@ -124,10 +127,7 @@ def space_of(
         lever: tuple(method for method in methods if lever in levers and _able(method, anatomy, left_out))
         for lever, methods in chosen.items()
     }
-    return Space(
-        dialled,
-        able["guidance"], able["sampler"], able["attention"], steps, left_out,
-    )  # fmt: skip
+    return Space(dialled, able, steps, left_out)
 
 
 class Recipes:

@@ -22,6 +22,8 @@ FACTORS: dict[str, tuple[float, float]] = {
     "guidance": (math.log(0.008), 1.2),
     "attention": (math.log(1e-4), 2.0),
     "sampler": (math.log(1.5e-4), 2.0),
+    "precision": (math.log(3e-5), 1.5),  # 45 dB
+    "resolution": (math.log(0.05), 1.5),  # 13 dB: another picture
 }
 IN_PIXELS: dict[str, float] = {"psnr": 1.0, "snr": 125.0}
 """By the leading metric, its squared error over that in pixels: a noise of 0.008 in the latents of unit variance is as

@@ -28,7 +28,7 @@ from accel.tuning.clip_split import ClipSplit
 from accel.tuning.goal import TuningGoal
 from accel.tuning.search import CandidateSearch, Exhausted
 from accel.tuning.simulate import Estimate, Simulator
-from accel.tuning.space import Candidate, Recipes, Space, space_of
+from accel.tuning.space import SEEN_IN_A_RUN, Candidate, Recipes, Space, space_of
 from accel.tuning.surrogate import IN_PIXELS, Surrogate
 from accel.tuning.trial_log import TrialResult
 from accel.tuning.trials import TrialRunner
@@ -341,12 +341,13 @@ class Tuner:
 
 
 def acting(space: Space, lab: TrialRunner, tell: Callable[[str], None]) -> Space:
-    """The space without attention methods that do nothing here: most say so only when they see the tokens."""
-    for method in space.attentions:
+    """The space without methods that do nothing here, of which most say so only when they see the tokens."""
+    for method in [method for lever in SEEN_IN_A_RUN for method in space.others[lever]]:
         tell(f"trying {method}")
-        lever = lab.levers(Recipe(attention=method), steps=3)[0]
-        if not lever.engaged:
-            space = space.without("attention", method, lever.reason)
+        methods: dict[str, Any] = {method.lever: method}
+        (report,) = lab.levers(Recipe(**methods), steps=3)
+        if not report.engaged:
+            space = space.without(method.lever, method, report.reason)
     return space
 
 

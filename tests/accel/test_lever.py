@@ -17,6 +17,7 @@ HOOKS = [name for name, value in vars(Lever).items() if inspect.isfunction(value
 SCHEDULER, MODULE = object(), torch.nn.Identity()
 GIVEN: dict[str, Any] = {
     "given": {"steps": 3},
+    "components": {},
     "denoisers": {"unet": MODULE},
     "name": "scheduler",
     "scheduler": SCHEDULER,
@@ -42,6 +43,9 @@ class Part(Lever):
     def arguments(self, given):
         self._hear("arguments", dict(given))
         return {self.name: 1}
+
+    def accompany(self, components):
+        self._hear("accompany", components)
 
     def begin(self, denoisers):
         self._hear("begin", sorted(denoisers))

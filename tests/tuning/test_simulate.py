@@ -127,7 +127,7 @@ def test_without_guidance_there_is_one_pass(pipe: Any) -> None:
 
 def test_the_space_holds_what_can_act_here_and_says_why_not_the_rest(recording: CalibrationRuns) -> None:
     guided = space_of(recording.anatomy, recording.calibration, STEPS, True, ("cache", "guidance"), False)
-    assert "StaticSchedule" in guided.caches and guided.guidances and not guided.samplers
+    assert "StaticSchedule" in guided.caches and guided.others["guidance"] and not guided.others["sampler"]
     alone = space_of(recording.anatomy, recording.calibration, STEPS, False, ("cache", "guidance"), True)
-    assert alone.caches == ("OptimalSchedule",) and not alone.guidances
+    assert alone.caches == ("OptimalSchedule",) and not alone.others["guidance"]
     assert "guidance is off" in alone.left_out["guidance"]

@@ -345,11 +345,13 @@ def test_planned_attention_is_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(output, alone) and "(kernel gather), 0 dense in fewer bits" in report.reason
 
 
-def test_bfloat16_on_processors_with_and_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tiles", "kernel"), [(True, "bfloat16"), (False, "bfloat16 products")])
+def test_bfloat16_on_processors_with_and_without_it(monkeypatch: pytest.MonkeyPatch, tiles: bool, kernel: str) -> None:
     monkeypatch.setattr(bfloat16, "has_instructions", lambda: True)
+    monkeypatch.setattr(bfloat16, "has_tiles", lambda: tiles)
     output, report = accelerated("wan", accel.LowPrecision(min_tokens=0), steps=3)
     assert 0 < off(output, plain("wan", steps=3)) < 0.02
-    assert report.reason.startswith("18 of 18 self-attentions dense in fewer bits (kernel bfloat16 products)")
+    assert report.reason.startswith(f"18 of 18 self-attentions dense in fewer bits (kernel {kernel})")
     _, report = accelerated("wan", accel.LowPrecision("float16", min_tokens=0), steps=2)
     assert "12 because CPUs are slower in float16 than in float32: choose bfloat16" in report.reason
     monkeypatch.setattr(bfloat16, "has_instructions", lambda: False)

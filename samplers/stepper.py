@@ -159,7 +159,7 @@ class Stepper(Lever):
             self._levels[name] = self._levels_of(name, Timetable(scheduler))
         table, ladder, reached = self._levels[name]
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
-        position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
+        position = int(index) - 1 if index is not None else _index_of(timestep, scheduler, table)
         place = StepPlace(position, len(table.timesteps) - position, ladder)
         return table.whole[position], reached[position], place
 
@@ -216,3 +216,13 @@ def with_sample(result: Any, sample: torch.Tensor) -> Any:
     if isinstance(result, tuple):
         return (sample.to(result[0].dtype), *result[1:])
     return type(result)(**{**result, "prev_sample": sample.to(result.prev_sample.dtype)})
+
+
+def _index_of(timestep: Any, scheduler: Any, table: Timetable) -> int:
+    """Which of the run's timesteps this is: mostly a view of the scheduler's own, which is told without a host sync."""
+    known = getattr(scheduler, "timesteps", None)
+    if isinstance(timestep, torch.Tensor) and isinstance(known, torch.Tensor) and known.is_contiguous():
+        index, rest = divmod(timestep.data_ptr() - known.data_ptr(), known.element_size())
+        if not rest and 0 <= index < len(known) == len(table.timesteps) and timestep.dtype == known.dtype:
+            return index
+    return table.timesteps.index(float(timestep))

@@ -92,7 +92,6 @@ class RepeatedBatches:
         splits = any(call.rows >= parts and call.rows % parts == 0 for parts in range(2, MOST_PARTS + 1))
         return splits and not self.several
 
-
     def repeats(self, call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int) -> bool:
         """Whether the batch holds the same noisy latents this many times. It costs a host sync once: the code that has
         laid the first such batch out lays out all of the run, and guidance that ends changes their size.

@@ -1,11 +1,11 @@
 """A device of its own for tests on machines without one: it computes on the CPU and counts what would stall a GPU.
 
 torch hosts devices that are written in Python under the name `privateuseone`. A tensor of this one is a `torch.Tensor`
-on `hosted:0` that holds a CPU tensor and passes every operation on to it, so numbers are real, thresholds decide as they
-would anywhere, and the pipeline's own loop runs as it is. What is refused: tensors of two devices in one operation, but
-for numbers (0 axes), as on a GPU. What is counted is what `torch.cuda.set_sync_debug_mode` warns of: a number read off a
-tensor, a copy between the device and the host that waits, and the operations whose result has a size that depends on the
-data (`nonzero`, `unique`, indexing by a mask, ...), all of which let a GPU run dry.
+on `hosted:0` that holds a CPU tensor and passes every operation on to it, so numbers are real, thresholds decide as
+they would anywhere, and the pipeline's own loop runs as it is. What is refused: tensors of two devices in one
+operation, but for numbers (0 axes), as on a GPU. What is counted is what `torch.cuda.set_sync_debug_mode` warns of: a
+number read off a tensor, a copy between the device and the host that waits, and the operations whose result has a size
+that depends on the data (`nonzero`, `unique`, indexing by a mask, ...), all of which let a GPU run dry.
 
 `FakeTensorMode`, the other way to a device that is not there, was tried and cannot carry a pipeline: it has no numbers,
 and the schedulers of diffusers read some in every run (UniPC's `index_for_timestep`), as does every adaptive method;
@@ -15,15 +15,18 @@ and on torch builds without CUDA it fails at the first `linear` of a GPU's tenso
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from accel.clock import Clock
 
 NAME = "hosted"
 ROOT = Path(__file__).parents[2]
@@ -43,7 +46,7 @@ class MixedDevices(RuntimeError):
 
 
 class Stall(NamedTuple):
-    """Something that makes the host wait, or is made on the host: what, where in accel ("" elsewhere), in which step."""
+    """Something that makes the host wait, or is made on it: what, where in accel ("" elsewhere), in which step."""
 
     what: str
     where: str
@@ -179,7 +182,7 @@ class Watch(TorchDispatchMode):
     """Everything within the block that makes tensors on the hosted device, and the account of what stalls it.
 
     stalls: what made the host wait. made: what accel's own lines made on the CPU, with at least one axis.
-    step: updates of the watched scheduler so far.
+    step: updates so far.
     """
 
     def __init__(self) -> None:
@@ -200,14 +203,25 @@ class Watch(TorchDispatchMode):
             self.made.append(Stall(func.overloadpacket.__name__, where, self.step))
         return found
 
-    def ours(self, since: int = 0) -> list[Stall]:
-        """What accel's lines made the host wait for, from that step on."""
-        return [stall for stall in self.stalls if stall.where and stall.step >= since]
+    @property
+    def ours(self) -> list[Stall]:
+        """What accel's own lines made the host wait for."""
+        return [stall for stall in self.stalls if stall.where]
 
-    def most_in_a_step(self, since: int) -> int:
-        """The most of them in one step."""
-        steps = [stall.step for stall in self.ours(since)]
-        return max((steps.count(step) for step in steps), default=0)
+
+def again_and_again(stalls: Sequence[Stall]) -> list[Stall]:
+    """Those of lines that stalled in more than two steps of a run: others have set something up, for a batch and half
+    of it at most.
+    """
+    steps: dict[str, set[int]] = {}
+    for stall in stalls:
+        steps.setdefault(stall.where, set()).add(stall.step)
+    return [stall for stall in stalls if len(steps[stall.where]) > 2]
+
+
+def most_in_a_step(stalls: Sequence[Stall]) -> int:
+    """The most of them in one step."""
+    return max(Counter(stall.step for stall in stalls).values(), default=0)
 
 
 _watches: list[Watch] = []
@@ -231,22 +245,18 @@ def _where() -> str:
 
 
 @contextmanager
-def watched(pipe: Any) -> Iterator[Watch]:
-    """Watches all that the pipeline does within the block. To be entered before it is accelerated."""
+def watched() -> Iterator[Watch]:
+    """Watches all that happens within the block; steps are counted where accel counts them, after each update."""
     hosted_device()
-    watch, scheduler = Watch(), pipe.scheduler
-    kind = type(scheduler)
-    step: Callable[..., Any] = kind.step
+    watch, step_done = Watch(), Clock.step_done
 
-    @wraps(step)
-    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = step(self, *args, **kwargs)
-        watch.step += self is scheduler
-        return result
+    def counting(self: Clock, scheduler: Any) -> None:
+        step_done(self, scheduler)
+        watch.step += 1
 
     _watches.append(watch)
     try:
-        with patch.object(kind, "step", counting), watch:
+        with patch.object(Clock, "step_done", counting), watch:
             yield watch
     finally:
         _watches.remove(watch)
@@ -254,9 +264,10 @@ def watched(pipe: Any) -> Iterator[Watch]:
 
 def to_hosted(pipe: Any) -> Any:
     """The pipeline with its weights on the hosted device."""
-    device = hosted_device()
     with Watch():
-        for part in pipe.components.values():
-            if isinstance(part, torch.nn.Module):
-                part.to(device)
-    return pipe
+        return pipe.to(hosted_device())
+
+
+def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, whether the tensor is hosted or not."""
+    return tensor.raw if isinstance(tensor, HostedTensor) else tensor

@@ -72,7 +72,7 @@ class HostedTensor(torch.Tensor):
         return self.raw.data_ptr()
 
     def tolist(self) -> Any:
-        _note("tolist", False)
+        note("tolist")
         return self.raw.tolist()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HostedTensor:
@@ -110,7 +110,7 @@ def _empty_strided(size: Any, stride: Any, dtype: Any = None, *_: Any, **__: Any
 
 
 def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-    _note("_copy_from", non_blocking)
+    note("_copy_from", non_blocking)
     _raw(target).copy_(_raw(source))
     return target
 
@@ -127,7 +127,7 @@ def _compute(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if name not in BETWEEN_DEVICES:
         _refuse_mixed(str(func), given)
     if (name in BETWEEN_DEVICES and _crosses(given, kwargs)) or _depends_on_data(name, str(func), given):
-        _note(name, kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2]))
+        note(name, kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2]))
     raw = func(*raw_args, **raw_kwargs)
     if name == "copy_" and not isinstance(given[0], HostedTensor):
         return given[0]
@@ -173,7 +173,7 @@ def _refuse_mixed(func: str, given: list[torch.Tensor]) -> None:
     """Indices may come from the host, and are copied, as torch does for GPUs."""
     strange = [one for one in given if not isinstance(one, HostedTensor) and one.ndim]
     if strange and func.startswith(("aten.index.", "aten.index_put", "aten._index_put")):
-        _note("indices from the host", False)
+        note("indices from the host")
     elif strange:
         raise MixedDevices(f"{func} was given tensors of {NAME}:0 and of {strange[0].device}")
 
@@ -227,7 +227,8 @@ def most_in_a_step(stalls: Sequence[Stall]) -> int:
 _watches: list[Watch] = []
 
 
-def _note(what: str, non_blocking: Any) -> None:
+def note(what: str, non_blocking: Any = False) -> None:
+    """Something makes the host wait, unless it does not block."""
     if not non_blocking:
         for watch in _watches:
             watch.stalls.append(Stall(what, _where(), watch.step))

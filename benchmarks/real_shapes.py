@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from diffusers.utils import logging
 
 import accel
 from accel import cli
@@ -198,6 +199,7 @@ def table(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
+    logging.set_verbosity_error()  # diffusers' advice on casting is about trained weights
     parser = command_of("benchmarks.real_shapes", table)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"))

@@ -16,7 +16,7 @@ from accel.clock import Timetable
 from accel.lever import Lever
 from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
-from accel.samplers.sampler import Sampler, StepPlace
+from accel.samplers.sampler import Sampler, StepPlace, UpdateWeights
 from accel.samplers.timesteps import set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
 from accel.update import Around
@@ -105,7 +105,7 @@ class Stepper(Lever):
         if not self.method.depth:
             return None
         copied = Stepper(self.method, self.anatomy)
-        copied._levels[name] = self._levels_of(name, table)
+        copied._levels[name], copied._weights = self._levels_of(name, table), self._weights
         return partial(copied.after_step, name)
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
@@ -151,6 +151,7 @@ class Stepper(Lever):
         self._updates = self._replaced = self._peak = 0
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
+        self._weights: dict[tuple[float, ...], UpdateWeights] = {}
         self.reset()
 
     def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, StepPlace]:
@@ -180,7 +181,10 @@ class Stepper(Lever):
         self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
             return x
-        keep, weights, noise = self.method.update(times, following, place)
+        key = (*times, following, place.step, place.remaining)
+        if key not in self._weights:  # the rehearsal has asked for most of them
+            self._weights[key] = self.method.update(times, following, place)
+        keep, weights, noise = self._weights[key]
         x = keep * x
         for weight, answer in zip(reversed(weights), reversed(answers), strict=False):
             if weight:

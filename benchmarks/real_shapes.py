@@ -26,6 +26,7 @@ from diffusers.utils import logging
 
 import accel
 from accel import cli
+from accel.anatomy import inspect
 from accel.attention import SlidingTile
 from accel.attention.layout import TokenLayout
 from accel.caching import FixedInterval, OptimalSchedule
@@ -133,7 +134,7 @@ def measured(model: RealModel, options: argparse.Namespace) -> str:
     full = call - inside + inside * model.depth / blocks
     share, count = len(computed) / len(times), PUBLISHED_STEPS
     whole, fast = count * (full + update), count * (share * full + (1 - share) * skip + update)
-    memory, expected = report.levers[0].extra_bytes, formula(loop.latents)
+    memory, expected = report.levers[0].extra_bytes, formula(loop)
     cells = (
         model.name, f"{blocks} of {model.depth}", f"{layout.tokens} of {model.layout.tokens}", _ms(call), _ms(skip),
         f"{call / skip:.0f}", f"{memory / 2**20:.2f} of {expected / 2**20:.2f}", f"{inside / tiled:.2f}",
@@ -142,10 +143,13 @@ def measured(model: RealModel, options: argparse.Namespace) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def formula(latents: torch.Tensor) -> int:
-    """Bytes that the default predictor may hold: max(order + 2, corrector) outputs, and one sum in float32."""
+def formula(loop: Loop) -> int:
+    """Bytes that the default predictor may hold: max(order + 2, corrector) outputs, clean estimates of them in float32,
+    and one sum in float32.
+    """
     predictor: Any = HALF.predictor
-    return int(latents.numel() * (predictor.depth * latents.element_size() + 4))
+    size = 4 if predictor.clean(inspect(loop.pipe).prediction) else loop.latents.element_size()
+    return int(loop.latents.numel() * (predictor.depth * size + 4))
 
 
 def _ms(seconds: float) -> str:

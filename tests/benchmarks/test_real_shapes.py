@@ -36,7 +36,7 @@ def test_the_cache_holds_no_more_than_its_formula(name: str) -> None:
     loop = Loop(model, pipe, model.smaller(0.001))
     times, report = loop.run(Recipe(cache=HALF))
     assert {one.computed for one in times} == {True, False}
-    assert 0 < report.levers[0].extra_bytes <= formula(loop.latents)
+    assert 0 < report.levers[0].extra_bytes <= formula(loop)
 
 
 @pytest.mark.slow

@@ -117,15 +117,7 @@ def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | 
 def available_kernels(device: torch.device) -> list[Kernel]:
     """All kernels that can be tried on a device: for measurements."""
     flex = [Flex()] if device.type == "cuda" else []
-    return [Gather(), *flex, *_triton(device), *([XFormers()] if _has_xformers(device) else [])]
-
-
-def _triton(device: torch.device) -> list[Kernel]:
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return []
-    from accel.attention.triton_blocks import TritonBlocks
-
-    return [TritonBlocks()]
+    return [Gather(), *flex, *([XFormers()] if _has_xformers(device) else [])]
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 Nothing is packed or copied: tokens are read where they stand, so a plan that changes in every step costs nothing to
 begin with. Forward only. Exact in Triton's interpreter (`TRITON_INTERPRET=1`), where tests run it in float32 and
-float16; never run on a GPU, so no method takes it by itself: `python -m benchmarks.attention --device cuda` tests and
+float16; never run on a GPU, so it is not in the package yet: `python -m benchmarks.attention --device cuda` tests and
 times it beside the others.
 """
 

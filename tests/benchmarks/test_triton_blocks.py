@@ -36,7 +36,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_plan_is_its_mask(layout: TokenLayout, form: str, size: int, dtype: torch.dtype) -> None:
     from accel.attention.kernels import attend
-    from accel.attention.triton_blocks import TritonBlocks
+    from benchmarks.triton_blocks import TritonBlocks
 
     plan = random_plan(layout, size, form)
     q, k, v = activations(layout, dtype=dtype)
@@ -47,7 +47,7 @@ def test_a_plan_is_its_mask(layout: TokenLayout, form: str, size: int, dtype: to
 
 @pytest.mark.parametrize("width", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (64, 128, 256))])
 def test_heads_of_every_width_and_blocks_of_several_tiles(width: int) -> None:
-    from accel.attention.triton_blocks import block_attention_forward
+    from benchmarks.triton_blocks import block_attention_forward
 
     layout = TokenLayout(4, 6, 8)
     plan, scale = random_plan(layout, 96, "shared"), width**-0.5
@@ -57,7 +57,7 @@ def test_heads_of_every_width_and_blocks_of_several_tiles(width: int) -> None:
 
 
 def test_the_log_sum_is_that_of_the_scores_that_are_seen() -> None:
-    from accel.attention.triton_blocks import block_attention_forward
+    from benchmarks.triton_blocks import block_attention_forward
 
     layout = LAYOUTS["text last"]
     plan = random_plan(layout, 7, "own order")
@@ -69,7 +69,7 @@ def test_the_log_sum_is_that_of_the_scores_that_are_seen() -> None:
 
 
 def test_padded_text_is_never_attended() -> None:
-    from accel.attention.triton_blocks import block_attention_forward
+    from benchmarks.triton_blocks import block_attention_forward
 
     layout = LAYOUTS["text first"]
     plan: KeyPlan = random_plan(layout, 7, "shared")

@@ -16,7 +16,16 @@ import accel
 from accel.method import Method
 from tests.accel.witness import pipeline
 from tests.devices.cases import ADAPTIVE, ELSEWHERE, ONLINE, STATIC
-from tests.devices.hosted import Watch, again_and_again, most_in_a_step, on_cpu, to_hosted, watched
+from tests.devices.hosted import (
+    MixedDevices,
+    Watch,
+    again_and_again,
+    hosted_device,
+    most_in_a_step,
+    on_cpu,
+    to_hosted,
+    watched,
+)
 from tests.tiny import TINY, run
 from tests.tiny.kinds import KINDS
 
@@ -81,6 +90,22 @@ def test_every_technique_is_here_or_has_its_reason(lever: str) -> None:
     used = {type(getattr(recipe, lever)).__name__ for recipe in (STATIC | ADAPTIVE | ONLINE).values()}
     ours = {name for name, kind in Method.registry[lever].items() if kind.__module__.startswith("accel.")}
     assert ours - used == {*ELSEWHERE.get(lever, {})}
+
+
+def test_the_device_refuses_what_a_gpu_refuses_and_counts_what_makes_it_wait() -> None:
+    device = hosted_device()
+    with watched() as seen:
+        x = torch.arange(6.0, device=device)
+        assert (x + torch.tensor(1.0)).device == x.sum().device == device  # numbers may come from the host
+        assert not seen.stalls
+        with pytest.raises(MixedDevices):
+            x + torch.ones(6)
+        found = [float(x[5]), x.cpu().tolist(), len(x[x > 2]), len(x.nonzero()), bool(torch.equal(x, x))]
+        torch.tensor([1.0, 2.0], device=device)
+    assert found == [5.0, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 3, 5, True]
+    assert [stall.what for stall in seen.stalls] == [
+        "_local_scalar_dense", "_to_copy", "index", "nonzero", "equal", "_copy_from"
+    ]  # fmt: skip
 
 
 def test_the_count_sees_a_number_that_is_read_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:

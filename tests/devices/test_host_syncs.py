@@ -17,6 +17,7 @@ from accel.method import Method
 from tests.accel.witness import pipeline
 from tests.devices.cases import ADAPTIVE, ELSEWHERE, ONLINE, STATIC
 from tests.devices.hosted import (
+    ROOT,
     MixedDevices,
     Watch,
     again_and_again,
@@ -114,9 +115,7 @@ def test_the_count_sees_a_number_that_is_read_in_every_step(monkeypatch: pytest.
 
     source = "def observe(self, call, heard):\n    return float(call.latents[0].mean())\n"
     looks: dict[str, Any] = {}
-    exec(
-        compile(source, str(__file__).replace("tests/devices/test_host_syncs.py", "caching/careless.py"), "exec"), looks
-    )
+    exec(compile(source, ROOT / "caching" / "careless.py", "exec"), looks)
     monkeypatch.setattr(NoSignal, "observe", looks["observe"])
     seen, _ = accelerated("flux", "planned", STATIC)
     assert most_in_a_step(again_and_again(seen.ours)) == 1

@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("tests", (*PYTHON, "pytest", "-q", "tests/devices/test_cuda.py", "tests/attention/test_flex.py"), 120,
+    Part("tests", (*PYTHON, "pytest", "-q", "tests/accel/test_cuda.py", "tests/attention/test_flex.py"), 120,
          "Tests on the GPU"),
     Part("shapes", (*PYTHON, "benchmarks.real_shapes", "--device", "cuda", "--blocks", "2", "--tokens", "1"), 150,
          "Steps at real shapes"),
@@ -50,7 +50,7 @@ PARTS = (
          "Caches, fewer steps and rivals on the pocket model"),
 )  # fmt: skip
 DRY = (
-    Part("fake device", (*PYTHON, "pytest", "-q", "tests/devices/test_host_syncs.py"), 120, "The device in Python"),
+    Part("fake device", (*PYTHON, "pytest", "-q", "tests/accel/test_host_syncs.py"), 120, "The device in Python"),
     Part("small shapes", (*PYTHON, "benchmarks.real_shapes", "--only", "flux", "--tokens", "0.005"), 120,
          "Steps at small shapes"),
 )  # fmt: skip

@@ -31,7 +31,7 @@ def _seed() -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=["float32", "float16"]
 )
-@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 7, 60])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow), 60])
 @pytest.mark.parametrize("form", ["identity", "shared", "own blocks", "own order"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_plan_is_its_mask(layout: TokenLayout, form: str, size: int, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
+.PHONY: app bench demo gpu frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -53,6 +53,9 @@ bench-attention: $(VENV)/installed
 
 bench-render: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rendering $(BENCH_ARGS)
+
+gpu: $(VENV)/installed-bench $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.gpu $(GPU_ARGS)
 
 train: $(VENV)/installed
 	$(BIN)/python -m benchmarks.pocket.train_video --out out/pocket $(TRAIN_ARGS)

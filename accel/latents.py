@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from itertools import permutations
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from accel.call import DenoiserCall, noise_part
 
@@ -43,13 +44,22 @@ def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
         first = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
         return int(first[0]), int(first[1]), int(first[2])
     identifiers = arguments.get("img_ids")  # Flux: (N, 3) or (B, N, 3) rows of (reference, row, column)
-    if isinstance(identifiers, torch.Tensor):
+    return _grid_of_rows(identifiers) if isinstance(identifiers, torch.Tensor) else None
+
+
+# What was read off tensors that pipelines make once and pass with every call.
+_known_grids: MutableMapping[torch.Tensor, tuple[int, int, int] | None] = WeakTensorKeyDictionary()
+
+
+def _grid_of_rows(identifiers: torch.Tensor) -> tuple[int, int, int] | None:
+    """The grid of the first picture among identifiers of tokens; a host sync, once for each such tensor."""
+    if identifiers not in _known_grids:
         rows = identifiers if identifiers.ndim == 2 else identifiers[0]
-        rows = rows[rows[:, 0] == rows[0, 0]]
-        last = rows.amax(0)
-        grid = (1, int(last[1]) + 1, int(last[2]) + 1)
-        return grid if math.prod(grid) == len(rows) else None
-    return None
+        reference, *places = rows.long().T.tolist()
+        first = [place for place in zip(reference, *places, strict=True) if place[0] == reference[0]]
+        grid = (1, max(place[1] for place in first) + 1, max(place[2] for place in first) + 1)
+        _known_grids[identifiers] = grid if math.prod(grid) == len(first) else None
+    return _known_grids[identifiers]
 
 
 def repeats(call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int = 2) -> bool:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn import functional as F
 
-from accel.attention.dense import dense
+from accel.attention.dense import dense, places_of
 from accel.attention.plan import KeyPlan
 
 MASK_BLOCK = 128  # what the compiled kernels are tuned for
@@ -65,14 +65,14 @@ _packed: WeakKeyDictionary[KeyPlan, dict[tuple[object, ...], FlexInputs]] = Weak
 def flex_inputs(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor) -> FlexInputs:
     """The plan for FlexAttention; kept as long as the plan lives."""
     known = _packed.setdefault(plan, {})
-    key = (samples, heads, tuple(text.tolist()))
+    key = (samples, heads, places_of(text))
     if key not in known:
         known[key] = _pack(plan, samples, heads, text)
     return known[key]
 
 
 def _pack(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor) -> FlexInputs:
-    tokens, blocks = _sequence(plan.order)
+    tokens, blocks = _sequence(plan.order, plan.layout.video)
     tokens = tokens + plan.layout.video_rows.start
     count = plan.order.shape[-2]
     key_tokens = torch.cat([tokens, text.expand(*tokens.shape[:-1], -1)], dim=-1)
@@ -86,16 +86,16 @@ def _pack(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor) -> FlexIn
     return FlexInputs(queries, keys, _block_mask(sees, query_ids, key_ids))
 
 
-def _sequence(order: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _sequence(order: torch.Tensor, video: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(..., video) the tokens block by block, and the number of the block of each. Full blocks stand first, so that as
     many as can be start at a mask block.
     """
     by_fill = (order >= 0).sum(-1).argsort(dim=-1, descending=True, stable=True)
-    tokens = order.gather(-2, by_fill[..., None].expand(order.shape))
-    numbers = by_fill[..., None].expand(order.shape)
-    there = tokens >= 0
-    shape = (*order.shape[:-2], -1)
-    return tokens[there].view(shape), numbers[there].view(shape)
+    tokens = order.gather(-2, by_fill[..., None].expand(order.shape)).flatten(-2)
+    numbers = by_fill[..., None].expand(order.shape).flatten(-2)
+    # Sorted and not picked by a mask, whose result has a size that a GPU would have to tell.
+    first = (tokens < 0).to(torch.uint8).argsort(dim=-1, stable=True)[..., :video]
+    return tokens.gather(-1, first), numbers.gather(-1, first)
 
 
 def _filled(tokens: torch.Tensor) -> torch.Tensor:

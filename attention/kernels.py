@@ -12,6 +12,7 @@ import torch
 from accel.attention.dense import all_text, dense
 from accel.attention.flex import Flex
 from accel.attention.gather import Gather
+from accel.attention.kept_keys import kept_keys
 from accel.attention.plan import KeyPlan
 from accel.attention.planner import AttentionInputs, HeadPlan
 from accel.attention.selftest import random_fault, sampled_fault
@@ -150,12 +151,7 @@ def _samples(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
     if mask is None or not len(text):
         yield slice(None), text
         return
-    there = mask[:, inputs.layout.text_rows]
-    if bool((there == there[:1]).all()):
-        yield slice(None), text[there[0]]
-        return
-    for row in range(len(there)):
-        yield slice(row, row + 1), text[there[row]]
+    yield from kept_keys(mask, inputs.layout.text_rows)
 
 
 def _of_samples(plan: KeyPlan, rows: slice) -> KeyPlan:

@@ -128,7 +128,7 @@ class AttentionLever(Lever):
     def _planner(self, call: DenoiserCall) -> Planner | None:
         if self._sparse is None:
             return None
-        key = (call.denoiser, call.layout)
+        key = (call.denoiser, () if self._sparse.by_layout else call.layout)
         if key not in self._planners:
             if call.leader:  # the batch has changed for good, as when guidance ends: what was remembered is of no use
                 self._planners = {known: other for known, other in self._planners.items() if known[0] != call.denoiser}

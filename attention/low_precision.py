@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from accel.anatomy import Anatomy
 from accel.attention.break_even import min_tokens_for_low_precision
+from accel.attention.kept_keys import kept_keys
 from accel.attention.kernels import Kernel
 from accel.attention.planner import AttentionResult, AttentionSite, SparseAttention
 from accel.attention.sdpa import SdpaCall
@@ -164,7 +165,7 @@ def timed_answer(kernel: DenseKernel, attention: SdpaCall, there: torch.Tensor |
         return kernel(q, k, v, scale)
     parts = [
         kernel(q[rows], k[rows].index_select(2, kept), v[rows].index_select(2, kept), scale)
-        for rows, kept in _kept(there)
+        for rows, kept in kept_keys(there, slice(None))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -200,12 +201,3 @@ def _fault(output: torch.Tensor, right: torch.Tensor, where: str) -> str | None:
     if cosine >= AGREEMENT:
         return None
     return f"agrees with dense attention only to a cosine of {cosine:.3f} on {where} (needed: {AGREEMENT})"
-
-
-def _kept(there: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Samples with the keys that they attend: all at once if they agree."""
-    if bool((there == there[:1]).all()):
-        yield slice(None), there[0].nonzero().flatten()
-        return
-    for row in range(len(there)):
-        yield slice(row, row + 1), there[row].nonzero().flatten()

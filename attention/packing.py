@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from accel.attention.dense import places_of
 from accel.attention.plan import KeyPlan
 
 EXACT_GROUPS = 24  # up to so many pairs of counts each is a group of its own; beyond, similar ones share padded groups
@@ -72,7 +73,8 @@ def pack_plan(plan: KeyPlan, samples: int, heads: int, text: torch.Tensor, alone
     heads, a unit is worth an attention call of its own.
     """
     known = _schedules.setdefault(plan, {})
-    span = (int(text[0]), int(text[-1]), len(text)) if len(text) else None
+    places = places_of(text)
+    span = (places[0], places[-1], len(places)) if places else None
     key = (samples, heads, span, alone)
     if key not in known:
         shared = plan.order.dim() == 2 and plan.key_blocks.dim() == 2
@@ -118,6 +120,9 @@ def _own(plan: KeyPlan, samples: int, heads: int) -> PackedPlan:
     keys = plan.key_blocks.expand(samples, heads, -1, -1).reshape(sequences, blocks, -1)
     keys = torch.where(keys >= 0, keys + start * blocks, -1).flatten(0, 1)
     queries = torch.arange(len(keys), device=device)[:, None]
+    if plan.share is not None and blocks * plan.size == layout.video:
+        # All blocks are full and all places of the lists are taken: nothing is to be counted, which a GPU would tell.
+        return PackedPlan(1, table, (QueryGroup(queries, keys, plan.size, keys.shape[1] * plan.size, True),), ())
     filled = (table >= 0).sum(-1)
     return PackedPlan(1, table, _groups(queries, keys, filled[queries].sum(-1), filled[keys].sum(-1)), ())
 

@@ -24,11 +24,15 @@ class KeyPlan:
     and at least one; -1 where there are fewer than k, at the end. int64 both, on the device of the queries.
 
     Text is not in the plan: its keys are seen by all queries, and its queries see all keys.
+
+    share: of the pairs of video tokens, how many are computed, for plans that are made in every step and leave no place
+    of `key_blocks` empty: to count them is a host sync. None counts them.
     """
 
     layout: TokenLayout
     order: torch.Tensor
     key_blocks: torch.Tensor
+    share: float | None = None
 
     @property
     def size(self) -> int:
@@ -38,15 +42,19 @@ class KeyPlan:
     @cached_property
     def density(self) -> float:
         """Share of all pairs of query and key that is computed, text included."""
+        layout = self.layout
+        pairs = self._pairs() if self.share is None else self.share * layout.video**2
+        return (pairs + layout.text * (layout.video + layout.tokens)) / layout.tokens**2
+
+    def _pairs(self) -> float:
+        """The pairs of video tokens that are computed, in the mean over samples and heads; a host sync."""
         filled = (self.order >= 0).sum(-1).double()  # (..., blocks)
         known = self.key_blocks >= 0
         filled = filled.expand(*torch.broadcast_shapes(filled.shape[:-1], known.shape[:-2]), filled.shape[-1])
         known = known.expand(*filled.shape[:-1], *known.shape[-2:])
         blocks = self.key_blocks.clamp_min(0).expand(known.shape)
         seen = (filled[..., None, :].expand(*blocks.shape[:-1], -1).gather(-1, blocks) * known).sum(-1)
-        pairs = float((filled * seen).sum(-1).mean())
-        layout = self.layout
-        return (pairs + layout.text * (layout.video + layout.tokens)) / layout.tokens**2
+        return float((filled * seen).sum(-1).mean())
 
     def mask(self) -> torch.Tensor:
         """The same as a mask over the whole sequence, (L, L) or (B, H, L, L), True where a query sees a key.

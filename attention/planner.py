@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
@@ -49,6 +50,16 @@ class HeadPlan(NamedTuple):
     plan: KeyPlan | None
 
 
+def heads_by_number(numbers: torch.Tensor) -> Iterator[tuple[int, torch.Tensor | None]]:
+    """Each number that occurs in (H,), smallest first, and the heads that have it; None where all have the same. One
+    host sync.
+    """
+    known, heads, start = numbers.tolist(), numbers.argsort(stable=True), 0
+    for number, count in sorted(Counter(known).items()):
+        yield number, None if count == len(known) else heads[start : start + count]
+        start += count
+
+
 class AttentionResult(NamedTuple):
     """What a method has computed by itself."""
 
@@ -86,6 +97,9 @@ class SparseAttention(Method, lever="attention", abstract=True):
     costs more than it saves: `accel.attention.break_even` has both limits, and a `min_tokens` of 0 or more replaces
     them.
     """
+
+    by_layout: ClassVar[bool] = False
+    """Whether its plans follow from where the tokens stand alone, so that they hold for any batch."""
 
     _: KW_ONLY
     warmup: float = setting(0.2, 0.0, 1.0, "share of the steps, from the first, that stay dense")

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from accel.attention.kept_keys import remember_mask
+
 ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 
@@ -97,15 +99,19 @@ def _key_mask(mask: torch.Tensor, batch: int, tokens: int, video: slice) -> torc
     if own[1] or own[2] or mask.shape[-1] != tokens:
         return False
     keys = mask[:, 0, 0]
-    if keys.dtype != torch.bool:
+    if keys.dtype == torch.bool:
+        there, weighs = keys, torch.zeros_like(keys)
+    else:
         there = keys > -1e3  # additive masks say 0, or so little that nothing is left: -1e4, -inf
-        if not bool((torch.where(there, keys, 0) == 0).all()):
-            return False
-        keys = there
-    if bool(keys.all()):
+        weighs = torch.where(there, keys, 0) != 0
+    kept, weighed = torch.stack([there, weighs]).cpu()  # the one host sync
+    if bool(weighed.any()):
+        return False
+    if bool(kept.all()):
         return True
-    keys = keys.expand(batch, tokens)
-    return keys if bool(keys[:, video].all()) else False
+    if not bool(kept[:, video].all()):
+        return False
+    return remember_mask(there.expand(batch, tokens), kept.expand(batch, tokens))
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

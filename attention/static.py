@@ -17,6 +17,8 @@ from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAt
 class StaticAttention(SparseAttention, abstract=True):
     """Base of the methods that need no activations."""
 
+    by_layout = True
+
     def layout_plan(self, layout: TokenLayout) -> KeyPlan:
         """Which keys the queries of a sequence of this layout see."""
         raise NotImplementedError

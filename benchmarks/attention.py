@@ -7,6 +7,7 @@ kernel of the device.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from accel.attention.dense import all_text
 from accel.attention.gather import Gather
-from accel.attention.kernels import available_kernels
+from accel.attention.kernels import Kernel, available_kernels
 from accel.attention.layout import TokenLayout
 from accel.attention.methods.sliding_tile import tile_plan
 from accel.attention.plan import KeyPlan
@@ -80,6 +81,16 @@ def chosen_blocks(layout: TokenLayout, heads: int, size: int, density: float) ->
     return KeyPlan(layout, order.view(count, size), scores.topk(max(round(density * count), 1)).indices)
 
 
+def candidates(device: torch.device) -> list[Kernel]:
+    """The kernels of the package, and what may become one."""
+    found = available_kernels(device)
+    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from benchmarks.triton_blocks import TritonBlocks
+
+        found.append(TritonBlocks())
+    return found
+
+
 def dense_kernels(device: torch.device) -> Mapping[str, SDPBackend]:
     """Torch's own kernels that need no mask."""
     if device.type == "cpu":
@@ -133,7 +144,7 @@ def bench(shape: Shape, density: float, options: Options) -> Table:
     dense |= _sage(q, k, v, scale)
     for name, plan in plans(shape, density, device):
         plan = KeyPlan(layout, plan.order.to(device), plan.key_blocks.to(device))
-        kernels = {kernel.name: partial(kernel, q, k, v, plan, scale, text) for kernel in available_kernels(device)}
+        kernels = {kernel.name: partial(kernel, q, k, v, plan, scale, text) for kernel in candidates(device)}
         alone = {"gather alone": gathering(Gather(), q, k, v, plan)}
         times = measured(dense | kernels | alone, options)
         gather_ms, fastest = times.pop("gather alone"), min(times[key] for key in dense if key in times)

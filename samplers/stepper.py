@@ -16,7 +16,7 @@ from accel.clock import Timetable
 from accel.lever import Lever
 from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
-from accel.samplers.sampler import Sampler, StepPlace
+from accel.samplers.sampler import Sampler, StepPlace, UpdateWeights
 from accel.samplers.timesteps import set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
 from accel.update import Around
@@ -105,7 +105,7 @@ class Stepper(Lever):
         if not self.method.depth:
             return None
         copied = Stepper(self.method, self.anatomy)
-        copied._levels[name] = self._levels_of(name, table)
+        copied._levels[name], copied._weights = self._levels_of(name, table), self._weights
         return partial(copied.after_step, name)
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
@@ -151,6 +151,7 @@ class Stepper(Lever):
         self._updates = self._replaced = self._peak = 0
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
+        self._weights: dict[tuple[float, ...], UpdateWeights] = {}
         self.reset()
 
     def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, StepPlace]:
@@ -159,7 +160,7 @@ class Stepper(Lever):
             self._levels[name] = self._levels_of(name, Timetable(scheduler))
         table, ladder, reached = self._levels[name]
         index = getattr(scheduler, "_step_index", None)  # DDIM keeps no count
-        position = int(index) - 1 if index is not None else table.timesteps.index(float(timestep))
+        position = int(index) - 1 if index is not None else _index_of(timestep, scheduler, table)
         place = StepPlace(position, len(table.timesteps) - position, ladder)
         return table.whole[position], reached[position], place
 
@@ -180,7 +181,10 @@ class Stepper(Lever):
         self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
             return x
-        keep, weights, noise = self.method.update(times, following, place)
+        key = (*times, following, place.step, place.remaining)
+        if key not in self._weights:  # the rehearsal has asked for most of them
+            self._weights[key] = self.method.update(times, following, place)
+        keep, weights, noise = self._weights[key]
         x = keep * x
         for weight, answer in zip(reversed(weights), reversed(answers), strict=False):
             if weight:
@@ -216,3 +220,13 @@ def with_sample(result: Any, sample: torch.Tensor) -> Any:
     if isinstance(result, tuple):
         return (sample.to(result[0].dtype), *result[1:])
     return type(result)(**{**result, "prev_sample": sample.to(result.prev_sample.dtype)})
+
+
+def _index_of(timestep: Any, scheduler: Any, table: Timetable) -> int:
+    """Which of the run's timesteps this is: mostly a view of the scheduler's own, which is told without a host sync."""
+    known = getattr(scheduler, "timesteps", None)
+    if isinstance(timestep, torch.Tensor) and isinstance(known, torch.Tensor) and known.is_contiguous():
+        index, rest = divmod(timestep.data_ptr() - known.data_ptr(), known.element_size())
+        if not rest and 0 <= index < len(known) == len(table.timesteps) and timestep.dtype == known.dtype:
+            return index
+    return table.timesteps.index(float(timestep))

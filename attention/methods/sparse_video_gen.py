@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from accel.attention.density import video_density
 from accel.attention.layout import TokenLayout
 from accel.attention.orders import frame_major, token_major
 from accel.attention.plan import KeyPlan
-from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention
+from accel.attention.planner import AttentionInputs, AttentionSite, HeadPlan, Planner, SparseAttention, heads_by_number
 from accel.attention.step_cache import StepCache
 from accel.method import setting
 
@@ -58,22 +58,23 @@ class SparseVideoGen(SparseAttention):
 
 
 class SparseVideoGenPlanner(Planner):
-    """Remembers the class of each head, (H,): 0 spatial, 1 temporal, 2 dense."""
+    """Remembers which heads are spatial and which temporal; the others are dense."""
 
     def __init__(self, method: SparseVideoGen) -> None:
         self.method = method
-        self._classes: StepCache[torch.Tensor] = StepCache(method.reuse)
+        self._known: StepCache[list[HeadPlan]] = StepCache(method.reuse)
+        self._rows: dict[tuple[object, ...], torch.Tensor] = {}
         self._windows: dict[tuple[TokenLayout, torch.device], list[KeyPlan]] = {}
 
     def plan(self, inputs: AttentionInputs) -> Sequence[HeadPlan] | None:
         plans = self.windows(inputs.layout, inputs.q.device)
         if plans[0].density >= 1:
             return None
-        known = self._classes.get(inputs)
+        known = self._known.get(inputs)
         if known is None:
-            known = self._choose(inputs, plans)
-            self._classes.put(inputs, known)
-        return grouped(known, [*plans, None])
+            known = [HeadPlan(heads, [*plans, None][number]) for number, heads in self._choose(inputs, plans)]
+            self._known.put(inputs, known)
+        return None if all(plan is None for _, plan in known) else known
 
     def windows(self, layout: TokenLayout, device: torch.device) -> list[KeyPlan]:
         """The spatial and the temporal window."""
@@ -89,12 +90,26 @@ class SparseVideoGenPlanner(Planner):
         windows = [
             tensor for plans in self._windows.values() for plan in plans for tensor in (plan.order, plan.key_blocks)
         ]
-        return [*self._classes, *windows]
+        heads = [some for found in self._known for some, _ in found if some is not None]
+        return [*heads, *self._rows.values(), *windows]
 
-    def _choose(self, inputs: AttentionInputs, plans: Sequence[KeyPlan]) -> torch.Tensor:
-        errors = window_errors(inputs, plans, sampled_rows(inputs, self.method.rows))
-        best, kind = errors.min(0)
-        return torch.where(best <= self.method.tolerance, kind, len(plans)).cpu()
+    def _choose(self, inputs: AttentionInputs, plans: Sequence[KeyPlan]) -> Iterator[tuple[int, torch.Tensor | None]]:
+        """The numbers of the plans, the last of which is dense, and the heads that follow each."""
+        best, kind = window_errors(inputs, plans, self._sampled(inputs)).min(0)
+        return heads_by_number(torch.where(best <= self.method.tolerance, kind, len(plans)))
+
+    def _sampled(self, inputs: AttentionInputs) -> torch.Tensor:
+        """The sampled rows of this step. Those of all steps are drawn at the first: a copy to a GPU is waited for."""
+        site = inputs.site
+        key = (site.denoiser, site.path, inputs.layout, inputs.q.device)
+        if key not in self._rows:
+            self._rows[key] = torch.stack(
+                [
+                    sampled_rows(site, step, inputs.layout.video, self.method.rows)
+                    for step in range(site.context.total or 1)
+                ]
+            ).to(inputs.q.device)
+        return self._rows[key][site.context.step % len(self._rows[key])]
 
 
 def window_errors(inputs: AttentionInputs, plans: Sequence[KeyPlan], rows: torch.Tensor) -> torch.Tensor:
@@ -117,29 +132,14 @@ def window_errors(inputs: AttentionInputs, plans: Sequence[KeyPlan], rows: torch
     return errors.sqrt()
 
 
-def sampled_rows(inputs: AttentionInputs, count: int) -> torch.Tensor:
+def sampled_rows(site: AttentionSite, step: int, video: int, count: int) -> torch.Tensor:
     """One random video token out of each of `count` equal parts of the sequence: the same in every run, others at every
     step and module.
     """
-    site, video = inputs.site, inputs.layout.video
     count = min(count, video)
-    seed = zlib.crc32(f"{site.denoiser} {site.path} {site.context.step}".encode())
+    seed = zlib.crc32(f"{site.denoiser} {site.path} {step}".encode())
     chance = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return ((torch.arange(count) + chance) * (video / count)).long().clamp_max(video - 1).to(inputs.q.device)
-
-
-def grouped(classes: torch.Tensor, plans: Sequence[KeyPlan | None]) -> list[HeadPlan] | None:
-    """Heads of one class together; None if all heads are dense. classes: (H,) on the CPU, numbers of plans."""
-    present = classes.unique().tolist()
-    if len(present) == 1:
-        plan = plans[present[0]]
-        return None if plan is None else [HeadPlan(None, plan)]
-    found = []
-    for number in present:
-        plan = plans[number]
-        device = torch.device("cpu") if plan is None else plan.order.device
-        found.append(HeadPlan((classes == number).nonzero().flatten().to(device), plan))
-    return found
+    return ((torch.arange(count) + chance) * (video / count)).long().clamp_max(video - 1)
 
 
 def _widest(layout: TokenLayout, order: torch.Tensor, density: float, sink: int) -> KeyPlan:
@@ -165,9 +165,9 @@ def band(blocks: int, width: int, sink: int = 0) -> torch.Tensor:
 def _seen(plan: KeyPlan, rows: torch.Tensor) -> torch.Tensor:
     """(rows, L) whether each of these video tokens sees each key."""
     layout, blocks = plan.layout, len(plan.order)
-    block_of = plan.order.new_empty(layout.video)
-    there = plan.order >= 0
-    block_of[plan.order[there]] = torch.arange(blocks, device=rows.device)[:, None].expand_as(plan.order)[there]
+    places = torch.where(plan.order >= 0, plan.order, layout.video).flatten()  # padding goes to a place of its own
+    numbers = torch.arange(blocks, device=rows.device).repeat_interleave(plan.size)
+    block_of = plan.order.new_empty(layout.video + 1).scatter_(0, places, numbers)[:-1]
     sees = torch.zeros(blocks, blocks, dtype=torch.bool, device=rows.device).scatter_(1, plan.key_blocks, True)
     seen = torch.ones(len(rows), layout.tokens, dtype=torch.bool, device=rows.device)
     seen[:, layout.video_rows] = sees[block_of[rows]][:, block_of]

@@ -13,7 +13,7 @@ from accel.attention.density import video_density
 from accel.attention.layout import TokenLayout
 from accel.attention.orders import compact_tiles
 from accel.attention.plan import KeyPlan
-from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention
+from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention, heads_by_number
 from accel.attention.step_cache import StepCache
 from accel.method import setting
 
@@ -78,18 +78,18 @@ class TopKPlanner(Planner):
     def _select(self, inputs: AttentionInputs, density: float) -> list[HeadPlan]:
         order = self._order(inputs.layout, inputs.q.device)
         attention = block_attention(inputs, order, self.method.similarity)
-        heads, blocks = attention.shape[1], len(order)
-        alike = [max(int(density * blocks), 1)] * heads
-        counts = shared(_gains(attention), density) if self.method.adaptive else alike
+        blocks = len(order)
+        alike = max(int(density * blocks), 1)
+        adaptive = self.method.adaptive
+        groups = [*heads_by_number(shared(_gains(attention), density))] if adaptive else [(alike, None)]
         found = []
-        for count in sorted(set(counts)):
-            members = [head for head in range(heads) if counts[head] == count]
-            chosen = None if len(members) == heads else torch.tensor(members, device=order.device)
+        for count, chosen in groups:
             if count > self._most(inputs) * blocks or count == blocks:
                 found.append(HeadPlan(chosen, None))
                 continue
             own = attention if chosen is None else attention.index_select(1, chosen)
-            found.append(HeadPlan(chosen, KeyPlan(inputs.layout, order, own.topk(count, -1).indices)))
+            selected = own.topk(count, -1).indices
+            found.append(HeadPlan(chosen, KeyPlan(inputs.layout, order, selected, share=count / blocks)))
         return found
 
     def _most(self, inputs: AttentionInputs) -> float:
@@ -126,8 +126,9 @@ def block_attention(inputs: AttentionInputs, order: torch.Tensor, similarity: fl
     return attention
 
 
-def shared(gains: torch.Tensor, density: float) -> list[int]:
-    """How many blocks each head sees, `density` of them on average: as many as gain more than any that others leave.
+def shared(gains: torch.Tensor, density: float) -> torch.Tensor:
+    """(H,) how many blocks each head sees, `density` of them on average: as many as gain more than any that others
+    leave.
 
     gains: (H, blocks) what the best block of a head adds, the second best, and so on; largest first in each row.
     """
@@ -137,8 +138,8 @@ def shared(gains: torch.Tensor, density: float) -> list[int]:
     units = torch.nn.functional.pad(gains, (0, -blocks % unit)).unflatten(1, (-1, unit)).mean(-1)
     units[:, 0] = float("inf")  # every row of queries sees something
     best = units.flatten().topk(min(max(wanted // unit, heads), units.numel())).indices
-    counts = torch.bincount((best // units.shape[1]).cpu(), minlength=heads) * unit
-    return [min(int(count), blocks) for count in counts]
+    counts = best.new_zeros(heads).index_add_(0, best // units.shape[1], torch.full_like(best, unit))
+    return counts.clamp_max(blocks)
 
 
 def _gains(attention: torch.Tensor) -> torch.Tensor:
@@ -152,4 +153,4 @@ def _gains(attention: torch.Tensor) -> torch.Tensor:
 def _blocks(tokens: torch.Tensor, order: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     """(B, H, blocks, size, D) in float32, zero where a block has no token."""
     found = tokens[:, :, order.clamp_min(0)].float()
-    return found if bool(there.all()) else found * there
+    return found if order.numel() == tokens.shape[2] else found * there

@@ -48,7 +48,7 @@ class Align(Predictor, lever="predictor"):
         gamma = call.alignment
         if gamma is None:
             gone = (call.context.time - older.time) / ((newer.time - older.time) or 1.0)
-            gamma = newer.values[0].new_tensor([gone], dtype=torch.float32)
+            gamma = newer.values[0].new_full((1,), gone, dtype=torch.float32)  # a list would be copied, and waited for
         gamma = gamma.clamp(1.0, self.limit)
         pairs = enumerate(zip(older.values, newer.values, strict=True))
         values = [

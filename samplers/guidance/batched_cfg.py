@@ -11,6 +11,7 @@ import torch
 from accel import conventions
 from accel.call import LATENTS, Arguments, DenoiserCall, DenoiserResult, Proceed, tensors
 from accel.deferred import DeferredTensor
+from accel.latents import repeats
 
 # Batches of more passes than this are not looked for.
 MOST_PARTS = 3
@@ -78,6 +79,7 @@ class RepeatedBatches:
         self.several = False  # whether a step has several such calls
         self._step = -1
         self._layout: tuple[object, ...] = ()
+        self._repeated: set[object] = set()
 
     def may_be_passes(self, call: DenoiserCall) -> bool:
         """Whether this may be several passes of the same latents: the one call of its step, which can be split."""
@@ -89,6 +91,15 @@ class RepeatedBatches:
         self._step, self._layout = call.context.step, layout
         splits = any(call.rows >= parts and call.rows % parts == 0 for parts in range(2, MOST_PARTS + 1))
         return splits and not self.several
+
+    def repeats(self, call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int) -> bool:
+        """Whether the batch holds the same noisy latents this many times. It costs a host sync once: the code that has
+        laid the first such batch out lays out all of the run, and guidance that ends changes their size.
+        """
+        kind = (call.layout, call.guided, sizes, parts)
+        if kind not in self._repeated and repeats(call, sizes, parts):
+            self._repeated.add(kind)
+        return kind in self._repeated
 
 
 class _PartCutter:

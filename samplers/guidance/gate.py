@@ -18,7 +18,6 @@ import torch
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall, DenoiserResult, Proceed, carries_state, rebuilt, tensors
 from accel.clock import StepContext
-from accel.latents import repeats
 from accel.lever import InactiveLever, Lever
 from accel.method import Method
 from accel.reasons import Code
@@ -200,7 +199,7 @@ class GuidanceGate(Lever):
         batches = self._batches.setdefault(call.denoiser, batched_cfg.RepeatedBatches())
         splits = batches.may_be_passes(call)
         known = self._known_batch(call, roles) if splits else None
-        if known is not None and repeats(call, known.sizes or batches.sizes, known.parts):
+        if known is not None and batches.repeats(call, known.sizes or batches.sizes, known.parts):
             course = self._course(call, self._main(call, call.latents, known), len(known.others))
             apart, every = self._apart(call, course, known)
             if apart:
@@ -213,7 +212,8 @@ class GuidanceGate(Lever):
             self._why_none = f"{reason}, so no pass is left out"
         elif known is not None:  # where only the output tells what of the batch is the latents
             batches.sizes = tuple(tensors(outcome.output)[0].shape[1:])
-            return self._whole(call, outcome, known) if repeats(call, batches.sizes, known.parts) else outcome
+            found = batches.repeats(call, batches.sizes, known.parts)
+            return self._whole(call, outcome, known) if found else outcome
         elif self._watch.is_open(call.denoiser):
             self._watch.observe(AnsweredCall(call, outcome, splits))
         return outcome

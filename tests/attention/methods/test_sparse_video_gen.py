@@ -18,7 +18,7 @@ from accel.attention.methods.sparse_video_gen import (
 )
 from accel.attention.orders import frame_major, hilbert, token_major
 from accel.attention.plan import KeyPlan
-from tests.attention.by_the_letter import ask, at, mask_of, random, same, under
+from tests.attention.by_the_letter import ask, mask_of, random, same, under
 
 LAYOUT = TokenLayout(frames=8, height=4, width=8)  # 256 tokens
 SPATIAL, TEMPORAL, DENSE = 0, 1, 2
@@ -30,9 +30,16 @@ def looks_at(group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return directions * 200, directions
 
 
-def classes(planner: SparseVideoGenPlanner) -> list[int]:
-    (known,) = planner._classes
-    return known.tolist()
+def classes(planner: SparseVideoGenPlanner, heads: int) -> list[int]:
+    """For each head the number of the window that it follows."""
+    (known,), (windows,) = planner._known, planner._windows.values()
+    number = {id(plan): number for number, plan in enumerate(windows)}
+    found = {
+        head: number.get(id(plan), DENSE)
+        for some, plan in known
+        for head in (range(heads) if some is None else some.tolist())
+    }
+    return [found[head] for head in range(heads)]
 
 
 def test_heads_that_look_within_frames_through_them_and_everywhere() -> None:
@@ -47,7 +54,7 @@ def test_heads_that_look_within_frames_through_them_and_everywhere() -> None:
     planner = SparseVideoGenPlanner(SparseVideoGen(density=0.3, block=16, rows=32, tolerance=0.2))
     inputs = ask(q, k, LAYOUT)
     plans = planner.plan(inputs)
-    assert classes(planner) == [TEMPORAL, SPATIAL, DENSE]
+    assert classes(planner, 3) == [TEMPORAL, SPATIAL, DENSE]
     assert plans is not None
     assert [(heads.tolist(), plan is None) for heads, plan in plans] == [([1], False), ([0], False), ([2], True)]
     torch.testing.assert_close(attend(inputs, plans), inputs.dense(), atol=2e-3, rtol=0)
@@ -71,7 +78,7 @@ def test_errors_on_all_rows_are_those_of_masked_attention(layout: TokenLayout) -
         torch.testing.assert_close(errors, expected)
     planner = SparseVideoGenPlanner(SparseVideoGen(density=0.5, block=8, rows=10_000, tolerance=math.inf))
     planner.plan(inputs)
-    assert classes(planner) == found.argmin(0).tolist()
+    assert classes(planner, 3) == found.argmin(0).tolist()
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, TokenLayout(5, 3, 7), TokenLayout(5, 5, 7, text=9)])
@@ -123,10 +130,11 @@ def test_orders_hold_every_token_once_and_near_pixels_together() -> None:
 
 def test_rows_are_spread_differ_by_step_and_are_the_same_in_every_run() -> None:
     inputs = ask(*random(LAYOUT)[:2], LAYOUT)
-    rows = sampled_rows(inputs, 16)
+    site, video = inputs.site, LAYOUT.video
+    rows = sampled_rows(site, 0, video, 16)
     assert (rows // 16).tolist() == list(range(16))
-    assert torch.equal(rows, sampled_rows(inputs, 16))
-    assert not torch.equal(rows, sampled_rows(at(inputs, 1), 16))
+    assert torch.equal(rows, sampled_rows(site, 0, video, 16))
+    assert not torch.equal(rows, sampled_rows(site, 1, video, 16))
     first, second = (SparseVideoGenPlanner(SparseVideoGen(block=16, tolerance=math.inf)) for _ in range(2))
     assert same(first, second, inputs)
 
@@ -160,4 +168,4 @@ def test_samples_of_a_batch_share_the_choice_by_their_summed_errors() -> None:
     planner = SparseVideoGenPlanner(SparseVideoGen(block=16, tolerance=math.inf, rows=64))
     plans = planner.plan(ask(q, k, LAYOUT, v))
     assert plans is not None and len(plans) == 1
-    assert classes(planner) == [TEMPORAL]
+    assert classes(planner, 1) == [TEMPORAL]

@@ -99,7 +99,7 @@ def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | 
     none does, the model's own attention is used.
     """
     run = kernel or ChosenKernel()
-    samples = list(_samples(inputs))
+    samples = list(samples_with_text(inputs))
     try:
         if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
             return _heads(inputs, plans[0], run, *samples[0])
@@ -144,7 +144,7 @@ def _heads(inputs: AttentionInputs, part: HeadPlan, run: Kernel, rows: slice, te
     return run(q, k, v, _of_samples(part.plan, rows), inputs.scale, text)
 
 
-def _samples(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
+def samples_with_text(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
     """Samples with the text keys that they attend: all at once if they agree, else one by one and still unmasked."""
     text, mask = all_text(inputs.layout, inputs.q.device), inputs.key_mask
     if mask is None or not len(text):

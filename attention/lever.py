@@ -16,7 +16,7 @@ import torch
 
 from accel import conventions
 from accel.anatomy import Anatomy
-from accel.attention.break_even import max_density_to_gain, min_tokens_to_gain
+from accel.attention.break_even import max_density_to_gain
 from accel.attention.kernels import ChosenKernel, attend
 from accel.attention.low_precision import LowPrecisionAttention, VerifiedKernels
 from accel.attention.planner import AttentionInputs, AttentionResult, AttentionSite, HeadPlan, Planner, SparseAttention
@@ -185,7 +185,7 @@ class AttentionLever(Lever):
             return inputs
         own = planner.compute(inputs)
         if own is not None:
-            self._stats.record_plan(own.density, own.kernel)
+            self._stats.record_plan(1.0 if refreshed else own.density, own.kernel)
             return own.output
         plans = planner.plan(inputs)
         if plans is None:
@@ -214,8 +214,7 @@ class AttentionLever(Lever):
             return FIRST_LAYERS
         if attention.unusual:
             return attention.unusual
-        tokens = query.shape[-2]
-        least = min_tokens_to_gain(query.device.type) if method.min_tokens < 0 else method.min_tokens
+        tokens, least = query.shape[-2], method.least_tokens(query.device)
         if tokens < least:
             return f"too short to gain ({tokens} tokens, from {least} on it pays: min_tokens)"
         layout = visit.tokens.layout(tokens)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from accel.anatomy import Anatomy
+from accel.attention.break_even import min_tokens_to_gain
 from accel.attention.layout import TokenLayout
 from accel.attention.plan import KeyPlan
 from accel.clock import StepContext
@@ -96,6 +97,10 @@ class SparseAttention(Method, lever="attention", abstract=True):
     def selects(self) -> bool:
         """Whether to select keys is all it does, so that other methods can go by its plans."""
         return type(self).build is SparseAttention.build
+
+    def least_tokens(self, device: torch.device) -> int:
+        """Tokens from which it is used."""
+        return min_tokens_to_gain(device.type) if self.min_tokens < 0 else self.min_tokens
 
     def planner(self, anatomy: Anatomy) -> Planner:
         """A new planner; one is made for each run, denoiser and shape of latents."""

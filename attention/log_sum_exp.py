@@ -11,7 +11,7 @@ WIDER = 8  # channels: kernels of GPUs want multiples
 SCORES = 1 << 24  # in memory at a time, where no kernel tells its log-sum-exp
 
 
-class Part(NamedTuple):
+class PartialAttention(NamedTuple):
     """Attention over some of the keys."""
 
     output: torch.Tensor  # (B, H, L, D)
@@ -47,32 +47,32 @@ def in_channels(
 
 def with_log_sum(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, log_weights: torch.Tensor | float = 0.0
-) -> Part:
+) -> PartialAttention:
     """The same, and its log-sum-exp: of the flash kernels where the device has them, else in chunks of rows."""
     if not isinstance(log_weights, torch.Tensor):
         output, log_sum = _with_log_sum(q, k, v, scale, None)
-        return Part(output, log_sum + log_weights if log_weights else log_sum)
+        return PartialAttention(output, log_sum + log_weights if log_weights else log_sum)
     return _with_log_sum(q, k, v, scale, log_weights)
 
 
 def _with_log_sum(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, log_weights: torch.Tensor | None
-) -> Part:
+) -> PartialAttention:
     aten, width = torch.ops.aten, v.shape[-1]
     if q.device.type == "cpu" and q.shape[-1] == width:
         mask = None if log_weights is None else log_weights.to(q.dtype).expand(q.shape[0], 1, q.shape[2], -1)
-        return Part(*aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale))
+        return PartialAttention(*aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale))
     if q.device.type == "cuda" and q.dtype.itemsize == 2 and q.shape[-1] == width and width % WIDER == 0:
         if log_weights is not None:
             q, k, v = in_channels(q, k, v, scale, log_weights)
         output, log_sum, *_ = aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
-        return Part(output[..., :width], log_sum)
+        return PartialAttention(output[..., :width], log_sum)
     return _in_chunks(q, k, v, scale, log_weights)
 
 
 def _in_chunks(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, log_weights: torch.Tensor | None
-) -> Part:
+) -> PartialAttention:
     rows = max(SCORES // (q.shape[0] * q.shape[1] * k.shape[2]), 1)
     outputs, sums = [], []
     for some in q.split(rows, 2):
@@ -80,10 +80,10 @@ def _in_chunks(
         scores = scores if log_weights is None else scores + log_weights
         sums.append(scores.logsumexp(-1))
         outputs.append((scores - sums[-1][..., None]).exp().to(v.dtype) @ v)
-    return Part(torch.cat(outputs, 2), torch.cat(sums, 2))
+    return PartialAttention(torch.cat(outputs, 2), torch.cat(sums, 2))
 
 
-def with_exact(whole: Part, near_means: Part, near: Part) -> torch.Tensor:
+def with_exact(whole: PartialAttention, near_means: PartialAttention, near: PartialAttention) -> torch.Tensor:
     """Of attention over means, with what it says of those of the near keys exchanged for the near keys themselves.
 
     The difference does not lose digits: an exponential of a mean is at most the mean of the exponentials, so that what

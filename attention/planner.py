@@ -85,13 +85,14 @@ class SparseAttention(Method, lever="attention", abstract=True):
     Early steps and first layers decide where things are and stay dense, as in all published methods (10-30 % of the
     steps, the first one or two layers). So do short sequences and plans that leave little out, where gathering keys
     costs more than it saves: `accel.attention.break_even` has both limits, and a `min_tokens` of 0 or more replaces
-    them.
+    them. So does `measured`, which `accel.attention.measure` fills: what was fastest on this machine.
     """
 
     _: KW_ONLY
     warmup: float = setting(0.2, 0.0, 1.0, "share of the steps, from the first, that stay dense")
     dense_layers: int = setting(1, 0, None, "layers, from the first, that stay dense")
     min_tokens: int = setting(-1, -1, None, "tokens from which a self-attention may be sparse; -1: where it pays")
+    measured: tuple[str, ...] = ()
 
     @property
     def selects(self) -> bool:

@@ -13,7 +13,7 @@ from accel.attention.blocks import Region, Sizes, regions
 from accel.attention.break_even import min_tokens_for_pooling
 from accel.attention.kernels import samples_with_text
 from accel.attention.layout import TokenLayout
-from accel.attention.log_sum_exp import Part, weighted, with_exact, with_log_sum
+from accel.attention.log_sum_exp import PartialAttention, weighted, with_exact, with_log_sum
 from accel.attention.planner import AttentionInputs, AttentionResult, HeadPlan, Planner, SparseAttention
 from accel.method import setting
 
@@ -97,7 +97,7 @@ def pooled_attention(
 
 
 def _see_near(
-    tile: Region, out: torch.Tensor, whole: Part, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    tile: Region, out: torch.Tensor, whole: PartialAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
     layout: TokenLayout, block: Sizes, scale: float,
 ) -> None:  # fmt: skip
     """Writes the outputs of queries that see the keys of their own tile themselves."""
@@ -111,7 +111,7 @@ def _see_near(
     near, keys, values = tiles(q), tiles(k), tiles(v)
     parts = list(regions(here, block))
     pooled = means(keys, here, parts, none), means(values, here, parts, none)
-    seen = Part(tiles(whole.output), tiles(whole.log_sum[..., None])[..., 0])
+    seen = PartialAttention(tiles(whole.output), tiles(whole.log_sum[..., None])[..., 0])
     merged = with_exact(
         seen, with_log_sum(near, *pooled, scale, log_counts(parts, none)), with_log_sum(near, keys, values, scale)
     )

@@ -10,7 +10,7 @@ import torch
 import accel
 from accel.attention.blocks import regions
 from accel.attention.layout import TokenLayout
-from accel.attention.log_sum_exp import Part, _in_chunks, in_channels, weighted, with_exact, with_log_sum
+from accel.attention.log_sum_exp import PartialAttention, _in_chunks, in_channels, weighted, with_exact, with_log_sum
 from accel.attention.methods.pooled_keys import PooledKeys, PooledKeysPlanner
 from accel.attention.methods.window_residual import WindowResidual, WindowResidualPlanner
 from accel.attention.planner import AttentionInputs
@@ -141,8 +141,8 @@ def test_parts_are_exchanged_without_losing_digits() -> None:
     k[:, :, 0] = q[:, :, 0] * 40
     inputs, method = ask(q, k, layout, v), PooledKeys(near=(1, 2, 2))
     torch.testing.assert_close(computed(inputs, method), by_the_letter(inputs, method), atol=1e-5, rtol=0)
-    one = Part(torch.ones(1, 1, 1, 1), torch.full((1, 1, 1), 90.0))
-    assert with_exact(one, one, Part(one.output * 2, one.log_sum)) == 2
+    one = PartialAttention(torch.ones(1, 1, 1, 1), torch.full((1, 1, 1), 90.0))
+    assert with_exact(one, one, PartialAttention(one.output * 2, one.log_sum)) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accel.anatomy import Anatomy
 from accel.lever import InactiveLever, Lever
 from accel.method import Method, setting
-from accel.resolution.lever import ResolutionLever
+from accel.resolution.coarse_lever import CoarseLever
 
 
 @dataclass(frozen=True)
@@ -45,4 +45,4 @@ class CoarseToFine(Method, lever="resolution"):
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.prediction == "unknown":
             return InactiveLever(self, "what the denoiser predicts is not known, so its output at another size is not")
-        return ResolutionLever(self, anatomy)
+        return CoarseLever(self, anatomy)

@@ -13,6 +13,7 @@ from accel.anatomy import Anatomy
 from accel.call import TIMESTEP, DenoiserCall, noise_part, rebuilt, tensors
 from accel.parametrization import clean_from_output, output_from_clean, shares
 from accel.report import CallRecord
+from accel.resolution.block_maps import BlockMeans, LinearBlocks, from_numbers
 from accel.resolution.latent_grid import LatentGrid, Unpoolable, grid_of
 from accel.resolution.lever import NOT_ONE, ResolutionLever, instead, three, token_grid, token_size
 from accel.resolution.noise_level import scale_of_timesteps, timestep_at, told_instead
@@ -45,6 +46,7 @@ class SmallCall:
     grid: LatentGrid
     blocks: tuple[int, ...]
     prediction: str
+    maps: BlockMeans
 
     def at_full_size(self, output: Any) -> Any:
         """The output for the latents at full size, in the structure of the small one.
@@ -62,7 +64,7 @@ class SmallCall:
             raise Unpoolable(NOT_ONE)
         rest = answer.narrow(grid.channels, grid.noisy, answer.shape[grid.channels] - grid.noisy)
         clean = clean_from_output(told, self.small, self.levels[1], self.prediction)
-        full = output_from_clean(grid.spread(clean, self.blocks), self.full, self.levels[0], self.prediction)
+        full = output_from_clean(self.maps.up(grid, clean, self.blocks), self.full, self.levels[0], self.prediction)
         whole = torch.cat([full.to(answer.dtype), grid.spread(rest, self.blocks)], grid.channels)
         return rebuilt(output, [grid.close(whole)])
 
@@ -75,6 +77,7 @@ class CoarseLever(ResolutionLever):
     def __init__(self, method: CoarseToFine, anatomy: Anatomy) -> None:
         super().__init__(method, anatomy)
         self.coarse = method
+        self._maps = from_numbers(method.factor, method.maps) if method.maps else BlockMeans()
 
     def reset(self) -> None:
         super().reset()
@@ -96,13 +99,16 @@ class CoarseLever(ResolutionLever):
         level, scale = pooled_level(call.context.sigma, "flow" in self.anatomy.prediction, math.prod(own))
         full = grid.open(call.latents[0])
         conditions = full.shape[grid.channels] - grid.noisy
-        means = grid.pooled(full.float(), own).split([grid.noisy, conditions], grid.channels)
-        noisy, given = (means[0] / scale).to(full.dtype), means[1].to(full.dtype)
+        parts = full.float().split([grid.noisy, conditions], grid.channels)
+        if isinstance(self._maps, LinearBlocks) and len(self._maps.lower) != grid.noisy:
+            raise Unpoolable("its maps are those of another autoencoder")
+        noisy = (self._maps.down(grid, parts[0], own) / scale).to(full.dtype)
+        given = grid.pooled(parts[1], own).to(full.dtype)
         latents = grid.close(torch.cat([noisy, given], grid.channels))
         others = smaller_positions(call.arguments, tokens, size, fewer, blocks) | self._told(call, level)
         return SmallCall(
             instead(call, latents, others), full.narrow(grid.channels, 0, grid.noisy).float(), noisy.float(),
-            (call.context.sigma, level), grid, own, self.anatomy.prediction,
+            (call.context.sigma, level), grid, own, self.anatomy.prediction, self._maps,
         )  # fmt: skip
 
     def _told(self, call: DenoiserCall, level: float) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from accel.anatomy import Anatomy
 from accel.lever import InactiveLever, Lever
-from accel.method import Method, setting
+from accel.method import Method, finite_numbers, setting
 from accel.resolution.coarse_lever import CoarseLever
 
 
@@ -24,6 +25,8 @@ class CoarseToFine(Method, lever="resolution"):
 
     until: the flow time (1 is pure noise, for other models sigma / (1 + sigma)) at which full size begins; 1 is never
     small. frames: a video's latent frames that are averaged; their number must be a multiple of it.
+    maps: () takes means. `accel.resolution.measure(pipe, pictures, CoarseToFine(...))` finds the autoencoder's own: of
+    all maps of a block to one latent that keep noise white, the one that agrees most with latents of smaller pictures.
     Cost: a small step costs 1/n of the tokens, and less of attention. No memory. A compiled denoiser is compiled again
     for the small size.
     Not where the picture must stay the one of full size: layout is settled in the small steps. The model must be at
@@ -39,8 +42,18 @@ class CoarseToFine(Method, lever="resolution"):
     until: float = setting(0.8, 0.0, 1.0, "noise level at which full size begins; 1 is never small", dial=True)
     factor: int = setting(2, 1, 8, "rows, and columns, that are averaged; 1 with frames 1 is never small")
     frames: int = setting(1, 1, 8, "latent frames that are averaged")
+    maps: tuple[float, ...] = ()
 
     data_free = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = math.isqrt(len(self.maps) // (2 * self.factor**2))
+        if not finite_numbers(self.maps) or 2 * self.factor**2 * channels**2 != len(self.maps):
+            raise ValueError(
+                f"CoarseToFine.maps must be what accel.resolution.measure found for factor {self.factor}, or (), not "
+                f"{len(self.maps)} numbers."
+            )
 
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.prediction == "unknown":

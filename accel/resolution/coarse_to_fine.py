@@ -32,11 +32,9 @@ class CoarseToFine(Method, lever="resolution"):
     Not where the picture must stay the one of full size: layout is settled in the small steps. The model must be at
     home at the small size too, and means of latents are only near what the autoencoder makes of a smaller picture: of
     the pocket model's, a third of the power is missing, because slopes within a patch are half as steep.
-    Pocket video model, 128x128, 17 frames, 50 steps, processor time of 5 clips (`python -m benchmarks.coarse`): above
-    0.8, 0.7 and 0.5 it is 1.53, 1.88 and 2.56 times as fast, and 4.95 above 0.7 beside `OptimalSchedule(0.34)`, which
-    alone is 3.05. All are 12 to 13 dB from the plain clips, where the cache has 33 dB and fewer steps at 2.83 times the
-    speed 26 dB. 1, 1, 1 and 2 of the 5 show their prompt, and none of the plain ones, of the cache or of fewer steps:
-    this model is at home at 64 pixels, not at 128. That is too few to tell quality.
+    Pocket video model at 128x128, processor time (`python -m benchmarks.coarse`, docs/levers.md): above 0.7 it is 1.8
+    times as fast, and 5.0 beside `OptimalSchedule(0.34)`, which alone is 3.05. Clips are 12 to 13 dB from the plain
+    ones. As many show their prompt (6 of 20, plain 5, half of the steps 4): too few to tell a difference.
     """
 
     until: float = setting(0.8, 0.0, 1.0, "noise level at which full size begins; 1 is never small", dial=True)

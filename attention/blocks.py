@@ -56,7 +56,7 @@ def regions(layout: TokenLayout, block: Sizes) -> Iterator[Region]:
     lengths = (layout.frames, layout.height, layout.width)
     axes = [_stretches(length, size) for length, size in zip(lengths, block, strict=True)]
     for parts in itertools.product(*axes):
-        yield Region(*zip(*parts, strict=True))  # type: ignore[arg-type]
+        yield Region(*zip(*parts, strict=True))
 
 
 def _stretches(length: int, block: int) -> list[tuple[int, int, int]]:

@@ -36,7 +36,7 @@ def judged(frames: np.ndarray[Any, Any], prompt: str, axis: int, size: int, seco
     parts = frames.shape[axis] // size
     right = [accel.pocket.verify(part, prompt).correct for part in np.split(frames, parts, axis)]
     steps = np.abs(np.diff(frames, axis=axis)).mean(tuple(other for other in range(4) if other != axis))
-    meet = np.arange(1, parts) * size - 1
+    meet: np.ndarray[Any, Any] = np.arange(1, parts) * size - 1
     places = np.arange(len(steps))
     alike = np.isin(places % PATCH, meet % PATCH) & ~np.isin(places, meet)
     seam, inside = (float(steps[some].mean()) if parts > 1 else float("nan") for some in (meet, alike))

@@ -36,7 +36,8 @@ class Region(NamedTuple):
         """(B, H, frames, height, width, D) -> (B, H, blocks, size, D): a copy."""
         (a, b, c), (x, y, z) = self.counts, self.block
         part = self.of(grid).unflatten(4, (c, z)).unflatten(3, (b, y)).unflatten(2, (a, x))
-        return part.permute(0, 1, 2, 4, 6, 3, 5, 7, 8).flatten(5, 7).flatten(2, 4)
+        found: torch.Tensor = part.permute(0, 1, 2, 4, 6, 3, 5, 7, 8).flatten(5, 7).flatten(2, 4)
+        return found
 
     def put(self, blocks: torch.Tensor, grid: torch.Tensor) -> None:
         """The inverse: writes (B, H, blocks, size, D) to where they belong."""

@@ -26,16 +26,18 @@ def measure(pipe: Any, call: Callable[[Any], object], method: M) -> M:
 
     Raises ValueError where the call asks for no attention that the method could compute.
     """
-    everywhere: dict[str, Any] = {"min_tokens": 0, "measured": ()}
-    trial = replace(method, **everywhere)
-    if isinstance(trial, LowPrecisionAttention) and trial.sparse is not None:
-        trial = replace(trial, sparse=replace(trial.sparse, **everywhere))
+    trial = _with(method, min_tokens=0, measured=())
     with bare(pipe), timing(Stopwatch()) as watch, Session(pipe, Recipe(attention=trial)) as session:
         call(pipe)
         said = "; ".join(lever.reason for lever in session.report().levers)
     written = watch.written()
     if not written:
         raise ValueError(f"No attention was measured, because the call asked for none that {method} computes: {said}.")
-    if isinstance(method, LowPrecisionAttention) and method.sparse is not None:
-        return replace(method, sparse=replace(method.sparse, measured=written), measured=written)
-    return replace(method, measured=written)
+    return _with(method, measured=written)
+
+
+def _with(method: M, **settings: Any) -> M:
+    """The method with these settings, and so the one within it."""
+    within = getattr(method, "sparse", None)
+    inside: dict[str, Any] = {} if within is None else {"sparse": replace(within, **settings)}
+    return replace(method, **settings, **inside)

@@ -57,7 +57,8 @@ class LinearBlocks(BlockMeans):
 
 def in_blocks(values: torch.Tensor, side: int) -> torch.Tensor:
     """(..., rows, columns, C) -> (..., rows / side, columns / side, side side C)."""
-    return values.unflatten(-2, (-1, side)).unflatten(-4, (-1, side)).movedim(-4, -3).flatten(-3)
+    found: torch.Tensor = values.unflatten(-2, (-1, side)).unflatten(-4, (-1, side)).movedim(-4, -3).flatten(-3)
+    return found
 
 
 def fitted(blocks: torch.Tensor, small: torch.Tensor, side: int) -> LinearBlocks:
@@ -71,7 +72,8 @@ def fitted(blocks: torch.Tensor, small: torch.Tensor, side: int) -> LinearBlocks
 def _orthogonal(rows: torch.Tensor) -> torch.Tensor:
     """The orthogonal rows of length 1 that are nearest."""
     left, _, right = torch.linalg.svd(rows, full_matrices=False)
-    return left @ right
+    found: torch.Tensor = left @ right
+    return found
 
 
 def from_numbers(side: int, numbers: Sequence[float]) -> LinearBlocks:

@@ -135,7 +135,8 @@ def log_counts(parts: Sequence[Region], text: torch.Tensor) -> torch.Tensor | fl
 
 def on_grid(tokens: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """(B, H, frames, height, width, D), a view."""
-    return tokens[:, :, layout.video_rows].unflatten(2, (layout.frames, layout.height, layout.width))
+    grid: torch.Tensor = tokens[:, :, layout.video_rows].unflatten(2, (layout.frames, layout.height, layout.width))
+    return grid
 
 
 def pooled_density(layout: TokenLayout, parts: Sequence[Region], near: Sizes | None) -> float:

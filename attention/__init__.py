@@ -7,10 +7,11 @@ from typing import Any
 
 from accel import discovery
 from accel.attention.layout import TokenLayout
+from accel.attention.measuring import measure
 from accel.attention.plan import KeyPlan
 from accel.attention.planner import SparseAttention
 
-__all__ = ["KeyPlan", "SparseAttention", "TokenLayout"]
+__all__ = ["KeyPlan", "SparseAttention", "TokenLayout", "measure"]
 
 discovery.load(__name__)
 __all__ += discovery.names(__name__)

@@ -14,6 +14,11 @@ PAYS_FROM_ELSEWHERE = 16384
 PAYS_UP_TO = {"cpu": 0.55}
 PAYS_UP_TO_ELSEWHERE = 0.35
 
+# Tokens from which pooled keys gain: the same kernel with fewer keys. Elsewhere it is a guess: the length from which
+# attention is more than its calls.
+POOLING_PAYS_FROM = {"cpu": 512}
+POOLING_PAYS_FROM_ELSEWHERE = 2048
+
 # Tokens from which attention in fewer bits gains. On a CPU with bfloat16 instructions (one thread, two heads of 64
 # channels) whole calls of the pocket model took 1.16 times as long at 320 tokens, where the calls around a product cost
 # more than it saves, as long at 576, and less at 720 (1.1 times as fast), 1280 (1.2) and 2304 (1.4). Elsewhere it is a
@@ -30,6 +35,11 @@ def min_tokens_to_gain(device: str) -> int:
 def max_density_to_gain(device: str) -> float:
     """The largest share of query-key pairs with which it is."""
     return PAYS_UP_TO.get(device, PAYS_UP_TO_ELSEWHERE)
+
+
+def min_tokens_for_pooling(device: str) -> int:
+    """The shortest sequence for which means of keys are faster than the device's own dense attention."""
+    return POOLING_PAYS_FROM.get(device, POOLING_PAYS_FROM_ELSEWHERE)
 
 
 def min_tokens_for_low_precision(device: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from accel.attention.kept_keys import kept_keys
 from accel.attention.plan import KeyPlan
 from accel.attention.planner import AttentionInputs, HeadPlan
 from accel.attention.selftest import random_fault, sampled_fault
+from accel.attention.verdicts import DENSE, Verdicts, ranked, stopwatch
 from accel.attention.xformers import XFormers
 
 
@@ -47,11 +49,11 @@ class ChosenKernel:
     Each is tested when it is first needed: on random activations, and on a few rows of the first real ones. What fails
     is not used again, and the notes say why. The verdicts are those of one session: what fails on the activations of
     one model may be right on another's.
-    kernels: None takes those of the device, in the order of preference.
+    kernels: None takes those of the device. verdicts: say in which order; else it is a fixed one.
     """
 
-    def __init__(self, kernels: Sequence[Kernel] | None = None) -> None:
-        self.kernels = kernels
+    def __init__(self, kernels: Sequence[Kernel] | None = None, verdicts: Verdicts | None = None) -> None:
+        self.kernels, self.verdicts = kernels, verdicts or Verdicts()
         self.name = "auto"  # of the kernel that was used last
         self.notes: list[str] = []
         self._verdicts: dict[tuple[object, ...], bool] = {}
@@ -59,7 +61,15 @@ class ChosenKernel:
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float, text: torch.Tensor
     ) -> torch.Tensor:
-        for kernel in preferred_kernel(q.device) if self.kernels is None else self.kernels:
+        watch = stopwatch()
+        if watch is not None and not watch.knows(q, plan.density):
+            right = {
+                kernel.name: partial(kernel, q, k, v, plan, scale, text)
+                for kernel in self._all(q.device)
+                if self._test(kernel, q, k, v, plan, scale, text) is not None
+            }
+            watch.time(q, plan.density, right | {DENSE: partial(dense, q, k, v, plan.layout, scale, text)})
+        for kernel in self._in_order(q, plan):
             key = (kernel.name, q.device, q.dtype, q.shape[-1], plan.order.dim(), plan.key_blocks.dim())
             if key not in self._verdicts:
                 output = self._test(kernel, q, k, v, plan, scale, text)
@@ -71,6 +81,15 @@ class ChosenKernel:
                 self.name = kernel.name
                 return kernel(q, k, v, plan, scale, text)
         raise NoKernel
+
+    def _all(self, device: torch.device) -> Sequence[Kernel]:
+        return available_kernels(device) if self.kernels is None else self.kernels
+
+    def _in_order(self, q: torch.Tensor, plan: KeyPlan) -> Sequence[Kernel]:
+        order = self.verdicts.order(q, plan.density) if self.verdicts.about(q) else None
+        if order is not None:
+            return ranked(self._all(q.device), order)
+        return preferred_kernel(q.device) if self.kernels is None else self.kernels
 
     def _test(
         self, kernel: Kernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: KeyPlan, scale: float,
@@ -100,7 +119,7 @@ def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | 
     none does, the model's own attention is used.
     """
     run = kernel or ChosenKernel()
-    samples = list(_samples(inputs))
+    samples = list(samples_with_text(inputs))
     try:
         if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
             return _heads(inputs, plans[0], run, *samples[0])
@@ -114,15 +133,17 @@ def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | 
         return inputs.dense()
 
 
-def available_kernels(device: torch.device) -> list[Kernel]:
+@functools.cache
+def available_kernels(device: torch.device) -> tuple[Kernel, ...]:
     """All kernels that can be tried on a device: for measurements."""
     flex = [Flex()] if device.type == "cuda" else []
-    return [Gather(), *flex, *([XFormers()] if _has_xformers(device) else [])]
+    return (Gather(), *flex, *([XFormers()] if _has_xformers(device) else []))
 
 
 @functools.cache
 def preferred_kernel(device: torch.device) -> tuple[Kernel, ...]:
-    """FlexAttention where its compiler has the tensor cores that it needs, xFormers on older GPUs, else gathering.
+    """The order where none was measured: FlexAttention where its compiler has the tensor cores that it needs, xFormers
+    on older GPUs, else gathering.
 
     One set for all sessions: what they have compiled, and how they did on random activations, is the process's.
     """
@@ -145,7 +166,7 @@ def _heads(inputs: AttentionInputs, part: HeadPlan, run: Kernel, rows: slice, te
     return run(q, k, v, _of_samples(part.plan, rows), inputs.scale, text)
 
 
-def _samples(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
+def samples_with_text(inputs: AttentionInputs) -> Iterator[tuple[slice, torch.Tensor]]:
     """Samples with the text keys that they attend: all at once if they agree, else one by one and still unmasked."""
     text, mask = all_text(inputs.layout, inputs.q.device), inputs.key_mask
     if mask is None or not len(text):

@@ -16,13 +16,14 @@ import torch
 
 from accel import conventions
 from accel.anatomy import Anatomy
-from accel.attention.break_even import max_density_to_gain, min_tokens_to_gain
+from accel.attention.break_even import max_density_to_gain
 from accel.attention.kernels import ChosenKernel, attend
 from accel.attention.low_precision import LowPrecisionAttention, VerifiedKernels
 from accel.attention.planner import AttentionInputs, AttentionResult, AttentionSite, HeadPlan, Planner, SparseAttention
 from accel.attention.sdpa import KeyMasks, SdpaCall, SdpaObserver
-from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, WARMUP, AttentionStats
+from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, SLOWER, WARMUP, AttentionStats
 from accel.attention.tokens import Tokens
+from accel.attention.verdicts import Verdicts
 from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
 from accel.patch import Wrapper, is_compiled, reachable
@@ -74,7 +75,8 @@ class AttentionLever(Lever):
         self.method, self.anatomy = method, anatomy
         self._sparse = method if isinstance(method, SparseAttention) else method.sparse
         self._low_precision = VerifiedKernels(method) if isinstance(method, LowPrecisionAttention) else None
-        self._chosen = ChosenKernel()
+        self._verdicts = Verdicts(() if self._sparse is None else self._sparse.measured)
+        self._chosen = ChosenKernel(verdicts=self._verdicts)
         self._places = places(anatomy)
         self._layers: list[Wrapper] = []
         self._state: ForwardState | None = None
@@ -123,7 +125,8 @@ class AttentionLever(Lever):
         return LeverReport("attention", str(self.method), account.computed_by_us > 0, reason, account.peak)
 
     def _blank(self) -> AttentionStats:
-        return AttentionStats(plans=self._sparse is not None, rounds=self._low_precision is not None)
+        low = self._low_precision
+        return AttentionStats(plans=self._sparse is not None, rounds="" if low is None else low.method.words)
 
     def _planner(self, call: DenoiserCall) -> Planner | None:
         if self._sparse is None:
@@ -185,13 +188,16 @@ class AttentionLever(Lever):
             return inputs
         own = planner.compute(inputs)
         if own is not None:
-            self._stats.record_plan(own.density, own.kernel)
+            self._stats.record_plan(1.0 if refreshed else own.density, own.kernel)
             return own.output
         plans = planner.plan(inputs)
         if plans is None:
             return CHOSEN
         density, most = density_of(plans, inputs.q.shape[1]), _most(method, inputs)
-        if density > most:
+        pays = self._verdicts.pays(inputs.q, density)
+        if pays is False:
+            return SLOWER
+        if density > most and not pays:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
         kernel = (self._low_precision and self._low_precision.for_plans(site, attention)) or self._chosen
         output = planner.correct(inputs, attend(inputs, plans, kernel))
@@ -214,9 +220,8 @@ class AttentionLever(Lever):
             return FIRST_LAYERS
         if attention.unusual:
             return attention.unusual
-        tokens = query.shape[-2]
-        least = min_tokens_to_gain(query.device.type) if method.min_tokens < 0 else method.min_tokens
-        if tokens < least:
+        tokens, least = query.shape[-2], method.least_tokens(query.device)
+        if tokens < least and not self._verdicts.about(query):
             return f"too short to gain ({tokens} tokens, from {least} on it pays: min_tokens)"
         layout = visit.tokens.layout(tokens)
         if layout is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from functools import partial
+from typing import ClassVar, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -15,7 +16,8 @@ from accel.attention.kept_keys import kept_keys
 from accel.attention.kernels import Kernel
 from accel.attention.planner import AttentionResult, AttentionSite, SparseAttention
 from accel.attention.sdpa import SdpaCall
-from accel.attention.stats import FINAL, FINAL_LAYERS, FIRST_LAYERS, MASKED, WARMUP
+from accel.attention.stats import FINAL, FINAL_LAYERS, FIRST_LAYERS, MASKED, SLOWER, WARMUP
+from accel.attention.verdicts import DENSE, Verdicts, ranked, stopwatch
 from accel.lever import Lever
 from accel.method import Method, nested_method, setting
 
@@ -42,6 +44,7 @@ class LowPrecisionAttention(Method, lever="attention", abstract=True):
     Its errors are small and everywhere, so that steps and layers can be spared of them: all of these are shares or
     counts that stay in the model's own precision. Masks other than padded text stay dense too.
     sparse: a method that selects keys, asked first; what it leaves dense is computed in fewer bits.
+    measured: which kernel was fastest on this machine, filled by `accel.attention.measure`.
     """
 
     _: KW_ONLY
@@ -51,6 +54,8 @@ class LowPrecisionAttention(Method, lever="attention", abstract=True):
     dense_layers: int = setting(0, 0, None, "layers, from the first, in the model's own precision")
     final_layers: int = setting(0, 0, None, "layers, up to the last, in the model's own precision")
     min_tokens: int = setting(-1, -1, None, "tokens from which fewer bits are used; -1: where it pays")
+    measured: tuple[str, ...] = ()
+    words: ClassVar[str] = "dense in fewer bits"  # what a report calls it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +104,7 @@ class VerifiedKernels:
     def __init__(self, method: LowPrecisionAttention) -> None:
         self.method = method
         self.notes: list[str] = []
+        self._verdicts = Verdicts(method.measured)
         self._failed: set[tuple[object, ...]] = set()
         self._passed: set[tuple[object, ...]] = set()
 
@@ -109,15 +115,24 @@ class VerifiedKernels:
         if reason:
             return reason
         tokens, least = query.shape[-2], self.method.least_tokens(query.device)
-        if tokens < least:
+        pays = self._verdicts.pays(query, 1.0)
+        if pays is False:
+            return SLOWER
+        if tokens < least and not pays:
             return f"too short to gain ({tokens} tokens, from {least} on it pays: min_tokens)"
         if there is False:
             return MASKED
         kernels = self.method.kernels(query.device, query.dtype)
         if isinstance(kernels, str):
             return kernels
-        for kernel in kernels:
-            output = self._right(kernel, site, attention, there if isinstance(there, torch.Tensor) else None)
+        kept = there if isinstance(there, torch.Tensor) else None
+        watch = stopwatch()
+        if watch is not None and not watch.knows(query, 1.0):
+            right = [kernel for kernel in kernels if self._right(kernel, site, attention, kept) is not None]
+            runs = {kernel.name: partial(timed_answer, kernel, attention, kept) for kernel in right}
+            watch.time(query, 1.0, runs | {DENSE: attention.dense})
+        for kernel in ranked(kernels, self._verdicts.order(query, 1.0) or ()):
+            output = self._right(kernel, site, attention, kept)
             if output is not None:
                 return AttentionResult(output, 1.0, kernel.name)
         return "because no kernel in fewer bits passes its test"

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 
 from accel.anatomy import Anatomy
+from accel.attention.break_even import min_tokens_to_gain
 from accel.attention.layout import TokenLayout
 from accel.attention.plan import KeyPlan
 from accel.clock import StepContext
@@ -95,7 +96,7 @@ class SparseAttention(Method, lever="attention", abstract=True):
     Early steps and first layers decide where things are and stay dense, as in all published methods (10-30 % of the
     steps, the first one or two layers). So do short sequences and plans that leave little out, where gathering keys
     costs more than it saves: `accel.attention.break_even` has both limits, and a `min_tokens` of 0 or more replaces
-    them.
+    them. So does `measured`, which `accel.attention.measure` fills: what was fastest on this machine.
     """
 
     by_layout: ClassVar[bool] = False
@@ -105,11 +106,16 @@ class SparseAttention(Method, lever="attention", abstract=True):
     warmup: float = setting(0.2, 0.0, 1.0, "share of the steps, from the first, that stay dense")
     dense_layers: int = setting(1, 0, None, "layers, from the first, that stay dense")
     min_tokens: int = setting(-1, -1, None, "tokens from which a self-attention may be sparse; -1: where it pays")
+    measured: tuple[str, ...] = ()
 
     @property
     def selects(self) -> bool:
         """Whether to select keys is all it does, so that other methods can go by its plans."""
         return type(self).build is SparseAttention.build
+
+    def least_tokens(self, device: torch.device) -> int:
+        """Tokens from which it is used."""
+        return min_tokens_to_gain(device.type) if self.min_tokens < 0 else self.min_tokens
 
     def planner(self, anatomy: Anatomy) -> Planner:
         """A new planner; one is made for each run, denoiser and shape of latents."""

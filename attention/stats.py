@@ -15,6 +15,7 @@ FIRST_LAYERS = "in the first layers (dense_layers)"
 FINAL_LAYERS = "in the last layers (final_layers)"
 MASKED = "with a mask that is more than padded text"
 CHOSEN = "as the method chose"
+SLOWER = "where the model's own attention was measured to be faster (measured)"
 
 MOST_REASONS = 4
 
@@ -22,10 +23,10 @@ MOST_REASONS = 4
 class AttentionStats:
     """Counts self-attentions as they are computed. A module that runs without one being seen is counted too.
 
-    plans, rounds: whether the method plans which keys are seen, and whether it computes in fewer bits.
+    plans: whether the method plans which keys are seen. rounds: what it calls what it computes densely; "" for nothing.
     """
 
-    def __init__(self, plans: bool = True, rounds: bool = False) -> None:
+    def __init__(self, plans: bool = True, rounds: str = "") -> None:
         self.plans, self.rounds = plans, rounds
         self.unreachable = 0  # modules inside of compiled blocks
         self.sparse = 0
@@ -105,7 +106,7 @@ class AttentionStats:
             kernels = ", ".join(self._kernels)
             text += f", computing {self._density / self.sparse:.0%} of their query-key pairs (kernel {kernels})"
         if self.rounds:
-            text += ", " * bool(text) + f"{self.rounded}{some} dense in fewer bits"
+            text += ", " * bool(text) + f"{self.rounded}{some} {self.rounds}"
         if self.rounded:
             text += f" (kernel {', '.join(self._arithmetics)})"
         tokens, width = self._longest

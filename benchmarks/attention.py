@@ -18,10 +18,12 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from accel.attention.blocks import regions
 from accel.attention.dense import all_text
 from accel.attention.gather import Gather
 from accel.attention.kernels import Kernel, available_kernels
 from accel.attention.layout import TokenLayout
+from accel.attention.methods.pooled_keys import pooled_attention, pooled_density
 from accel.attention.methods.sliding_tile import tile_plan
 from accel.attention.plan import KeyPlan
 from accel.attention.selftest import sampled_error
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Run = Callable[[], torch.Tensor]
+
+
+FACTOR = (1, 2, 2)  # of the blocks whose keys are averaged
 
 
 class Options(NamedTuple):
@@ -157,6 +162,15 @@ def bench(shape: Shape, density: float, options: Options) -> Table:
                 "" if error is None else f"{error:.0e}",
             )  # fmt: skip
         table.add_section()
+    parts = list(regions(layout, FACTOR))
+    pooled = {"pooled keys": partial(pooled_attention, q, k, v, layout, parts, scale, text, None)}
+    times = measured(dense | pooled, options)
+    ms, share = times.pop("pooled keys"), pooled_density(layout, parts, None)
+    fastest = min(times.values())
+    table.add_row(
+        f"means of {FACTOR}", f"{share:.3f}", "pooled keys", f"{ms:.1f}", f"{flops * share / ms / 1e9:.3g}",
+        f"{fastest / ms:.2f}", f"{fastest / ms * share:.0%}", "", "",
+    )  # fmt: skip
     return table
 
 

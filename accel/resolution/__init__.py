@@ -7,8 +7,9 @@ name.
 from typing import Any
 
 from accel import discovery
+from accel.resolution.measuring import measure
 
-__all__: list[str] = []
+__all__ = ["measure"]
 
 discovery.load(__name__)
 __all__ += discovery.names(__name__)

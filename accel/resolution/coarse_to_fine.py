@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accel.anatomy import Anatomy
 from accel.lever import InactiveLever, Lever
-from accel.method import Method, setting
-from accel.resolution.lever import ResolutionLever
+from accel.method import Method, finite_numbers, setting
+from accel.resolution.coarse_lever import CoarseLever
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,33 @@ class CoarseToFine(Method, lever="resolution"):
 
     until: the flow time (1 is pure noise, for other models sigma / (1 + sigma)) at which full size begins; 1 is never
     small. frames: a video's latent frames that are averaged; their number must be a multiple of it.
+    maps: () takes means. `accel.resolution.measure(pipe, pictures, CoarseToFine(...))` finds the autoencoder's own: of
+    all maps of a block to one latent that keep noise white, the one that agrees most with latents of smaller pictures.
     Cost: a small step costs 1/n of the tokens, and less of attention. No memory. A compiled denoiser is compiled again
     for the small size.
     Not where the picture must stay the one of full size: layout is settled in the small steps. The model must be at
     home at the small size too, and means of latents are only near what the autoencoder makes of a smaller picture: of
     the pocket model's, a third of the power is missing, because slopes within a patch are half as steep.
-    Pocket video model, 128x128, 17 frames, 50 steps, processor time of 5 clips (`python -m benchmarks.coarse`): above
-    0.8, 0.7 and 0.5 it is 1.53, 1.88 and 2.56 times as fast, and 4.95 above 0.7 beside `OptimalSchedule(0.34)`, which
-    alone is 3.05. All are 12 to 13 dB from the plain clips, where the cache has 33 dB and fewer steps at 2.83 times the
-    speed 26 dB. 1, 1, 1 and 2 of the 5 show their prompt, and none of the plain ones, of the cache or of fewer steps:
-    this model is at home at 64 pixels, not at 128. That is too few to tell quality.
+    Pocket video model at 128x128, processor time (`python -m benchmarks.coarse`, docs/levers.md): above 0.7 it is 1.8
+    times as fast, and 5.0 beside `OptimalSchedule(0.34)`, which alone is 3.05. Clips are 12 to 13 dB from the plain
+    ones. As many show their prompt (6 of 20, plain 5, half of the steps 4): too few to tell a difference.
     """
 
     until: float = setting(0.8, 0.0, 1.0, "noise level at which full size begins; 1 is never small", dial=True)
     factor: int = setting(2, 1, 8, "rows, and columns, that are averaged; 1 with frames 1 is never small")
     frames: int = setting(1, 1, 8, "latent frames that are averaged")
+    maps: tuple[float, ...] = ()
 
     data_free = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = math.isqrt(len(self.maps) // (2 * self.factor**2))
+        if not finite_numbers(self.maps) or 2 * self.factor**2 * channels**2 != len(self.maps):
+            raise ValueError(
+                f"CoarseToFine.maps must be what accel.resolution.measure found for factor {self.factor}, or (), not "
+                f"{len(self.maps)} numbers."
+            )
 
     @classmethod
     def for_tuning(cls) -> Sequence[CoarseToFine]:
@@ -50,4 +61,4 @@ class CoarseToFine(Method, lever="resolution"):
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.prediction == "unknown":
             return InactiveLever(self, "what the denoiser predicts is not known, so its output at another size is not")
-        return ResolutionLever(self, anatomy)
+        return CoarseLever(self, anatomy)

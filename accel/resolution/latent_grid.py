@@ -54,7 +54,10 @@ class LatentGrid:
 
     def smaller(self, blocks: tuple[int, ...]) -> LatentGrid:
         """The grid of the means over blocks."""
-        sizes = tuple(size // block for size, block in zip(self.sizes, blocks, strict=True))
+        return self.resized(tuple(size // block for size, block in zip(self.sizes, blocks, strict=True)))
+
+    def resized(self, sizes: tuple[int, ...]) -> LatentGrid:
+        """The same grid with so many pixels along each axis."""
         tokens = (sizes[0], sizes[1] // self.packed, sizes[2] // self.packed) if self.tokens is not None else None
         return replace(self, sizes=sizes, tokens=tokens)
 

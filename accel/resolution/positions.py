@@ -21,14 +21,16 @@ TABLES = ("image_rotary_emb",)
 OF_PROMPT = ("encoder_", "txt_", "text_", "pooled_")
 
 
-def smaller_positions(arguments: Mapping[str, Any], tokens: Size, size: Size, blocks: Size) -> dict[str, Any]:
-    """Those of the arguments, by name, that say where tokens are, for tokens that are fewer by `blocks`.
+def smaller_positions(
+    arguments: Mapping[str, Any], tokens: Size, size: Size, fewer: Size, strides: Size
+) -> dict[str, Any]:
+    """Those of the arguments, by name, that say where tokens are, for the tokens of a smaller picture.
 
-    tokens, size: of the tokens and of the pixels of the latents, (T, H, W). Numbers, shapes and identifiers become
-    those of a smaller picture, tables those of the same picture, more coarsely: pipelines make tables that span it.
+    tokens, size: of the tokens and of the pixels of the latents, (T, H, W). fewer: of the tokens that are left.
+    Numbers, shapes and identifiers become those of a smaller picture, and of tables every so many rows stay: pipelines
+    make them to span the picture, so those of a coarser one take strides, and those of a part of it do not.
     Raises Unpoolable for any other argument that has the latents' size or a row for each token.
     """
-    fewer: Size = (tokens[0] // blocks[0], tokens[1] // blocks[1], tokens[2] // blocks[2])
     changed: dict[str, Any] = {}
     if all(name in arguments for name in NUMBERS):
         changed |= dict(zip(NUMBERS, fewer, strict=True))
@@ -40,7 +42,7 @@ def smaller_positions(arguments: Mapping[str, Any], tokens: Size, size: Size, bl
         elif name in IDENTIFIERS and isinstance(value, torch.Tensor) and value.shape[-2] == math.prod(tokens):
             changed[name] = _cropped(value, tokens, fewer)
         elif name in TABLES and isinstance(value, (tuple, list)) and all(_is_table(part, tokens) for part in value):
-            changed[name] = type(value)(_strided(part, tokens, blocks) for part in value)
+            changed[name] = type(value)(_strided(part, tokens, fewer, strides) for part in value)
         elif _depends(value, tokens, size):
             raise Unpoolable(f"it is not known how {name} goes with a smaller size")
     return changed
@@ -58,10 +60,10 @@ def _cropped(value: torch.Tensor, tokens: Size, fewer: Size) -> torch.Tensor:
     return grid[..., : fewer[0], : fewer[1], : fewer[2], :].flatten(-4, -2)
 
 
-def _strided(value: torch.Tensor, tokens: Size, blocks: Size) -> torch.Tensor:
+def _strided(value: torch.Tensor, tokens: Size, fewer: Size, strides: Size) -> torch.Tensor:
     """(N, D) -> (n, D)."""
-    grid: torch.Tensor = value.unflatten(0, tokens)
-    return grid[:: blocks[0], :: blocks[1], :: blocks[2]].flatten(0, 2)
+    grid: torch.Tensor = value.unflatten(0, tokens)[:: strides[0], :: strides[1], :: strides[2]]
+    return grid[: fewer[0], : fewer[1], : fewer[2]].flatten(0, 2)
 
 
 def _is_table(value: Any, tokens: Size) -> bool:

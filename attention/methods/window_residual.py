@@ -10,7 +10,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.attention.methods.sliding_tile import SlidingTile
-from accel.attention.planner import AttentionInputs, HeadPlan, Planner, SparseAttention
+from accel.attention.planner import AttentionInputs, AttentionResult, HeadPlan, Planner, SparseAttention
 from accel.attention.step_cache import StepCache
 from accel.method import nested_method, setting
 
@@ -26,11 +26,11 @@ class WindowResidual(SparseAttention):
     that the residuals of several steps are of the same thing, and R is extrapolated linearly in the timestep through
     the last two of them (order 1; 0 holds the last one, as published). The first two intervals are half as long, so
     that extrapolation starts early and never reaches far beyond what it starts from.
-    window: the sparse method; its warmup, dense_layers, min_tokens and reuse are not asked. A small density is enough,
-    because the residual carries the rest, and what is near is what changes fast: the pocket model's clips of 128x128 in
-    50 steps come out 43 dB from the dense ones by default, 20 dB with `TopKBlocks(density=0.3)` alone in the same
-    time. refresh: steps from one refresh to the next, each of which costs full attention; 1 is dense throughout (there,
-    5 loses 4 to 8 dB).
+    window: the sparse method, or `PooledKeys`, whose means then stand for the window; its warmup, dense_layers,
+    min_tokens and reuse are not asked. A small density is enough, because the residual carries the rest, and what is
+    near is what changes fast: the pocket model's clips of 128x128 in 50 steps come out 43 dB from the dense ones by
+    default, 20 dB with `TopKBlocks(density=0.3)` alone in the same time. refresh: steps from one refresh to the next,
+    each of which costs full attention; 1 is dense throughout (there, 5 loses 4 to 8 dB).
     warmup: residuals change most in the first steps (there, 0.1 loses 11 dB); no layer needs to stay dense.
     Memory: the residuals, as large as the attention's output, order + 1 times, in every layer and stream. Not for large
     models whose memory is full, nor beside caches that skip most steps, which leave more change to each of the others.
@@ -80,9 +80,17 @@ class WindowResidualPlanner(Planner):
         self.method, self.window = method, window
         self._memory: StepCache[_Memory] = StepCache(FOREVER)
 
+    def compute(self, inputs: AttentionInputs) -> AttentionResult | None:
+        own = self.window.compute(inputs)
+        if own is None:
+            return None
+        if self._memory.get(inputs) is None:
+            self._memory.put(inputs, _Memory([], []))
+        return own._replace(output=self.correct(inputs, own.output))
+
     def plan(self, inputs: AttentionInputs) -> Sequence[HeadPlan] | None:
         memory = self._memory.get(inputs)
-        if memory is None:
+        if memory is None or not memory.plans:
             plans = self.window.plan(inputs)
             if plans is None:
                 return None

@@ -10,6 +10,7 @@ import accel
 from accel.attention import (
     HiDiffusion,
     LowPrecision,
+    PooledKeys,
     Radial,
     SlidingTile,
     SparseVideoGen,
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
     "spatial and temporal": SparseVideoGen(0.5, block=4, **NOW),
     "top blocks": TopKBlocks(0.5, block=4, **NOW),
     "window and residual": WindowResidual(SlidingTile(0.3), refresh=2, **NOW),
+    "pooled keys": PooledKeys(near=(1, 2, 2), **NOW),
     "fewer bits": LowPrecision(min_tokens=0),
     "emulated": Emulated(),
     "merged tokens": TokenMerging(**NOW),

@@ -1,0 +1,47 @@
+"""ShiftedWindows: canvases and clips larger than the model was trained for, in windows that move from step to step."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from accel.anatomy import Anatomy
+from accel.lever import Lever
+from accel.method import Method, setting
+from accel.resolution.windows_lever import WindowsLever
+
+
+@dataclass(frozen=True)
+class ShiftedWindows(Method, lever="resolution"):
+    """Cuts the latents into windows of the size that the model is at home at, evaluates them as one batch, and puts one
+    prediction for the whole canvas together from them.
+
+    Source: SpotDiffusion (arXiv 2407.15507): windows do not overlap, and their places are drawn anew in each step, so
+    that no seam is where the last one was; other methods blend overlapping windows and compute everything several
+    times. Unlike there the canvas does not wrap around unless it is `circular`: windows at its ends are shifted
+    inwards, and each pixel is taken from the window that the cut gives it to.
+
+    window: rows and columns of a window, in latents (pixels over the autoencoder's factor; multiples of the model's
+    patch, and of what a U-Net halves); 0 cuts neither. frames: latent frames of a window; 0 does not cut time. An axis
+    that is no longer than its window stays whole. circular: 1 joins the left and right ends, for panoramas around.
+    seed: of the places. All streams of a step have the same ones.
+    Cost: a canvas of n windows is up to n + 1 of them per axis that is cut, and each costs what a picture of that size
+    does: time grows with the area. Memory: that of a batch of so many pictures.
+    Every window shows what the prompt says: not for one object that fills the canvas, nor for a story over time. The
+    first latent frame of many video autoencoders is a single picture, which windows from the middle of a clip begin
+    without. Text is the same for all windows, and so are sizes that a model is told (SDXL).
+    """
+
+    window: int = setting(64, 0, None, "rows and columns of a window, in latents; 0: not cut")
+    frames: int = setting(0, 0, None, "latent frames of a window; 0: time is not cut")
+    circular: int = setting(0, 0, 1, "1 joins the left and right ends")
+    seed: int = setting(0, 0, None, "of the places of the windows")
+
+    data_free = True
+
+    def build(self, anatomy: Anatomy) -> Lever:
+        return WindowsLever(self, anatomy)
+
+    def offset(self, step: int, axis: int, window: int) -> int:
+        """How far the cuts of an axis are moved in this step: 0 to window - 1."""
+        return random.Random(f"{self.seed} {step} {axis}").randrange(window)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from accel.rendering.jobs import Job, JobGroup, group_jobs
 from accel.rendering.pipeline_arguments import parameters_of
+from accel.rendering.seeds import looks_at_seeds
 
 Batch = int | Literal["auto"]
 AUTO: Literal["auto"] = "auto"
@@ -44,7 +45,7 @@ def make_batches(
 
 def may_share_call(job: Job, batch: Batch, kind_of: Callable[[str], type | None]) -> int:
     """How many jobs of its group may share a call. Pipelines take one picture or video to start from."""
-    if batch == 1 or job.image is not None or job.video is not None or job.prompt is None:
+    if batch == 1 or looks_at_seeds(job) or job.image is not None or job.video is not None or job.prompt is None:
         return 1
     if batch != AUTO:
         return batch

@@ -16,7 +16,8 @@ from accel.recipe import Recipe
 DIGITS = 16
 DEFAULT_FPS = 16.0
 
-_SETTINGS = ("model", "prompt", "negative_prompt", "seed", "steps", "width", "height", "frames", "guidance", "dtype")
+_CALL = ("prompt", "negative_prompt", "seed", "steps", "width", "height", "frames", "guidance")
+_SETTINGS = ("model", *_CALL, "dtype", "draft", "best_of")
 _LINE = (*_SETTINGS, "recipe", "image", "video", "arguments", "format", "fps", "output")
 
 
@@ -24,7 +25,8 @@ _LINE = (*_SETTINGS, "recipe", "image", "video", "arguments", "format", "fps", "
 class Job:
     """One picture or clip. Plain data: it travels to other processes and machines as it is.
 
-    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. `image` and
+    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. `draft` is the
+    share of a run after which it is looked at, `best_of` how many seeds are compared, from `seed` on. `image` and
     `video` are absolute paths, `inputs` the hashes of their content. The last three fields say where the job comes from
     and what its file is called; they are no part of its identity.
     """
@@ -40,6 +42,8 @@ class Job:
     guidance: float | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
+    draft: float | None = None
+    best_of: int | None = None
     image: str | None = None
     video: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)

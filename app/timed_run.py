@@ -18,7 +18,7 @@ from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.watch import PreviewGuard, Tell, guard_run
-from accel.measure.media import changed_sizes, to_pixels
+from accel.measure.media import Pixels, changed_sizes, to_pixels
 from accel.measure.metrics import Clip, psnr, to_clips
 from accel.measure.runner import attach_for_run, without_progress_bars
 from accel.recipe import Recipe
@@ -56,7 +56,7 @@ def run_timed(
         raise ValueError(wrong[0])
     _warm_up(held, job, settings.recipe, cancelled)
     clip, fields = _call(held, job, settings.recipe, cancelled, tell)
-    return TimedRun(clip, _side(clip, job, folder, fields), time.time())
+    return TimedRun(clip, kept_side(to_pixels(clip), job, folder, fields), time.time())
 
 
 def _warm_up(held: LoadedModel, job: Job, recipe: Recipe, cancelled: Callable[[], bool]) -> None:
@@ -123,9 +123,8 @@ def _unclipped(decoded: torch.Tensor | None, clip: Clip, rough: bool) -> Clip:
     return found if rough or np.allclose(np.clip(found, 0.0, 1.0), clip, atol=0.02) else clip
 
 
-def _side(clip: Clip, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
+def kept_side(frames: Pixels, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
     """Writes the clip to a file, which is deleted with the object that is returned."""
-    frames = to_pixels(clip)
     data, suffix = encode(job, frames)
     path = folder / f"{job.id}-{secrets.token_hex(16)}{suffix}"  # the server gives a clip to whoever knows its name
     path.write_bytes(data)

@@ -37,8 +37,11 @@ PLAIN = "plain"
 # What a gain above fewer steps counts at most: beyond, a setting is not better for having more of it on an easy judge.
 ENOUGH = 6.0
 CANDIDATES: dict[str, dict[str, Any]] = {
-    f"damping {damping:g}, spread {spread:g}": {"predictor": Extrapolate(damping=damping), "spread": spread}
-    for damping, spread in ((0.6, 0.15), (0.6, 0.25), (0.6, 0.35), (0.4, 0.25), (0.8, 0.25))
+    f"damping {damping:g}, reach {reach:g}, spread {spread:g}": {
+        "predictor": Extrapolate(damping=damping, reach=reach),
+        "spread": spread,
+    }
+    for damping, reach, spread in ((0.6, 0.12, 0.05), (0.6, 0.16, 0.05), (0.8, 0.12, 0.05), (0.6, 0.12, 0.15))
 }
 """Settings of `OptimalSchedule` that may become the default. Its guard is the presets' (`benchmarks.presets`)."""
 

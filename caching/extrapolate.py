@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -49,6 +50,11 @@ class Extrapolate(Predictor, lever="predictor"):
     less counts what the correcting polynomial has beyond a line. On smooth models a constant of 0.8 is up to 2 dB
     better; at high guidance it goes astray by up to 20 dB where this does not (`make holds`).
 
+    Hindsight comes too late where gaps are long: a line through outputs that answer to the latents is a solver of
+    second order, and stable over half of the gap that a solver of first order bears. So over gaps of more than half of
+    `reach` forecasts go less far, and from `reach` on they are the last output, which is what fewer steps of Euler's
+    method or DDIM take; the correction stays. On models left out that is worth 4 dB where 28 steps compute 8 or 10.
+
     `space="x0"` extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
     (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 52 dB where extrapolating epsilon is 43,
@@ -61,6 +67,7 @@ class Extrapolate(Predictor, lever="predictor"):
     space: str = setting("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
     corrector: int = setting(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
     damping: float = setting(0.6, 0.0, 1.0, "share of the way that a forecast goes at most, where it is corrected")
+    reach: float = setting(0.12, 0.0, None, "a gap of this share of the timetable is too long for any way")
 
     @property
     def degrees(self) -> tuple[int, int]:
@@ -113,10 +120,10 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         now = at(call, [], kind)
-        lasts = history[-1].values
+        lasts, shares = history[-1].values, self._shares(history, now.way)
         values = [
             last.float() + share * (far - last.float())
-            for last, far, share in zip(lasts, self._continued(history, now.time), self._shares(history), strict=True)
+            for last, far, share in zip(lasts, self._continued(history, now.time), shares, strict=True)
         ]
         return now._replace(values=[value.to(last.dtype) for value, last in zip(values, lasts, strict=True)])
 
@@ -126,15 +133,20 @@ class Extrapolate(Predictor, lever="predictor"):
         weights = extrapolation_weights([memory.time for memory in recent], time)
         return [_extrapolated(known, *weights, self.limit) for known in zip(*(m.values for m in recent), strict=True)]
 
-    def _shares(self, history: Sequence[PastValues]) -> Sequence[torch.Tensor | float]:
+    def _shares(self, history: Sequence[PastValues], way: float) -> Sequence[torch.Tensor | float]:
         """For each output how much of the way to go, by how much would have been right the last time."""
-        most = self.damping if self.corrects else 1.0
+        most = (self.damping if self.corrects else 1.0) * self._bearable([*(past.way for past in history[-2:]), way])
         if len(history) < self.order + 2 or not self.order:
             return [most] * len(history[-1].values)
         *before, now = history
         forecasts = self._continued(before, now.time)
         seen = [hindsight(*known) for known in zip(before[-1].values, forecasts, now.values, strict=True)]
         return [(slope * trust).clamp_max(most) for slope, trust in seen]
+
+    def _bearable(self, ways: Sequence[float]) -> float:
+        """How much of a forecast a gap bears: 1 up to half of the reach, and nothing from there on."""
+        gap = max(later - sooner for sooner, later in pairwise(ways))
+        return min(max(2.0 - 2.0 * gap / self.reach, 0.0), 1.0) if self.reach else 0.0
 
     def to_outputs(self, call: DenoiserCall, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
         if not self.clean(kind):

@@ -31,11 +31,10 @@ EXTREMES = math.exp(-5.0), math.exp(5.0)  # noise-to-signal ratios beyond which 
 class PlanRules:
     """The constraints of a plan, as in `CacheMethod`, and how skipped outputs are made."""
 
-    warmup: int = 2
+    warmup: int = 1
     final: int = 1
     max_skips: int = 7
-    spread: float = 0.15  # of an even plan, see `uneven`
-    growth: float = 2.0  # a gap is at most so many times as long as the one before it: lines are short at first
+    spread: float = 0.05  # of an even plan, see `uneven`
     order: int = 1  # of the forecast: 0 or 1
     corrector: int = 2  # degree of the correction: 0 (none), 1 or 2
 
@@ -74,9 +73,6 @@ def _plan(errors: Array, compute: float, rules: PlanRules) -> tuple[bool, ...]:
     total = int(errors.shape[1])
     if total <= rules.warmup + rules.final:
         return (True,) * total
-    errors = errors.copy()
-    for before in range(1, errors.shape[0]):
-        errors[before, :, max(int(rules.growth * before), 1) + 1 :] = np.inf
     chosen = cheapest(errors, total, max(round(compute * total), 1), rules)
     return tuple(step in chosen for step in range(total))
 

@@ -19,11 +19,13 @@ Steps = Sequence[tuple[float, float]]  # times and weights
 class PastValues(NamedTuple):
     """An output, computed or forecast, in the predictor's own terms.
 
-    time: see `StepContext.time`; values: one tensor for each output of the denoiser.
+    time: see `StepContext.time`; values: one tensor for each output of the denoiser; way: the share of the timetable
+    that lies before it.
     """
 
     time: float
     values: list[torch.Tensor]
+    way: float = 0.0
 
 
 class Predictor(Method, lever="predictor", abstract=True):
@@ -122,7 +124,7 @@ class LastResidual(Predictor, lever="predictor"):
 
 def at(call: DenoiserCall, values: list[torch.Tensor], kind: str) -> PastValues:
     """These values at the call's time."""
-    return PastValues(call.context.time, values)
+    return PastValues(call.context.time, values, call.context.position / max(call.context.total, 1))
 
 
 def bases(call: DenoiserCall, outputs: list[torch.Tensor]) -> list[torch.Tensor | None]:

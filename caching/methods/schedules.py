@@ -46,11 +46,11 @@ class OptimalSchedule(CacheMethod):
 
     compute: float = setting(0.5, 0.0, 1.0, "fraction of the steps that compute; 1 never skips", dial=True)
     _: KW_ONLY
-    warmup: int = setting(2, 1, 1000, "first steps that always compute")
+    warmup: int = setting(1, 1, 1000, "first steps that always compute")
     final: int = setting(1, 1, 1000, "last steps that always compute")
     max_skips: int = setting(7, 1, 30, "most predictions in a row")
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
-    spread: float = setting(0.15, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
+    spread: float = setting(0.05, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
     guard: float = setting(0.0, 0.0, None, "relative error of a forecast from which on gaps get shorter; 0 is no guard")
     features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009

@@ -83,8 +83,8 @@ def observed(signal, latents, step):
         ("flux", SeaCache(0.3, max_skips=1000, min_steps=1)),
         ("sdxl", SeaCache(0.5, max_skips=1000, min_steps=1)),
         # Uncorrected answers: they are what this signal learns from.
-        ("wan", EasyCache(0.3, predictor=Extrapolate(corrector=0), warmup=2, min_steps=1)),
-        ("flux", EasyCache(0.3, predictor=Extrapolate(corrector=0), warmup=2, min_steps=1)),
+        ("wan", EasyCache(0.3, predictor=Extrapolate(corrector=0, reach=9.0), warmup=2, min_steps=1)),
+        ("flux", EasyCache(0.3, predictor=Extrapolate(corrector=0, reach=9.0), warmup=2, min_steps=1)),
     ],
 )
 def test_an_adaptive_batch_computes_wherever_one_of_its_samples_alone_would(name, cache):

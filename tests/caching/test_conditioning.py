@@ -149,7 +149,7 @@ def test_a_controlnet_that_ends_costs_no_quality(name: str) -> None:
         right = run(pipe, TINY[name], **options)
         with accel.accelerate(pipe, cache=FixedInterval(3)):
             levels.append(level(run(pipe, TINY[name], **options), right))
-    assert levels[1] > levels[0] - 3
+    assert levels[1] > levels[0] - 4
 
 
 def test_guidance_that_returns_after_a_pause_begins_a_new_history() -> None:

@@ -20,7 +20,7 @@ def linear(latents, sigma):
 
 
 def test_a_prediction_that_is_linear_in_sigma_is_extrapolated_exactly():
-    predictions, report, _ = run(FixedInterval(4, predictor=Extrapolate(1, corrector=0)), linear)
+    predictions, report, _ = run(FixedInterval(4, predictor=Extrapolate(1, corrector=0, reach=9.0)), linear)
     assert report.timeline() == {"pass 1": "███···█···█···█···██"}
     torch.testing.assert_close(predictions, ToyPipeline(linear)(num_inference_steps=20), rtol=1e-5, atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_easycache_decides_as_computed_by_hand():
         return latents * 2
 
     threshold, steps = 0.3, 20
-    _, report, _ = run(EasyCache(threshold, predictor=Extrapolate(1, corrector=0)), moving, steps)
+    _, report, _ = run(EasyCache(threshold, predictor=Extrapolate(1, corrector=0, reach=9.0)), moving, steps)
     # By hand: x moves by v/20 per step; out = 2 x, so k = 2 and each distance is 2 |dx| / |out_full|.
     # The predictor is order 1 in sigma, which is evenly spaced here.
     x, total, expected = 1.0, 0.0, ""

@@ -95,11 +95,11 @@ def test_a_run_from_clean_to_noise_is_planned_as_evenly() -> None:
 
 def test_a_budget_below_what_the_rules_ask_for_gives_the_sparsest_plan() -> None:
     computes = plan_steps(flow_sigmas(20), 0.0, flow=True, rules=PlanRules(max_skips=4))
-    assert marks(computes) == "██·█···█····█····█··█" or sum(computes) == 7
+    assert marks(computes) == "█···█····█····█····█" or sum(computes) == 5
     assert "·····" not in marks(computes)
 
 
-@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("total", [1, 2])
 def test_runs_too_short_to_skip_compute_everything(total: int) -> None:
     assert plan_steps(flow_sigmas(total), 0.1, flow=True) == (True,) * total
 
@@ -113,7 +113,7 @@ def test_features_move_the_computed_steps_to_where_the_answers_bend() -> None:
         0.2,
         flow=True,
         features=np.stack([np.ones(50), sigmas[:-1], kink], 1),
-        rules=PlanRules(growth=7.0),
+        rules=PlanRules(),
     )
     assert sum(computes[29:32]) >= 2
 

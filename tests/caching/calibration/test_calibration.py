@@ -257,7 +257,7 @@ def test_simulated_decisions_are_the_real_ones_where_forecasts_are_exact(method)
     """The answers are linear in sigma, so that a run with forecasts is the run without."""
     pipe = ToyPipeline(linear)
     calibration = calibrate(pipe, ["x"], num_inference_steps=30)
-    method = replace(method, predictor=Extrapolate(1, corrector=0), warmup=max(method.warmup, 2))
+    method = replace(method, predictor=Extrapolate(1, corrector=0, reach=9.0), warmup=max(method.warmup, 2))
     method = method.fitted(calibration)
     (foretold,) = compute_masks(method, calibration.tables)
     assert not all(foretold)

@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo docs frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
+.PHONY: app bench demo docs dist gallery screenshots frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -62,6 +62,18 @@ train-image: $(VENV)/installed
 
 holds: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.holds --rivals --out out/holds $(HOLDS_ARGS)
+
+dist: $(VENV)/installed-dev
+	rm -rf build dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@ls -l dist
+
+gallery: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery --out out/gallery $(GALLERY_ARGS)
+
+screenshots: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.screenshots $(SCREENSHOTS_ARGS)
 
 judges: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)

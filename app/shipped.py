@@ -26,10 +26,11 @@ def shipped_pair(clips: Path) -> Pair:
     """The pair, its clips as files in this folder."""
     data = json.loads((FOLDER / "pair.json").read_text(encoding="utf-8"))
     settings = StudioSettings.from_dict(data["settings"])
-    sides = {}
-    for name in _SIDES:
-        wanted = settings if name == "accelerated" else settings.unaccelerated
-        sides[name] = kept_side(_read(FOLDER / f"{name}.webp"), wanted.job(data["fps"]), clips, data[name])
+    wanted = {"baseline": settings.unaccelerated, "accelerated": settings}
+    sides: dict[str, Any] = {
+        name: kept_side(_read(FOLDER / f"{name}.webp"), each.job(data["fps"]), clips, data[name])
+        for name, each in wanted.items()
+    }
     known = {name: data[name] for name in _OF_PAIR} | {"psnr_per_frame": tuple(data["psnr_per_frame"])}
     return Pair(settings=settings, baseline_reused=False, timing_note="", notes=(_NOTE,), **known, **sides)
 

@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,10 @@ STEPS = (50, 28)
 PLAIN = "plain"
 # What a gain above fewer steps counts at most: beyond, a setting is not better for having more of it on an easy judge.
 ENOUGH = 6.0
+SLACK = 0.5  # dB by which more compute may be worse
 CANDIDATES: dict[str, dict[str, Any]] = {
-    f"damping {damping:g}, reach {reach:g}, spread {spread:g}": {
-        "predictor": Extrapolate(damping=damping, reach=reach),
-        "spread": spread,
-    }
-    for damping, reach, spread in ((0.6, 0.12, 0.05), (0.6, 0.16, 0.05), (0.8, 0.12, 0.05), (0.6, 0.12, 0.15))
+    f"dense {dense}, reach {reach:g}": {"predictor": Extrapolate(reach=reach), "dense": dense}
+    for dense, reach in ((14, 0.16), (14, 0.12), (10, 0.16), (20, 0.16))
 }
 """Settings of `OptimalSchedule` that may become the default. Its guard is the presets' (`benchmarks.presets`)."""
 
@@ -220,6 +219,17 @@ class Tables:
                     cells[-1] = f"{computed:.2f}: {plain:.1f} {gain[0]:+.1f} ({gain[1]:+.1f})"
             yield f"| {case} | {candidate} | {' | '.join(cells)} |"
 
+    def monotonic(self) -> str:
+        """How often more compute is worse, in the mean of a case's clips, than the share below it."""
+        pairs = worse = 0
+        for case in self.cases:
+            candidate = self.chosen_without(case.judge)
+            means = [self._runs.get((case, f"{candidate} @ {share:g}"), []) for share in SHARES]
+            levels = [float(np.mean([run.psnr for run in runs])) for runs in means if runs]
+            pairs += max(len(levels) - 1, 0)
+            worse += sum(more < less - SLACK for more, less in pairwise(levels))
+        return f"More compute is worse by more than {SLACK:g} dB in {worse} of {pairs} pairs of neighbouring shares."
+
     def speeds(self, promise: float) -> Iterator[str]:
         """A line for each judge that rivals ran on: the greatest speed that keeps the promise on 95 % of clips."""
         ran = (setting.split(":")[0] for _, setting in self._runs if " @ " not in setting)
@@ -270,6 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{case}: done", flush=True)
     tables = Tables(read(options.out))
     print("\n".join(tables.left_out()))
+    print(f"\n{tables.monotonic()}")
     for promise in (40.0, 30.0) if options.rivals else ():
         print("\n" + "\n".join(tables.speeds(promise)))
 

@@ -67,7 +67,7 @@ class Extrapolate(Predictor, lever="predictor"):
     space: str = setting("auto", choices=("auto", "output", "x0"), help="what is extrapolated")
     corrector: int = setting(2, 0, 3, "degree of the correcting polynomial; 0 does not correct")
     damping: float = setting(0.6, 0.0, 1.0, "share of the way that a forecast goes at most, where it is corrected")
-    reach: float = setting(0.12, 0.0, None, "a gap of this share of the timetable is too long for any way")
+    reach: float = setting(0.16, 0.0, None, "a gap of this share of the timetable is too long for any way")
 
     @property
     def degrees(self) -> tuple[int, int]:

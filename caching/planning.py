@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,7 +34,9 @@ class PlanRules:
     warmup: int = 1
     final: int = 1
     max_skips: int = 7
-    spread: float = 0.05  # of an even plan, see `uneven`
+    dense: int = 14  # how many computed steps can spare some for both ends, see `_spared`
+    spread: float = 0.15  # of an even plan, see `uneven`
+    growth: float = math.inf  # a gap is at most so many times as long as the one before it
     order: int = 1  # of the forecast: 0 or 1
     corrector: int = 2  # degree of the correction: 0 (none), 1 or 2
 
@@ -56,12 +58,21 @@ def plan_steps(
     second for 1000; the same question without features is looked up in memory. trust: in the features,
     from 0 (the plan is even) to 1.
     """
-    rules = rules or PlanRules()
+    rules = _spared(rules or PlanRules(), round(compute * (len(sigmas) - 1)))
     if features is None:
         return _planned(tuple(sigmas), compute, flow, rules)
     levels = np.asarray(sigmas, dtype=np.float64)
     errors = gap_errors(levels, flow, features, rules)
     return _plan(errors**trust * uneven(levels, flow, rules) ** (1.0 - trust), compute, rules)
+
+
+def _spared(rules: PlanRules, count: int) -> PlanRules:
+    """The rules for a plan of so many steps. Many can spare some for a dense start, because lines are short at first,
+    and for both ends; few are too far apart for lines, and best spread as evenly as fewer steps are.
+    """
+    if count < rules.dense:
+        return replace(rules, spread=0.0)
+    return replace(rules, warmup=max(rules.warmup, 2), growth=2.0)
 
 
 @lru_cache(maxsize=64)
@@ -73,6 +84,9 @@ def _plan(errors: Array, compute: float, rules: PlanRules) -> tuple[bool, ...]:
     total = int(errors.shape[1])
     if total <= rules.warmup + rules.final:
         return (True,) * total
+    errors = errors.copy()
+    for before in range(1, errors.shape[0]) if rules.growth < math.inf else ():
+        errors[before, :, max(int(rules.growth * before), 1) + 1 :] = np.inf
     chosen = cheapest(errors, total, max(round(compute * total), 1), rules)
     return tuple(step in chosen for step in range(total))
 

@@ -50,7 +50,8 @@ class OptimalSchedule(CacheMethod):
     final: int = setting(1, 1, 1000, "last steps that always compute")
     max_skips: int = setting(7, 1, 30, "most predictions in a row")
     fewest: int = setting(1, 1, 1000, "steps that compute at least, so that short runs are accelerated less")
-    spread: float = setting(0.05, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
+    dense: int = setting(14, 1, 1000, "computed steps from which on both ends are denser; fewer are spaced evenly")
+    spread: float = setting(0.15, 0.0, 1.0, "how much denser both ends are: 0 counts steps alone, 1 only log-SNR")
     careful: float = setting(1.0, 0.0, 1.0, "share of the skips that stays where forecasts cannot be corrected in full")
     guard: float = setting(0.0, 0.0, None, "relative error of a forecast from which on gaps get shorter; 0 is no guard")
     features: OutputFeatures | None = nested_method(None, "features")  # noqa: RUF009
@@ -68,7 +69,7 @@ class OptimalSchedule(CacheMethod):
 
     def make_policy(self, anatomy: Anatomy, denoiser: str) -> tuple[Signal, Policy]:
         rules = rules_for(self.predictor.expected_under(anatomy), self.warmup, self.final, self.max_skips)
-        rules = replace(rules, spread=self.spread)
+        rules = replace(rules, dense=self.dense, spread=self.spread)
         share = self.share if anatomy.corrects_in_full else self.careful_share
         measured = None
         if self.features is not None:

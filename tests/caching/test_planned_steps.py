@@ -50,9 +50,9 @@ def test_the_plan_is_followed_while_forecasts_are_good() -> None:
 
 
 def test_errors_are_taken_to_grow_with_the_gap() -> None:
-    assert PLAN[:8] == "CSSCSSSC"
-    assert followed({3: 0.18})[:8] == "CSSCSSSC"
-    assert followed({3: 0.19})[:8] == "CSSCSCSC"
+    assert PLAN[:9] == "CSSSCSSSC"
+    assert followed({4: 0.24})[:9] == "CSSSCSSSC"
+    assert followed({4: 0.26})[:9] == "CSSSCSCSC"
 
 
 @pytest.mark.parametrize("wrong", [0.3, 1.0, math.inf, math.nan])
@@ -76,7 +76,7 @@ def test_nobody_is_asked_without_a_guard_or_before_no_gap() -> None:
     assert followed(dict.fromkeys(range(20), 9.0), guard=0.0) == PLAN
     policy = PlannedSteps(lambda steps: 0.3, True, PlanRules(), guard=0.25)
     policy.begin(SIGMAS, range(20), 20)
-    assert [policy.watches(position) for position in (0, 3, 19)] == [True, True, False]
+    assert [policy.watches(position) for position in (0, 4, 19)] == [True, True, False]
 
 
 def test_the_error_is_that_of_the_worst_sample_and_output() -> None:

@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo gpu frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
+.PHONY: app bench demo docs dist gallery screenshots gpu frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -66,12 +66,28 @@ train-image: $(VENV)/installed
 holds: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.holds --rivals --out out/holds $(HOLDS_ARGS)
 
+dist: $(VENV)/installed-dev
+	rm -rf build dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@ls -l dist
+
+gallery: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gallery --out out/gallery $(GALLERY_ARGS)
+
+screenshots: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.screenshots $(SCREENSHOTS_ARGS)
+
 judges: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges.train --all --compile $(JUDGES_ARGS)
 
 siblings: $(VENV)/installed
 	$(BIN)/python -m benchmarks.pocket.distill --out out/few --compile $(DISTILL_ARGS)
 	$(BIN)/python -m benchmarks.pocket.shrink --out out/small --compile $(SHRINK_ARGS)
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open $(CURDIR)/out/site/index.html in a browser."
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -110,7 +126,8 @@ $(VENV)/constraints.txt: constraints.txt
 $(VENV)/installed-dev: EXTRA := [dev]
 $(VENV)/installed-bench: EXTRA := [bench]
 $(VENV)/installed-app: EXTRA := [app]
-$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-bench $(VENV)/installed-app: $(VENV)/constraints.txt pyproject.toml
+$(VENV)/installed-docs: EXTRA := [docs]
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-bench $(VENV)/installed-app $(VENV)/installed-docs: $(VENV)/constraints.txt pyproject.toml
 	@echo "Installing accel$(EXTRA) and what it needs into $(VENV)."
 	@$(INSTALL) --constraint $(VENV)/constraints.txt --editable ".$(EXTRA)"
 	@touch $@ $(VENV)/installed

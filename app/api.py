@@ -17,6 +17,7 @@ from accel.app import costs, method_schema, uploads
 from accel.app.pair import Pair, PairSummary, StudioError, Update, Vote, Winner
 from accel.app.settings import StudioSettings
 from accel.app.studio import Studio
+from accel.app.ui.progress import picture_source
 from accel.app.ui.running import Running, Start
 from accel.app.visitors import visitor
 from accel.presets import PRESETS
@@ -27,7 +28,7 @@ def build_endpoints(studio: Studio, running: Running) -> None:
     endpoints = Endpoints(studio, running)
     plain = ["cancel", "cost", "vote", "votes", "history", "pair", "restore", "manifest", "code", "models", "presets"]
     bounded: dict[str, dict[str, Any]] = {"cost": costs.BOUNDED, "restore": uploads.BOUNDED}
-    for name in ("run", "sweep", "tune"):
+    for name in ("run", "sweep", "tune", "drafts", "best_of"):
         api(_answer_stream(getattr(endpoints, name)), api_name=name, concurrency_limit=None)
     for name in (*plain, "methods"):
         limits = bounded.get(name, {"concurrency_limit": None})
@@ -74,6 +75,18 @@ class Endpoints:
 
         return self._updates(request, start)
 
+    def drafts(self, settings: dict[str, Any], request: gr.Request, seeds: int = 8) -> Iterator[dict[str, Any]]:
+        """A quick look at so many seeds, from the settings' own on. The last update has all drafts, each a seed and a
+        picture; to finish one, run the settings with its seed.
+        """
+        wanted = StudioSettings.from_dict(settings)
+        return self._updates(request, lambda user, stop: self._studio.drafts(wanted, seeds, user, stop))
+
+    def best_of(self, settings: dict[str, Any], request: gr.Request, seeds: int = 8) -> Iterator[dict[str, Any]]:
+        """Finds the best of so many seeds of a pocket model. The last update has the pair that was made with it."""
+        wanted = StudioSettings.from_dict(settings)
+        return self._updates(request, lambda user, stop: self._studio.best_of(wanted, seeds, user, stop))
+
     def cancel(self, request: gr.Request) -> int:
         """Stops all runs of this client; gives how many there were."""
         return self._running.stop(request)
@@ -84,20 +97,20 @@ class Endpoints:
 
     def vote(self, pair: str, winner: Winner, request: gr.Request) -> dict[str, Any]:
         """Notes which side of a pair is better: baseline, accelerated or same."""
-        return _vote(self._studio.vote(pair, winner, visitor(request).key))
+        return _vote(self._studio.vote(pair, winner, visitor(request).browser))
 
     def votes(self, request: gr.Request) -> list[dict[str, Any]]:
         """The votes of this client, with the settings of their pairs."""
-        user = visitor(request).key
+        user = visitor(request).browser
         return [_vote(each) for each in self._studio.votes() if each.user == user]
 
     def history(self, request: gr.Request) -> list[dict[str, Any]]:
         """The pairs that this client has made, newest first."""
-        return [_summary(each) for each in self._studio.history(visitor(request).key)]
+        return [_summary(each) for each in self._studio.history(visitor(request).browser)]
 
     def pair(self, key: str, request: gr.Request) -> dict[str, Any]:
         """A pair that this client has made, with its files."""
-        return pair_data(self._studio.pair(key, visitor(request).key))
+        return pair_data(self._studio.pair(key, visitor(request).browser))
 
     def restore(self, file: gr.FileData) -> dict[str, Any]:
         """The settings inside a clip, picture or .json that accel has made."""
@@ -147,6 +160,7 @@ def update_data(update: Update) -> dict[str, Any]:
         "note": update.note,
         "pair": pair_data(update.pair) if update.pair else None,
         "points": [_summary(each.summary()) for each in update.points],
+        "drafts": [{"seed": each.seed, "picture": picture_source(each.picture)} for each in update.drafts],
     }
 
 

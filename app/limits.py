@@ -36,6 +36,7 @@ class Limits:
     queue_of_one: int = 4
     queue_of_address: int = 8
     sweep: int = 36
+    seeds: int = 32  # that are looked at together
     baseline_bytes: int = 2**30
     history_bytes: int = 2**30
     upload_bytes: int = 64 * 2**20

@@ -119,6 +119,23 @@ class ModelPool:
             free_memory()
 
 
+def check_prompt(model: str, prompt: str) -> None:
+    """Raises ValueError, in the command line's words, for a prompt that a pocket model does not understand."""
+    if model.startswith(POCKET):
+        from accel.pocket.scenes import Caption
+
+        Caption.parse(prompt)
+
+
+def verifier_of(model: str) -> Callable[..., Any]:
+    """What reads off a model's clips whether they show their prompt. Raises ValueError where nobody can."""
+    if not model.startswith(POCKET):
+        raise ValueError("the best seed can be told for pocket models alone; for others, choose among drafts.")
+    from accel.pocket import verify
+
+    return verify
+
+
 def size_of(pipe: Any) -> Size:
     """What a pipeline makes by itself: from its call's defaults, else from what its models were trained on."""
     config = next((getattr(part, "config", {}) for _, part in denoisers_of(components_of(pipe))), {})

@@ -1,4 +1,4 @@
-"""The page: four tabs over one studio, and the endpoints for programs."""
+"""The page: five tabs over one studio, and the endpoints for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from accel.app.ui.assets import read
 from accel.app.ui.blind_tab import BlindTab
 from accel.app.ui.compare_tab import CompareTab
 from accel.app.ui.history_tab import HistoryTab
+from accel.app.ui.keep_values import keep_values
 from accel.app.ui.running import Running
+from accel.app.ui.seeds_tab import SeedsTab
 from accel.app.ui.sweep_tab import SweepTab
 from accel.app.visitors import Listeners
 
@@ -30,23 +32,27 @@ def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | No
         gr.HTML(_HEADER, apply_default_css=False)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
-                compare = CompareTab(studio, running, model, _prompts(model))
-            with gr.Tab("Sweep & Pareto", id="sweep") as sweep:
-                SweepTab(studio, running, compare, sweep)
-            with gr.Tab("Blind A/B", id="blind"):
+                compare = CompareTab(studio, running, model, _prompts(studio, model))
+            with gr.Tab("Sweep", id="sweep") as sweep:
+                sweeping = SweepTab(studio, running, compare, sweep)
+            with gr.Tab("Seeds", id="seeds-tab"):
+                seeds = SeedsTab(studio, running, compare)
+            with gr.Tab("Blind", id="blind"):
                 BlindTab(studio)
             with gr.Tab("History", id="history-tab") as history:
                 HistoryTab(studio, compare, tabs, history)
         compare.prepare(blocks)
+        keep_values(blocks, "fields of the other tabs", [*sweeping.typed, seeds.count])
         blocks.load(None, js=read("keys.js"), api_visibility="private")
         build_endpoints(studio, running)
     return blocks
 
 
-def _prompts(model: str) -> list[str]:
-    """Prompts in the language that the pocket models understand; none for other models."""
+def _prompts(studio: Studio, model: str) -> list[str]:
+    """Prompts in the language that the pocket models understand, that of the example first; none for other models."""
     if not model.startswith("pocket:"):
         return []
     from accel import pocket
 
-    return list(pocket.prompts(24, 0))
+    example = studio.example(model)
+    return [*([example.settings.prompt] if example else []), *pocket.prompts(24, 0)]

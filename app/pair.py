@@ -132,10 +132,18 @@ class PairSummary:
 
 
 @dataclass(frozen=True)
+class SeedDraft:
+    """What a seed becomes, seen early: the middle frame, uint8 (H, W, 3)."""
+
+    seed: int
+    picture: Pixels
+
+
+@dataclass(frozen=True)
 class Update:
     """A request's state. position: how many jobs are before it in the queue, while it waits. preview: a small cheap
     picture of the clip as it will be, uint8 (H, W, 3). points: of a sweep, the pairs so far; number, of: the pair at
-    hand, from 1, and how many there will be. note: a few words on what happens.
+    hand, from 1, and how many there will be. drafts: those so far. note: a few words on what happens.
     """
 
     stage: Stage
@@ -146,6 +154,7 @@ class Update:
     preview: Pixels | None = None
     pair: Pair | None = None
     points: tuple[Pair, ...] = ()
+    drafts: tuple[SeedDraft, ...] = ()
     number: int = 1
     of: int = 1
     note: str = ""
@@ -157,7 +166,7 @@ class Cost:
 
     computed_share: denoiser calls that the accelerated side computes, as a share of the baseline's, weighed with what a
     call costs. source: "measured" if this very request has run before. baseline_cached: only the accelerated side will
-    run.
+    run, and the other was made at `baseline_when`, in seconds since 1970.
     """
 
     seconds_baseline: float | None
@@ -166,6 +175,7 @@ class Cost:
     peak_bytes: int | None
     source: Literal["measured", "estimated"]
     baseline_cached: bool
+    baseline_when: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from accel.app.byte_lru import ByteLRU
 from accel.app.costs import Costs
 from accel.app.dry_run import DryRun
 from accel.app.job_stream import sentence
 from accel.app.limits import Limits
-from accel.app.models import LoadedModel, ModelPool
-from accel.app.pair import Cancelled, Pair, Side, Update
+from accel.app.models import LoadedModel, ModelPool, verifier_of
+from accel.app.pair import Cancelled, Pair, SeedDraft, Side, Update
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.timed_run import TimedRun, make_pair, run_timed
 from accel.app.watch import Guard, guard_run
-from accel.measure.media import Pixels
+from accel.measure.media import Pixels, to_pixels
 from accel.rendering.pipeline_arguments import arguments_of
 
 Say = Callable[[Update], None]
@@ -40,7 +40,7 @@ _TUNED_BY = ("prompt", "num_inference_steps")  # arguments that `tune` takes by 
 
 
 class Renderer:
-    """Makes pairs. `pair` and `sweep` belong to the one thread that runs jobs; `is_cached` may be asked by any.
+    """Makes pairs. `pair` and `sweep` belong to the one thread that runs jobs; `kept_since` may be asked by any.
 
     folder: for the clips. fps: of the videos.
     """
@@ -51,9 +51,10 @@ class Renderer:
             limits.baseline_bytes, lambda kept: kept.made.nbytes + kept.side.nbytes
         )
 
-    def is_cached(self, settings: StudioSettings) -> bool:
-        """Whether the baseline of these settings is at hand."""
-        return settings.baseline_key() in self._baselines
+    def kept_since(self, settings: StudioSettings) -> float | None:
+        """When the baseline of these settings was made, in seconds since 1970; None where it is not at hand."""
+        kept = self._baselines.get(settings.baseline_key())
+        return None if kept is None else kept.when
 
     def is_loaded(self, model: str, say: Say) -> LoadedModel:
         """The model, loaded if need be."""
@@ -141,6 +142,43 @@ class Renderer:
                     raise
                 return replace(settings, recipe=replace(error.nearest, name="nearest")), sentence(error)
         return replace(settings, recipe=replace(recipe, name="tuned")), _OF_ONE_PROMPT
+
+    def drafts(
+        self, settings: StudioSettings, seeds: Sequence[int], say: Say, cancelled: Callable[[], bool]
+    ) -> tuple[SeedDraft, ...]:
+        """What each seed becomes, seen after a tenth of its evaluations or a little more (`accel.draft`)."""
+        from accel.drafting.drafts import draft
+
+        held, given = self._seeds_call(settings, say)
+        found: tuple[SeedDraft, ...] = ()
+        for number, seed in enumerate(seeds):
+            say(Update("accelerated", number, len(seeds), drafts=found, note=f"seed {seed}"))
+            with guard_run(held.pipe, Guard(cancelled)):
+                frames = draft(held.pipe, settings.prompt, seed=seed, **given).frames
+            found = (*found, SeedDraft(seed, to_pixels(frames[len(frames) // 2])))
+        return found
+
+    def best_seed(
+        self, settings: StudioSettings, seeds: Sequence[int], say: Say, cancelled: Callable[[], bool]
+    ) -> tuple[StudioSettings, str]:
+        """The settings with the seed that a verifier likes best (`accel.best_of`), and what there is to say about it.
+
+        Raises ValueError for models that no verifier is known for.
+        """
+        from accel.drafting.halving import best_of
+
+        verifier = verifier_of(settings.model)
+        held, given = self._seeds_call(settings, say)
+        say(Update("accelerated", note=f"{len(seeds)} seeds, the worse half dropped after each look"))
+        with guard_run(held.pipe, Guard(cancelled)):
+            found = best_of(held.pipe, settings.prompt, seeds=seeds, verifier=verifier, **given)
+        return replace(settings, seed=found.seed), f"Best: {found}."
+
+    def _seeds_call(self, settings: StudioSettings, say: Say) -> tuple[LoadedModel, dict[str, Any]]:
+        """The model, and what its call is given beside prompt and noise."""
+        held = self.is_loaded(settings.model, say)
+        self._shelf.admit(settings)
+        return held, {name: value for name, value in arguments_of(settings.job()).items() if name != "prompt"}
 
     def pair(self, base: StudioSettings, point: SweepPoint, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""

@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, get_args
 
+from accel.app import shipped
 from accel.app.byte_lru import ByteLRU
 from accel.app.costs import Costs
 from accel.app.job_queue import JobQueue, Ticket
 from accel.app.job_stream import Updates, job_updates, sentence
 from accel.app.limits import Limits
-from accel.app.models import Loader, ModelPool
+from accel.app.models import Loader, ModelPool, check_prompt, verifier_of
 from accel.app.pair import Cost, Pair, PairSummary, StudioError, Update, Vote, Winner
 from accel.app.renderer import Renderer, StudioGoal
 from accel.app.scratch import Scratch
@@ -68,6 +69,7 @@ class Studio:
         self._pairs: ByteLRU[Pair] = ByteLRU(self.limits.history_bytes, attrgetter("nbytes"))
         self._histories: OrderedDict[str, list[str]] = OrderedDict()
         self._lock = threading.Lock()
+        self._example: Pair | None = None
 
     def __enter__(self) -> Studio:
         return self
@@ -84,6 +86,14 @@ class Studio:
     def models(self) -> list[str]:
         """Models to choose from."""
         return self._shelf.names()
+
+    def example(self, model: str) -> Pair | None:
+        """A comparison that was made before, to show while nothing has run; None for models without one."""
+        if model != shipped.MODEL:
+            return None
+        if self._example is None:
+            self._example = shipped.shipped_pair(self.clips)
+        return self._example
 
     def prepare(self, settings: StudioSettings, user: str = "", cancel: threading.Event | None = None) -> Updates:
         """Loads the model and runs a few steps, so that the first run need not wait and its cost is known before."""
@@ -159,10 +169,51 @@ class Studio:
 
         return job_updates(self._slot, work, user, cancel)
 
+    def drafts(
+        self, settings: StudioSettings, count: int = 8, user: str = "", cancel: threading.Event | None = None
+    ) -> Updates:
+        """A quick look at so many seeds, from the settings' own on. The last update has all drafts; to finish one, run
+        the settings with its seed: a draft is what `accel.draft` shows, and finishing it gives the same clip.
+        """
+        wanted, seeds = self._check_seeds(settings, count)
+
+        def work(ticket: Ticket) -> None:
+            self._renderer.is_loaded(wanted.model, ticket.say)
+            ticket.limit(self.limits.seconds)
+            found = self._renderer.drafts(wanted, seeds, ticket.say, lambda: ticket.cancelled)
+            ticket.say(Update("done", drafts=found, note="Choose one to finish it, with the recipe as it is."))
+
+        return job_updates(self._slot, work, user, cancel)
+
+    def best_of(
+        self, settings: StudioSettings, count: int = 8, user: str = "", cancel: threading.Event | None = None
+    ) -> Updates:
+        """Finds the best of so many seeds in about one unaccelerated run (`accel.best_of`), judged by the model's own
+        verifier, and runs the settings with it: the last update's pair.
+        """
+        wanted, seeds = self._check_seeds(settings, count)
+        self._check_user(lambda: verifier_of(wanted.model))
+
+        def work(ticket: Ticket) -> None:
+            self._renderer.is_loaded(wanted.model, ticket.say)
+            ticket.limit(self.limits.seconds)
+            best, note = self._renderer.best_seed(wanted, seeds, ticket.say, lambda: ticket.cancelled)
+            pair = self._renderer.pair(best, SweepPoint("", best), ticket.say, lambda: ticket.cancelled)
+            self._remember(pair, ticket.user)
+            ticket.say(Update("done", pair=pair, note=note))
+
+        return job_updates(self._slot, work, user, cancel)
+
+    def _check_seeds(self, settings: StudioSettings, count: int) -> tuple[StudioSettings, range]:
+        wanted = self._check(settings)
+        self._check_user(lambda: self.limits.check_whole("seeds", count, 2, self.limits.seeds))
+        return wanted, range(wanted.seed, wanted.seed + count)
+
     def cost(self, settings: StudioSettings) -> Cost:
         """What `run` will take. Never waits for the device."""
         wanted = self._check(settings)
-        return self._costs.predict(wanted, self._renderer.is_cached(wanted))
+        since = self._renderer.kept_since(wanted)
+        return replace(self._costs.predict(wanted, since is not None), baseline_when=since)
 
     def manifest(self, settings: StudioSettings, grid: Axes | None = None) -> str:
         """The accelerated sides as a manifest (JSONL) for `accel render`. grid: values by "lever.setting"."""
@@ -208,7 +259,12 @@ class Studio:
         return found
 
     def _check(self, settings: StudioSettings) -> StudioSettings:
-        return self._check_user(lambda: self._calibrated(self._shelf.check_fits(settings.check(self.limits))))
+        def checked() -> StudioSettings:
+            fitting = self._shelf.check_fits(settings.check(self.limits))
+            check_prompt(fitting.model, fitting.prompt)
+            return self._calibrated(fitting)
+
+        return self._check_user(checked)
 
     def _calibrated(self, settings: StudioSettings) -> StudioSettings:
         if not self._calibrations or settings.recipe.cache is None:
@@ -230,7 +286,8 @@ class Studio:
 
     def _check_time(self, base: StudioSettings, wanted: Sequence[SweepPoint]) -> None:
         """Raises StudioError for what is predicted to take longer than the limit; the unknown has it as its end."""
-        baseline = 0.0 if self._renderer.is_cached(base) else self._costs.predict(base).seconds_baseline or 0.0
+        known = self._renderer.kept_since(base) is not None
+        baseline = 0.0 if known else self._costs.predict(base).seconds_baseline or 0.0
         costs = [self._costs.predict(point.settings) for point in wanted]
         seconds = baseline + sum(cost.seconds_accelerated or cost.seconds_baseline or 0.0 for cost in costs)
         if seconds > self.limits.seconds:

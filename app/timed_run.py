@@ -58,7 +58,7 @@ def run_timed(
         raise ValueError(wrong[0])
     _warm_up(held, job, settings.recipe, cancelled)
     made, fields = _call(held, job, settings.recipe, cancelled, tell)
-    return TimedRun(made, _side(made, job, folder, fields), time.time())
+    return TimedRun(made, kept_side(made, job, folder, fields), time.time())
 
 
 def _warm_up(held: LoadedModel, job: Job, recipe: Recipe, cancelled: Callable[[], bool]) -> None:
@@ -126,8 +126,8 @@ def _unclipped(decoded: torch.Tensor | None, clip: Clip, rough: bool) -> Clip:
     return found if rough or np.allclose(np.clip(found, 0.0, 1.0), clip, atol=0.02) else clip
 
 
-def _side(made: PipelineOutput, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
-    """Writes the output to a file, and its sound to one for the page's player."""
+def kept_side(made: PipelineOutput, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
+    """Writes the output to a file, and its sound to one for the page's player: they are deleted with what is returned."""
     data, suffix = encode(job, made)
     heard = () if made.sound is None else (_written(folder, job.id, encode_wav(made.sound), ".wav"),)
     return _shown(made, _written(folder, job.id, data, suffix), heard, fields)

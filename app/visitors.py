@@ -22,11 +22,13 @@ _REMEMBERED = 8192
 
 @dataclass(frozen=True)
 class Visitor:
-    """One open page, or one client; not a person. key: of no use to anybody else, and of none after the server's end.
-    address: where the request came from. streams: over which its answers may leave.
+    """One open page, or one client. key: of no use to anybody else, and of none after the server's end. browser: the
+    same for all pages of a browser, also after a reload; whose runs and votes these are. address: where the request
+    came from. streams: over which its answers may leave.
     """
 
     key: str
+    browser: str
     address: str
     streams: tuple[str, ...]
 
@@ -40,7 +42,8 @@ def visitor(request: gr.Request) -> Visitor:
     client = request.request.client if request.request else None
     event = str(LocalContext.event_id.get(None) or secrets.token_hex())
     key = hash_text(f"{cookie}/{session or event}")
-    return Visitor(key, client.host if client else "", (hash_text(session), hash_text(event)))
+    browser = hash_text(f"{cookie}/") if cookie else key
+    return Visitor(key, browser, client.host if client else "", (hash_text(session), hash_text(event)))
 
 
 def hash_text(text: str) -> str:

@@ -87,7 +87,7 @@ class TCD(FewStep):
     eta: gamma in the paper. 0 follows the path (DDIM, Euler) and is right for models that were distilled for it; 1 is
     LCM. Noise hides the errors of earlier outputs: 0.3 is the authors' choice, more with many steps, and 0 to 0.2 where
     a model was distilled in phases (PCM, Hyper-SD). Flow models have no timesteps: there it is the flow time that is
-    multiplied. Memory: none.
+    multiplied. Memory: none. Not for models that were not distilled.
     """
 
     eta: float = setting(0.3, 0.0, 1.0, "how far below the next noise level to go first; 0 adds no noise")
@@ -115,7 +115,7 @@ class TDD(TCD):
 
     eta: 0.2 with the published LoRAs at 4 to 8 steps and guidance 1.7 to 2. spacing "uneven": the authors' timesteps
     for 5, 6 and 7 steps. Where the clean estimates are clipped (clip=1, quantile=0.995, clip_steps=1), what they imply
-    about the noise follows them. Memory: none.
+    about the noise follows them. Memory: none. Not for models that were not distilled.
     """
 
     eta: float = setting(0.2, 0.0, 1.0, "how far below the next noise level to go first; 0 adds no noise")

@@ -21,7 +21,10 @@ EDGE = 1e-6  # log-SNR is infinite at pure noise, where flow models start; diffu
 
 @dataclass(frozen=True)
 class SchedulerSolver(Sampler):
-    """The scheduler's own update, for other noise levels (`sigmas`) or fewer steps (`steps`) alone. Memory: none."""
+    """The scheduler's own update, for other noise levels (`sigmas`) or fewer steps (`steps`) alone. Memory: none.
+
+    Not a better solver: with fewer steps it is what the pipeline gives with so many.
+    """
 
     @property
     def depth(self) -> int:
@@ -47,7 +50,8 @@ class PseudoCorrector(Sampler):
 
     x_i = x_(i-1) + h_(i-1) (v_(i-1) + v_i) / 2 with v_i from the uncorrected point, then x_i + h_i v_i goes to the
     pipeline. In terms of the point that the pipeline holds this is x + (h_i + h_(i-1)/2) v_i - h_(i-1)/2 v_(i-1), so a
-    pipeline that changes its latents between steps (inpainting) is not undone. Memory: one latent in float32.
+    pipeline that changes its latents between steps (inpainting) is not undone. Memory: one latent in float32. Not to
+    stay near the pipeline's own output: it comes nearer to many steps.
     """
 
     @classmethod
@@ -72,7 +76,7 @@ class AdamsBashforth(Sampler):
 
     Order 2 is Euler with the velocity extrapolated to the middle of the step. A velocity that bends sharply is
     overshot: where steps are few and guidance is high, the pseudo-corrector is safer, and order 3 is for long smooth
-    runs. Memory: order - 1 latents in float32.
+    runs. Memory: order - 1 latents in float32. Not for few steps at high guidance.
     """
 
     order: int = setting(2, 2, 3, "velocities used; the order of convergence", dial=True)
@@ -96,7 +100,8 @@ class DPMSolver(Sampler):
 
     order 2 is "2M" with the midpoint rule, 1 is DDIM. The last step of a run is of order 1, because to noise level 0 it
     is infinitely long in log-SNR. (The "3M" of the published code and of diffusers lacks a factor of 2 in its second
-    difference and converges with order 2 only; take UniPC(3).) Memory: one latent in float32.
+    difference and converges with order 2 only; take UniPC(3).) Memory: one latent in float32. Not to stay near the
+    pipeline's own output: it comes nearer to many steps.
     """
 
     order: int = setting(2, 1, 2, "clean estimates used", dial=True)
@@ -126,7 +131,7 @@ class UniPC(Sampler):
 
     The corrector is applied as a difference to what the pipeline holds, which is the same as diffusers' formula until a
     pipeline changes its latents between steps (inpainting), and then keeps the change. Memory: `order` latents in
-    float32.
+    float32. Not to stay near the pipeline's own output: it comes nearer to many steps.
     """
 
     order: int = setting(2, 1, 3, "clean estimates that the predictor uses", dial=True)

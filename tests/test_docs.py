@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import sys
 import tokenize
@@ -13,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import diffusers
 import pytest
@@ -21,6 +23,7 @@ import torch
 import accel
 from accel import families
 from accel.method import RETIRED, Method
+from accel.rendering.fields import FIELDS
 from tests.tiny import TINY, run
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +121,78 @@ def test_commands_of_the_repository_exist(page: Path) -> None:
         assert re.search(rf"^{max(target)}:", makefile, re.MULTILINE), target
 
 
+@every_page
+def test_python_in_the_pages_can_be_read(page: Path) -> None:
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        compile(block, page.name, "exec")
+
+
+def blocks_of(text: str) -> list[str]:
+    """The Python in it."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_on_batches_has_every_field_of_a_manifest() -> None:
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    table = "".join(re.findall(r"^\| (`.*?) \|", page.partition("## Fields of a manifest")[2], re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", table)) == {*FIELDS, "grid"}
+
+
+def test_the_navigation_of_the_site_names_pages_that_exist() -> None:
+    named = re.findall(r"^ +- ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    made = {"index.md", "contributing.md", "changelog.md"}  # from files beside docs/
+    assert {name for name in named if not (ROOT / "docs" / name).exists()} == made
+
+
+QUICK = {"FLUX": "flux", "SDXL": "sdxl", "Wan": "wan", "LTX": "ltx", "Qwen-Image": "qwen_image"}
+QUICK |= {"HunyuanVideo": "hunyuan_video"}
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_quick_starts_run(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are printed, on small random weights in the place of those that would be downloaded. Of the call, the
+    names of its arguments and the number of steps are the page's; prompt and sizes are the small pipeline's.
+    """
+    text = (ROOT / "docs" / "quick-starts.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {family}\n")[2].partition("\n## ")[0]
+    tiny = TINY[QUICK[family]]
+    pipe = tiny.build()
+    kind, reports = type(pipe), []
+
+    class Small:
+        """The class that the page names."""
+
+        def __init__(self) -> None:
+            self.vae = MagicMock()
+
+        @classmethod
+        def from_pretrained(cls, name: str, **_: Any) -> Any:
+            return cls()
+
+        def to(self, device: str) -> Any:
+            assert device == "cuda"
+            return self
+
+        def __call__(self, *args: Any, **given: Any) -> Any:
+            inspect.signature(kind.__call__).bind(self, *args, **given)
+            steps = given.get("num_inference_steps", 50)
+            pipe(**tiny.arguments(pipe), num_inference_steps=steps, output_type="latent")
+            return MagicMock()
+
+    def accelerate(_: Any, *args: Any, **levers: Any) -> Any:
+        reports.append(attach(pipe, *args, **levers))
+
+    attach = accel.accelerate
+    monkeypatch.setattr(accel, "accelerate", accelerate)
+    monkeypatch.setattr(diffusers, kind.__name__, Small)
+    for part in ("AutoencoderKLWan", "HunyuanVideoTransformer3DModel"):
+        monkeypatch.setattr(diffusers, part, Small)
+    monkeypatch.setattr(diffusers.utils, "export_to_video", MagicMock())
+    exec(blocks_of(section)[0], {})
+    report = reports[0].report()
+    assert report.steps >= 50 and report.predicted > 0
+
+
 @pytest.fixture(scope="module")
 def page_on_caches() -> Iterator[dict[str, Any]]:
     """What the first block of `docs/add-a-cache.md` defines."""
@@ -131,8 +206,7 @@ def page_on_caches() -> Iterator[dict[str, Any]]:
 
 
 def python_blocks() -> list[str]:
-    text = (ROOT / "docs" / "add-a-cache.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return blocks_of((ROOT / "docs" / "add-a-cache.md").read_text(encoding="utf-8"))
 
 
 def test_the_cache_of_the_page_goes_through_a_file_and_is_undone(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,12 @@ def add_render(commands: Any) -> None:
         "render every line of a manifest; run it again after a crash, and it goes on where it stopped",
         "render jobs.jsonl --model ./wan --recipe balanced --out renders",
         "render jobs.csv --model pocket:video --grid seed=1,2 --dry-run",
+        "render jobs.jsonl --set draft=true --set repeat=16 --out drafts",
+        "render drafts/00003-*.mp4 drafts/00011-*.mp4 --set draft=false --out chosen",
     )
-    command.add_argument("manifest", metavar="MANIFEST", type=Path, help=".jsonl, .csv, or a file rendered earlier")
+    command.add_argument(
+        "manifest", metavar="MANIFEST", type=Path, nargs="+", help=".jsonl or .csv; or files that were rendered earlier"
+    )
     command.add_argument("--out", type=Path, default=Path("renders"), help="folder for the results (renders)")
     command.add_argument("--model", help="for lines that name none: pocket:video, a diffusers folder, or a model id")
     command.add_argument("--recipe", help="preset, recipe file or off, for lines that name none (balanced)")
@@ -42,6 +48,9 @@ def add_render(commands: Any) -> None:
         default=1,
         help="jobs per call, or auto for small ones; above 1 last bits may differ (1)",
     )
+    command.add_argument(
+        "--verifier", metavar="MODULE:FUNCTION", help="judges for lines with best_of: function(frames, prompt) -> score"
+    )
     command.add_argument("--metrics", action="store_true", help="compare each job with its unaccelerated self")
     command.add_argument("--no-embed", dest="embed", action="store_false", help="no settings inside the files")
     command.add_argument("--dry-run", action="store_true", help="check everything and say what would be rendered")
@@ -61,16 +70,18 @@ def render_manifest(options: argparse.Namespace) -> int:
         "grid": parse_settings(options.grid, several=True),
         "dtype": options.dtype,
         "calibration": options.calibration,
+        "verifier": None if options.verifier is None else _function(options.verifier),
     }
+    manifest = options.manifest if len(options.manifest) > 1 else options.manifest[0]
     if options.output is not None:
         planned["output"] = options.output
     if options.dry_run:
-        plan = plan_for(options.model, options.manifest, **planned)
+        plan = plan_for(options.model, manifest, **planned)
         show(overview(plan, options.out, options.shard))
         return 0
     summary = render(
         options.model,
-        options.manifest,
+        manifest,
         options.out,
         **planned,
         shard=options.shard,
@@ -99,3 +110,15 @@ def _engine(options: argparse.Namespace) -> Engine | None:
     if options.address is not None:
         raise ValueError("--address is of a Ray cluster; add --engine ray.")
     return None if options.workers in (None, 1) else Processes(options.workers)
+
+
+def _function(text: str) -> Any:
+    """The function that is named, of a module that Python finds from here."""
+    name, _, function = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--verifier is like mymodule:score, and {text!r} cannot be imported: {error}.") from None
+    finally:
+        sys.path.pop(0)

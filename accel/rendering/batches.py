@@ -8,6 +8,7 @@ from typing import Any, Literal
 from accel.rendering.inputs import FILES
 from accel.rendering.jobs import Job, JobGroup, group_jobs
 from accel.rendering.pipeline_arguments import parameters_of
+from accel.rendering.seeds import looks_at_seeds
 
 Batch = int | Literal["auto"]
 AUTO: Literal["auto"] = "auto"
@@ -45,7 +46,8 @@ def make_batches(
 
 def may_share_call(job: Job, batch: Batch, kind_of: Callable[[str], type | None]) -> int:
     """How many jobs of its group may share a call. Pipelines take one picture or video to start from."""
-    if batch == 1 or any(getattr(job, name) is not None for name in FILES) or job.prompt is None:
+    alone = looks_at_seeds(job) or any(getattr(job, name) is not None for name in FILES)
+    if batch == 1 or alone or job.prompt is None:
         return 1
     if batch != AUTO:
         return batch

@@ -31,6 +31,7 @@ from accel.rendering.pipeline_arguments import plain_class
 from accel.rendering.plan import DEFAULT_TEMPLATE, GivenPipeline, RenderPlan, make_plan
 from accel.rendering.processes import Processes
 from accel.rendering.progress import Progress, progress
+from accel.rendering.seeds import Verifier
 from accel.rendering.summary import RenderInterrupted, RenderSummary
 
 
@@ -55,6 +56,7 @@ def render(
     progress_bar: bool = True,
     workers: int = 1,
     engine: Engine | None = None,
+    verifier: Verifier | None = None,
 ) -> RenderSummary:
     """Renders every line of a manifest into a folder. Run it again after a crash: finished jobs are not repeated.
 
@@ -85,6 +87,8 @@ def render(
         device, dtype: for models that are loaded here.
         workers: processes on this machine, each with its own copy of the model, where there are GPUs each with its own.
             Models must be given by name, and a script must call `render` below `if __name__ == "__main__":`.
+        verifier: judges for lines with the field `best_of`, as that of `accel.best_of`; pocket models have their own.
+            With workers it must be a function of a module, which they import.
         engine: who renders: `Processes`, `Ray` or an Engine of your own; left out, this process or `workers` processes.
 
     Raises ManifestError with all that is wrong in a manifest before any model loads, Busy where another process renders
@@ -96,11 +100,11 @@ def render(
     engine = _engine(given, workers, engine)
     plan = plan_for(
         pipe, manifest, recipe=recipe, calibration=calibration, defaults=defaults, overrides=overrides, grid=grid,
-        output=output, dtype=dtype,
+        output=output, dtype=dtype, verifier=verifier,
     )  # fmt: skip
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
-    settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics)
+    settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics, verifier)
     return driver.run(engine, settings, batch, retry_failed=retry_failed, shown=progress_bar)
 
 
@@ -128,6 +132,7 @@ def plan_for(
     grid: Mapping[str, Sequence[Any]] | None = None,
     output: str = DEFAULT_TEMPLATE,
     dtype: str | None = None,
+    verifier: Verifier | None = None,
 ) -> RenderPlan:
     """The jobs that :func:`render` would render with these arguments; nothing is loaded or written."""
     from accel.presets import DEFAULT
@@ -145,7 +150,7 @@ def plan_for(
     fallback |= defaults or {}
     return make_plan(
         manifest, given=given, defaults=fallback, overrides=overrides, grid=grid, template=output,
-        calibrations=calibrations(calibration),
+        calibrations=calibrations(calibration), verifier=verifier,
     )  # fmt: skip
 
 

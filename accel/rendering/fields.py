@@ -19,6 +19,8 @@ FORMATS = ("png", "webp", "mp4", "wav", "flac")
 MEDIA = tuple(f".{name}" for name in FORMATS)
 """The suffixes of files that a render makes, all of which can hold their settings."""
 MOST_REPEATS = 100_000
+DRAFT_SHARE = 0.25  # as that of accel.draft
+MOST_SEEDS = 10_000  # that one line compares
 MOST_PIXELS = 65_536  # of a side
 LONGEST_TEXT, LONGEST_NAME = 131_072, 4_096  # characters
 MOST_ARGUMENTS = 2**20  # characters, as JSON
@@ -152,6 +154,15 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _draft(value: Any) -> float | None:
+    """true, or the share of a run; false and 0 are no draft."""
+    if isinstance(value, bool):
+        return DRAFT_SHARE if value else None
+    if not 0.0 <= _number(value) <= 1.0:
+        raise ValueError(f"must be true, or the share of a run from 0 to 1, not {quote(value)}.")
+    return float(value) or None
+
+
 def _rate(value: Any) -> float:
     if _number(value) <= 0:
         raise ValueError(f"must be above 0, not {quote(value)}.")
@@ -234,6 +245,8 @@ FIELDS: dict[str, Field] = {
     "prompt": Field(_text, text=True),
     "negative_prompt": Field(_text, text=True),
     "seed": Field(_whole(0)),
+    "draft": Field(_draft),
+    "best_of": Field(_whole(2, MOST_SEEDS)),
     "repeat": Field(_whole(1, MOST_REPEATS)),
     "steps": Field(_whole(1, 100_000)),
     "size": Field(_size),

@@ -17,19 +17,8 @@ from accel.rendering.inputs import FILES
 DIGITS = 16
 DEFAULT_FPS = 16.0
 
-_SETTINGS = (
-    "model",
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "width",
-    "height",
-    "frames",
-    "guidance",
-    "dtype",
-    "strength",
-)
+_CALL = ("prompt", "negative_prompt", "seed", "steps", "width", "height", "frames", "guidance")
+_SETTINGS = ("model", *_CALL, "dtype", "strength", "draft", "best_of")
 _LINE = (*_SETTINGS, "recipe", *FILES, "lora", "arguments", "format", "fps", "output")
 
 
@@ -37,9 +26,10 @@ _LINE = (*_SETTINGS, "recipe", *FILES, "lora", "arguments", "format", "fps", "ou
 class Job:
     """One picture or clip. Plain data: it travels to other processes and machines as it is.
 
-    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. What `FILES`
-    names are absolute paths, as are the weights in `lora`; `inputs` are the hashes of their content. The last three
-    fields say where the job comes from and what its file is called; they are no part of its identity.
+    A field that is None is left to the pipeline's own default. `recipe` is the plain data of a Recipe. `draft` is the
+    share of a run after which it is looked at, `best_of` how many seeds are compared, from `seed` on. What `FILES` name
+    are absolute paths, as are the weights in `lora`; `inputs` are the hashes of their content. The last three fields
+    say where the job comes from and what its file is called; they are no part of its identity.
     """
 
     model: str
@@ -53,6 +43,8 @@ class Job:
     guidance: float | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
+    draft: float | None = None
+    best_of: int | None = None
     image: str | None = None
     video: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)

@@ -54,7 +54,7 @@ def read_manifest(source: Any) -> tuple[str, Path, list[Line], list[Problem]]:
     """The name of the manifest, the folder that its paths are relative to, its lines, and those that cannot be read.
 
     `source` is a file that ends in .jsonl, .csv, or is a rendered picture or video with embedded settings; or a list of
-    prompts or of dicts. Raises ValueError for a file that is missing or that is no text.
+    prompts, dicts, or paths of such files. Raises ValueError for a file that is missing or that is no text.
     """
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source))
@@ -64,6 +64,8 @@ def read_manifest(source: Any) -> tuple[str, Path, list[Line], list[Problem]]:
     for number, item in enumerate(source, 1):
         if isinstance(item, str):
             lines.append(Line(number, {"prompt": item}))
+        elif isinstance(item, os.PathLike):
+            lines.append(Line(number, rendered_line(Path(item))))
         elif isinstance(item, Mapping):
             lines.append(Line(number, {str(name): value for name, value in item.items()}))
         else:
@@ -71,12 +73,17 @@ def read_manifest(source: Any) -> tuple[str, Path, list[Line], list[Problem]]:
     return "the list", Path.cwd(), lines, problems
 
 
+def rendered_line(path: Path) -> dict[str, Any]:
+    """The settings inside a file that was rendered earlier."""
+    from accel.rendering.encoding import settings_of
+
+    return settings_of(path)
+
+
 def _from_file(path: Path) -> tuple[str, Path, list[Line], list[Problem]]:
     folder = path.absolute().parent
     if path.suffix.lower() in MEDIA:
-        from accel.rendering.encoding import settings_of
-
-        return path.name, folder, [Line(1, settings_of(path))], []
+        return path.name, folder, [Line(1, rendered_line(path))], []
     try:
         data = read_bounded(path, MOST_BYTES)
         text = data.decode("utf-8-sig")

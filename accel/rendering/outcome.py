@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accel.rendering.machine import machine
+from accel.rendering.seeds import Verifier
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of a whole render. `parts` is the folder for files that are not published yet."""
+    """The settings of a whole render. `parts` is the folder for files that are not published yet, `verifier` judges for
+    lines with `best_of`."""
 
     parts: Path
     device: str | None = None
     embed: bool = True
     metrics: bool = False
+    verifier: Verifier | None = None
 
 
 @dataclass(frozen=True)

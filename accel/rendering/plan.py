@@ -20,6 +20,7 @@ from accel.rendering.inputs import FILES, check_input
 from accel.rendering.jobs import Job, digest, file_digest
 from accel.rendering.manifest import MOST_JOBS, Line, ManifestError, Problem, expand_grid, grid_problems, read_manifest
 from accel.rendering.pipeline_arguments import class_of, missing_model, refused_sizes, wrong_arguments
+from accel.rendering.seeds import Verifier, unjudged
 
 OFF = "off"
 DEFAULT_TEMPLATE = "{index:05d}-{slug}-{id:.8}"
@@ -66,13 +67,14 @@ def make_plan(
     grid: Mapping[str, Sequence[Any]] | None = None,
     template: str = DEFAULT_TEMPLATE,
     calibrations: Sequence[Calibration] = (),
+    verifier: Verifier | None = None,
 ) -> RenderPlan:
     """Reads and checks a manifest without loading a model.
 
     given: the pipeline that renders everything; None where the lines name their models.
     defaults: fields for lines that leave them out. overrides: fields that win over what the lines say.
     grid: lists of values by field; each line is rendered with every combination.
-    calibrations: of the model: what recipes take of them is in the jobs.
+    calibrations: of the model: what recipes take of them is in the jobs. verifier: judges for lines with best_of.
     Raises ManifestError with everything that is wrong, and ValueError for a manifest that cannot be read at all.
     """
     name, folder, lines, problems = read_manifest(manifest)
@@ -81,7 +83,7 @@ def make_plan(
         problems.append(Problem(0, problem))
     if not lines and not problems:
         problems.append(Problem(0, "there is nothing to render; write a line for each job."))
-    reader = _Reader(folder, given, dict(defaults or {}), template, calibrations)
+    reader = _Reader(folder, given, dict(defaults or {}), template, calibrations, verifier)
     jobs, asked, pending = _Jobs(), 0, deque[tuple[Job, int]]()
     for line in expand_grid(lines, overrides or {}, grid or {}) if not grid_problems(grid or {}) else ():
         if isinstance(line, Problem):
@@ -116,8 +118,9 @@ class _Reader:
         defaults: dict[str, Any],
         template: str,
         calibrations: Sequence[Calibration],
+        verifier: Verifier | None,
     ) -> None:
-        self._calibrations = calibrations
+        self._calibrations, self._verifier = calibrations, verifier
         self._folder, self._given, self._defaults, self._template = folder, given, defaults, template
         self._recipes: dict[str, dict[str, Any] | str] = {}
         self._missing: dict[str, str] = {}
@@ -143,7 +146,7 @@ class _Reader:
         if problems:
             return None, 0, problems
         job = Job(**values, output=template, line=line.number)
-        wrong = self._arguments(job)
+        wrong = unjudged(job, self._verifier) + self._arguments(job)
         return (None if wrong else job), repeat, wrong
 
     def _model(self, model: str | None) -> tuple[str, list[str]]:

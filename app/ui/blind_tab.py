@@ -53,7 +53,7 @@ class BlindTab:
 
     def _ask(self, before: Question | None, request: gr.Request) -> list[Any]:
         try:
-            user = visitor(request).key
+            user = visitor(request).browser
             runs = self._studio.history(user)
             others = [run for run in runs if before is None or run.key != before[0]] or runs
             if not others:
@@ -69,7 +69,7 @@ class BlindTab:
         key, swapped = question
         winner: Winner = "same" if answer == "same" else ("accelerated" if (answer == "A") == swapped else "baseline")
         try:
-            user = visitor(request).key
+            user = visitor(request).browser
             pair = self._studio.pair(key, user)
             self._studio.vote(key, winner, user)
             told = reveal_html(pair, swapped, winner)

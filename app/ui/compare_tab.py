@@ -18,6 +18,7 @@ from accel.app.ui.keep_values import keep_values
 from accel.app.ui.pair_view import build_stage, stage_values
 from accel.app.ui.progress import live_state, note_html, problem_html
 from accel.app.ui.running import Running
+from accel.app.visitors import visitor
 from accel.rendering.fields import MEDIA
 
 _EMPTY = (
@@ -41,6 +42,7 @@ class CompareTab:
         with gr.Row(elem_classes="halves-page"):
             with gr.Column(scale=1, min_width=320, elem_classes="settings"):
                 prompt = build_prompt(prompts)
+                self._grammar = gr.HTML(grammar_html(model), elem_id="grammar", apply_default_css=False)
                 with gr.Row(elem_classes="pair"):
                     self._generate = gr.Button(
                         "Generate", variant="primary", elem_id="generate", min_width=120, scale=3
@@ -53,7 +55,7 @@ class CompareTab:
                 self._told = [self._cost, self._python, self._command]
             with gr.Column(scale=3, min_width=340, elem_classes="stage-column"):
                 self._progress = live_state(elem_id="progress")
-                self.stage = build_stage(_EMPTY, "compare")
+                self.stage = build_stage(_EMPTY, "compare", studio.example(model))
         self._wire()
 
     def _draw_code(self) -> None:
@@ -79,6 +81,16 @@ class CompareTab:
             page, f"settings of a page for {self._model}", [*self.controls.settings, self.controls.locked]
         )
         resumed.then(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
+        page.load(self._last, None, self.stage.outputs, **QUIET)
+
+    def _last(self, request: gr.Request) -> list[Any]:
+        """What this browser made last, so that it is there again after a reload."""
+        user = visitor(request).browser
+        try:
+            runs = self._studio.history(user)
+            return stage_values(self._studio.pair(runs[0].key, user) if runs else None)
+        except StudioError:  # it has just been forgotten
+            return stage_values(None)
 
     def _wire(self) -> None:
         settings = self.controls.settings
@@ -89,6 +101,7 @@ class CompareTab:
         generated.then(self._tell, settings, self._told, **QUIET | BOUNDED)
         self._cancel.click(self._running.stop_quietly, **QUIET)
         changes = [component.change for component in settings]
+        self.controls.model.change(grammar_html, self.controls.model, self._grammar, **QUIET)
         gr.on(changes, self._tell, settings, self._told, trigger_mode="always_last", **QUIET | BOUNDED)
         restored = [*settings, self._progress]
         self._dropped.upload(self._restore, self._dropped, restored, **QUIET | uploads.BOUNDED)
@@ -129,3 +142,17 @@ class CompareTab:
             gr.Warning(escape(str(error)))
             return [gr.skip()] * len(self.controls.settings) + [problem_html(str(error))]
         return [*values_of(settings), note_html("The settings of the file are restored.")]
+
+
+def grammar_html(model: str) -> str:
+    """What a pocket model understands; nothing for others, which take any prompt."""
+    if not (model or "").startswith("pocket:"):
+        return ""
+    from accel.pocket.scenes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+
+    lists = {"COLOUR": COLOURS, "SHAPE": SHAPES, "MOTION": MOTIONS, "BACKGROUND": BACKGROUNDS}
+    words = "".join(f"<dt>{name}</dt><dd>{', '.join(each)}</dd>" for name, each in lists.items())
+    return (
+        "<details><summary>This small model reads one sentence: a COLOUR SHAPE MOTION on a BACKGROUND background."
+        f"</summary><dl>{words}</dl></details>"
+    )

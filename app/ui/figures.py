@@ -17,6 +17,13 @@ def decibels(value: float | None) -> str:
     return "identical" if value >= IDENTICAL else f"{value:.1f} dB"
 
 
+def fidelity_words(psnr: float | None) -> str:
+    """What a PSNR against the unaccelerated clip is worth to the eye."""
+    worth = ((40.0, "nothing to see"), (30.0, "seen side by side only"), (24.0, "details differ"))
+    words = next((words for least, words in worth if psnr is not None and psnr >= least), "another take")
+    return "fidelity (PSNR)" + (f": {words}" if psnr is not None else "")
+
+
 def seconds(value: float | None) -> str:
     """A time for people: 0.42 s, 12.3 s, 3 min 20 s."""
     if value is None:
@@ -41,7 +48,7 @@ def headline_html(pair: Pair) -> str:
     )
     shown = [
         (*_speed(speedup, fast.idle), "speedup"),
-        (decibels(quality), f"fidelity ({name})", "psnr"),
+        (decibels(quality), fidelity_words(quality) if name == "PSNR" else f"fidelity ({name})", "psnr"),
         (second[1], second[0], "ssim"),
         (
             f"{seconds(base.seconds['total'])} → {seconds(fast.seconds['total'])}",
@@ -104,7 +111,8 @@ def cost_html(cost: Cost) -> str:
         told = "measured" if cost.source == "measured" else "about"
         parts.append(f"accelerated {told} <b>{seconds(cost.seconds_accelerated)}</b>")
     if cost.baseline_cached:
-        parts.append("unaccelerated <b>kept from before</b>")
+        since = f" from {moment(cost.baseline_when)}" if cost.baseline_when is not None else ""
+        parts.append(f"unaccelerated <b>kept{since}</b>")
     elif cost.seconds_baseline is not None:
         parts.append(f"unaccelerated <b>{seconds(cost.seconds_baseline)}</b>")
     if cost.computed_share is not None:

@@ -27,12 +27,12 @@ class HistoryTab:
         table.select(self._load, keys, [tabs, *compare.stage.outputs, *compare.controls.settings], **QUIET)
 
     def _refresh(self, request: gr.Request) -> list[Any]:
-        runs = self._studio.history(visitor(request).key)
+        runs = self._studio.history(visitor(request).browser)
         return [history_html(runs), [run.key for run in runs]]
 
     def _load(self, keys: list[str], event: gr.EventData, request: gr.Request) -> list[Any]:
         try:
-            pair = self._studio.pair(keys[event.index], visitor(request).key)
+            pair = self._studio.pair(keys[event.index], visitor(request).browser)
         except StudioError as error:
             gr.Warning(escape(str(error)))
             return [gr.skip(), *stage_values(None), *[gr.skip()] * self._fields]

@@ -28,12 +28,13 @@ class PairView:
         return [self.headline, self.viewer, self.details]
 
 
-def build_stage(empty: str, name: str) -> PairView:
-    """Draws an empty stage into the present column. `name` begins the ids of its components."""
+def build_stage(empty: str, name: str, pair: Pair | None = None) -> PairView:
+    """Draws a stage, with this pair or empty, into the present column. `name` begins the ids of its components."""
+    headline, shown, details = (None, None, None) if pair is None else stage_values(pair)
     return PairView(
-        gr.HTML(elem_id=f"{name}-headline", apply_default_css=False),
-        viewer(empty, elem_id=f"{name}-viewer"),
-        gr.HTML(elem_id=f"{name}-details", apply_default_css=False),
+        gr.HTML(headline, elem_id=f"{name}-headline", apply_default_css=False),
+        viewer(empty, shown, elem_id=f"{name}-viewer"),
+        gr.HTML(details, elem_id=f"{name}-details", apply_default_css=False),
     )
 
 

@@ -15,7 +15,7 @@ import gradio as gr
 from accel.app.pair import Stage, Update
 from accel.app.ui.assets import read
 from accel.app.ui.figures import seconds
-from accel.measure.media import encode_png
+from accel.measure.media import Pixels, encode_png
 
 _MOST_SECONDS = 0.12  # between two updates: more would only keep the browser busy
 _STAGES: tuple[str, ...] = get_args(Stage)  # in their order
@@ -62,13 +62,17 @@ def progress_html(update: Update) -> str:
     )
     preview = ""
     if update.preview is not None:
-        data = base64.b64encode(encode_png(update.preview)).decode()
-        preview = f'<img class="preview" alt="the picture so far" src="data:image/png;base64,{data}">'
+        preview = f'<img class="preview" alt="the picture so far" src="{picture_source(update.preview)}">'
     return (
         f'<div class="progress" data-said="{escape(_said(update))}" data-stage="{update.stage}" '
         f'data-step="{update.step}">{preview}'
         f'<div class="state"><p>{escape(progress_text(update))}</p><div class="tracks">{bars}</div></div></div>'
     )
+
+
+def picture_source(picture: Pixels) -> str:
+    """A picture as the address of itself."""
+    return f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"
 
 
 def progress_text(update: Update) -> str:

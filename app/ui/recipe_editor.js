@@ -101,27 +101,42 @@ function control(lever, knob) {
   const kinds = { number, integer: number, choice: select, flag, text };
   const inputs = kinds[knob.kind](lever, knob, props.value.levers[lever].values[knob.name]);
   inputs[inputs.length - 1].setAttribute("aria-label", `${lever} ${knob.name}`);
-  const name = make("span", { class: "name" }, knob.name);
+  // What it does in words, and small what Python calls it.
+  const [words, ...more] = (knob.help || knob.name.replaceAll("_", " ")).split("; ");
+  const small = make("small", {}, make("code", {}, knob.name), more.length ? ` · ${more.join("; ")}` : "");
   return make("label", { class: `knob ${knob.kind}`, title: knob.help, "data-knob": `${lever}.${knob.name}` },
-    make("span", { class: "words" }, name, make("small", {}, knob.help)), make("span", { class: "inputs" }, ...inputs));
+    make("span", { class: "words" }, make("span", { class: "name" }, words), small),
+    make("span", { class: "inputs" }, ...inputs));
+}
+
+// What stands between backticks is code.
+function quoted(words) {
+  return words.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
 }
 
 function leverBlock(lever, methods) {
   const chosen = props.value.levers[lever];
-  const options = [["", "off"], ...Object.keys(methods).map((name) => [name, name])];
+  const first = props.first[lever];
+  const names = Object.keys(methods).sort((one, other) => (other === first) - (one === first));
+  const options = names.map((name) => [name, name]);
   if (chosen && !methods[chosen.method]) options.push([chosen.method, `${chosen.method} (as it is)`]);
-  const box = make("select", { "aria-label": `${WORDS[lever]} method` },
-    ...options.map(([value, words]) => make("option", { value }, words)));
+  const drawn = options.map(([value, words]) => make("option", { value }, words));
+  if (names.includes(first)) {
+    drawn.splice(0, drawn.length, make("optgroup", { label: "take this first" }, drawn[0]),
+      ...(drawn.length > 1 ? [make("optgroup", { label: "others" }, ...drawn.slice(1))] : []));
+  }
+  const box = make("select", { "aria-label": `${WORDS[lever]} method` }, make("option", { value: "" }, "off"), ...drawn);
   box.value = chosen ? chosen.method : "";
   box.onchange = () => setMethod(lever, box.value);
   const block = make("div", { class: "lever", "data-lever": lever },
     make("label", { class: "method" }, make("b", {}, WORDS[lever]), box));
   if (!chosen || !methods[chosen.method]) return block;
   const knobs = methods[chosen.method];
-  const first = knobs.filter((knob) => knob.first);
+  const dials = knobs.filter((knob) => knob.first);
   const others = knobs.filter((knob) => !knob.first);
-  block.append(...(first.length ? first : others).map((knob) => control(lever, knob)));
-  if (first.length && others.length) {
+  block.append(make("p", { class: "told" }, ...quoted(props.told[lever][chosen.method])));
+  block.append(...(dials.length ? dials : others).map((knob) => control(lever, knob)));
+  if (dials.length && others.length) {
     const fold = make("details", {}, make("summary", {}, `${others.length} more`));
     fold.append(...others.map((knob) => control(lever, knob)));
     block.append(fold);

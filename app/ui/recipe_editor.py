@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,14 @@ from accel.app.ui.assets import read
 from accel.method import Method
 from accel.recipe import Recipe
 
+_FIRST = {
+    "cache": "OptimalSchedule",
+    "attention": "WindowResidual",
+    "guidance": "AdaptiveGuidance",
+    "sampler": "PseudoCorrector",
+    "precision": "BFloat16",
+}
+"""What to take first: the best of its lever on the most models in docs/holds.md and docs/numbers.md."""
 _OFF = Recipe(name="off")
 _OFF_PROMISE = "the same twice, which shows the noise of the measurement"
 
@@ -22,19 +32,26 @@ _OFF_PROMISE = "the same twice, which shows the noise of the measurement"
 def recipe_editor(**arguments: Any) -> gr.HTML:
     """A component whose value is what `editor_value` gives; the browser changes its "preset" and "levers"."""
     named = {name: preset.recipe for name, preset in presets.PRESETS.items()} | {"off": _OFF}
-    told = {name: preset.promise for name, preset in presets.PRESETS.items()} | {"off": _OFF_PROMISE}
+    told = {name: _promise(preset) for name, preset in presets.PRESETS.items()} | {"off": _OFF_PROMISE}
     return gr.HTML(
         value=editor_value(presets.resolve(presets.DEFAULT)),
         html_template='<div class="recipe"></div>',
         js_on_load=read("recipe_editor.js"),
         apply_default_css=False,
         schema={lever: _schema(lever) for lever in method_schema.levers()},
+        told={lever: _told(lever) for lever in method_schema.levers()},
+        first=_FIRST,
         presets=[
             {"name": name, "promise": told[name], "value": editor_value(dataclasses.replace(recipe, name=name))}
             for name, recipe in named.items()
         ],
         **arguments,
     )
+
+
+def _promise(preset: presets.Preset) -> str:
+    """As a least: most clips come out better."""
+    return f"at least {preset.promise}" if preset.promise.startswith("about") else preset.promise
 
 
 def editor_value(recipe: Recipe) -> dict[str, Any]:
@@ -69,6 +86,12 @@ def _method(lever: str, name: str, values: Mapping[str, Any], before: Method | N
     if before is not None and name == type(before).__name__ and name not in method_schema.methods(lever):
         return before
     return method_schema.build(lever, name, values, like=before)
+
+
+def _told(lever: str) -> dict[str, str]:
+    """What each method does, in the first sentence of its docstring."""
+    found = {name: inspect.getdoc(Method.registry[lever][name]) or "" for name in method_schema.methods(lever)}
+    return {name: re.split(r"(?<=\.)\s|\n\n", text)[0].replace("\n", " ") for name, text in found.items()}
 
 
 def _schema(lever: str) -> dict[str, list[dict[str, Any]]]:

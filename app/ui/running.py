@@ -13,12 +13,12 @@ from html import escape
 import gradio as gr
 
 from accel.app.limits import Limits
-from accel.app.pair import Pair, StudioError, Update
+from accel.app.pair import Pair, SeedDraft, StudioError, Update
 from accel.app.ui.progress import note_html, problem_html, progress_html, steady
 from accel.app.visitors import Listeners, Visitor, visitor
 
 Start = Callable[[str, threading.Event], Generator[Update, None, None]]
-"""Begins a run for a visitor (`Visitor.key`), which stops when the event is set."""
+"""Begins a run for a visitor (`Visitor.browser`), which stops when the event is set."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class PageUpdate:
     busy: bool = True
     pair: Pair | None = None
     points: tuple[Pair, ...] = ()
+    drafts: tuple[SeedDraft, ...] = ()
 
 
 class StopEvent(threading.Event):
@@ -67,7 +68,7 @@ class Running:
                 raise StudioError(f"{most} runs of your address wait already; let one of them finish.")
             self._stops.add(stop)
         try:
-            yield from start(who.key, stop)
+            yield from start(who.browser, stop)
         finally:
             stop.set()
             with self._lock:
@@ -80,7 +81,7 @@ class Running:
             with closing(steady(self.follow(request, start))) as updates:
                 for update in updates:
                     html = note_html(update.note) if update.stage == "done" and update.note else progress_html(update)
-                    yield PageUpdate(html, update.stage != "done", update.pair, update.points)
+                    yield PageUpdate(html, update.stage != "done", update.pair, update.points, update.drafts)
         except (StudioError, ValueError) as error:
             gr.Warning(escape(str(error)))
             yield PageUpdate(problem_html(str(error)), busy=False)

@@ -33,7 +33,7 @@ _GOALS = [("PSNR of at least (dB)", "psnr"), ("speed-up of at least (×)", "spee
 
 
 class SweepTab:
-    """Draws the tab into the present page and wires it."""
+    """Draws the tab into the present page and wires it. `typed` are the fields for the page to keep."""
 
     def __init__(self, studio: Studio, running: Running, compare: CompareTab, tab: gr.Tab) -> None:
         self._studio, self._running, self._controls = studio, running, compare.controls
@@ -74,6 +74,7 @@ class SweepTab:
     def _wire(self, tab: gr.Tab) -> None:
         settings = self._controls.settings
         typed = [self._axis, self._values, self._other, self._others]
+        self.typed = [self._values, self._others, self._goal, self._least, self._minutes]
         drawn = [self._progress, self._cancel, self._plot, self._points]
         self._sweep.click(self._run, [self._points, self._over, *typed, *settings], drawn, **QUIET)
         self._over.input(plot_html, [self._points, self._over], self._plot, **QUIET)
@@ -131,7 +132,7 @@ class SweepTab:
 
     def _select(self, plotted: Plotted, event: gr.EventData, request: gr.Request) -> list[Any]:
         try:
-            return stage_values(self._studio.pair(plotted[event.index][0], visitor(request).key))
+            return stage_values(self._studio.pair(plotted[event.index][0], visitor(request).browser))
         except StudioError as error:
             gr.Warning(escape(str(error)))
             return stage_values(None)

@@ -16,7 +16,7 @@ from accel.app.ui.sheets import FrameSheets, sheets_of
 UNACCELERATED = "unaccelerated"
 
 
-def viewer(empty: str = "", **arguments: Any) -> gr.HTML:
+def viewer(empty: str = "", value: dict[str, Any] | None = None, **arguments: Any) -> gr.HTML:
     """A component whose value is what `pair_value` or `blind_value` gives, or None for an empty stage.
 
     The browser draws both clips from sheets of frames onto canvases, so they cannot run apart, every frame can be
@@ -24,7 +24,7 @@ def viewer(empty: str = "", **arguments: Any) -> gr.HTML:
     and the sounds play together while one of them is heard. `empty` is what stands on the stage at first.
     """
     return gr.HTML(
-        value=None,
+        value=value,
         html_template=read("viewer.html"),
         js_on_load=read("viewer.js"),
         apply_default_css=False,

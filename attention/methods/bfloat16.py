@@ -30,7 +30,8 @@ class LowPrecision(LowPrecisionAttention):
     `sparse` plans is computed alike. On GPUs and on CPUs with AMX: torch's own attention, which is fast in 16 bits, for
     models in float32; on the latter 2.5 to 4 times as fast as in float32, at errors of 0.4 %.
     dtype: "float16" is more exact and overflows at 65504; on GPUs alone, since CPUs are slow in it.
-    Memory: queries, keys, values and output once more in 16 bits, and `CHUNK_BYTES` of scores twice.
+    Memory: queries, keys, values and output once more in 16 bits, and `CHUNK_BYTES` of scores twice. Not for models in
+    16 bits on GPUs, where torch's own kernels are as fast.
     """
 
     dtype: str = setting("bfloat16", help="what attention is computed in", choices=("bfloat16", "float16"))

@@ -26,7 +26,8 @@ class AdaCache(ReuseMethod):
     0.11, 4) with otherwise 3. The first step and the last two compute.
     The paper's motion regularisation, which lowers the rates of clips with much motion, is not included.
     Memory: one output of every module and stream. One host sync in every computed step. On several GPUs the largest
-    change of any decides for all.
+    change of any decides for all. Not where the output should stay near the unaccelerated one, nor where memory is
+    short: a cache at the denoiser's boundary gives more of both.
     """
 
     advice = "the change was above all bounds that allow reuse: raise them"

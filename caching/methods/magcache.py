@@ -28,7 +28,8 @@ class MagCache(CacheMethod):
     fraction of the run that computes first; most: longest run of predictions. The schedule depends on the step number
     only: no measurement, no host sync. `final=0` lets the last step be predicted, as published.
     A model without ratios is left alone and the report says how to get them: `accel.calibrate`.
-    Memory: the predictor's outputs. Ratios belong to a scheduler and its shift: measure again where those change.
+    Memory: the predictor's outputs. Not for another scheduler or shift than
+    the ratios were measured with: measure again.
     """
 
     data_free = True

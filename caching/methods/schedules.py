@@ -112,7 +112,8 @@ class StaticSchedule(CacheMethod):
     otherwise). They are noise levels and not step numbers, so the schedule means the same at another step count and in
     image-to-image: as many steps compute, and the longer run is accelerated more. Made by `accel.caching.calibrate` or
     by hand; `StaticSchedule.from_mask` takes cache-dit's steps computation mask.
-    Memory: the predictor's, four latents per stream by default.
+    Memory: the predictor's, four latents per stream by default. Not where prompts differ much in how rough their runs
+    are: all compute the same steps (but see `OptimalSchedule.guard`).
     """
 
     data_free = True

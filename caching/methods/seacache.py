@@ -28,7 +28,8 @@ class SeaCache(CacheMethod):
     Wiener's for a clean spectrum 1/f^p at the present noise level, so that the distance follows the content and not the
     noise. Nothing to calibrate. Published thresholds: 0.3 for about 2x, 0.6 for about 3x, max_skips 2.
     Memory: one filtered latent and the predictor's outputs. Cost: two FFTs of the latents per step. Where the
-    latents' rows and columns are not known, the change is measured without the filter, and the report says so.
+    latents' rows and columns are not known, the change is measured without the filter, and the report says so. Not for
+    runs of few steps.
     """
 
     threshold: float = setting(0.25, 0.0, None, "relative change that may accumulate; 0 never skips", dial=True)

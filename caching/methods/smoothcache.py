@@ -34,7 +34,8 @@ class SmoothCache(ReuseMethod):
     for at most `most` steps. (The authors' code looks at the longest lag alone.) Curves are read by sigma, so that
     another step count or image-to-image works; a sigma outside of the recorded range is computed. Published: alpha 0.08
     / 0.18 / 0.22 for 1.1x / 1.7x / 2.0x on DiT-XL, 50 steps. They belong to one model, scheduler and guidance.
-    No host sync, and every prompt, sample and device decides alike. Memory: one output of every module and stream.
+    No host sync, and every prompt, sample and device decides alike. Memory: one output of every module and stream. Not
+    where memory is short: a cache at the denoiser's boundary keeps a few latents, and is nearer at the same speed.
     """
 
     advice = "every recorded error is above alpha: raise it"

@@ -31,7 +31,7 @@ class GuidanceInterval(GuidanceMethod):
     Where both passes are one batch, the first step has both: which is which is seen from what becomes of them.
     It is decided beforehand: no measurement, no host sync in two-call pipelines, no memory. A cut at the end changes
     little, as in AdaptiveGuidance. A cut at the beginning (high) changes the picture as a whole; the paper does that
-    for quality and diversity, together with a larger guidance scale: do not use it where the picture should stay the
+    for quality and diversity, together with a larger guidance scale. Do not use it where the picture should stay the
     same.
     """
 

@@ -34,7 +34,8 @@ class LinearAG(GuidanceMethod):
     sigmas: the noise levels of the run that it was calibrated for; another timetable is left alone, because the
     coefficients depend on the distances. rows: (a, b, e) for each step of it, () for those that evaluate the pass.
     `calibrate_linear(pipe, prompts)` makes one. It belongs to the model, scheduler, step count and guidance scale of
-    its calibration. No host sync in two-call pipelines. Memory: three latents.
+    its calibration. No host sync in two-call pipelines. Memory: three latents. Not for anything else: `GuidanceDelta`
+    needs no calibration.
     """
 
     sigmas: tuple[float, ...] = ()

@@ -27,7 +27,7 @@ class BFloat16(ReducedPrecision):
 
     Not published. Relative error of a product 0.3 %. On CPUs with bfloat16 instructions (AVX512-BF16, AMX) and on GPUs;
     a model that is in 16 bits already has nothing to gain. Convolutions of U-Nets too. Memory: the layers' weights once
-    more in 16 bits. Numbers: docs/precision.md.
+    more in 16 bits. Numbers: docs/precision.md. Not for models that are in 16 bits already.
     decoder: "16 bits" also runs a copy of the pipeline's decoder in bfloat16 with the channels last: on a CPU with such
     instructions nearly five times as fast (Stable Diffusion's, Wan's), at an error of a pixel value or two. It takes
     half of the decoder's memory once more.

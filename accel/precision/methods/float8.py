@@ -35,7 +35,7 @@ class Float8(ReducedPrecision):
     Source: FP8 Formats for Deep Learning (arXiv 2209.05433), as torchao's dynamic float8 with scales by row. Relative
     error of a product about 3 %. On NVIDIA GPUs from compute capability 8.9 on, where torch's product passes a test; it
     was not run on one here. CPUs have no such products: take BFloat16 or Int8. Widths that are multiples of 16.
-    Memory: the layers' weights once more in 8 bits.
+    Memory: the layers' weights once more in 8 bits. Not for CPUs, nor for older GPUs.
     """
 
     def formats(self) -> Mapping[str, Format]:

@@ -22,7 +22,7 @@ class Int8Weights(ReducedPrecision):
     Source: as torchao's `int8_weight_only`. It saves memory and no time: a layer's weights are put together anew for
     each product. Relative error of a product about 0.5 %; nothing is lost of what latents differ in.
     Memory: a quarter of the layers' weights in float32, which are in files meanwhile. On any device, but only what is
-    in main memory is replaced.
+    in main memory is replaced. Not for speed.
     """
 
     _: KW_ONLY

@@ -16,7 +16,7 @@ from PIL import Image
 from accel.app.pair import Cost, Side, Update
 from accel.app.sweep import PRESET, STEPS
 from accel.app.ui.curve import curve_svg
-from accel.app.ui.figures import cost_html, decibels, headline_html, metrics_html, seconds
+from accel.app.ui.figures import cost_html, decibels, fidelity_words, headline_html, metrics_html, moment, seconds
 from accel.app.ui.pair_view import details_html
 from accel.app.ui.plot import CALLS, SEARCH, add_pair, plot_html
 from accel.app.ui.progress import problem_html, progress_html, progress_text, steady
@@ -128,12 +128,25 @@ def test_decibels_for_people(value: float | None, words: str) -> None:
     assert decibels(value) == words
 
 
+@pytest.mark.parametrize(
+    ("psnr", "words"),
+    [
+        (41.0, ": nothing to see"),
+        (31.0, ": seen side by side only"),
+        (25.0, ": details differ"),
+        (20.0, ": another take"),
+    ],
+)
+def test_what_a_decibel_is_worth(psnr: float | None, words: str) -> None:
+    assert fidelity_words(psnr) == f"fidelity (PSNR){words}"
+
+
 def test_cost_says_what_is_known() -> None:
     unknown = Cost(None, None, None, None, "estimated", False)
     assert "unknown" in text(cost_html(unknown))
-    cached = Cost(4.0, 1.5, 0.4, 2**21, "measured", True)
+    cached = Cost(4.0, 1.5, 0.4, 2**21, "measured", True, 1000.0)
     assert (
-        text(cost_html(cached)) == "accelerated measured 1.50 s , unaccelerated kept from before , "
+        text(cost_html(cached)) == f"accelerated measured 1.50 s , unaccelerated kept from {moment(1000.0)} , "
         "40 % of the denoiser's work, 2 MiB at the peak"
     )
 

@@ -88,7 +88,7 @@ def chosen_blocks(layout: TokenLayout, heads: int, size: int, density: float) ->
 
 def candidates(device: torch.device) -> list[Kernel]:
     """The kernels of the package, and what may become one."""
-    found = available_kernels(device)
+    found = list(available_kernels(device))
     if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
         from benchmarks.triton_blocks import TritonBlocks
 

@@ -105,7 +105,7 @@ class Stepper(Lever):
         if not self.method.depth:
             return None
         copied = Stepper(self.method, self.anatomy)
-        copied._levels[name], copied._weights = self._levels_of(name, table), self._weights
+        copied._levels[name], copied._update_weights = self._levels_of(name, table), self._update_weights
         return partial(copied.after_step, name)
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
@@ -151,7 +151,7 @@ class Stepper(Lever):
         self._updates = self._replaced = self._peak = 0
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
-        self._weights: dict[tuple[float, ...], UpdateWeights] = {}
+        self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}
         self.reset()
 
     def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, StepPlace]:
@@ -182,9 +182,9 @@ class Stepper(Lever):
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
             return x
         key = (*times, following, place.step, place.remaining)
-        if key not in self._weights:  # the rehearsal has asked for most of them
-            self._weights[key] = self.method.update(times, following, place)
-        keep, weights, noise = self._weights[key]
+        if key not in self._update_weights:  # the rehearsal has asked for most of them
+            self._update_weights[key] = self.method.update(times, following, place)
+        keep, weights, noise = self._update_weights[key]
         x = keep * x
         for weight, answer in zip(reversed(weights), reversed(answers), strict=False):
             if weight:

@@ -137,7 +137,8 @@ class PrecisionLever(Lever):
 
     def _surround(self, denoiser: torch.nn.Module, path: str, places: Sequence[_Place]) -> None:
         """Puts a layer around an attention or feed-forward with such layers in it."""
-        module, dtypes = reachable(denoiser, path), {place.format.inner_dtype for place in places} - {None}
+        module = reachable(denoiser, path)
+        dtypes = {dtype for place in places if (dtype := place.format.inner_dtype) is not None}
         if module is None or not dtypes:
             return
         (dtype,) = dtypes

@@ -139,7 +139,8 @@ def shared(gains: torch.Tensor, density: float) -> torch.Tensor:
     units[:, 0] = float("inf")  # every row of queries sees something
     best = units.flatten().topk(min(max(wanted // unit, heads), units.numel())).indices
     counts = best.new_zeros(heads).index_add_(0, best // units.shape[1], torch.full_like(best, unit))
-    return counts.clamp_max(blocks)
+    few: torch.Tensor = counts.clamp_max(blocks)
+    return few
 
 
 def _gains(attention: torch.Tensor) -> torch.Tensor:

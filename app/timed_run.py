@@ -127,7 +127,7 @@ def _unclipped(decoded: torch.Tensor | None, clip: Clip, rough: bool) -> Clip:
 
 
 def kept_side(made: PipelineOutput, job: Job, folder: Path, fields: dict[str, Any]) -> Side:
-    """Writes the output to a file, and its sound to one for the page's player: they are deleted with what is returned."""
+    """Writes the output to a file, and its sound to one for the page's player, deleted with what is returned."""
     data, suffix = encode(job, made)
     heard = () if made.sound is None else (_written(folder, job.id, encode_wav(made.sound), ".wav"),)
     return _shown(made, _written(folder, job.id, data, suffix), heard, fields)

@@ -33,6 +33,9 @@ class OptimalSchedule(CacheMethod):
     where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. Two
     experts are planned one after the other.
 
+    dense: a plan of so many computed steps begins with two, its gaps at most double, and both ends are denser, by
+    `spread`. A plan of fewer has none to spare and is spaced evenly, as fewer steps are.
+
     guard: a plan knows nothing of how rough this run is. Each computed step before a gap tells how wrong a forecast of
     it would have been, |forecast - output| / |output|, which is taken to grow in proportion to the gap. A coming gap
     that would pass the guard is cut, and the steps between compute too: more than planned, never less. It costs a host

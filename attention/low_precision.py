@@ -17,7 +17,7 @@ from accel.attention.kernels import Kernel
 from accel.attention.planner import AttentionResult, AttentionSite, SparseAttention
 from accel.attention.sdpa import SdpaCall
 from accel.attention.stats import FINAL, FINAL_LAYERS, FIRST_LAYERS, MASKED, SLOWER, WARMUP
-from accel.attention.verdicts import DENSE, Verdicts, ranked, stopwatch
+from accel.attention.verdicts import DENSE, Verdicts, check_verdicts, ranked, stopwatch
 from accel.lever import Lever
 from accel.method import Method, nested_method, setting
 
@@ -59,6 +59,7 @@ class LowPrecisionAttention(Method, lever="attention", abstract=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_verdicts(self, self.measured)
         if self.sparse is not None and not (isinstance(self.sparse, SparseAttention) and self.sparse.selects):
             raise ValueError(
                 f"{type(self).__name__}.sparse must be a method that only selects keys, not {self.sparse}."

@@ -13,6 +13,7 @@ from accel.anatomy import Anatomy
 from accel.attention.break_even import min_tokens_to_gain
 from accel.attention.layout import TokenLayout
 from accel.attention.plan import KeyPlan
+from accel.attention.verdicts import check_verdicts
 from accel.clock import StepContext
 from accel.lever import Lever
 from accel.method import Method, setting
@@ -107,6 +108,10 @@ class SparseAttention(Method, lever="attention", abstract=True):
     dense_layers: int = setting(1, 0, None, "layers, from the first, that stay dense")
     min_tokens: int = setting(-1, -1, None, "tokens from which a self-attention may be sparse; -1: where it pays")
     measured: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_verdicts(self, self.measured)
 
     @property
     def selects(self) -> bool:

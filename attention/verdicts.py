@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ import torch
 DENSE = "dense"  # the model's own attention, among the names of kernels
 REPEATS = 5
 PACKAGES = ("torch", "xformers", "sageattention", "sageattn3")
+
+_TIME = r"[\w ]+ [\d.e+-]+ ms"
+_LINE = re.compile(rf"[^:]+, \d+/16: {_TIME}(?:, {_TIME})*")
 
 K = TypeVar("K")
 
@@ -52,6 +56,14 @@ class Verdicts:
         """Whether anything is faster than the model's own attention; None where it was not measured."""
         order = self.order(q, density)
         return None if order is None else order[0] != DENSE
+
+
+def check_verdicts(method: object, measured: object) -> None:
+    """Raises ValueError where these are not lines as `Stopwatch.written` makes them."""
+    if not (isinstance(measured, tuple) and all(isinstance(line, str) and _LINE.fullmatch(line) for line in measured)):
+        raise ValueError(
+            f"{type(method).__name__}.measured must be what accel.attention.measure found, or (), not {measured!r}."
+        )
 
 
 def ranked(kernels: Sequence[K], names: Sequence[str]) -> list[K]:

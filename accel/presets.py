@@ -41,12 +41,12 @@ PRESETS = {
     "balanced": Preset(
         "about {:g} dB",
         30.0,
-        Recipe(cache=OptimalSchedule(0.34, guard=0.25, fewest=16, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.28, guard=0.4, fewest=12, careful=0.5)),
     ),
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.28, guard=0.6, fewest=12, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.22, guard=0.6, fewest=10, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",

@@ -41,17 +41,17 @@ PRESETS = {
     "balanced": Preset(
         "about {:g} dB",
         30.0,
-        Recipe(cache=OptimalSchedule(0.28, guard=0.4, fewest=12, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.34, guard=0.25, fewest=16, careful=0.5)),
     ),
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.22, guard=0.6, fewest=10, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.25, guard=0.6, fewest=12, dense=1, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
         None,
-        Recipe(cache=OptimalSchedule(0.18, guard=0.8, fewest=8, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.25, guard=0.8, fewest=12, dense=1, careful=0.5)),
     ),
 }
 

@@ -35,6 +35,8 @@ ALLOWED = {
     "accel/patch.py": "it is where this is done",
     "accel/update.py: setattr(other, ": "of a copy that it has just made",
     "accel/update.py: delattr(other, ": "of a copy that it has just made",
+    "accel/precision/inside.py: alike.": "of a copy that it has just made",
+    "samplers/stepper.py: copied.": "of a stepper of its own class that it has just made",
 }
 OWN = {"self", "cls"}
 CONTAINERS = {"pop", "update", "clear", "setdefault", "popitem"}

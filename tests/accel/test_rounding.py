@@ -93,6 +93,6 @@ def test_no_run_is_nearer_to_another_than_an_accelerated_one() -> None:
 
     right = picture()
     floor = level(picture(1e-6))
-    with accel.accelerate(pipe, cache=accel.OptimalSchedule(0.7)):
+    with accel.accelerate(pipe, cache=accel.OptimalSchedule(0.7, dense=1)):
         assert level(picture()) > floor - 3
     assert floor < 45

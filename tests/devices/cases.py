@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from accel import CoarseToFine, Recipe
+from accel import CoarseToFine, Recipe, ShiftedWindows
 from accel.attention import (
     HiDiffusion,
     LowPrecision,
+    PooledKeys,
     Radial,
     SlidingTile,
     SparseVideoGen,
@@ -88,6 +89,7 @@ STATIC: dict[str, Recipe] = {
     "TDD": Recipe(sampler=TDD()),
     "scheduler": Recipe(sampler=DiffusersScheduler()),
     "tiles": Recipe(attention=SlidingTile(0.5, **NOW)),
+    "pooled keys": Recipe(attention=PooledKeys(**NOW)),
     "radial": Recipe(attention=Radial(**NOW)),
     "tiles and residual": Recipe(attention=WindowResidual(SlidingTile(0.3), refresh=2, min_tokens=0, dense_layers=0)),
     "HiDiffusion": Recipe(attention=HiDiffusion(min_tokens=0)),
@@ -96,6 +98,7 @@ STATIC: dict[str, Recipe] = {
     "layers in 8 bits": Recipe(precision=Int8(min_tokens=2)),
     "weights in 8 bits": Recipe(precision=Int8Weights(min_tokens=2, memory="beside")),
     "coarse to fine": Recipe(resolution=CoarseToFine(0.7)),
+    "windows": Recipe(resolution=ShiftedWindows(4)),
     "four levers": Recipe(
         cache=OptimalSchedule(0.5, min_steps=1), guidance=GuidanceDelta(), sampler=UniPC(),
         attention=SlidingTile(0.5, **NOW),
@@ -128,7 +131,10 @@ ONLINE: dict[str, Recipe] = {
 
 # lever -> technique -> why it is not among them.
 ELSEWHERE: dict[str, dict[str, str]] = {
-    "attention": {"SageAttention": "its kernels are of an extension for GPUs; tests/attention/methods/test_sage.py"},
+    "attention": {
+        "SageAttention": "its kernels are of an extension for GPUs; tests/attention/methods/test_sage.py",
+        "DenseBackend": "torch's own back ends; needs what was measured on a device",
+    },
     "precision": {
         "Float8": "needs a GPU that multiplies in 8 bits; tests/precision/test_float8.py",
         "LayerFormats": "the formats of the others, layer by layer",

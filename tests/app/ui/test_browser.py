@@ -214,7 +214,7 @@ def test_every_method_has_its_settings(visit: Open) -> None:
     box.press("Enter")
     expect(page.locator("#cost .problem")).to_contain_text("AdaptiveGuidance.threshold must be a number from -1 to 2")
     page.get_by_role("button", name="turbo").click()
-    expect(page.get_by_label("cache compute")).to_have_value("0.18")
+    expect(page.get_by_label("cache compute")).to_have_value("0.25")
     expect(page.get_by_label("Guidance method")).to_have_value("")
 
 

@@ -27,7 +27,7 @@ class ShiftedWindows(Method, lever="resolution"):
     seed: of the places. All streams of a step have the same ones.
     Cost: a canvas of n windows is up to n + 1 of them per axis that is cut, and each costs what a picture of that size
     does: time grows with the area. Memory: that of a batch of so many pictures.
-    Every window shows what the prompt says: not for one object that fills the canvas, nor for a story over time. The
+    Every window shows what the prompt says. Not for one object that fills the canvas, nor for a story over time. The
     first latent frame of many video autoencoders is a single picture, which windows from the middle of a clip begin
     without. Text is the same for all windows, and so are sizes that a model is told (SDXL).
     """

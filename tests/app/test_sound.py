@@ -21,7 +21,7 @@ from benchmarks.judges.roster import SOUNDS
 from tests.app.stage import finished
 
 SETTINGS = StudioSettings(
-    model="pocket:video", prompt=SOUNDS.prompts[0], steps=16, recipe=Recipe(cache=accel.FixedInterval(2))
+    model="someone/sounds", prompt=SOUNDS.prompts[0], steps=16, recipe=Recipe(cache=accel.FixedInterval(2))
 )
 
 

@@ -10,7 +10,7 @@ from accel.samplers import GuidanceDelta
 from accel.tuning.space import Recipes, Space
 from benchmarks.hindsight import Judged, judge, single_levers, sweep, text_of
 
-SPACE = Space(("OptimalSchedule",), (GuidanceDelta(),), (), (), steps=20)
+SPACE = Space(("OptimalSchedule",), {"guidance": (GuidanceDelta(),)}, steps=20)
 
 
 def test_a_promise_may_be_broken_as_often_as_it_says() -> None:

@@ -117,7 +117,9 @@ def test_each_half_of_a_batch_is_answered_from_its_own_past(name: str) -> None:
 @pytest.mark.parametrize("guidance", [HALF, LATE], ids=["ends", "begins late"])
 def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance: Any) -> None:
     """Every answer that came from the cache is the formula over what its own stream computed, whatever was left out."""
-    method = FixedInterval(3, predictor=Extrapolate(1, space="output", reach=9.0), warmup=2, final=1, max_skips=2, min_steps=1)
+    method = FixedInterval(
+        3, predictor=Extrapolate(1, space="output", reach=9.0), warmup=2, final=1, max_skips=2, min_steps=1
+    )
     _, _, exchanges = composed(name, method, guidance)
     marks = {0: "CCPPCPPC", 1: "CCPPDDDD" if guidance is HALF else "DDDDCCPC"}  # a line needs two outputs
     answered: dict[int, torch.Tensor] = {}

@@ -53,7 +53,8 @@ class Extrapolate(Predictor, lever="predictor"):
     Hindsight comes too late where gaps are long: a line through outputs that answer to the latents is a solver of
     second order, and stable over half of the gap that a solver of first order bears. So over gaps of more than half of
     `reach` forecasts go less far, and from `reach` on they are the last output, which is what fewer steps of Euler's
-    method or DDIM take; the correction stays. On models left out that is worth 4 dB where 28 steps compute 8 or 10.
+    method or DDIM take; the correction stays. With even plans that is worth 3 to 5 dB at high guidance, in the mean of
+    six models, where 28 steps compute 10 or 8.
 
     `space="x0"` extrapolates x0 and converts back; it needs an input of the output's shape and falls back to the output
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
@@ -137,7 +138,7 @@ class Extrapolate(Predictor, lever="predictor"):
     def _shares(self, history: Sequence[PastValues], way: float) -> Sequence[torch.Tensor | float]:
         """For each output how much of the way to go, by how much would have been right the last time."""
         most = (self.damping if self.corrects else 1.0) * self._bearable([*(past.way for past in history[-2:]), way])
-        if len(history) < self.order + 2 or not self.order:
+        if len(history) < self.order + 2 or not self.order or not most:
             return [most] * len(history[-1].values)
         *before, now = history
         forecasts = self._continued(before, now.time)

@@ -91,21 +91,28 @@ class ConvertedWeights:
 
 def identity_of(weight: torch.Tensor) -> tuple[object, ...]:
     """What tells a weight from what it was, with a few of its numbers: not only an identity, but cheap to look at."""
-    version = -1 if weight.is_inference() else weight._version
-    flat = weight.detach().flatten()
-    numbers = flat[:: max(flat.numel() // SAMPLES, 1)].tolist()
-    return weight.data_ptr(), version, weight.dtype, weight.device, weight.shape, tuple(numbers)
+    numbers = _few_numbers(weight).tolist()
+    return weight.data_ptr(), _version(weight), weight.dtype, weight.device, weight.shape, tuple(numbers)
 
 
 def _identity(layer: Layer, format: Format) -> _Identity:
     weight = layer.weight
-    version = -1 if weight.is_inference() else weight._version
     bias = 0 if layer.bias is None else layer.bias.data_ptr()
-    return _Identity(weight.data_ptr() ^ bias, version, weight.dtype, weight.device, weight.shape, format.name)
+    return _Identity(weight.data_ptr() ^ bias, _version(weight), weight.dtype, weight.device, weight.shape, format.name)
 
 
 def _samples(layer: Layer) -> torch.Tensor:
     """A few numbers of the weight, and the whole bias, copied."""
-    flat = layer.weight.detach().flatten()
-    samples = flat[:: max(flat.numel() // SAMPLES, 1)]
+    samples = _few_numbers(layer.weight)
     return torch.cat([samples, layer.bias.detach()]) if layer.bias is not None else samples.clone()
+
+
+def _few_numbers(weight: torch.Tensor) -> torch.Tensor:
+    """About `SAMPLES` numbers from all over it, a view where its memory allows."""
+    flat = weight.detach().flatten()
+    return flat[:: max(flat.numel() // SAMPLES, 1)]
+
+
+def _version(weight: torch.Tensor) -> int:
+    """Torch's count of changes in place, of which inference tensors have none."""
+    return -1 if weight.is_inference() else weight._version

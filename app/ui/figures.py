@@ -43,13 +43,11 @@ def headline_html(pair: Pair) -> str:
     metrics, base, fast = pair.metrics, pair.baseline, pair.accelerated
     speedup = metrics.get("speedup")
     (name, quality), ssim, stft = leading(metrics), metrics.get("ssim"), metrics.get("stft_distance")
-    second = (
-        ("STFT distance", decibels(stft)) if name == "SNR" else ("SSIM", f"{ssim:.3f}" if ssim is not None else "–")
-    )
+    second = (decibels(stft), "STFT distance") if name == "SNR" else ("–" if ssim is None else f"{ssim:.3f}", "SSIM")
     shown = [
         (*_speed(speedup, fast.idle), "speedup"),
         (decibels(quality), fidelity_words(quality) if name == "PSNR" else f"fidelity ({name})", "psnr"),
-        (second[1], second[0], "ssim"),
+        (*second, "ssim"),
         (
             f"{seconds(base.seconds['total'])} → {seconds(fast.seconds['total'])}",
             "end to end" + (f", the first kept from {moment(pair.baseline_when)}" if pair.baseline_reused else ""),

@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 import accel
 from accel import AdaptiveGuidance, CoarseToFine, DiCache, FirstBlockCache, FixedInterval, Recipe, SlidingTile
 from tests.resolution.gaussian import BLOCK, SIDE, GaussianPipeline, means
+from tests.resolution.untouched import UNTOUCHED
 from tests.tiny import TINY, run
 
 STEPS = 4
@@ -59,15 +60,6 @@ def accelerated(name: str, steps: int = STEPS, **levers: Any) -> tuple[torch.Ten
     pipe = TINY[name].build()
     session = accel.accelerate(pipe, Recipe(**levers))
     return run(pipe, TINY[name], steps=steps), session.report()
-
-
-UNTOUCHED = {
-    "wan_token_timesteps": "each token has a timestep of its own",
-    "z_image": "how its latents are arranged is not known",
-    "flux_controlnet": "it is not known how controlnet_block_samples goes with a smaller size",
-    "flux_kontext": "tokens of other pictures follow those of the latents",
-    "sd3_controlnet": "it is not known how block_controlnet_hidden_states goes with a smaller size",
-}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import accel
 from accel import AdaptiveGuidance, FixedInterval, Recipe, ShiftedWindows
 from accel.resolution.segments import segments
+from tests.resolution.untouched import UNTOUCHED
 from tests.tiny import TINY, run
 
 STEPS = 4
@@ -100,15 +101,6 @@ def test_nothing_set_is_off() -> None:
 def test_the_work_grows_with_the_area() -> None:
     pixels = [max(shape[0] for shape in windowed(8, width, window=8)[1]) for width in (32, 64, 128)]
     assert pixels == [2 * (4 + 1), 2 * (8 + 1), 2 * (16 + 1)]
-
-
-UNTOUCHED = {
-    "wan_token_timesteps": "each token has a timestep of its own",
-    "z_image": "how its latents are arranged is not known",
-    "flux_controlnet": "it is not known how controlnet_block_samples goes with a smaller size",
-    "flux_kontext": "tokens of other pictures follow those of the latents",
-    "sd3_controlnet": "it is not known how block_controlnet_hidden_states goes with a smaller size",
-}
 
 
 @pytest.mark.parametrize("name", TINY)

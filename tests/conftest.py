@@ -29,14 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # A worker takes whole files in this order. The longest first: none is left to one worker at the end.
-    items.sort(key=lambda item: item.path.parent.name not in LONG_FOLDERS)
+    # A worker takes whole files in this order. The longest first: none is left to one worker at the end. Those on the
+    # hosted device last: torch has it for the rest of their process, as the accelerator of the machine.
+    items.sort(key=lambda item: (_on_hosted_device(item), item.path.parent.name not in LONG_FOLDERS))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def _on_hosted_device(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    used = vars(module.obj).values() if module else ()
+    return any(str(getattr(value, "__module__", "")).startswith("tests.devices.hosted") for value in used)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -17,7 +17,8 @@ SECONDS = 900
 
 
 def start(ranks: int, out: Path, recipe: str) -> list[subprocess.Popen[str]]:
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    port = str(free_port())
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), "--steps", "12", "--recipe", recipe, "--out", str(out)]
     return [
         subprocess.Popen(

@@ -91,11 +91,6 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
         """Latents (batch, z_dim, k+1, height/8, width/8) to clips in [-1, 1]."""
-        video = self.decode_freely(z).clamp(-1, 1)
-        return DecoderOutput(sample=video) if return_dict else (video,)
-
-    def decode_freely(self, z: torch.Tensor) -> torch.Tensor:
-        """The same before it is cut to [-1, 1], for training."""
         patches = rearrange(z, "b z f h w -> b f h w z") @ self.basis + self.mean
         if self.second_stage is not None:
             patches = patches + rearrange(self.second_stage(self.normalise(z)), "b s f h w -> b f h w s")
@@ -106,7 +101,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             p=self.spatial,
             q=self.spatial,
         )
-        return video[:, :, self.temporal - 1 :]
+        video = video[:, :, self.temporal - 1 :].clamp(-1, 1)
+        return DecoderOutput(sample=video) if return_dict else (video,)
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
         """Latents as the denoiser sees them: (z - latents_mean) / latents_std."""

@@ -104,6 +104,7 @@ def test_the_packaged_decoder_has_no_seams_and_loses_nothing(clips):
     assert torch.equal(decoded, packaged.decode(latents).sample)
 
 
+@torch.no_grad()
 def excess(video: torch.Tensor) -> float:
     across, beside = steps(video, 8)
     return float(across.abs().mean() / beside.mean()) - 1

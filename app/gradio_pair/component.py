@@ -33,8 +33,8 @@ class GradioPair(gr.HTML):  # type: ignore[misc]
         empty: what stands on the empty stage.
         arguments: those of every gradio component, such as elem_id.
 
-    The sheets are written when the value is set: about 40 ms for 17 frames of 512x512. Above 24 million pixels a clip
-    is sent as WebP of quality 92, and differences then hold its errors too. Not for clips of different sizes.
+    The sheets are written when the value is set. Above 24 million pixels a clip is sent as WebP of quality 92, and
+    differences then hold its errors too. Not for clips of different sizes.
     """
 
     def __init__(

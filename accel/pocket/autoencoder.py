@@ -180,8 +180,8 @@ class PicturePatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 def _second_stage(channels: int, width: int, size: int) -> torch.nn.Sequential:
     """What to add to each patch, from the 3x3x3 latents around it; nothing, before it is trained."""
     last = torch.nn.Conv3d(width, size, 1)
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)
+    for weights in last.parameters():
+        torch.nn.init.zeros_(weights)
     return torch.nn.Sequential(torch.nn.Conv3d(channels, width, 3, padding=1), torch.nn.SiLU(), last)
 
 

@@ -17,7 +17,7 @@ from accel.rendering.inputs import load_video
 _FOLDER = Path(__file__).parent
 
 
-class GradioPair(gr.HTML):  # type: ignore[misc]
+class GradioPair(gr.HTML):
     """Two clips frame by frame under one transport: side by side, under a slider, flipped, or their difference.
 
     The browser draws both from sheets of frames onto canvases, so they cannot run apart, every frame can be shown at
@@ -57,8 +57,8 @@ class GradioPair(gr.HTML):  # type: ignore[misc]
             **arguments,
         )
 
-    def postprocess(self, value: Any) -> dict[str, Any] | None:
-        """What the page draws. Raises ValueError for two clips that cannot be compared."""
+    def postprocess(self, value: Any) -> Any:
+        """What the page draws: a dict, or None. Raises ValueError for two clips that cannot be compared."""
         if value is None or isinstance(value, dict):
             return value
         first, second = map(_pixels, value)

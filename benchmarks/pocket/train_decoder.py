@@ -32,8 +32,9 @@ class DecoderTraining:
         self._pipe, self._batch = pipe, batch
         pipe.transformer.requires_grad_(False)
         self.autoencoder = with_second_stage(pipe.vae, width)
-        self._stage: torch.nn.Module = self.autoencoder.second_stage
-        self._optimiser = torch.optim.AdamW(self._stage.parameters(), lr=rate, betas=(0.9, 0.98))
+        stage: Any = self.autoencoder.second_stage
+        self._stage = stage
+        self._optimiser = torch.optim.AdamW(stage.parameters(), lr=rate, betas=(0.9, 0.98))
         self._rate = rate
         self._rng = np.random.default_rng(seed)
         self._clips = [self._draw() for _ in range(pool)]
@@ -89,7 +90,7 @@ class DecoderTraining:
 def with_second_stage(linear: PatchAutoencoder, width: int) -> PatchAutoencoder:
     """The same autoencoder with a second stage of this width, which adds nothing yet."""
     config = linear.config
-    fresh = PatchAutoencoder(config.z_dim, config.latents_mean, config.latents_std, context=width)
+    fresh: PatchAutoencoder = PatchAutoencoder(config.z_dim, config.latents_mean, config.latents_std, context=width)
     fresh.mean.data.copy_(linear.mean)
     fresh.basis.data.copy_(linear.basis)
     return fresh

@@ -87,10 +87,8 @@ def test_a_random_verifier_gains_nothing(wan: tuple[Any, dict[str, Any]]) -> Non
     pipe, arguments = wan
     random, wins = np.random.default_rng(0), np.zeros(3)
     for _ in range(12):
-        found = accel.best_of(
-            pipe, seeds=3, verifier=lambda frames: float(random.random()), draft=Recipe(), looks=(0.5,), recipe=Recipe(),
-            **{**arguments, "num_inference_steps": 2},
-        )  # fmt: skip
+        plan = {"draft": Recipe(), "looks": (0.5,), "recipe": Recipe(), "num_inference_steps": 2}
+        found = accel.best_of(pipe, seeds=3, verifier=lambda frames: float(random.random()), **{**arguments, **plan})
         wins[found.seed] += 1
     assert wins.max() <= 8
 

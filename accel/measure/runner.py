@@ -344,6 +344,16 @@ def needs_prompt(pipe: Any, call_arguments: Mapping[str, Any]) -> bool:
     return accepts(pipe, "prompt") and call_arguments.get("prompt_embeds") is None
 
 
+def work_seconds(pipe: Any) -> float:
+    """A clock of the work done for this pipeline: processor time of this process, or wall-clock time of its device when
+    everything asked of that is done.
+    """
+    if _accelerator(pipe) is None:
+        return time.process_time()
+    _synchronize(pipe)
+    return time.perf_counter()
+
+
 def _accelerator(pipe: Any) -> Any:
     """torch.cuda, torch.xpu, torch.mps … for the pipeline's device, None on the CPU."""
     import torch

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from accel.anatomy import components_of, denoisers_of
+
 LEAK = 0.936
 """How much of the first sample is noise (t of `accel.parametrization`) where FreeInit was published: 1 / (1 + 14.6) is
 signal in the schedule of Stable Diffusion, which video models of its family are trained with."""
@@ -53,11 +55,11 @@ def refilled(
 
 
 def channel_axis(latents: torch.Tensor, pipe: Any) -> int:
-    """1 or 2: where a video latent (batch, ., ., height, width) has its channels, by what the denoiser or the
-    autoencoder says. Raises ValueError for latents that are no such video.
+    """1 or 2: where a video latent (batch, ., ., height, width) has its channels, by what the denoiser says.
+    Raises ValueError for latents that are no such video.
     """
-    parts = [part for part in pipe.components.values() if hasattr(part, "config")]
-    known = {part.config.get(name) for part in parts for name in ("in_channels", "z_dim", "latent_channels")}
+    parts = [part for _, part in denoisers_of(components_of(pipe)) if hasattr(part, "config")]
+    known = {part.config.get(name) for part in parts for name in ("in_channels", "out_channels")}
     axes = [axis for axis in (1, 2) if latents.ndim == 5 and latents.shape[axis] in known]
     if not axes or latents.shape[3 - axes[0]] < 2:
         raise ValueError(

@@ -25,7 +25,7 @@ from accel.measure.runner import without_progress_bars
 from accel.measure.steadiness import diversity, thumbnail
 from accel.recipe import Recipe
 from accel.samplers import ModelSwitch, SigmaTable
-from accel.samplers.guidance import GuidanceInterval
+from accel.samplers.guidance.interval import GuidanceInterval
 from accel.terminal import show
 from accel.tuning.models import ChoiceResult, ModelChoice, ModelFront
 from accel.tuning.route import EarlyErrors, Route

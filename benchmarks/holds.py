@@ -30,6 +30,7 @@ from accel.caching.methods.schedules import OptimalSchedule
 from accel.measure.metrics import Clip, psnr
 from accel.session import Session
 from benchmarks.judges import JUDGES, Judge
+from benchmarks.judges.home import HOME, Home
 from benchmarks.rivals import rivals
 
 SHARES = (0.66, 0.5, 0.42, 0.34, 0.28, 0.22)
@@ -70,6 +71,11 @@ class Run:
     seconds: float
 
 
+def named(judge: str) -> Judge | Home:
+    """The judge, or the pocket model, of that name."""
+    return JUDGES[judge] if judge in JUDGES else HOME[judge]
+
+
 def fewer(steps: int) -> str:
     """The unaccelerated pipeline's setting with so many steps."""
     return f"{PLAIN}: {steps} steps"
@@ -81,8 +87,8 @@ def cases(names: Sequence[str]) -> list[Case]:
         Case(name, scheduler, guidance, steps)
         for name in names
         for steps in STEPS
-        for guidance in reversed(JUDGES[name].guidance_scales)
-        for scheduler in JUDGES[name].schedulers
+        for guidance in reversed(named(name).guidance_scales)
+        for scheduler in named(name).schedulers
     ]
 
 
@@ -91,7 +97,7 @@ class Bench:
 
     def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run]) -> None:
         self.case, self._out, self._known = case, out, known
-        self.judge: Judge = JUDGES[case.judge]
+        self.judge = named(case.judge)
         self.pipe: DiffusionPipeline = self.judge.load(case.scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self._references: dict[int, Clip] = {}

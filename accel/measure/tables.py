@@ -51,6 +51,11 @@ def measures_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Table:
     return _table(comparison.rows, _MEASURES, width, "How far off, and by other measures", caption)
 
 
+def measures(rows: list[ResultRow]) -> list[Column]:
+    """The columns of that table that any row fills."""
+    return [column for column in _MEASURES if any(column.read(row) for row in rows)]
+
+
 def _table(rows: list[ResultRow], available: list[Column], width: int, title: str, caption: str) -> Table:
     names = [("  " if row.kind == "fewer_steps" else "") + one_line(row.label) for row in rows]
     columns = [column for column in available if any(column.read(row) for row in rows)]

@@ -45,9 +45,10 @@ class KeptAnswers:
         lines = path.read_text().splitlines() if path.exists() else []
         self.path, self.known = path, {key: value for key, value in map(json.loads, lines)}
 
-    def get(self, key: str, measure: Callable[[], Any]) -> Any:
+    def get(self, key: str, measure: Callable[..., Any], *given: Any) -> Any:
+        """measure(*given), made once for all runs of the command."""
         if key not in self.known:
-            self.known[key] = measure()
+            self.known[key] = measure(*given)
             with self.path.open("a") as file:
                 file.write(json.dumps([key, self.known[key]]) + "\n")
         return self.known[key]
@@ -71,9 +72,7 @@ def front_of(base: Sequence[Outcome], pipes: Sequence[Any], kept: KeptAnswers) -
 
     results = [ChoiceResult(BASE, tuple(float(r.correct) for r in base), tuple(r.cpu_seconds for r in base))]
     for choice in (FEW, FEWER):
-        rows = [
-            kept.get(f"{choice.label}/{row.prompt}/{row.seed}", lambda c=choice, r=row: judged(c, r)) for row in base
-        ]
+        rows = [kept.get(f"{choice.label}/{row.prompt}/{row.seed}", judged, choice, row) for row in base]
         results.append(ChoiceResult(choice, tuple(float(r[0]) for r in rows), tuple(r[1] for r in rows)))
     return ModelFront(tuple(pipes), tuple(row.prompt for row in base), 0, tuple(results))
 
@@ -138,10 +137,7 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
 
     lines = ["| | correct | diversity over seeds | seconds |", "| --- | --- | --- | --- |"]
     for name, (pipe, recipe) in ways.items():
-        rows = [
-            kept.get(f"{name}/{prompt}/{seeds}", lambda p=pipe, r=recipe, t=prompt: measured(p, r, t))
-            for prompt in prompts
-        ]
+        rows = [kept.get(f"{name}/{prompt}/{seeds}", measured, pipe, recipe, prompt) for prompt in prompts]
         spread = [row[0] for row in rows]
         low, high = of_mean(spread)
         hits = [True] * sum(row[1] for row in rows)
@@ -165,7 +161,7 @@ def measure(given: argparse.Namespace) -> None:
         errors = EarlyErrors(front)
 
         def early(choice: ModelChoice, prompt: str, seed: int) -> float:
-            found: float = kept.get(f"early/{choice.label}/{prompt}", lambda: errors(choice, prompt, seed))
+            found: float = kept.get(f"early/{choice.label}/{prompt}", errors, choice, prompt, seed)
             return found
 
         show(models_table([*front.results, routed(front, early, None), routed(front, early, 0)]))

@@ -144,7 +144,7 @@ def _descend(reader: nn.Module, loss: Callable[[], torch.Tensor], steps: int) ->
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         optimizer.step()
         schedule.step()
 

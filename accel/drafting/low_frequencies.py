@@ -31,7 +31,8 @@ def blended(low: torch.Tensor, high: torch.Tensor, channels: int, spatial: float
     passed = (1.0 / (1.0 + squares**ORDER)).to(low.device)
     spectrum = (torch.fft.fftn(x.float(), dim=axes) for x in (low, high))
     kept, fresh = spectrum
-    return torch.fft.ifftn(kept * passed + fresh * (1.0 - passed), dim=axes).real
+    mixed: torch.Tensor = torch.fft.ifftn(kept * passed + fresh * (1.0 - passed), dim=axes).real
+    return mixed
 
 
 def refilled(
@@ -58,8 +59,8 @@ def channel_axis(latents: torch.Tensor, pipe: Any) -> int:
     """1 or 2: where a video latent (batch, ., ., height, width) has its channels, by what the denoiser says.
     Raises ValueError for latents that are no such video.
     """
-    parts = [part for _, part in denoisers_of(components_of(pipe)) if hasattr(part, "config")]
-    known = {part.config.get(name) for part in parts for name in ("in_channels", "out_channels")}
+    configs: list[Any] = [part.config for _, part in denoisers_of(components_of(pipe)) if hasattr(part, "config")]
+    known = {config.get(name) for config in configs for name in ("in_channels", "out_channels")}
     axes = [axis for axis in (1, 2) if latents.ndim == 5 and latents.shape[axis] in known]
     if not axes or latents.shape[3 - axes[0]] < 2:
         raise ValueError(

@@ -41,7 +41,7 @@ def neighbour(noise: torch.Tensor, closeness: float, seed: int) -> torch.Tensor:
     across = torch.randn(flat.shape, generator=torch.Generator("cpu").manual_seed(seed))
     across = across - (across @ along) * along
     across = across / across.norm().clamp(min=1e-12)
-    moved = length * (closeness * along + math.sqrt(1.0 - closeness * closeness) * across)
+    moved: torch.Tensor = length * (closeness * along + math.sqrt(1.0 - closeness * closeness) * across)
     return moved.view(noise.shape).to(noise)
 
 

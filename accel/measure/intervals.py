@@ -36,7 +36,7 @@ def of_mean(values: Sequence[float]) -> Interval:
     """Of a mean: Student's interval is for normal values, so the values are drawn anew (Efron's bootstrap, percentiles,
     the same draws each time). One value tells nothing of its spread: its interval is unbounded.
     """
-    return of_ratio(values, np.ones(len(values)))
+    return of_ratio(values, [1.0] * len(values))
 
 
 def of_ratio(values: Sequence[float], others: Sequence[float]) -> Interval:

@@ -298,7 +298,7 @@ class Runner:
         others = {name: float(metric(output.main, reference.main)) for name, metric in self.metrics.items()}
         if self._lpips is not None and output.frames is not None and reference.frames is not None:
             own["lpips"] = self._lpips(output.frames, reference.frames)
-        return Quality(**fidelity(output, reference), **own, others=others)
+        return Quality(**{**fidelity(output, reference), **own}, others=others)
 
 
 def _steadiness(output: PipelineOutput) -> dict[str, Any]:

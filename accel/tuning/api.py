@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from accel.anatomy import components_of
 from accel.caching.calibration.fitting import calibrations
@@ -41,10 +41,6 @@ class TuningInterrupted(KeyboardInterrupt):
         self.folder = folder
 
 
-@overload
-def tune(pipe: list[Any] | tuple[Any, ...], prompts: Sequence[str], **asked: Any) -> ModelFront: ...
-@overload
-def tune(pipe: Any, prompts: Sequence[str], **asked: Any) -> Recipe: ...
 def tune(
     pipe: Any,
     prompts: Sequence[str],
@@ -71,7 +67,7 @@ def tune(
     calibration: Any = (),
     min_snr: float | None = None,
     choices: Sequence[ModelChoice] | None = None,
-) -> Recipe | ModelFront:
+) -> Any:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
     It records the pipeline unaccelerated on two prompts, simulates every candidate of all levers on the recording

@@ -51,7 +51,7 @@ def taken(likely: Array, threshold: float) -> NDArray[np.intp]:
     stands for the base, where none is.
     """
     enough = likely >= threshold
-    return np.where(enough.any(1), enough.argmax(1), likely.shape[1])
+    return np.asarray(np.where(enough.any(1), enough.argmax(1), likely.shape[1]), np.intp)
 
 
 def safe_threshold(likely: Array, suffices: NDArray[np.bool_], risk: float) -> float:

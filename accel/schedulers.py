@@ -18,6 +18,7 @@ import torch
 from accel import known_schedulers
 from accel.clock import Timetable
 from accel.parametrization import Prediction, Samples, output_shares, prediction_in, shares
+from accel.scheduler_state import state_of
 from accel.update import FRESH, Deep, LinearUpdates, Unknown, config_of, copy_scheduler
 
 # How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of
@@ -58,7 +59,7 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
 
     The scheduler is not touched.
     """
-    state = _state(scheduler)
+    state = state_of(scheduler)
     if state is None:  # somebody's, that holds what cannot be compared
         return _ask(scheduler)
     if state not in _asked:
@@ -66,30 +67,6 @@ def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
         if len(_asked) > KEPT:
             del _asked[next(iter(_asked))]
     return _asked[state]
-
-
-def _state(scheduler: Any) -> object | None:
-    """All that its answers depend on; None where that cannot be written down, as with functions put over methods."""
-    kind = type(scheduler)
-    try:
-        return kind, kind.step, kind.set_timesteps, _frozen(vars(scheduler))
-    except (TypeError, AttributeError):
-        return None
-
-
-def _frozen(value: Any) -> object:
-    """The same for equal values only. Raises TypeError for what has no value to compare."""
-    if value is None or isinstance(value, (str, int, float, torch.dtype, torch.device)):
-        return type(value), value
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.device, _frozen(value.detach().cpu().numpy())
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return str(value.dtype), value.shape, value.tobytes()
-    if isinstance(value, Mapping):
-        return tuple((key, _frozen(one)) for key, one in value.items())
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_frozen, value))
-    raise TypeError(f"a {type(value).__name__} cannot be compared")
 
 
 def _ask(scheduler: Any) -> SchedulerAnatomy:

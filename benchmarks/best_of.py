@@ -110,7 +110,7 @@ class Bench:
 
 def measure(given: argparse.Namespace) -> None:
     """How often the best of many seeds is what the caption says, beside one unaccelerated run."""
-    out, stop = Path(given.out), time.monotonic() + 60.0 * given.minutes
+    out, stop = given.out, time.monotonic() + 60.0 * given.minutes
     settings = {name: getattr(given, name) for name in ("budget", "draft", "looks", "seeds", "prompt_seed")}
     experiment = Experiment(out, settings)
     pipe = pocket.load("video")
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", default=["shape", "motion"])
     parser.add_argument("--error", type=float, default=0.1)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many and go on another time")
-    parser.add_argument("--out", default="out/best-of")
+    parser.add_argument("--out", type=Path, default=Path("out/best-of"))
     return run(parser.parse_args(argv))
 
 

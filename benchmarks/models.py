@@ -153,7 +153,7 @@ def measure(given: argparse.Namespace) -> None:
     """The distilled pocket model beside the base, a route between them, and the diversity of both."""
     lines = Path(given.base).read_text().splitlines()[1:]
     base = [row for row in (Outcome(**json.loads(line)) for line in lines) if row.way == PLAIN]
-    kept = KeptAnswers(Path(given.out) / RUNS)
+    kept = KeptAnswers(given.out / RUNS)
     pipes = [pocket.load("video"), pocket.load("few")]
     with without_progress_bars(pipes[0]), without_progress_bars(pipes[1]):
         made(pipes[1], base[0].prompt, 0)  # warm
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=16, help="for the diversity over seeds")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--prompt-seed", type=int, default=77)
-    parser.add_argument("--out", default="out/models")
+    parser.add_argument("--out", type=Path, default=Path("out/models"))
     return run(parser.parse_args(argv))
 
 

@@ -114,11 +114,9 @@ class Stepper(Lever):
         if not self.method.depth:
             return result
         known = all(given in arguments for given in ("model_output", "timestep", "sample"))
-        if (
-            samples is None
-            or not known
-            or any(_is_on(arguments.get(given)) for given in known_schedulers.OTHER_UPDATES)
-        ):
+        other = [given for given in known_schedulers.OTHER_UPDATES if _is_on(arguments.get(given))]
+        if samples is None or not known or other:
+            self._other = other or self._other
             self._history.clear()
             return result
         sigma, following, place = self._place(name, scheduler, arguments["timestep"])
@@ -139,7 +137,8 @@ class Stepper(Lever):
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said = [self._shortened] if self._shortened else []
         if self.method.depth:
-            said.append(f"{self._replaced} of {self._updates} updates replaced")
+            why = f" (with {', '.join(self._other)} the pipeline asks for another update)" if self._other else ""
+            said.append(f"{self._replaced} of {self._updates} updates replaced{why}")
         grid = self.method.grid
         if grid is not None:
             kept = f"the scheduler's noise levels stayed: {self._refused}"
@@ -149,6 +148,7 @@ class Stepper(Lever):
 
     def _begin_step(self) -> None:
         self._updates = self._replaced = self._peak = 0
+        self._other: list[str] = []
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
         self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}

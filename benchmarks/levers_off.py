@@ -14,7 +14,7 @@ import accel
 def pytest_configure() -> None:
     for kind in _pipelines():
         if "__init__" in vars(kind):
-            setattr(kind, "__init__", _attaching(kind, vars(kind)["__init__"]))  # noqa: B010 - mypy refuses the other form
+            setattr(kind, "__init__", attaching(kind, vars(kind)["__init__"]))  # noqa: B010 - mypy refuses the other form
 
 
 def _pipelines() -> Iterator[type]:
@@ -27,7 +27,7 @@ def _pipelines() -> Iterator[type]:
             yield found
 
 
-def _attaching(kind: type, init: Callable[..., None]) -> Callable[..., None]:
+def attaching(kind: type, init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)

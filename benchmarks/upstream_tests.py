@@ -27,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 
 def outcomes(source: Path, folders: list[str], plugins: list[str]) -> dict[str, str]:
     """By test: "passed", "failed", "error" or "skipped"."""
+    if not source.is_dir():
+        raise ValueError(f"there is no folder {source}.")
     places = [f"tests/pipelines/{folder}" for folder in folders] or ["tests/pipelines"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     loaded = [word for plugin in plugins for word in ("-p", plugin)]

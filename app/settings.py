@@ -131,6 +131,7 @@ class StudioSettings:
     def job(self, fps: float | None = None) -> Job:
         """The accelerated side as a job of `accel render`. fps: of a video; None leaves it to the renderer."""
         sized = {name: getattr(self, name) for name in _OPTIONAL}
+        pictures: dict[str, Any] = {name: getattr(self, name) or None for name in PICTURES}
         return Job(
             self.model,
             self.prompt,
@@ -141,7 +142,7 @@ class StudioSettings:
             fps=fps,
             lora=self.loras,
             **sized,
-            **{name: getattr(self, name) or None for name in PICTURES},
+            **pictures,
         )
 
     def line(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accel.app.limits import Limits
 from accel.app.settings import StudioSettings, embedded
@@ -22,7 +23,7 @@ def restore_uploads(posted: object, folder: Path, limits: Limits) -> StudioSetti
 
 def with_uploads(settings: StudioSettings, folder: Path) -> StudioSettings:
     """The settings without the pictures that are no uploads of this server, such as those that a file was made from."""
-    gone = {}
+    gone: dict[str, Any] = {}
     for name, path in settings.pictures.items():
         try:
             uploaded(path, folder)

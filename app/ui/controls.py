@@ -92,7 +92,7 @@ def build_prompt(prompts: Sequence[str]) -> gr.Textbox:
 def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox, inputs: Sequence[str]) -> Controls:
     """Draws everything but the prompt into the present column; of what some models take, `inputs` are shown."""
     start = StudioSettings(model=model)
-    pictures = picture_fields(inputs)
+    image, mask, control, adapter, strength = picture_fields(inputs)
     recipe = recipe_editor(elem_id="recipe")
     with gr.Row(elem_classes="pair"):
         seed, steps = number_box("Seed", start.seed, elem_id="seed"), number_box("Steps", start.steps, elem_id="steps")
@@ -112,8 +112,9 @@ def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox, inputs
         with gr.Row(elem_classes="pair"):
             frames, guidance = _optional("frames"), _optional("guidance")
         lora = lora_field(inputs)
+    inputs_given = (image, mask, control, adapter, strength, lora)
     return Controls(
-        named, prompt, negative, seed, steps, width, height, frames, guidance, recipe, *pictures, lora, locked
+        named, prompt, negative, seed, steps, width, height, frames, guidance, recipe, *inputs_given, locked
     )
 
 

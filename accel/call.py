@@ -92,10 +92,10 @@ class DenoiserCall:
             return 0.0
         return updates.added[self.context.position - updates.first] if updates.depth == 1 else 0.0
 
-    @property
+    @cached_property
     def layout(self) -> tuple[object, ...]:
         """What of the latents must stay as it is for one call's output to say anything about another's."""
-        return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
+        return tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents])
 
 
 Proceed = Callable[[DenoiserCall], DenoiserResult]
@@ -137,10 +137,10 @@ def tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of a (nested) argument or output, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, Mapping):  # such as diffusers' BaseOutput
-        value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in tensors(item)]
+    if isinstance(value, Mapping):  # such as diffusers' BaseOutput
+        return tensors(list(value.values()))
     return []
 
 
@@ -151,11 +151,11 @@ def rebuilt(template: Any, values: list[torch.Tensor]) -> Any:
     def build(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
             return next(rest)
+        if isinstance(part, (list, tuple)):
+            return type(part)([build(item) for item in part])
         if isinstance(part, Mapping):
             built: Any = {key: build(item) for key, item in part.items()}
             return type(part)(**built) if is_dataclass(part) else built
-        if isinstance(part, (list, tuple)):
-            return type(part)([build(item) for item in part])
         return part
 
     return build(template)
@@ -165,16 +165,21 @@ def carries_state(output: Any) -> bool:
     """Whether an output holds more than predictions, which nobody can forecast: plain dictionaries (AnyFlow's key-value
     caches) and objects of unknown kinds.
     """
-    if isinstance(output, Mapping) and is_dataclass(output):  # diffusers' BaseOutput
-        output = list(output.values())
+    if output is None or isinstance(output, (torch.Tensor, bool, int, float, str)):
+        return False
     if isinstance(output, (list, tuple)):
-        return any(carries_state(item) for item in output)
-    return not (output is None or isinstance(output, (torch.Tensor, bool, int, float, str)))
+        return any(map(carries_state, output))
+    if isinstance(output, Mapping) and is_dataclass(output):  # diffusers' BaseOutput
+        return any(map(carries_state, output.values()))
+    return True
 
 
 def structure(output: Any) -> Any:
     """The output's structure without its tensors' memory: enough for `rebuilt` to give the same kind of object."""
-    return rebuilt(output, [tensor.new_empty(0) for tensor in tensors(output)])
+    return rebuilt(output, [_NOTHING] * len(tensors(output)))
+
+
+_NOTHING = torch.empty(0)
 
 
 def noise_part(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
@@ -183,6 +188,8 @@ def noise_part(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None
     Image-to-video and inpainting models append conditioning channels after the noisy ones, so the leading channels
     are taken. (B, C_in, ...) or (B, N, C_in) -> shape of `like`.
     """
+    if latents.shape == like.shape:
+        return latents
     if latents.ndim != like.ndim or any(have < want for have, want in zip(latents.shape, like.shape, strict=True)):
         return None
     for dimension, size in enumerate(like.shape):

@@ -113,12 +113,8 @@ class Stepper(Lever):
         samples: Any = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
         if not self.method.depth:
             return result
-        known = all(given in arguments for given in ("model_output", "timestep", "sample"))
-        if (
-            samples is None
-            or not known
-            or any(_is_on(arguments.get(given)) for given in known_schedulers.OTHER_UPDATES)
-        ):
+        known = "model_output" in arguments and "timestep" in arguments and "sample" in arguments
+        if samples is None or not known or _asks_for_another(arguments):
             self._history.clear()
             return result
         sigma, following, place = self._place(name, scheduler, arguments["timestep"])
@@ -132,9 +128,9 @@ class Stepper(Lever):
         history.times.append(now)
         velocity = self.method.space == "velocity"
         history.outputs.append(point.velocity if velocity else self.method.clamp(point.clean, place.step))
-        updated = self._update(point.x, then, place, arguments) * scale_of(following, samples)
+        updated, scale = self._update(point.x, then, place, arguments), scale_of(following, samples)
         self._replaced += 1
-        return with_sample(result, updated)
+        return with_sample(result, updated if scale == 1.0 else updated * scale)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said = [self._shortened] if self._shortened else []
@@ -175,12 +171,12 @@ class Stepper(Lever):
     def _update(
         self, x: torch.Tensor, following: float, place: StepPlace, arguments: Mapping[str, Any]
     ) -> torch.Tensor:
-        """The sample after this step, in the common coordinates (float32); drops what the next one cannot use."""
-        times, answers = self._history.times, self._history.outputs
-        del times[: -self.method.depth], answers[: -self.method.depth]
-        self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
+        """The sample after this step, in the common coordinates (float32, new); drops what the next one cannot use."""
+        times, answers, depth = self._history.times, self._history.outputs, self.method.depth
+        del times[:-depth], answers[:-depth]
+        self._peak = max(self._peak, sum([answer.nbytes for answer in answers]))
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
-            return x
+            return x.clone()
         key = (*times, following, place.step, place.remaining)
         if key not in self._update_weights:  # the rehearsal has asked for most of them
             self._update_weights[key] = self.method.update(times, following, place)
@@ -191,7 +187,7 @@ class Stepper(Lever):
                 x = x + weight * answer
         if noise:
             x = x + noise * self._draw_noise(arguments)
-        if self.method.depth == 1:
+        if depth == 1:
             self._history.clear()
         return x
 
@@ -205,8 +201,10 @@ class Stepper(Lever):
         return drawn.float()
 
 
-def _is_on(value: Any) -> bool:
-    return value is not None and (isinstance(value, torch.Tensor) or bool(value))
+def _asks_for_another(arguments: Mapping[str, Any]) -> bool:
+    """Whether the scheduler is asked for an update that is not its plain one."""
+    given = [value for name in known_schedulers.OTHER_UPDATES if (value := arguments.get(name)) is not None]
+    return any(isinstance(value, torch.Tensor) or value for value in given)
 
 
 def sample_of(result: Any) -> torch.Tensor:
@@ -217,9 +215,9 @@ def sample_of(result: Any) -> torch.Tensor:
 
 def with_sample(result: Any, sample: torch.Tensor) -> Any:
     """The scheduler's output, tuple or output object, with this sample in its dtype."""
-    if isinstance(result, tuple):
-        return (sample.to(result[0].dtype), *result[1:])
-    return type(result)(**{**result, "prev_sample": sample.to(result.prev_sample.dtype)})
+    dtype = sample_of(result).dtype
+    sample = sample if sample.dtype == dtype else sample.to(dtype)  # to ask is cheaper than a conversion that is none
+    return (sample, *result[1:]) if isinstance(result, tuple) else type(result)(**{**result, "prev_sample": sample})
 
 
 def _index_of(timestep: Any, scheduler: Any, table: Timetable) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -72,15 +71,16 @@ class DenoiserCall:
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
     launch_sizes: list[int] = field(default_factory=list, repr=False)
 
-    @cached_property
-    def is_list(self) -> bool:
-        """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
-        return isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+    # Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor.
+    is_list: bool = field(init=False, repr=False)
+    rows: int = field(init=False, repr=False)  # the number of samples in the batch, of both halves
+    # What of the latents must stay as it is for one call's output to say anything about another's.
+    layout: tuple[object, ...] = field(init=False, repr=False)
 
-    @cached_property
-    def rows(self) -> int:
-        """The number of samples in the batch, of both halves."""
-        return len(self.latents) if self.is_list else self.latents[0].shape[0] if self.latents else 0
+    def __post_init__(self) -> None:
+        self.is_list = isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+        self.rows = len(self.latents) if self.is_list else self.latents[0].shape[0] if self.latents else 0
+        self.layout = tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents])
 
     @property
     def weight(self) -> float:
@@ -91,11 +91,6 @@ class DenoiserCall:
         except Unknown:
             return 0.0
         return updates.added[self.context.position - updates.first] if updates.depth == 1 else 0.0
-
-    @cached_property
-    def layout(self) -> tuple[object, ...]:
-        """What of the latents must stay as it is for one call's output to say anything about another's."""
-        return tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents])
 
 
 Proceed = Callable[[DenoiserCall], DenoiserResult]
@@ -116,7 +111,7 @@ class Arguments:
             self._names = Arguments(wrapped)._names
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(self._names, args, strict=False)) | dict(kwargs)
+        return {**dict(zip(self._names, args, strict=False)), **kwargs} if args else dict(kwargs)
 
     @staticmethod
     def pick(bound: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -46,6 +46,7 @@ class PipelineCall(CallOwner):
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._adapters: dict[str, Adapter] = {}
+        self._unsaid: set[str] = set()
         self._told: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run, what its updates are
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
@@ -155,13 +156,24 @@ class PipelineCall(CallOwner):
             getattr(pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        told = getattr(pipe, "do_classifier_free_guidance", None)
+        told = self._said(pipe, "do_classifier_free_guidance")
         guided = None if told is None else bool(told)
-        entangled = bool(getattr(pipe, conventions.PERTURBS_BY_PLACE, False))
+        entangled = bool(self._said(pipe, conventions.PERTURBS_BY_PLACE))
         return DenoiserCall(
             name, stream, leader, context, args, kwargs, latents, module, bound,
             forward=inner, guided=guided, entangled=entangled, content=content, updates=self._updates,
         )  # fmt: skip
+
+    def _said(self, pipe: Any, name: str) -> Any:
+        """What the pipeline says of itself; None where it does not. Then it is not asked again: the attributes that
+        diffusers' pipelines do not have are the slow ones.
+        """
+        if name in self._unsaid:
+            return None
+        found = getattr(pipe, name, None)
+        if found is None:
+            self._unsaid.add(name)
+        return found
 
     def _updates(self, space: str) -> LinearUpdates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""

@@ -112,12 +112,13 @@ class Extrapolate(Predictor, lever="predictor"):
         return replace(self, order=0, corrector=1)
 
     def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:
-        values = [output.detach().clone() for output in outputs]
-        if self.clean(kind):
-            values = [
-                value if base is None else clean_from_output(value, base, call.context.sigma, kind)
-                for value, base in zip(values, bases(call, values), strict=True)
-            ]
+        seen = bases(call, outputs) if self.clean(kind) else [None] * len(outputs)
+        values = [
+            output.detach().clone()
+            if base is None
+            else clean_from_output(output.detach(), base, call.context.sigma, kind)
+            for output, base in zip(outputs, seen, strict=True)
+        ]
         return at(call, values, kind)
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:

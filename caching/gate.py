@@ -295,16 +295,14 @@ class CacheGate(Lever):
         return predictor, updates, anatomy
 
     def _held_bytes(self) -> int:
-        held = [
-            tensor
-            for stream in self._streams.values()
-            for tensor in [
-                *stream.signal.kept_tensors(),
-                *(value for memory in stream.history for value in memory.values),
-                *(stream.corrector.kept_tensors() if stream.corrector else []),
-            ]
-        ]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        held: list[torch.Tensor] = []
+        for stream in self._streams.values():
+            held += stream.signal.kept_tensors()
+            for memory in stream.history:
+                held += memory.values
+            if stream.corrector is not None:
+                held += stream.corrector.kept_tensors()
+        return sum([tensor.nbytes for tensor in held])
 
 
 def _why_none(calls: Sequence[CallRecord]) -> str:

@@ -21,6 +21,8 @@ from accel.samplers.timesteps import set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
 from accel.update import Around
 
+MOST_WEIGHTS = 4096  # updates of which the weights are kept; a run has as many as it has steps
+
 
 @dataclass
 class OutputHistory:
@@ -60,6 +62,7 @@ class Stepper(Lever):
         self._history, self._denoiser = OutputHistory(), ""
         self._refused: str | None = None
         self._given: Mapping[str, Any] = {}
+        self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}  # of all runs: they follow from times alone
         self._begin_step()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +150,6 @@ class Stepper(Lever):
         self._updates = self._replaced = self._peak = 0
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
-        self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}
         self.reset()
 
     def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, StepPlace]:
@@ -178,7 +180,9 @@ class Stepper(Lever):
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
             return x.clone()
         key = (*times, following, place.step, place.remaining)
-        if key not in self._update_weights:  # the rehearsal has asked for most of them
+        if key not in self._update_weights:  # the rehearsal, or a run before, has asked for most of them
+            if len(self._update_weights) >= MOST_WEIGHTS:
+                self._update_weights.clear()
             self._update_weights[key] = self.method.update(times, following, place)
         keep, weights, noise = self._update_weights[key]
         x = keep * x

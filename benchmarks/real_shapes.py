@@ -222,7 +222,7 @@ def table(options: argparse.Namespace) -> None:
             show(measured(model, options))
             gc.collect()
     show("\n| levers | added to a step, us of processor time |\n| --- | --- |")
-    for label, added, plain in overhead():
+    for label, added, plain in overhead(rounds=options.rounds):
         show(f"| {label} | {added:.0f} (a plain step that computes nothing: {plain:.0f}) |")
 
 
@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=1, help="of each list of blocks")
     parser.add_argument("--tokens", type=float, default=0.03, help="share of the published number of tokens")
     parser.add_argument("--only", default="", help="only models whose name contains this")
+    parser.add_argument("--rounds", type=int, default=12, help="of the last table: the least counts")
     return cli.run(parser.parse_args(argv))
 
 

@@ -30,9 +30,7 @@ def _attention(chunk: Chunk, scale: float) -> torch.Tensor:
     units, keys = chunk.q.shape[1], chunk.k.shape[2]
     there = queries.new_ones(units, keys) if chunk.mask is None else chunk.mask[0, :, 0]
     lengths = queries.sum(1).tolist(), there.sum(1).tolist()
-    bias = BlockDiagonalMask.from_seqlens(
-        *lengths, device=chunk.q.device
-    )  # else on the first GPU, whatever the tensors
+    bias = BlockDiagonalMask.from_seqlens(*lengths, device=chunk.q.device)  # else on the first GPU, wherever q is
     q, k, v = (
         tensor.flatten(1, 2)[:, kept.flatten()].transpose(0, 1)[None]
         for tensor, kept in ((chunk.q, queries), (chunk.k, there), (chunk.v, there))

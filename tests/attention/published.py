@@ -47,28 +47,27 @@ class PublishedFunction:
         return given
 
 
-GRANULARITY = ("per_warp", "per_thread")
-LAYOUTS = ("HND", "NHD")
 _QUANTISED = "q k v tensor_layout is_causal qk_quant_gran sm_scale pv_accum_dtype smooth_k"
+_LAYOUT = {"tensor_layout": ("HND", "NHD")}
+_CHOICES = {**_LAYOUT, "qk_quant_gran": ("per_warp", "per_thread")}
 SAGE: dict[str, PublishedFunction] = {
     "sageattn_qk_int8_pv_fp16_cuda": PublishedFunction(
         "v2.0.1 and v2.2.0", f"{_QUANTISED} smooth_v return_lse",
-        values={"tensor_layout": LAYOUTS, "qk_quant_gran": GRANULARITY, "pv_accum_dtype": ("fp32", "fp16", "fp16+fp32")},
+        values={**_CHOICES, "pv_accum_dtype": ("fp32", "fp16", "fp16+fp32")},
     ),
     "sageattn_qk_int8_pv_fp16_triton": PublishedFunction(
         "v2.0.1, and v2.2.0 with a mask besides",
-        "q k v tensor_layout quantization_backend is_causal sm_scale smooth_k return_lse", values={"tensor_layout": LAYOUTS},
+        "q k v tensor_layout quantization_backend is_causal sm_scale smooth_k return_lse", values=_LAYOUT,
     ),
     "sageattn_qk_int8_pv_fp8_cuda": PublishedFunction(
         "v2.2.0", f"{_QUANTISED} smooth_v return_lse",
-        values={"tensor_layout": LAYOUTS, "qk_quant_gran": GRANULARITY, "pv_accum_dtype": ("fp32", "fp32+fp32", "fp32+fp16")},
+        values={**_CHOICES, "pv_accum_dtype": ("fp32", "fp32+fp32", "fp32+fp16")},
     ),
     "sageattn_qk_int8_pv_fp8_cuda_sm90": PublishedFunction(
-        "v2.2.0", f"{_QUANTISED} return_lse",
-        values={"tensor_layout": LAYOUTS, "qk_quant_gran": GRANULARITY, "pv_accum_dtype": ("fp32", "fp32+fp32")},
+        "v2.2.0", f"{_QUANTISED} return_lse", values={**_CHOICES, "pv_accum_dtype": ("fp32", "fp32+fp32")},
     ),
     "sageattn": PublishedFunction(
-        "1.0.6, commit ee8a972", "q k v tensor_layout is_causal sm_scale smooth_k", values={"tensor_layout": LAYOUTS}
+        "1.0.6, commit ee8a972", "q k v tensor_layout is_causal sm_scale smooth_k", values=_LAYOUT,
     ),
     "sageattn3_blackwell": PublishedFunction("1.0.0, commit d1a57a5", "q k v attn_mask is_causal per_block_mean"),
 }  # fmt: skip
@@ -96,7 +95,7 @@ class BlockDiagonalMask:
 
 
 def memory_efficient_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """(B, tokens, heads, channels), as the package has them; or (B, tokens, channels)."""
+    """(B, tokens, heads, channels), as the package has them."""
     given = ATTENTION.read(*args, **kwargs)
     q, k, v = given["query"], given["key"], given["value"]
     bias, scale = given.get("attn_bias"), given.get("scale")

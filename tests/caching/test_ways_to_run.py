@@ -102,6 +102,10 @@ def test_compiled_blocks_are_one_whole_graph_that_is_never_made_again() -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         for label in caches:
             assert accelerated(pipe, "wan", BOUNDARY[label])[1].predicted
+        for label in ("difference carried", "UniPC", "four levers"):
+            assert accelerated(pipe, "wan", STATIC[label])[1].levers[0].engaged
+        for label in ("tiles", "layers in bfloat16"):  # they do not reach into compiled blocks, and say so
+            assert "inside" in accelerated(pipe, "wan", STATIC[label])[1].levers[0].reason
         assert torch.equal(run(pipe, TINY["wan"], steps=STEPS), plain)
     assert counters["stats"]["unique_graphs"] == graphs and not counters["recompiles"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -75,6 +76,7 @@ def euler_weights(sigmas: Array, flow: bool) -> Array:
     return np.asarray(np.diff(sigmas) if flow else np.diff(1.0 / np.maximum(sigmas, 1e-4)))
 
 
+@lru_cache(maxsize=4096)
 def conversion(sigma: float, kind: str) -> Conversion:
     """At this noise level (a flow's time, else the noise-to-signal ratio of an input of unit variance)."""
     sign = -1.0 if kind.startswith("inverted") else 1.0

@@ -232,9 +232,11 @@ class Session:
         """Re-attaches what a denoiser's own call has taken off: diffusers' group offloading with streams sees in the
         first call in which order the blocks run, and then puts its hooks on anew.
         """
-        if any(layer.hidden for layer in self._layers):
-            with CHANGING:
-                self._layers[:] = [layer.on_top() for layer in self._layers]
+        for layer in self._layers:
+            if layer.hidden:
+                with CHANGING:
+                    self._layers[:] = [layer.on_top() for layer in self._layers]
+                return
 
     def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pipeline is called."""

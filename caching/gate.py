@@ -232,11 +232,12 @@ class CacheGate(Lever):
             stream.history, stream.corrector = [], None
             return outcome._replace(reason=stream.needed)
         outputs = tensors(outcome.output)
-        if stream.history and [value.shape for value in outputs] != stream.shapes:
+        shapes = [value.shape for value in outputs]
+        if stream.history and shapes != stream.shapes:
             # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
             self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
             stream.seen = stream.computed = call.context.step
-        stream.shapes = [value.shape for value in outputs]
+        stream.shapes = shapes
         if call.leader:
             stream.signal.after_compute(call, outputs)
             stream.policy.after_compute()

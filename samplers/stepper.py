@@ -207,8 +207,11 @@ class Stepper(Lever):
 
 def _asks_for_another(arguments: Mapping[str, Any]) -> bool:
     """Whether the scheduler is asked for an update that is not its plain one."""
-    given = [value for name in known_schedulers.OTHER_UPDATES if (value := arguments.get(name)) is not None]
-    return any(isinstance(value, torch.Tensor) or value for value in given)
+    for name in known_schedulers.OTHER_UPDATES:
+        value = arguments.get(name)
+        if value is not None and (isinstance(value, torch.Tensor) or value):
+            return True
+    return False
 
 
 def sample_of(result: Any) -> torch.Tensor:

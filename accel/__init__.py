@@ -31,6 +31,7 @@ from accel.version import __version__ as __version__
 if TYPE_CHECKING:
     from accel import pocket
     from accel.drafting.drafts import draft
+    from accel.drafting.enlarging import enlarge
     from accel.drafting.halving import best_of
     from accel.measure.comparison import compare
     from accel.rendering import render
@@ -51,6 +52,7 @@ __all__ = [
     "check",
     "compare",
     "draft",
+    "enlarge",
     "pocket",
     "precision",
     "render",
@@ -67,6 +69,7 @@ _LATER = {
     "check": "accel.self_check",
     "compare": "accel.measure.comparison",
     "draft": "accel.drafting.drafts",
+    "enlarge": "accel.drafting.enlarging",
     "render": "accel.rendering",
     "tune": "accel.tuning",
 }

@@ -28,14 +28,14 @@ def on_grid(call: DenoiserCall, config: Mapping[str, Any]) -> tuple[torch.Tensor
     if latents.ndim == 5:
         channels_second = latents.shape[1] == config.get("in_channels") or latents.shape[2] != config.get("in_channels")
         return latents, (2, 3, 4) if channels_second else (1, 3, 4)
-    grid = _token_grid(call.arguments) if latents.ndim == 3 else None
+    grid = packed_tokens(call.arguments) if latents.ndim == 3 else None
     if grid is None or math.prod(grid) > latents.shape[1]:
         return None
     # The tokens of reference pictures (Kontext, editing) follow those of the latents.
     return latents[:, : math.prod(grid)].unflatten(1, grid), (1, 2, 3)
 
 
-def _token_grid(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def packed_tokens(arguments: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """(T, H, W) in tokens, from the arguments that tell it to models that take packed tokens."""
     if all(isinstance(arguments.get(name), int) for name in ("num_frames", "height", "width")):  # LTX
         return arguments["num_frames"], arguments["height"], arguments["width"]

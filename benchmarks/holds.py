@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from accel.caching.methods.schedules import OptimalSchedule
 from accel.measure.metrics import Clip, psnr
 from accel.session import Session
 from benchmarks.judges import JUDGES, Judge
+from benchmarks.judges.home import HOME, Home
 from benchmarks.rivals import rivals
 
 SHARES = (0.66, 0.5, 0.42, 0.34, 0.28, 0.22)
@@ -60,7 +61,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One clip: PSNR against the unaccelerated one in dB, the steps that were computed, and processor seconds."""
+    """One clip: PSNR against the unaccelerated one in dB, the steps that were computed, and processor seconds.
+
+    beside: seconds of an unaccelerated clip right before the setting's; 0 where nobody asked for speeds.
+    """
 
     case: Case
     setting: str
@@ -68,6 +72,12 @@ class Run:
     psnr: float
     computed: int
     seconds: float
+    beside: float = 0.0
+
+
+def named(judge: str) -> Judge | Home:
+    """The judge, or the pocket model, of that name."""
+    return JUDGES[judge] if judge in JUDGES else HOME[judge]
 
 
 def fewer(steps: int) -> str:
@@ -81,17 +91,18 @@ def cases(names: Sequence[str]) -> list[Case]:
         Case(name, scheduler, guidance, steps)
         for name in names
         for steps in STEPS
-        for guidance in reversed(JUDGES[name].guidance_scales)
-        for scheduler in JUDGES[name].schedulers
+        for guidance in reversed(named(name).guidance_scales)
+        for scheduler in named(name).schedulers
     ]
 
 
 class Bench:
-    """Runs one case, and keeps what ended in a file."""
+    """Runs one case, and keeps what ended in a file. speeds: each setting beside an unaccelerated clip of its own."""
 
-    def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run]) -> None:
-        self.case, self._out, self._known = case, out, known
-        self.judge: Judge = JUDGES[case.judge]
+    def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run], *, speeds: bool = False) -> None:
+        self.case, self._out, self._known, self._speeds = case, out, known, speeds
+        self._beside: tuple[str, float] = ("", 0.0)
+        self.judge = named(case.judge)
         self.pipe: DiffusionPipeline = self.judge.load(case.scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self._references: dict[int, Clip] = {}
@@ -105,10 +116,12 @@ class Bench:
 
     def fewer(self, steps: int, prompt: int) -> None:
         """One clip in so many steps."""
+        self._time_plain(fewer(steps), range(prompt, prompt + 1))
         self._measure(fewer(steps), prompt, steps=steps)
 
-    def ours(self, label: str, cache: Any, prompts: Iterable[int]) -> None:
+    def ours(self, label: str, cache: Any, prompts: Sequence[int]) -> None:
         """One setting, and beside each of its clips as many plain steps as it computed."""
+        self._time_plain(label, prompts)
         with accelerate(self.pipe, cache=cache, attention=None, guidance=None, sampler=None) as session:
             computed = {prompt: self._measure(label, prompt, session=session) for prompt in prompts}
         for prompt, steps in computed.items():
@@ -117,12 +130,21 @@ class Bench:
     def theirs(self, prompts: int) -> None:
         """Other libraries' caches at all of their settings."""
         for label, attach in rivals(self.pipe):
+            self._time_plain(label, range(prompts))
             undo = attach(self.pipe)
             try:
                 for prompt in range(prompts):
                     self._measure(label, prompt)
             finally:
                 undo()
+
+    def _time_plain(self, setting: str, prompts: Sequence[int]) -> None:
+        """An unaccelerated clip, for the speed of a setting that is next: busy machines change by the minute."""
+        unknown = any((self.case, setting, prompt) not in self._known for prompt in prompts)
+        if self._speeds and unknown and setting != self._beside[0]:
+            began = time.process_time()
+            self._clip(prompts[0], self.case.steps)
+            self._beside = (setting, time.process_time() - began)
 
     def _measure(self, setting: str, prompt: int, steps: int = 0, session: Session | None = None) -> int:
         """Runs and keeps one clip, if it is not known yet; the number of steps that it computed, as far as we know."""
@@ -136,7 +158,7 @@ class Bench:
             if session is not None:
                 report = session.report()
                 computed = round(report.computed / len(report.calls) * self.case.steps)
-            known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds)
+            known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds, self._beside[1])
             self._known[self.case, setting, prompt] = known
             with self._out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(known)) + "\n")
@@ -243,9 +265,9 @@ class Tables:
                 yield f"| {case} | {' | '.join(cells)} |"
 
     def _fastest(self, case: Case, label: str, promise: float) -> str:
-        whole = np.mean([run.seconds for run in self._runs[case, fewer(case.steps)]])
+        whole = float(np.mean([run.seconds for run in self._runs[case, fewer(case.steps)]]))
         kept = [
-            float(whole / np.mean([run.seconds for run in runs]))
+            float(np.mean([run.beside or whole for run in runs]) / np.mean([run.seconds for run in runs]))
             for (at, setting), runs in self._runs.items()
             if at == case and setting.startswith((f"{label} @", f"{label}:"))
             if np.mean([run.psnr >= promise for run in runs]) >= 0.95
@@ -270,12 +292,13 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.out / f"{'-'.join(names)}.jsonl"
     known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
     for case in [] if options.table else cases(names):
-        bench = Bench(case, path, known)
+        timed = options.rivals and case == cases([case.judge])[0]
+        bench = Bench(case, path, known, speeds=timed)
         bench.plain(options.prompts)
         for candidate, settings in CANDIDATES.items():
             for share in SHARES:
                 bench.ours(f"{candidate} @ {share:g}", OptimalSchedule(share, **settings), range(options.prompts))
-        if options.rivals and case == cases([case.judge])[0]:
+        if timed:
             bench.theirs(options.prompts)
         print(f"{case}: done", flush=True)
     tables = Tables(read(options.out))

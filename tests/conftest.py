@@ -29,14 +29,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # A worker takes whole files in this order. The longest first: none is left to one worker at the end.
-    items.sort(key=lambda item: item.path.parent.name not in LONG_FOLDERS)
+    # A worker takes whole files in this order. The longest first: none is left to one worker at the end. Those on the
+    # hosted device last: torch has it for the rest of their process, as the accelerator of the machine.
+    items.sort(key=lambda item: (_on_hosted_device(item), item.path.parent.name not in LONG_FOLDERS))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow; run with --slow")
+    left_out = _beyond_their_parts(items)
     for item in items:
-        if "slow" in item.keywords:
+        if "slow" in item.keywords or item in left_out:
             item.add_marker(skip)
+
+
+def _beyond_their_parts(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What `part` leaves to --slow: all cases of a test but so many, taken evenly from the first to the last."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "part" in item.keywords and "slow" not in item.keywords:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, its in cases.items():
+        (count,) = its[0].get_closest_marker("part").args
+        last = len(its) - 1
+        taken = {round(last * number / (count - 1)) if count > 1 else 0 for number in range(count)}
+        cases[name] = [item for position, item in enumerate(its) if position not in taken]
+    return {item for its in cases.values() for item in its}
+
+
+def _on_hosted_device(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    used = vars(module.obj).values() if module else ()
+    return any(str(getattr(value, "__module__", "")).startswith("tests.devices.hosted") for value in used)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -82,7 +82,8 @@ class EarlyEnd:
         result = inner(*args, **kwargs)
         if last and not self.ended and self._is_last(last, len(scheduler.timesteps)):
             given = inspect.signature(inner).bind(*args, **kwargs).arguments
-            self._result = copied(with_sample(result, clean_latents(session, name, given)))
+            clean = scheduler_input(session, name, given).clean.to(given["sample"].dtype)
+            self._result = copied(with_sample(result, clean))
             self.ended = True
         return copied(self._result) if self.ended else result
 
@@ -99,7 +100,7 @@ def below(pipe: Any, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
     def evaluate(name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return end.value.evaluate(name, part, inner, *args, **kwargs)
 
-    return own_layers(_around_denoisers(pipe, evaluate))
+    return own_layers(around_denoisers(pipe, evaluate))
 
 
 def above(session: Session, end: Slot[EarlyEnd]) -> AbstractContextManager[None]:
@@ -112,10 +113,11 @@ def above(session: Session, end: Slot[EarlyEnd]) -> AbstractContextManager[None]
         return end.value.step(session, name, scheduler, inner, *args, **kwargs)
 
     steps = ((one, "step", partial(step, name, one)) for name, one in schedulers_of(session.parts))
-    return own_layers([*_around_denoisers(session.pipe, denoise), *steps])
+    return own_layers([*around_denoisers(session.pipe, denoise), *steps])
 
 
-def _around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Around]]:
+def around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Around]]:
+    """Layers for `own_layers` that call around(name, part, inner, ...) for each denoiser."""
     for name, part in networks_of(pipe):
         if part.denoises:
             yield part.module, forward_of(part.module), partial(around, name, part)
@@ -126,8 +128,24 @@ def steps_of(share: float, steps: int) -> int:
     return max(1, math.ceil(share * steps - 1e-9))
 
 
-def clean_latents(session: Session, scheduler: str, given: dict[str, Any]) -> torch.Tensor:
-    """The clean estimate that the scheduler's present update starts from, in the dtype of its sample.
+class SchedulerInput(NamedTuple):
+    """What a scheduler's update is given: the denoiser's output, and the sample as an input of unit variance or of a
+    flow.
+    """
+
+    output: torch.Tensor
+    latents: torch.Tensor
+    sigma: float
+    kind: str  # what the scheduler takes the output to be
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """The clean estimate, in float32."""
+        return clean_from_output(self.output, self.latents, self.sigma, self.kind)
+
+
+def scheduler_input(session: Session, scheduler: str, given: dict[str, Any]) -> SchedulerInput:
+    """What the present update of the scheduler of this name starts from.
 
     given: the arguments of `step`. Raises ValueError where it is not known what the output says.
     """
@@ -141,12 +159,12 @@ def clean_latents(session: Session, scheduler: str, given: dict[str, Any]) -> to
         raise ValueError(_unknown(anatomy, scheduler))
     sigma = calls[-1].sigma
     unit = sample / math.sqrt(1.0 + sigma * sigma) if anatomy.samples.get(scheduler) == "exploding" else sample
-    return clean_from_output(output, unit, sigma, kind).to(sample.dtype)
+    return SchedulerInput(output, unit, sigma, kind)
 
 
 def _unknown(anatomy: Anatomy, scheduler: str) -> str:
     kind = anatomy.schedulers.get(scheduler, scheduler)
     return (
-        f"A run of {anatomy.pipeline} cannot be ended early, because accel does not know what {kind} takes the "
-        "denoiser's output to be: look at whole runs (share=1.0, looks=())."
+        f"A run of {anatomy.pipeline} has no clean estimate in between, because accel does not know what {kind} takes "
+        "the denoiser's output to be: look at whole runs (share=1.0, looks=())."
     )

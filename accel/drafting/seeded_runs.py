@@ -87,14 +87,17 @@ class SeededRuns:
 
             yield run
 
-    def _run(self, seed: int, memory: CallMemory, end: EarlyEnd) -> SeededRun:
-        spent, reused = memory.rows, memory.reused
+    def once(self, seed: int) -> Any:
+        """What the pipeline, as it is, returns with this seed."""
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            generator = torch.Generator("cpu").manual_seed(seed)
-            start, cpu_start = time.perf_counter(), time.process_time()
-            output = self.pipe(**self._call, generator=generator)
-            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+            return self.pipe(**self._call, generator=torch.Generator("cpu").manual_seed(seed))
+
+    def _run(self, seed: int, memory: CallMemory, end: EarlyEnd) -> SeededRun:
+        spent, reused = memory.rows, memory.reused
+        start, cpu_start = time.perf_counter(), time.process_time()
+        output = self.once(seed)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         return SeededRun(output, memory.rows - spent, memory.reused - reused, seconds, cpu_seconds)
 
 

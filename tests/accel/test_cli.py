@@ -99,6 +99,7 @@ def test_calibrate_writes_what_it_recorded_and_prints_a_report(
     assert "SmoothCache cannot be calibrated" in capsys.readouterr().out
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "command", [["demo", "--clips", "1", "--preset"], ["compare", "some/model", "--prompts", RED, "--recipes"]]
 )

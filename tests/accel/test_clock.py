@@ -71,6 +71,7 @@ def build(kind: str) -> tuple[DiffusionPipeline, str, int]:
     return pipe, name, evaluations
 
 
+@pytest.mark.part(6)
 @every_scheduler
 def test_never_skipping_is_bit_identical_with_every_scheduler(kind: str) -> None:
     pipe, name, _ = build(kind)

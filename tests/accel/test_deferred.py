@@ -63,6 +63,7 @@ def test_nor_does_one_whose_cache_looks_into_the_denoiser(name: str) -> None:
     assert len(seen) == report.computed < len(report.calls)
 
 
+@pytest.mark.part(4)
 @every_pipeline
 @pytest.mark.parametrize("cache", [FixedInterval(2, warmup=99), EasyCache(0.0)], ids=str)
 def test_where_nothing_is_skipped_the_output_is_bit_identical(name: str, cache: Any) -> None:

@@ -68,6 +68,7 @@ def test_every_denoising_class_is_here_or_has_its_reason() -> None:
     assert not {*ZOO} & {*NOT_BUILT}
 
 
+@pytest.mark.part(4)
 @every_class
 def test_a_cache_that_never_skips_changes_no_bit_and_leaves_nothing(name: str) -> None:
     pipe = pipeline(name)
@@ -102,6 +103,7 @@ def test_an_interrupted_run_leaves_nothing_to_the_next(name: str) -> None:
     assert torch.equal(run(pipe, ZOO[name]).nan_to_num(), plain(name).nan_to_num())
 
 
+@pytest.mark.part(3)
 @every_class
 def test_a_batch_of_two_runs_as_it_does_without(name: str) -> None:
     if name in ALONE:

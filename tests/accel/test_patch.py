@@ -58,6 +58,7 @@ def fast(name: str) -> torch.Tensor:
 # Undo
 
 
+@pytest.mark.part(8)
 @every_pipeline
 def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     pipe = TINY[name].build()
@@ -156,6 +157,7 @@ def test_a_restored_session_dies_with_its_last_name() -> None:
     assert [reference() for reference in references] == [None] * len(references)
 
 
+@pytest.mark.part(2)
 @pytest.mark.usefixtures("quick_collection")
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "sdxl"])
 def test_deleting_an_accelerated_pipeline_frees_its_weights_as_soon_as_an_untouched_one_would(name: str) -> None:
@@ -351,6 +353,7 @@ class Patched:
                 assert self.hook.calls == 16
 
 
+@pytest.mark.part(5)
 @pytest.mark.parametrize("other", ["accelerate", "diffusers"])
 @pytest.mark.parametrize("first_on, last_on", [("accel", "hook"), ("hook", "accel")])
 @pytest.mark.parametrize("first_off, last_off", [("accel", "hook"), ("hook", "accel")])
@@ -516,6 +519,7 @@ def test_lora_loaded_and_unloaded_while_accelerated() -> None:
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("in_place", "compiled_first"), [(True, False), (False, True)])
 def test_compiled_transformer(in_place: bool, compiled_first: bool) -> None:
     """As one graph: our layer stands outside of what is compiled, whichever came first."""

@@ -74,6 +74,7 @@ def test_a_check_is_plain_data(checks: list[Check]) -> None:
     assert reason.startswith(f"cache: {skipped} of 28 calls predicted")
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sd", "flux_img2img", "svd"])
 def test_videos_pictures_and_pipelines_that_start_from_an_image(name: str) -> None:
     pipe, arguments = tiny(name)
@@ -119,6 +120,7 @@ def test_processor_time_is_told_where_the_machine_was_busy() -> None:
     assert str(busy) == "fast: 3.0x on a busy machine, 2.1x of processor time, 40 dB; promise kept"
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("times", "speed", "steady"),
     [
@@ -152,6 +154,7 @@ def test_promises_are_judged_in_the_decibels_that_are_told() -> None:
     assert PRESETS["turbo"].kept(5.0) is None
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_nothing_is_left_on_the_pipeline(accelerated: bool) -> None:
     pipe, arguments = tiny("wan")

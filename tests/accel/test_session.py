@@ -90,6 +90,7 @@ def siblings() -> tuple[DiffusionPipeline, DiffusionPipeline]:
     return pipe, other
 
 
+@pytest.mark.part(2)
 @every_method
 def test_a_pipeline_that_shares_its_parts_with_an_accelerated_one_is_untouched(method: str) -> None:
     pipe, other = siblings()
@@ -99,6 +100,7 @@ def test_a_pipeline_that_shares_its_parts_with_an_accelerated_one_is_untouched(m
             assert torch.equal(output(other), plain("wan"))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("first_restored", [0, 1])
 def test_shared_parts_follow_the_recipe_of_whoever_calls_and_are_clean_in_the_end(first_restored: int) -> None:
     pair = siblings()
@@ -189,6 +191,7 @@ def test_two_runs_inside_of_one_running_block_are_two_runs() -> None:
 # Guidance that changes
 
 
+@pytest.mark.part(6)
 @every_method
 @pytest.mark.parametrize("step", [2, 3, 4, 5])
 def test_guidance_switched_off_in_mid_run_does_not_mix_the_streams(method: str, step: int) -> None:
@@ -265,6 +268,7 @@ def stop_after(step: int) -> Any:
     return callback
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(("name", "step"), [("wan", 2), ("flux", 4)])
 @every_method
 def test_a_run_stopped_by_its_callback_leaves_nothing_for_the_next(name: str, method: str, step: int) -> None:
@@ -279,6 +283,7 @@ def test_a_run_stopped_by_its_callback_leaves_nothing_for_the_next(name: str, me
     assert torch.equal(output(pipe, name), plain(name))
 
 
+@pytest.mark.part(2)
 @every_method
 def test_a_denoiser_that_raises_leaves_nothing_for_the_next_run(method: str) -> None:
     pipe, calls = build(), []

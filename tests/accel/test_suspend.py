@@ -35,6 +35,7 @@ METHOD = FixedInterval(3, warmup=2, min_steps=1)
 every_pipeline = pytest.mark.parametrize("name", TINY)
 
 
+@pytest.mark.part(3)
 @kinds_only()
 def test_a_suspended_pipeline_is_the_untouched_one_and_the_same_session_is_on_again(name: str) -> None:
     pipe = pipeline(name)
@@ -209,6 +210,7 @@ def using(context: Any, act: Callable[[], Any]) -> Any:
         return act()
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("borrower", BORROWERS)
 def test_a_borrower_sees_the_pipeline_itself_and_gives_the_same_session_back(borrower: str, tmp_path: Path) -> None:
     pipe, borrow = pocket_pipe(), BORROWERS[borrower]
@@ -222,6 +224,7 @@ def test_a_borrower_sees_the_pipeline_itself_and_gives_the_same_session_back(bor
     assert session_of(pipe) is None
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("borrower", BORROWERS)
 def test_a_borrower_that_is_interrupted_gives_the_same_session_back(borrower: str, tmp_path: Path) -> None:
     def interrupt(*_: Any) -> None:

@@ -80,6 +80,7 @@ def used(pipe: DiffusionPipeline, number: int = 0, name: str = "wan", **options:
 # Threads
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_pipeline_that_shares_weights_with_one_at_work_in_another_thread_is_not_touched(recipe: str) -> None:
     fast, usual = sharing()
@@ -93,6 +94,7 @@ def test_a_pipeline_that_shares_weights_with_one_at_work_in_another_thread_is_no
     assert traces(fast) == traces(usual) == []
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name, times", [("wan", 20), ("flux", 20), ("sd", 4)])
 def test_accelerated_pipelines_over_the_same_weights_run_at_once_as_one_after_the_other(name: str, times: int) -> None:
     pipes = sharing(name, 3)
@@ -108,6 +110,7 @@ def test_accelerated_pipelines_over_the_same_weights_run_at_once_as_one_after_th
     assert [traces(pipe) for pipe in pipes] == [[], [], []]
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_levers_of_one_kind_do_not_mix_what_they_know(recipe: str) -> None:
     pipes = sharing()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ pytest.importorskip("gradio", reason="the app needs gradio")
 
 from accel.app.scratch import PREFIX, Scratch, clear_dead
 from tests.app.raw import Raw, eventually
+from tests.ports import free_port
 
 APP = """
 import sys
@@ -93,13 +93,12 @@ def test_old_uploads_make_room_and_clips_stay(temporary: Path) -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_app_that_is_ended_leaves_nothing(temporary: Path, ending: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     app = subprocess.Popen([sys.executable, "-c", APP, str(port)], **quiet)
     raw = Raw(f"http://127.0.0.1:{port}/")
     try:
-        assert eventually(lambda: app.poll() is not None or _answers(raw))
+        assert eventually(lambda: app.poll() is not None or _answers(raw)) and app.poll() is None
         uploaded = Path(raw.upload("mine.json", b"{}"))
         assert uploaded.exists() and any(uploaded.is_relative_to(path) for path in temporary.glob(f"{PREFIX}*"))
         app.send_signal(ending)

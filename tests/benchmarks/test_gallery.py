@@ -18,6 +18,7 @@ def test_every_model_that_takes_steps_is_shown() -> None:
     assert names == ["pocket:video", "pocket:small", "pocket:image", *(f"judge:{name}" for name in JUDGES)]
 
 
+@pytest.mark.slow
 def test_the_page_has_a_picture_and_a_number_for_every_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = gallery.Exhibit("pocket:image", "pictures", lambda: pocket.load("image"), pocket.prompts(1, 0)[0])
     monkeypatch.setattr(gallery, "exhibits", lambda: [one])

@@ -35,6 +35,7 @@ def test_a_straight_line_through_two_answers_is_continued_in_noise_level() -> No
     assert training._straight(*points).item() == pytest.approx(3 * 0.6 + 1)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_on_prompts_that_it_has_not_seen() -> None:
     """An untrained refiner has an error of exactly 1. Nothing of the recording stays on the pipeline."""
     pipe = pocket.load("video")

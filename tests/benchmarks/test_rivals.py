@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.rivals import rivals
@@ -10,6 +11,7 @@ from tests.tiny import TINY, run
 WAN = TINY["wan"]
 
 
+@pytest.mark.slow
 def test_each_rival_attaches_skips_something_and_comes_off_exactly():
     pipe = WAN.build()
     before = run(pipe, WAN, steps=16)

@@ -45,6 +45,7 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("label", "whole"),
     [
@@ -65,6 +66,7 @@ def test_one_graph_serves_plain_accelerated_and_restored_runs(label, whole):
     torch.testing.assert_close(output, accelerated(pipeline("wan"), CACHES[label]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("label", ["interval", "easy"])
 def test_a_graph_that_was_made_in_an_accelerated_run_serves_the_others(label):
     """aot_eager traces through autograd's graphs as inductor does; three blocks of one class are one graph."""

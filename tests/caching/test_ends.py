@@ -29,6 +29,7 @@ def line(report: Report) -> str:
     return only
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("end", [0.5, 0.8])
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_a_run_that_is_cut_off_ends_on_a_computed_step(cache: Any, end: float) -> None:
@@ -79,6 +80,7 @@ def test_a_run_that_is_interrupted_after_a_prediction_says_so() -> None:
 # Two experts
 
 
+@pytest.mark.part(5)
 @pytest.mark.parametrize("cache", [*CACHES, FirstBlockCache(0.2)], ids=str)
 @pytest.mark.parametrize("steps", [12, 30])
 def test_each_expert_ends_on_a_computed_step_and_begins_with_a_history_of_its_own(cache: Any, steps: int) -> None:
@@ -90,6 +92,7 @@ def test_each_expert_ends_on_a_computed_step_and_begins_with_a_history_of_its_ow
     assert any("·" in done for done in lines.values())
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("preset", ["balanced", "fast", "turbo"])
 @pytest.mark.parametrize("steps", [24, 50])
 def test_presets_count_the_fewest_steps_per_run_and_not_per_expert(preset: str, steps: int) -> None:

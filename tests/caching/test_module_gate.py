@@ -385,6 +385,7 @@ def hooked_modules(pipe: Any) -> None:
         add_hook_to_module(block.ffn, ModelHook())
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("prepare", [offloaded_by_accelerate, offloaded_by_diffusers, hooked_modules])
 def test_reuse_works_with_offload_hooks_and_leaves_them_in_place(prepare: Any) -> None:
     expected, plain = accelerated(build())[0], run(build(), TINY["wan"])

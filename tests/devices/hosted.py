@@ -90,9 +90,15 @@ class HostedTensor(torch.Tensor):
 @cache
 def hosted_device() -> torch.device:
     """Makes the device known to torch; for the rest of the process."""
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+    from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend(NAME)
+    class Module(_DummyBackendModule):
+        """What `torch.random.fork_rng` asks every accelerator: this one's random numbers are the CPU's."""
+
+        get_rng_state = staticmethod(lambda _: torch.get_rng_state())
+        set_rng_state = staticmethod(lambda state, _: torch.set_rng_state(state))
+
+    _setup_privateuseone_for_python_backend(NAME, Module())
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")

@@ -98,6 +98,7 @@ def test_it_is_known_by_name_everywhere():
     assert class_of("pocket:image") is StableDiffusionPocketPipeline
 
 
+@pytest.mark.slow
 def test_the_pictures_show_what_the_prompts_say(pipe):
     shares = adherence(generate(pipe, PROMPTS, PICTURE, 25, 6.0), PROMPTS)
     assert "motion" not in shares
@@ -181,6 +182,7 @@ def test_training_moves_all_kinds_of_weights_and_resumes(tmp_path):
     assert torch.equal(pipe.scheduler.alphas_cumprod, train_image.make_scheduler().alphas_cumprod)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_one_batch(autoencoder):
     torch.manual_seed(0)
     trainer = train_image.Trainer(autoencoder, (32, 32), rate=5e-3, device="cpu", pool=16)

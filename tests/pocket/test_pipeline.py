@@ -49,6 +49,7 @@ def test_other_sizes_and_lengths(pipe, height, width, frames):
     assert clip.shape == (frames, height, width, 3)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kind", [DiffusionPipeline, WanPipeline, WanPocketPipeline])
 def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp_path):
     pipe.save_pretrained(tmp_path)

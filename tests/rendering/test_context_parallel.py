@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,14 @@ from pathlib import Path
 import pytest
 
 import accel
+from tests.ports import free_port
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "render_context_parallel.py"
 SECONDS = 900
 
 
 def start(ranks: int, out: Path, recipe: str) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), "--steps", "12", "--recipe", recipe, "--out", str(out)]
     return [

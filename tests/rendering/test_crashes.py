@@ -110,6 +110,7 @@ def test_a_torn_last_line_costs_one_job_only(tmp_path: Path) -> None:
     check_exactly_once(tmp_path, 4)
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_run_again(tmp_path: Path) -> None:
     """The same through the command line, with the pocket model."""
     rows = [{"defaults": {"size": 32, "frames": 5, "steps": 1}}, {"prompt": "a red circle", "repeat": 30}]

@@ -240,6 +240,7 @@ SEEDED = [
 ]
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:
@@ -270,6 +271,7 @@ def test_one_step_is_eulers_step_to_the_end(name: str) -> None:
     assert relative(found, plain("sd3", steps=1)) < 1e-6
 
 
+@pytest.mark.part(2)
 @every_sampler
 @pytest.mark.parametrize("name_of_pipeline", ["wan", "sdxl"])
 def test_restore_gives_the_pipeline_back_also_after_an_exception(name: str, name_of_pipeline: str) -> None:

@@ -78,6 +78,7 @@ def test_solvers_that_diffusers_has_are_the_same_as_there_in_a_pipeline(name: st
     assert relative(sampled(name, solver, steps=16)[0], plain(name, steps=16)) < 1e-5
 
 
+@pytest.mark.part(12)
 @crossed("solver", HISTORY)
 def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver: str) -> None:
     output, report = sampled(name, HISTORY[solver])
@@ -182,6 +183,7 @@ def test_euler_is_the_schedulers_own_step_in_every_convention(
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("solver", HISTORY)
 @pytest.mark.parametrize("second", [{"prediction_type": "v_prediction"}, FLOW])
 def test_two_schedulers_of_one_class_have_each_the_facts_of_their_own_settings(
@@ -374,6 +376,7 @@ def test_what_a_pipeline_changes_between_steps_is_kept() -> None:
     torch.testing.assert_close(seen[4].sample, seen[3].result * 0.5)
 
 
+@pytest.mark.part(2)
 @crossed("solver", HISTORY, ["wan", "sdxl", "flux", "cogvideox"], kinds=["wan"])
 def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
     batch, _ = sampled(name, HISTORY[solver], batch=3)
@@ -385,6 +388,7 @@ def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
 # Runs one after another, and ends
 
 
+@pytest.mark.part(2)
 @crossed("solver", HISTORY, ["wan", "sdxl", "flux_img2img", "animatediff"], kinds=())
 def test_a_session_starts_anew_with_every_call(name: str, solver: str) -> None:
     asked: list[dict[str, Any]] = [{}, {"size": "other"}, {"steps": 5, "prompt": 1}, {"batch": 3}, {}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 import accel
@@ -51,6 +52,7 @@ PIPELINES = (
 )
 
 
+@pytest.mark.part(12)
 @crossed("method", METHODS, PIPELINES, kinds=("wan", "flux", "sdxl"))
 def test_it_acts_or_says_why_not_and_is_undone_to_the_bit(name: str, method: str) -> None:
     pipe = pipeline(name)

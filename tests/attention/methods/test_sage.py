@@ -276,6 +276,7 @@ def off(output: torch.Tensor, expected: torch.Tensor) -> float:
     return float((output - expected).abs().mean() / expected.abs().mean())
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "flux", "flux_kontext", "hunyuan_video", "mochi", "sd"])
 def test_emulation_is_near_the_plain_pipeline(name: str) -> None:
     """Reference pictures among the tokens (Kontext) and padded text (HunyuanVideo) are no obstacle."""
@@ -372,6 +373,7 @@ def test_beside_a_cache_and_guidance() -> None:
     assert all(lever.engaged for lever in session.report().levers)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "mochi", "sd"])
 def test_restore_leaves_no_trace(name: str) -> None:
     pipe = TINY[name].build()

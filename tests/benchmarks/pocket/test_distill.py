@@ -112,6 +112,7 @@ def test_the_pool_is_filled_before_its_points_are_used_again(run, monkeypatch):
     assert len(run.pool[-1]) == distill.FIRST * 4
 
 
+@pytest.mark.slow
 def test_shrinking_lowers_the_loss_on_one_batch(teacher):
     run = shrink.Shrinking(teacher, width=32, layers=1, rate=5e-3, pool=8, seed=0, device="cpu")
     batch = torch.randn(8, 24, 5, 4, 4), [*CAPTIONS, "", ""] * 2
@@ -122,6 +123,7 @@ def test_shrinking_lowers_the_loss_on_one_batch(teacher):
 SMALL = ["--device", "cpu", "--minutes", "5", "--pool", "32"]
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("script", "options"), [(distill, []), (shrink, ["--width", "32", "--layers", "1"])], ids=["distill", "shrink"]
 )

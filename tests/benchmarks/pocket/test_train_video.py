@@ -58,6 +58,7 @@ def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
         assert torch.equal(started["run"]["denoiser"][name], value)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_one_batch():
     torch.manual_seed(0)
     autoencoder = train_video.fit_autoencoder(16, 4)

@@ -236,6 +236,7 @@ def test_layer_errors_are_those_of_the_outputs():
 # What is simulated is what happens
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "method",
     [
@@ -274,6 +275,7 @@ def test_probes_are_simulated_exactly_where_tokens_do_not_depend_on_the_answers(
     assert foretold == computed(pipe, method, num_inference_steps=24)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", EXPERTS, "sd", "flux_img2img"])
 def test_content_free_schedules_are_simulated_exactly_on_real_models(name):
     """Time embeddings, ratios and noise levels do not depend on the outputs."""
@@ -293,6 +295,7 @@ def test_content_free_schedules_are_simulated_exactly_on_real_models(name):
         assert only == tuple(actions[step] for step in sorted(actions))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("method", [SmoothCache(), FORA()])
 def test_shares_of_reused_modules_are_simulated(method):
     pipe, calibration = recorded(prompts=1)
@@ -306,6 +309,7 @@ def test_shares_of_reused_modules_are_simulated(method):
     assert calibration.compute(method) == pytest.approx(0.6, abs=0.1)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("compute", [0.35, 0.5, 0.8])
 def test_thresholds_compute_the_wanted_fraction(compute):
     calibration = of_forty_steps()
@@ -318,6 +322,7 @@ def test_thresholds_compute_the_wanted_fraction(compute):
     assert away[calibration.threshold(FixedInterval(), compute).interval] == min(away.values())
 
 
+@pytest.mark.slow
 def test_a_threshold_holds_on_a_trained_model():
     """On the pocket model, with a prompt that was not recorded."""
     from accel import pocket
@@ -485,6 +490,7 @@ def test_a_saved_calibration_yields_the_same(tmp_path):
     assert loaded.smoothcache() == calibration.smoothcache()
 
 
+@pytest.mark.slow
 def test_eight_runs_of_fifty_steps_are_a_small_file():
     _, calibration = recorded(steps=50, prompts=8)
     assert len(files.to_json(calibration)) < 150_000
@@ -623,6 +629,7 @@ def test_the_report_says_what_is_known_and_what_is_unreliable():
 # The recorder
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", ["wan", EXPERTS, "flux", "sd3", "z_image", "sdxl", "mochi"])
 def test_recording_changes_no_output_and_leaves_nothing_behind(name):
     pipe = TINY[name].build()

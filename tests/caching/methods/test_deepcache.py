@@ -48,6 +48,7 @@ def accelerated(pipe: DiffusionPipeline, name: str, method: DeepCache, **options
 # Bit identity
 
 
+@pytest.mark.part(4)
 @crossed("branch", BRANCHES, UNETS)
 def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     output, report = accelerated(pipeline(name), name, deep(1, branch))
@@ -56,6 +57,7 @@ def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     assert not report.levers[0].engaged and "every 1" in report.levers[0].reason
 
 
+@pytest.mark.part(6)
 @every_unet
 @every_branch
 @pytest.mark.parametrize("size", ["default", "other"])
@@ -67,6 +69,7 @@ def test_a_forced_skip_with_unchanged_inputs_gives_the_full_output(name: str, br
     assert all(torch.equal(full, other) for other in skipped)
 
 
+@pytest.mark.part(4)
 @every_unet
 @every_branch
 def test_what_a_skipped_step_leaves_out_is_not_executed(name: str, branch: int) -> None:
@@ -92,12 +95,14 @@ def layers_kept(name: str, branch: int) -> list[str]:
     return [*down, "down_blocks.0.downsamplers", "up_blocks.1", *deeper]
 
 
+@pytest.mark.part(4)
 @every_unet
 @every_branch
 def test_a_skipped_step_is_the_u_net_with_the_kept_feature(name: str, branch: int) -> None:
     check_formula(pipeline(name), twin(name), name, branch)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 @every_branch
 def test_free_u_scales_features_in_place_and_does_no_harm(name: str, branch: int) -> None:
@@ -107,6 +112,7 @@ def test_free_u_scales_features_in_place_and_does_no_harm(name: str, branch: int
     check_formula(*pipes, name, branch)
 
 
+@pytest.mark.part(1)
 @every_branch
 def test_controlnet_residuals_of_the_layers_that_run_are_this_steps_own(branch: int) -> None:
     check_formula(*(controlled() for _ in range(2)), "sd", branch, image=picture(0, 128, 128))
@@ -242,6 +248,7 @@ def test_which_steps_are_full(method: DeepCache, marks: str) -> None:
     assert report.levers[0].engaged == ("·" in marks)
 
 
+@pytest.mark.part(3)
 @every_unet
 @pytest.mark.parametrize(("branch", "batch"), [(0, 1), (1, 2), (2, 1)])
 def test_extra_memory_is_one_hidden_state(name: str, branch: int, batch: int) -> None:
@@ -304,6 +311,7 @@ def test_a_branch_that_keeps_everything_is_left_alone_and_told_the_limit() -> No
     assert report.levers[0].reason == "branch=3 leaves nothing out of this U-Net: give at most 2."
 
 
+@pytest.mark.slow
 def test_a_u_net_compiled_as_a_whole_runs_in_full_and_the_report_says_why() -> None:
     pipe = TINY["sd"].build()
     pipe.unet.compile(backend="eager")

@@ -442,6 +442,7 @@ IMAGE_ELEMENT = {
 }
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", IMAGE_ELEMENT)
 def test_dicache_on_a_real_model_is_the_papers_formula(name, batch):
@@ -511,6 +512,7 @@ def blocks_of(pipe):
     return {path: found for path, found in snapshot(pipe).items() if path.startswith("transformer.blocks.")}
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("method", LOOSE)
 def test_compiled_blocks_are_probed_from_outside_and_nothing_is_recompiled(method):
     torch._dynamo.reset()

@@ -49,6 +49,7 @@ def redi(name: str, **settings: Any) -> ReDi:
     return ReDi(bank(name), **{"radius": FAR, "key": KEY, "landing": LANDING, **settings})
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_bank_with_the_query_gives_the_full_run_bit_for_bit(name: str) -> None:
     """With another seed: the noise is the bank's."""
@@ -254,6 +255,7 @@ def test_steps_that_the_bank_does_not_keep_are_refused() -> None:
 # With other levers, runs one after another, exceptions
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sdxl"])
 @pytest.mark.parametrize("lever", ["cache", "modules", "guidance"])
 def test_other_levers_start_anew_after_the_jump(name: str, lever: str) -> None:

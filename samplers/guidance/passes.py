@@ -18,7 +18,7 @@ from accel.samplers.guidance.combination import main_output
 TRIES = 3
 
 SAME_OUTPUT = "both passes gave the same output, as with one prompt for both, and nothing tells them apart"
-NO_GUIDANCE = "several passes were seen, and what becomes of them is not classifier-free guidance"
+NO_GUIDANCE = "several passes were seen, and what the scheduler is given is no classifier-free guidance of them"
 CONDITIONAL_LATER = "the unconditional pass comes first here, when there is nothing yet to make it from"
 
 
@@ -47,6 +47,9 @@ class PassRoles:
     conditional: tuple[str, ...] = conventions.CONDITIONAL_CALLS
     unconditional: tuple[str, ...] = conventions.UNCONDITIONAL_CALLS
     batch: BatchRoles | None = None
+
+
+UNKNOWN_ROLES = PassRoles()
 
 
 @dataclass
@@ -104,6 +107,8 @@ class PassObserver:
         self, denoiser: str, answered: list[AnsweredCall], given: torch.Tensor, sample: torch.Tensor
     ) -> list[AnsweredCall]:
         first = answered[0]
+        if len(answered) == 1 and not first.splits:
+            return []
         if self._seen[denoiser].steps <= TRIES and _is_kept_twice(given, first):
             given, sample = given.chunk(2)[0], sample.chunk(2)[0]
         parts = _parts(first, given, sample)
@@ -173,8 +178,11 @@ def _sizes(call: DenoiserCall, parts: int, sample: torch.Tensor) -> tuple[int, .
 
 def _arranged(shown: list[torch.Tensor], asked: AnsweredCall, parts: int, sample: torch.Tensor) -> list[torch.Tensor]:
     """The outputs as the pipeline has arranged the latents for its scheduler (frames as samples of a batch)."""
+    like = shown[0].shape
     latents = None if asked.call.is_list else asked.call.latents[0].chunk(parts)[0]
-    if latents is None or latents.shape == sample.shape or latents.shape != shown[0].shape:
+    if latents is not None and latents.ndim == len(like):
+        latents = latents[tuple(slice(size) for size in like)]  # without the channels of a picture to start from
+    if latents is None or latents.shape == sample.shape or latents.shape != like:
         return shown
     arrange = arranged_like(latents, sample)
     return shown if arrange is None else [arrange(one) for one in shown]

@@ -192,10 +192,9 @@ class GuidanceGate(Lever):
             return self._two_calls(call, proceed, roles)
         if call.entangled:
             self._why_none = ENTANGLED
-        elif call.guided is False:
-            self._why_none = "no unconditional pass was seen: guidance is off at this scale"
-        if call.entangled or self.anatomy.guidance_calls == "two calls":
             return proceed(call)
+        if call.guided is False:
+            self._why_none = "no unconditional pass was seen: guidance is off at this scale"
         batches = self._batches.setdefault(call.denoiser, batched_cfg.RepeatedBatches())
         splits = batches.may_be_passes(call)
         known = self._known_batch(call, roles) if splits else None

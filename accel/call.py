@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -72,15 +71,16 @@ class DenoiserCall:
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
     launch_sizes: list[int] = field(default_factory=list, repr=False)
 
-    @cached_property
-    def is_list(self) -> bool:
-        """Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor."""
-        return isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+    # Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor.
+    is_list: bool = field(init=False, repr=False)
+    rows: int = field(init=False, repr=False)  # the number of samples in the batch, of both halves
+    # What of the latents must stay as it is for one call's output to say anything about another's.
+    layout: tuple[object, ...] = field(init=False, repr=False)
 
-    @cached_property
-    def rows(self) -> int:
-        """The number of samples in the batch, of both halves."""
-        return len(self.latents) if self.is_list else self.latents[0].shape[0] if self.latents else 0
+    def __post_init__(self) -> None:
+        self.is_list = isinstance(Arguments.pick(self.arguments, LATENTS), (list, tuple))
+        self.rows = len(self.latents) if self.is_list else self.latents[0].shape[0] if self.latents else 0
+        self.layout = tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents])
 
     @property
     def weight(self) -> float:
@@ -91,11 +91,6 @@ class DenoiserCall:
         except Unknown:
             return 0.0
         return updates.added[self.context.position - updates.first] if updates.depth == 1 else 0.0
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """What of the latents must stay as it is for one call's output to say anything about another's."""
-        return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in self.latents)
 
 
 Proceed = Callable[[DenoiserCall], DenoiserResult]
@@ -116,7 +111,7 @@ class Arguments:
             self._names = Arguments(wrapped)._names
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(self._names, args, strict=False)) | dict(kwargs)
+        return {**dict(zip(self._names, args, strict=False)), **kwargs} if args else dict(kwargs)
 
     @staticmethod
     def pick(bound: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -137,10 +132,10 @@ def tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of a (nested) argument or output, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, Mapping):  # such as diffusers' BaseOutput
-        value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [tensor for item in value for tensor in tensors(item)]
+    if isinstance(value, Mapping):  # such as diffusers' BaseOutput
+        return tensors(list(value.values()))
     return []
 
 
@@ -151,11 +146,11 @@ def rebuilt(template: Any, values: list[torch.Tensor]) -> Any:
     def build(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
             return next(rest)
+        if isinstance(part, (list, tuple)):
+            return type(part)([build(item) for item in part])
         if isinstance(part, Mapping):
             built: Any = {key: build(item) for key, item in part.items()}
             return type(part)(**built) if is_dataclass(part) else built
-        if isinstance(part, (list, tuple)):
-            return type(part)([build(item) for item in part])
         return part
 
     return build(template)
@@ -165,16 +160,21 @@ def carries_state(output: Any) -> bool:
     """Whether an output holds more than predictions, which nobody can forecast: plain dictionaries (AnyFlow's key-value
     caches) and objects of unknown kinds.
     """
-    if isinstance(output, Mapping) and is_dataclass(output):  # diffusers' BaseOutput
-        output = list(output.values())
+    if output is None or isinstance(output, (torch.Tensor, bool, int, float, str)):
+        return False
     if isinstance(output, (list, tuple)):
-        return any(carries_state(item) for item in output)
-    return not (output is None or isinstance(output, (torch.Tensor, bool, int, float, str)))
+        return any(map(carries_state, output))
+    if isinstance(output, Mapping) and is_dataclass(output):  # diffusers' BaseOutput
+        return any(map(carries_state, output.values()))
+    return True
 
 
 def structure(output: Any) -> Any:
     """The output's structure without its tensors' memory: enough for `rebuilt` to give the same kind of object."""
-    return rebuilt(output, [tensor.new_empty(0) for tensor in tensors(output)])
+    return rebuilt(output, [_NOTHING] * len(tensors(output)))
+
+
+_NOTHING = torch.empty(0)
 
 
 def noise_part(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None:
@@ -183,6 +183,8 @@ def noise_part(latents: torch.Tensor, like: torch.Tensor) -> torch.Tensor | None
     Image-to-video and inpainting models append conditioning channels after the noisy ones, so the leading channels
     are taken. (B, C_in, ...) or (B, N, C_in) -> shape of `like`.
     """
+    if latents.shape == like.shape:
+        return latents
     if latents.ndim != like.ndim or any(have < want for have, want in zip(latents.shape, like.shape, strict=True)):
         return None
     for dimension, size in enumerate(like.shape):

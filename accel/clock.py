@@ -215,7 +215,7 @@ class Clock:
             self._told.setdefault(denoiser, told)
         called = self._called.setdefault(denoiser, [])
         leader = not called
-        streams = self._streams.setdefault(denoiser, Streams())
+        streams = self._streams.get(denoiser) or self._streams.setdefault(denoiser, Streams())
         stream, content = streams.find(self.cache_contexts.get(denoiser), conditioning, len(called), self._step)
         # The same conditioning twice in one step (tiles, perturbed guidance) is a stream of its own.
         repeats = called.count(stream)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -128,12 +129,15 @@ def read_all(value: Any) -> Any:
     if isinstance(value, DeferredTensor):
         return value.read()
     if type(value) in (list, tuple):
-        read = [read_all(item) for item in value]
-        return type(value)(read) if any(one is not other for one, other in zip(read, value, strict=True)) else value
+        read = [item if type(item) in _PLAIN else read_all(item) for item in value]
+        return value if all(map(is_, read, value)) else type(value)(read)
     if type(value) is dict:
-        found = {key: read_all(item) for key, item in value.items()}
-        return found if any(found[key] is not value[key] for key in value) else value
+        found = {key: item if type(item) in _PLAIN else read_all(item) for key, item in value.items()}
+        return value if all(map(is_, found.values(), value.values())) else found
     return value
+
+
+_PLAIN = frozenset({torch.Tensor, bool, int, float, str, type(None)})  # most arguments, which hold nothing deferred
 
 
 def _read(value: Any) -> Any:

@@ -98,6 +98,12 @@ class CompositeLever(Lever):
         self.method, self.parts = method, tuple(parts)
         self._handles = [handle for part in self.parts for handle in _handles(part)]
         self._observers = [hear for part in self.parts for hear in _listeners(part)]
+        self._updaters = [part for part in self.parts if _updates(part)]
+
+    @property
+    def updates(self) -> bool:
+        """Whether one of them may have something to say about a scheduler's update."""
+        return bool(self._updaters)
 
     @property
     def answers(self) -> bool:
@@ -127,7 +133,7 @@ class CompositeLever(Lever):
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         jumped = []
-        for part in self.parts:
+        for part in self._updaters:
             result = part.after_step(name, scheduler, arguments, result)
             if isinstance(result, JumpedResult):
                 result = result.result
@@ -195,6 +201,12 @@ def _listeners(lever: Lever) -> Sequence[Callable[[DenoiserCall], None]]:
     if isinstance(lever, CompositeLever):
         return lever._observers
     return () if type(lever).before_evaluation is Lever.before_evaluation else (lever.before_evaluation,)
+
+
+def _updates(lever: Lever) -> bool:
+    if isinstance(lever, CompositeLever):
+        return lever.updates
+    return type(lever).after_step is not Lever.after_step
 
 
 class InactiveLever(Lever):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -75,6 +76,7 @@ def euler_weights(sigmas: Array, flow: bool) -> Array:
     return np.asarray(np.diff(sigmas) if flow else np.diff(1.0 / np.maximum(sigmas, 1e-4)))
 
 
+@lru_cache(maxsize=4096)
 def conversion(sigma: float, kind: str) -> Conversion:
     """At this noise level (a flow's time, else the noise-to-signal ratio of an input of unit variance)."""
     sign = -1.0 if kind.startswith("inverted") else 1.0
@@ -96,7 +98,8 @@ def output_shares(sigma: float, kind: str) -> tuple[float, float]:
 def clean_from_output(output: torch.Tensor, latents: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
     """x0 (float32) from the network's input and output."""
     from_input, from_output = conversion(sigma, kind)
-    return from_input * latents.float() + from_output * output.float()
+    seen = latents.float() if from_input == 1.0 else from_input * latents.float()
+    return seen + from_output * output.float()
 
 
 def output_from_clean(clean: torch.Tensor, latents: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
@@ -110,13 +113,14 @@ def point_of(sample: torch.Tensor, answer: torch.Tensor, sigma: float, samples: 
     """The scheduler's sample and the denoiser's output to it, in the common coordinates.
 
     prediction: as the scheduler takes it.
-    All tensors are new, because pipelines may go on to change theirs in place.
+    The velocity and the clean estimate are new, because pipelines may go on to change their tensors in place.
     """
-    x, y = sample.float() * (1.0 / scale_of(sigma, samples)), answer.float()
-    time = flow_time(sigma, samples == "flow")
+    scale, time = scale_of(sigma, samples), flow_time(sigma, samples == "flow")
+    x = sample.float() if scale == 1.0 else sample.float() * (1.0 / scale)
     if "flow" in prediction:
-        velocity = y * (1.0 if prediction == "flow" else -1.0)
+        velocity = answer.to(torch.float32, copy=True) if prediction == "flow" else -answer.float()
         return StatePoint(x, velocity, x - time * velocity)
+    y = answer.float()
     root = math.sqrt(1.0 + sigma * sigma)
     unit = x * ((1.0 + sigma) / root)  # of unit variance: a = 1 / root, b = sigma / root
     if prediction == "epsilon":

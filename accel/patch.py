@@ -108,12 +108,19 @@ class Wrapper:
         """Whether this is the layer over that very method."""
         return self._owner() is owner and self.name == name
 
+    @property
+    def hidden(self) -> bool:
+        """Whether something else is on top of it, or in its place."""
+        owner = self._owner()
+        return owner is not None and owner.__dict__.get(self.name) is not self
+
     def on_top(self) -> Wrapper:
         """This layer if it is on top, apart from others of ours, else a new one on top.
 
-        Asked at the start of each run, because others take their wrappers off and ours with them, or put some on that
-        lead nowhere near it. It is a new object, because somebody's closure may still lead to this one, and a layer
-        that is above and below it would call itself for ever.
+        Asked at the start of each run, and where a denoiser's call has changed its own methods, because others take
+        their wrappers off and ours with them, or put some on that lead nowhere near it. It is a new object, because
+        somebody's closure may still lead to this one, and a layer that is above and below it would call itself for
+        ever.
         """
         owner, around, everywhere = self._owner(), self._around, self._of is None
         if owner is None or around is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,6 +46,8 @@ class PipelineCall(CallOwner):
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._adapters: dict[str, Adapter] = {}
+        self._unsaid: set[str] = set()
+        self._told: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run, what its updates are
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step = False
@@ -78,7 +80,7 @@ class PipelineCall(CallOwner):
 
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
-        if self.levers.parts:
+        if self.levers.updates:
             result = self.levers.after_step(name, scheduler, _named(inner, args, kwargs), result)
             if isinstance(result, JumpedResult):
                 result = result.result
@@ -154,16 +156,40 @@ class PipelineCall(CallOwner):
             getattr(pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
-        told = getattr(pipe, "do_classifier_free_guidance", None)
+        told = self._said(pipe, "do_classifier_free_guidance")
         guided = None if told is None else bool(told)
-        entangled = bool(getattr(pipe, conventions.PERTURBS_BY_PLACE, False))
+        entangled = bool(self._said(pipe, conventions.PERTURBS_BY_PLACE))
         return DenoiserCall(
             name, stream, leader, context, args, kwargs, latents, module, bound,
             forward=inner, guided=guided, entangled=entangled, content=content, updates=self._updates,
         )  # fmt: skip
 
+    def _said(self, pipe: Any, name: str) -> Any:
+        """What the pipeline says of itself; None where it does not. Then it is not asked again: the attributes that
+        diffusers' pipelines do not have are the slow ones.
+        """
+        if name in self._unsaid:
+            return None
+        found = getattr(pipe, name, None)
+        if found is None:
+            self._unsaid.add(name)
+        return found
+
     def _updates(self, space: str) -> LinearUpdates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
+        place = self._clock.run, space
+        if place not in self._told:
+            self._told = {known: told for known, told in self._told.items() if known[0] == self._clock.run}
+            try:
+                self._told[place] = self._measured(space)
+            except Unknown as reason:
+                self._told[place] = reason.untraced()
+        found = self._told[place]
+        if isinstance(found, Unknown):
+            raise found.untraced()
+        return found
+
+    def _measured(self, space: str) -> LinearUpdates:
         name, table = self._clock.scheduler, self._clock.timetable
         received, reason = self._anatomy.received.get(name, "unknown"), self._anatomy.uncorrectable.get(name)
         if reason or table is None:
@@ -195,7 +221,7 @@ class PipelineCall(CallOwner):
         self._clock.clear()
         self.levers.reset()
         self.levers.end()
-        self.levers, self._given, self._adapters = CompositeLever(None, ()), {}, {}
+        self.levers, self._given, self._adapters, self._told = CompositeLever(None, ()), {}, {}, {}
         self._answer = self.levers.chain()
 
     def _notes(self) -> Iterator[str]:
@@ -230,31 +256,52 @@ def _unread(call: DenoiserCall) -> DenoiserResult:
     )
 
 
+class _CallForm(NamedTuple):
+    """How calls with so many arguments by position, and others of these names, are read."""
+
+    positional: tuple[str, ...]
+    defaults: Mapping[str, Any]  # of all that is not given
+    rest: str = ""  # what takes the arguments by position that have no name of their own
+
+
 def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
-    try:
-        bound = _signature_of(method).bind(*args, **kwargs)
-    except TypeError:
+    form = _form_of(method, len(args), tuple(kwargs))
+    if form is None:
         return {}
-    bound.apply_defaults()
-    named = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
-        if parameter.kind is Parameter.VAR_KEYWORD:
-            named |= named.pop(name)
+    named = {**form.defaults, **dict(zip(form.positional, args, strict=False)), **kwargs}
+    if form.rest:
+        named[form.rest] = args[len(form.positional) :]
     return named
 
 
-_signatures: MutableMapping[Any, Signature] = weakref.WeakKeyDictionary()
+_forms: MutableMapping[Any, dict[tuple[int, tuple[str, ...]], _CallForm | None]] = weakref.WeakKeyDictionary()
 
 
-def _signature_of(method: Callable[..., Any]) -> Signature:
-    """The signature of a bound method, read once for the function: in every step it would cost 0.1 ms."""
+def _form_of(method: Callable[..., Any], count: int, names: tuple[str, ...]) -> _CallForm | None:
+    """Read once for the function of a bound method: a signature costs 0.1 ms and binding to it 0.02 ms, in each step.
+    None for calls that it refuses.
+    """
     function = getattr(method, "__func__", None)
-    if function is None:
-        return signature(method)
-    if function not in _signatures:
-        _signatures[function] = signature(method)
-    return _signatures[function]
+    known = {} if function is None else _forms.setdefault(function, {})
+    if (count, names) not in known:
+        known[count, names] = _read_form(signature(method), count, names)
+    return known[count, names]
+
+
+def _read_form(accepted: Signature, count: int, names: tuple[str, ...]) -> _CallForm | None:
+    try:
+        bound = accepted.bind(*range(count), **dict.fromkeys(names))
+    except TypeError:
+        return None
+    given, parameters = dict(bound.arguments), accepted.parameters.values()
+    bound.apply_defaults()
+    collecting = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    plain = [known for known in parameters if known.kind not in collecting]
+    by_position = [known.name for known in plain if known.kind is not Parameter.KEYWORD_ONLY]
+    rest = next((known.name for known in parameters if known.kind is Parameter.VAR_POSITIONAL), "")
+    defaults = {known.name: bound.arguments[known.name] for known in plain if known.name not in given}
+    return _CallForm(tuple(by_position[:count]), defaults, rest)
 
 
 def _changed(

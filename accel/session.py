@@ -228,6 +228,16 @@ class Session:
         self._layers.clear()
         return self._attach(pipe, own)
 
+    def _stay_on_top(self) -> None:
+        """Re-attaches what a denoiser's own call has taken off: diffusers' group offloading with streams sees in the
+        first call in which order the blocks run, and then puts its hooks on anew.
+        """
+        for layer in self._layers:
+            if layer.hidden:
+                with CHANGING:
+                    self._layers[:] = [layer.on_top() for layer in self._layers]
+                return
+
     def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pipeline is called."""
         with self.running():
@@ -287,7 +297,10 @@ class _Heard:
             part = self._part()
             caller = owner_of(part)
             if caller in session._calls:
-                return getattr(caller, self._event)(part, self._name, inner, *args, **kwargs)
+                result = getattr(caller, self._event)(part, self._name, inner, *args, **kwargs)
+                if self._event == "denoise":
+                    session._stay_on_top()
+                return result
             if caller is None and self._event == "denoise":
                 for call in session._calls:
                     call.strays += 1

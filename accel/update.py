@@ -68,8 +68,14 @@ class LinearUpdates:
     def at(self, position: int) -> tuple[float, list[float]] | None:
         """keep, and the shares of the last outputs, oldest first; None outside of the run."""
         step = position - self.first
-        if not 0 <= step < len(self.influence):
-            return None
+        return self._steps[step] if 0 <= step < len(self._steps) else None
+
+    @cached_property
+    def _steps(self) -> list[tuple[float, list[float]]]:
+        """The same for all steps: of a run that asks for each of them."""
+        return [self._at(step) for step in range(len(self.influence))]
+
+    def _at(self, step: int) -> tuple[float, list[float]]:
         keep, rest, old = _step(self.influence, step, self.depth)
         # What is left of a float32 scheduler's rounding must not look like a debt.
         least = FORGOTTEN * float(np.linalg.norm(self.influence[step]))
@@ -88,8 +94,7 @@ class LinearUpdates:
         """What one unit of each output adds in its step, in coordinates in which the updates of all steps add up: the
         sample divided by what is left of the one at the start. 0 where nothing is left."""
         kept, found = 1.0, []
-        for step in range(len(self.influence)):
-            keep, shares = self.at(self.first + step) or (0.0, [0.0])
+        for keep, shares in self._steps:
             kept *= keep
             found.append(shares[-1] / kept if kept else 0.0)
         return tuple(found)

@@ -7,7 +7,6 @@ What it does not understand (cross-attention, other masks, tokens that fit no la
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,14 +46,19 @@ class ForwardState:
     def __init__(self, call: DenoiserCall, tokens: Tokens, planner: Planner | None) -> None:
         self.call, self.tokens, self.planner = call, tokens, planner
         self.masks = KeyMasks()
-        self._call_counts: Counter[str] = Counter()
+        self._call_counts: dict[str, int] = {}
+
+    @property
+    def entered(self) -> bool:
+        """Whether an attention has been asked for."""
+        return bool(self._call_counts)
 
     def site(self, place: AttentionPlace) -> AttentionSite:
         """Where the attention that is asked for now stands. A module that computes several in one call (Mochi: one for
         each sample) has a stream for each, so that nothing that is remembered by stream mixes them.
         """
-        self._call_counts[place.path] += 1
-        times, stream = self._call_counts[place.path], self.call.stream
+        times, stream = self._call_counts.get(place.path, 0) + 1, self.call.stream
+        self._call_counts[place.path] = times
         return AttentionSite(
             denoiser=place.denoiser,
             stream=stream if times == 1 else f"{stream} ({times})",
@@ -110,7 +114,7 @@ class AttentionLever(Lever):
 
     def _left(self) -> None:
         """The last denoiser call is over: its layers act in no other, and only its memory is to be accounted for."""
-        if self._state is not None:
+        if self._state is not None and self._state.entered:
             self._stats.record_memory(
                 [tensor for planner in self._planners.values() for tensor in planner.kept_tensors()]
             )

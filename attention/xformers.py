@@ -8,7 +8,8 @@ from accel.attention.gather import Chunk, Gather
 
 
 class XFormers(Gather):
-    """Exact against the plan's mask. For GPUs too old for torch's flash kernels (compute capability below 8.0).
+    """Exact against the plan's mask. For GPUs too old for torch's flash kernels (compute capability below 8.0), with
+    xFormers from version 0.0.27 on.
 
     Memory: as `Gather`, and a packed copy of what one call takes.
     """
@@ -28,7 +29,8 @@ def _attention(chunk: Chunk, scale: float) -> torch.Tensor:
     queries = chunk.places >= 0
     units, keys = chunk.q.shape[1], chunk.k.shape[2]
     there = queries.new_ones(units, keys) if chunk.mask is None else chunk.mask[0, :, 0]
-    bias = BlockDiagonalMask.from_seqlens(queries.sum(1).tolist(), there.sum(1).tolist())
+    lengths = queries.sum(1).tolist(), there.sum(1).tolist()
+    bias = BlockDiagonalMask.from_seqlens(*lengths, device=chunk.q.device)  # else on the first GPU, wherever q is
     q, k, v = (
         tensor.flatten(1, 2)[:, kept.flatten()].transpose(0, 1)[None]
         for tensor, kept in ((chunk.q, queries), (chunk.k, there), (chunk.v, there))

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -42,14 +43,17 @@ HALF = OptimalSchedule(0.5, min_steps=1)
 DENSITY = 0.25
 NEVER = FixedInterval(1, warmup=1, final=0, min_steps=1)
 FOUR = Recipe(cache=HALF, guidance=GuidanceDelta(), sampler=UniPC(), attention=SlidingTile(DENSITY))
+IDLE_FOUR = Recipe(
+    cache=NEVER, sampler=UniPC(), guidance=GuidanceDelta(), attention=SlidingTile(DENSITY, min_tokens=1 << 30)
+)
+PLAIN, GUIDED = "none", "all four, two calls in a step"
 LEVERS = {
     "a cache that never skips": Recipe(cache=NEVER),
     "UniPC": Recipe(sampler=UniPC()),
     "guidance": Recipe(guidance=GuidanceDelta()),
     "tiles that are too short to gain": Recipe(attention=SlidingTile(DENSITY, min_tokens=1 << 30)),
-    "all four": Recipe(
-        cache=NEVER, sampler=UniPC(), guidance=GuidanceDelta(), attention=SlidingTile(DENSITY, min_tokens=1 << 30)
-    ),
+    "all four": IDLE_FOUR,
+    GUIDED: IDLE_FOUR,
 }
 
 
@@ -63,10 +67,13 @@ class Timing(NamedTuple):
 
 
 class Loop:
-    """A denoising loop as pipelines have it: every step calls the denoiser and then the scheduler."""
+    """A denoising loop as pipelines have it: every step calls the denoiser and then the scheduler.
 
-    def __init__(self, model: RealModel, pipe: Any, layout: TokenLayout) -> None:
-        self.model, self.pipe = model, pipe
+    guided: a step has two calls, named as pipelines name them, and their outputs are combined.
+    """
+
+    def __init__(self, model: RealModel, pipe: Any, layout: TokenLayout, guided: bool = False) -> None:
+        self.model, self.pipe, self.guided = model, pipe, guided
         self.latents, self.given = model.inputs(pipe, layout)
         self.device = pipe.transformer.device
 
@@ -80,19 +87,30 @@ class Loop:
             return times, session.report()
 
     def _steps(self, steps: int) -> list[Timing]:
-        transformer, scheduler = self.pipe.transformer, self.pipe.scheduler
+        scheduler = self.pipe.scheduler
         scheduler.set_timesteps(steps, device=self.device)
         latents, found = self.latents, list[Timing]()
         with torch.no_grad(), self._in_blocks() as inside:
             for timestep in scheduler.timesteps:
                 inside.clear()
                 start = self._now()
-                output = transformer(latents, timestep=timestep.expand(1), return_dict=False, **self.given)[0]
+                output = self._output(latents, timestep.expand(1))
                 called = self._now()
                 latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
                 latents = latents.to(output.dtype)
                 found.append(Timing(bool(inside), called - start, sum(inside), self._now() - called))
         return found
+
+    def _output(self, latents: torch.Tensor, timestep: torch.Tensor) -> Any:
+        """What the scheduler is given in a step."""
+        transformer, options = self.pipe.transformer, {"timestep": timestep, "return_dict": False, **self.given}
+        if not self.guided:
+            return transformer(latents, **options)[0]
+        with transformer.cache_context("cond"):
+            conditional = transformer(latents, **options)[0]
+        with transformer.cache_context("uncond"):
+            unconditional = transformer(latents, **options)[0]
+        return unconditional + 3.0 * (conditional - unconditional)
 
     @contextmanager
     def _in_blocks(self) -> Iterator[list[float]]:
@@ -156,26 +174,33 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}" if seconds < 1 else f"{seconds * 1e3:.0f}"
 
 
-def overhead(steps: int = 200) -> Iterator[tuple[str, float, float]]:
+def overhead(steps: int = 60, rounds: int = 12) -> Iterator[tuple[str, float, float]]:
     """For each recipe the microseconds of processor time that it adds to a step of a denoiser that does nothing, and
-    those of a plain step: the least of five runs each.
+    those of a plain step. Runs take turns, because machines are shared: the median step of the quietest run of each.
     """
     model = MODELS["FLUX.1, 1024 px"]
     tiny = {"num_attention_heads": 1, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6)}
     narrow = replace(model, config={**model.config, **tiny})
-    loop = Loop(narrow, narrow.build(1, torch.device("cpu"), torch.float32), TokenLayout(1, 4, 4, 8, True))
-    answer = (loop.latents * 0.5,)
-    with patch.object(type(loop.pipe.transformer), "forward", lambda self, hidden_states, **_: answer):
-        plain = _least(lambda: loop.run(steps=steps), steps)
-        for label, recipe in LEVERS.items():
-            yield label, _least(lambda recipe=recipe: loop.run(recipe, steps), steps) - plain, plain  # type: ignore[misc]
+    pipe = narrow.build(1, torch.device("cpu"), torch.float32)
+    loops = [Loop(narrow, pipe, TokenLayout(1, 4, 4, 8, True), guided) for guided in (False, True)]
+    answer = (loops[0].latents * 0.5,)
+    cases = {label: (loops[label == GUIDED], recipe) for label, recipe in LEVERS.items()}
+    plain = {PLAIN: (loops[0], None), PLAIN + GUIDED: (loops[1], None)}
+    least = dict.fromkeys([*plain, *cases], math.inf)
+    with patch.object(type(pipe.transformer), "forward", lambda self, hidden_states, **_: answer):
+        for _ in range(rounds):
+            for label, (loop, recipe) in {**plain, **cases}.items():
+                least[label] = min(least[label], _median_step(loop, recipe, steps))
+    for label in cases:
+        without = least[PLAIN + GUIDED * (label == GUIDED)]
+        yield label, least[label] - without, without
 
 
-def _least(run: Callable[[], tuple[list[Timing], Any]], steps: int) -> float:
+def _median_step(loop: Loop, recipe: Recipe | None, steps: int) -> float:
     """Microseconds of a step, without what is set up in the first."""
     gc.disable()
     try:
-        return min(sum(one.call + one.update for one in run()[0][2:]) / (steps - 2) for _ in range(5)) * 1e6
+        return median(one.call + one.update for one in loop.run(recipe, steps)[0][2:]) * 1e6
     finally:
         gc.enable()
 
@@ -197,7 +222,7 @@ def table(options: argparse.Namespace) -> None:
             show(measured(model, options))
             gc.collect()
     show("\n| levers | added to a step, us of processor time |\n| --- | --- |")
-    for label, added, plain in overhead():
+    for label, added, plain in overhead(rounds=options.rounds):
         show(f"| {label} | {added:.0f} (a plain step that computes nothing: {plain:.0f}) |")
 
 
@@ -210,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=1, help="of each list of blocks")
     parser.add_argument("--tokens", type=float, default=0.03, help="share of the published number of tokens")
     parser.add_argument("--only", default="", help="only models whose name contains this")
+    parser.add_argument("--rounds", type=int, default=12, help="of the last table: the least counts")
     return cli.run(parser.parse_args(argv))
 
 

@@ -1,9 +1,10 @@
 """A Triton kernel for planned attention: each tile of queries walks the list of key blocks that it sees.
 
 Nothing is packed or copied: tokens are read where they stand, so a plan that changes in every step costs nothing to
-begin with. Forward only. Exact in Triton's interpreter (`TRITON_INTERPRET=1`), where tests run it in float32 and
-float16; never run on a GPU, so it is not in the package yet: `python -m benchmarks.attention --device cuda` tests and
-times it beside the others.
+begin with. Forward only. Exact in Triton's interpreter (`TRITON_INTERPRET=1`) for every form of plan, in float32 and
+float16. torch for CPUs comes without Triton, and tests skip it there: `pip install triton` and run
+`pytest --slow tests/benchmarks/test_triton_blocks.py`. Never run on a GPU, so it is not in the package yet:
+`python -m benchmarks.attention --device cuda` tests and times it beside the others.
 """
 
 from __future__ import annotations

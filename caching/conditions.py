@@ -47,6 +47,8 @@ class StreamConditions:
 
     def _controlled(self, call: DenoiserCall) -> tuple[bool, ...]:
         """For each ControlNet whether it is on: pipelines go on calling it and multiply its outputs by 0."""
+        if not self._windows:
+            return ()
         step, steps = call.context.step, max(call.context.steps, 1)
         return tuple(step / steps >= start and (step + 1) / steps <= end for start, end in self._windows)
 
@@ -79,7 +81,13 @@ def _read(adapter: Any) -> Hashable:
 
 def _kinds(arguments: Mapping[str, Any]) -> Kinds:
     """Which arguments there are, and the switches among them: another mode is another kind of call."""
-    return tuple((name, _kind(name, value)) for name, value in arguments.items() if value is not None)
+    return tuple(
+        [
+            (name, None if isinstance(value, torch.Tensor) else _kind(name, value))
+            for name, value in arguments.items()
+            if value is not None
+        ]
+    )
 
 
 def _kind(name: str, value: Any) -> Hashable:

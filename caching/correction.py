@@ -73,7 +73,8 @@ class ForecastCorrector:
             forecast.influence *= keep
         self._weight, self._pending = shares[-1], []
         for given, share in zip(reversed(self._past), reversed(shares[:-1]), strict=False):
-            self._pending = _add(self._pending, given.missing, share)
+            if given.missing:
+                self._pending = _add(self._pending, given.missing, share)
             if given.forecast is not None and given.values is not None:
                 given.forecast.influence += share
                 self._total = _add(self._total, given.values, share)

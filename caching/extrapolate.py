@@ -60,8 +60,8 @@ class Extrapolate(Predictor, lever="predictor"):
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
     (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 52 dB where extrapolating epsilon is 43,
     reusing it 33 and taking as many steps as evaluations 25 (tests/caching/test_exact_score.py).
-    Memory: max(order + 2, corrector) outputs, and one more with the corrector, of latent size, per stream; the last and
-    all clean estimates are in float32.
+    Memory: max(order + 2, corrector) outputs, and one more with the corrector, of latent size, per stream, and two more
+    for each older output that the scheduler uses (UniPC, PNDM); all but outputs of the model are in float32.
     """
 
     order: int = setting(1, 0, 2, "degree of the forecasting polynomial in noise level; 0 reuses")
@@ -112,12 +112,13 @@ class Extrapolate(Predictor, lever="predictor"):
         return replace(self, order=0, corrector=1)
 
     def remember(self, call: DenoiserCall, outputs: list[torch.Tensor], kind: str) -> PastValues:
-        values = [output.detach().clone() for output in outputs]
-        if self.clean(kind):
-            values = [
-                value if base is None else clean_from_output(value, base, call.context.sigma, kind)
-                for value, base in zip(values, bases(call, values), strict=True)
-            ]
+        seen = bases(call, outputs) if self.clean(kind) else [None] * len(outputs)
+        values = [
+            output.detach().clone()
+            if base is None
+            else clean_from_output(output.detach(), base, call.context.sigma, kind)
+            for output, base in zip(outputs, seen, strict=True)
+        ]
         return at(call, values, kind)
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:

@@ -232,11 +232,12 @@ class CacheGate(Lever):
             stream.history, stream.corrector = [], None
             return outcome._replace(reason=stream.needed)
         outputs = tensors(outcome.output)
-        if stream.history and [value.shape for value in outputs] != stream.shapes:
+        shapes = [value.shape for value in outputs]
+        if stream.history and shapes != stream.shapes:
             # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
             self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
             stream.seen = stream.computed = call.context.step
-        stream.shapes = [value.shape for value in outputs]
+        stream.shapes = shapes
         if call.leader:
             stream.signal.after_compute(call, outputs)
             stream.policy.after_compute()
@@ -295,16 +296,14 @@ class CacheGate(Lever):
         return predictor, updates, anatomy
 
     def _held_bytes(self) -> int:
-        held = [
-            tensor
-            for stream in self._streams.values()
-            for tensor in [
-                *stream.signal.kept_tensors(),
-                *(value for memory in stream.history for value in memory.values),
-                *(stream.corrector.kept_tensors() if stream.corrector else []),
-            ]
-        ]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        held: list[torch.Tensor] = []
+        for stream in self._streams.values():
+            held += stream.signal.kept_tensors()
+            for memory in stream.history:
+                held += memory.values
+            if stream.corrector is not None:
+                held += stream.corrector.kept_tensors()
+        return sum([tensor.nbytes for tensor in held])
 
 
 def _why_none(calls: Sequence[CallRecord]) -> str:

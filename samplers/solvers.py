@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from accel.method import setting
-from accel.parametrization import Array, lagrange
+from accel.parametrization import lagrange
 from accel.samplers.sampler import Sampler, Space, UpdateWeights
+
+Rows = list[list[float]]
 
 EDGE = 1e-6  # log-SNR is infinite at pure noise, where flow models start; diffusers' UniPC moves the start by as much
 
@@ -116,12 +116,12 @@ class DPMSolver(Sampler):
 
     def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         order = min(self.order, len(times), remaining)
-        keep, newest = following / times[-1], np.eye(len(times))[::-1]
+        keep, older = following / times[-1], [0.0] * (len(times) - order)
         if order == 1 or following <= 0.0:
-            return UpdateWeights(keep, tuple((1.0 - keep) * newest[0]))
+            return UpdateWeights(keep, (*[0.0] * (len(times) - 1), 1.0 - keep))
         ratios, h = _ratios(times[-2:], following)
-        slope = (newest[1] - newest[0]) / ratios[0]
-        return UpdateWeights(keep, tuple(-(1.0 - following) * math.expm1(-h) * (newest[0] + slope / 2)))
+        scale, half = -(1.0 - following) * math.expm1(-h), 0.5 / ratios[0]
+        return UpdateWeights(keep, (*older, scale * half, scale * (1.0 - half)))
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ class UniPC(Sampler):
     def weights(self, times: Sequence[float], following: float, remaining: int) -> UpdateWeights:
         total, keep = len(times), following / times[-1]
         order = min(self.order, total, remaining)
-        _, answers = _predictor(times[-order:], following)
-        update = np.concatenate([np.zeros(total - order), answers])
+        update = [*[0.0] * (total - order), *_predictor(times[-order:], following)]
         if total > 1:
             order = min(self.order, total - 1, remaining + 1)
-            update = update + keep * np.concatenate([np.zeros(total - order - 1), _correction(times[-order - 1 :])])
+            change = [*[0.0] * (total - order - 1), *_correction(times[-order - 1 :])]
+            update = [share + keep * more for share, more in zip(update, change, strict=True)]
         return UpdateWeights(keep, tuple(update))
 
 
@@ -165,20 +165,22 @@ def log_snr(time: float) -> float:
     return math.log((1.0 - time) / time)
 
 
-def _predictor(times: Sequence[float], following: float) -> tuple[float, Array]:
-    """UniP of as many orders as `times`: x' = keep x + answers."""
+# A handful of numbers in each step: lists, because arrays would take ten times as long as the arithmetic.
+
+
+def _predictor(times: Sequence[float], following: float) -> list[float]:
+    """UniP of as many orders as `times`: x' = keep x + these weights of the outputs."""
     order, keep = len(times), following / times[-1]
     if following <= 0.0 or order == 1:
-        return keep, np.array([*[0.0] * (order - 1), 1.0 - keep])
+        return [*[0.0] * (order - 1), 1.0 - keep]
     ratios, h = _ratios(times, following)
-    matrix, right = _conditions([*ratios, 1.0], h)
-    rho = _predicting(matrix, right)
     scale = -(1.0 - following) * math.expm1(-h)
-    answers = (1.0 - keep) * np.eye(order)[-1] + scale * _differences(ratios, rho)
-    return keep, answers
+    weights = [scale * share for share in _differences(ratios, _predicting(*_conditions([*ratios, 1.0], h)))]
+    weights[-1] += 1.0 - keep
+    return weights
 
 
-def _correction(times: Sequence[float]) -> Array:
+def _correction(times: Sequence[float]) -> list[float]:
     """What UniC adds to the point at the last of `times`, where UniP went from the one before: weights of all outputs.
 
     The linear part and the newest output of the predictor's formula are in the corrector's too and cancel.
@@ -186,11 +188,11 @@ def _correction(times: Sequence[float]) -> Array:
     *known, now = times
     ratios, h = _ratios(known, now)
     matrix, right = _conditions([*ratios, 1.0], h)
-    order = len(known)
-    corrected = np.array([0.5]) if order == 1 else np.linalg.solve(matrix, right)
-    change: Array = np.append(_differences(ratios, np.asarray(corrected[:-1] - _predicting(matrix, right))), 0.0)
-    change += corrected[-1] * (np.eye(order + 1)[-1] - np.eye(order + 1)[-2])
-    return np.asarray(-(1.0 - now) * math.expm1(-h) * change)
+    *corrected, last = [0.5] if len(known) == 1 else _solved(matrix, right)
+    changes = [new - old for new, old in zip(corrected, _predicting(matrix, right), strict=True)]
+    weights = [*_differences(ratios, changes), last]
+    weights[-2] -= last
+    return [-(1.0 - now) * math.expm1(-h) * weight for weight in weights]
 
 
 def _ratios(times: Sequence[float], following: float) -> tuple[list[float], float]:
@@ -200,7 +202,7 @@ def _ratios(times: Sequence[float], following: float) -> tuple[list[float], floa
     return [(log_snr(time) - start) / h for time in times[-2::-1]], h
 
 
-def _conditions(ratios: Sequence[float], h: float) -> tuple[Array, Array]:
+def _conditions(ratios: Sequence[float], h: float) -> tuple[Rows, list[float]]:
     """The order conditions R(p) rho = b of UniPC's theorem, in its own notation with B(h) = e^-h - 1."""
     hh, b, factorial = -h, [], 1.0
     phi = math.expm1(hh) / hh - 1.0
@@ -208,17 +210,27 @@ def _conditions(ratios: Sequence[float], h: float) -> tuple[Array, Array]:
         b.append(phi * factorial / math.expm1(hh))
         factorial *= i + 1
         phi = phi / hh - 1.0 / factorial
-    return np.array([[ratio**i for ratio in ratios] for i in range(len(ratios))]), np.array(b)
+    return [[ratio**i for ratio in ratios] for i in range(len(ratios))], b
 
 
-def _predicting(matrix: Array, right: Array) -> Array:
+def _predicting(matrix: Rows, right: list[float]) -> list[float]:
     """The predictor's rho: as the corrector's, without the condition that the new output would fulfil; 1/2 for order 2,
     where the authors simplify."""
-    rho = [0.5] if len(right) == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
-    return np.asarray(rho, dtype=np.float64)
+    return [0.5] if len(right) == 2 else _solved([row[:-1] for row in matrix[:-1]], right[:-1])
 
 
-def _differences(ratios: Sequence[float], rho: Array) -> Array:
+def _solved(matrix: Rows, right: list[float]) -> list[float]:
+    """rho of R rho = b by elimination: powers of different numbers need no exchange of rows."""
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    for at, pivot in enumerate(rows):
+        for row in rows:
+            if row is not pivot:
+                share = row[at] / pivot[at]
+                row[at:] = [one - share * other for one, other in zip(row[at:], pivot[at:], strict=True)]
+    return [row[-1] / row[at] for at, row in enumerate(rows)]
+
+
+def _differences(ratios: Sequence[float], rho: Sequence[float]) -> list[float]:
     """Weights of the outputs, oldest first, in the sum over k of rho_k (m_k - m_0) / r_k."""
-    shares = np.array([weight / ratio for weight, ratio in zip(rho, ratios, strict=True)])
-    return np.append(shares[::-1], -shares.sum())
+    shares = [weight / ratio for weight, ratio in zip(rho, ratios, strict=True)]
+    return [*reversed(shares), -sum(shares)]

@@ -21,6 +21,8 @@ from accel.samplers.timesteps import set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
 from accel.update import Around
 
+MOST_WEIGHTS = 4096  # updates of which the weights are kept; a run has as many as it has steps
+
 
 @dataclass
 class OutputHistory:
@@ -61,6 +63,7 @@ class Stepper(Lever):
         self._refused: str | None = None
         self._asked_besides: list[str] = []  # what else the pipeline has asked of an update
         self._given: Mapping[str, Any] = {}
+        self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}  # of all runs: they follow from times alone
         self._begin_step()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,8 +117,8 @@ class Stepper(Lever):
         samples: Any = None if self.anatomy.irreplaceable.get(name) else self.anatomy.samples.get(name)
         if not self.method.depth:
             return result
-        known = all(given in arguments for given in ("model_output", "timestep", "sample"))
-        other = [given for given in known_schedulers.OTHER_UPDATES if _is_on(arguments.get(given))]
+        known = "model_output" in arguments and "timestep" in arguments and "sample" in arguments
+        other = _asked_besides(arguments)
         if samples is None or not known or other:
             self._asked_besides = other or self._asked_besides
             self._history.clear()
@@ -131,9 +134,9 @@ class Stepper(Lever):
         history.times.append(now)
         velocity = self.method.space == "velocity"
         history.outputs.append(point.velocity if velocity else self.method.clamp(point.clean, place.step))
-        updated = self._update(point.x, then, place, arguments) * scale_of(following, samples)
+        updated, scale = self._update(point.x, then, place, arguments), scale_of(following, samples)
         self._replaced += 1
-        return with_sample(result, updated)
+        return with_sample(result, updated if scale == 1.0 else updated * scale)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said = [self._shortened] if self._shortened else []
@@ -156,7 +159,6 @@ class Stepper(Lever):
         self._asked_besides = []
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
-        self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}
         self.reset()
 
     def _place(self, name: str, scheduler: Any, timestep: Any) -> tuple[float, float, StepPlace]:
@@ -180,14 +182,16 @@ class Stepper(Lever):
     def _update(
         self, x: torch.Tensor, following: float, place: StepPlace, arguments: Mapping[str, Any]
     ) -> torch.Tensor:
-        """The sample after this step, in the common coordinates (float32); drops what the next one cannot use."""
-        times, answers = self._history.times, self._history.outputs
-        del times[: -self.method.depth], answers[: -self.method.depth]
-        self._peak = max(self._peak, sum(answer.numel() * answer.element_size() for answer in answers))
+        """The sample after this step, in the common coordinates (float32, new); drops what the next one cannot use."""
+        times, answers, depth = self._history.times, self._history.outputs, self.method.depth
+        del times[:-depth], answers[:-depth]
+        self._peak = max(self._peak, sum([answer.nbytes for answer in answers]))
         if following == times[-1]:  # some schedules end with a step that goes nowhere (Z-Image)
-            return x
+            return x.clone()
         key = (*times, following, place.step, place.remaining)
-        if key not in self._update_weights:  # the rehearsal has asked for most of them
+        if key not in self._update_weights:  # the rehearsal, or a run before, has asked for most of them
+            if len(self._update_weights) >= MOST_WEIGHTS:
+                self._update_weights.clear()
             self._update_weights[key] = self.method.update(times, following, place)
         keep, weights, noise = self._update_weights[key]
         x = keep * x
@@ -196,7 +200,7 @@ class Stepper(Lever):
                 x = x + weight * answer
         if noise:
             x = x + noise * self._draw_noise(arguments)
-        if self.method.depth == 1:
+        if depth == 1:
             self._history.clear()
         return x
 
@@ -210,8 +214,10 @@ class Stepper(Lever):
         return drawn.float()
 
 
-def _is_on(value: Any) -> bool:
-    return value is not None and (isinstance(value, torch.Tensor) or bool(value))
+def _asked_besides(arguments: Mapping[str, Any]) -> list[str]:
+    """What the scheduler is given that asks it for an update which is not its plain one."""
+    given = ((name, arguments.get(name)) for name in known_schedulers.OTHER_UPDATES)
+    return [name for name, value in given if value is not None and (isinstance(value, torch.Tensor) or value)]
 
 
 def sample_of(result: Any) -> torch.Tensor:
@@ -222,9 +228,9 @@ def sample_of(result: Any) -> torch.Tensor:
 
 def with_sample(result: Any, sample: torch.Tensor) -> Any:
     """The scheduler's output, tuple or output object, with this sample in its dtype."""
-    if isinstance(result, tuple):
-        return (sample.to(result[0].dtype), *result[1:])
-    return type(result)(**{**result, "prev_sample": sample.to(result.prev_sample.dtype)})
+    dtype = sample_of(result).dtype
+    sample = sample if sample.dtype == dtype else sample.to(dtype)  # to ask is cheaper than a conversion that is none
+    return (sample, *result[1:]) if isinstance(result, tuple) else type(result)(**{**result, "prev_sample": sample})
 
 
 def _index_of(timestep: Any, scheduler: Any, table: Timetable) -> int:

@@ -37,7 +37,7 @@ MODELS = {
 }
 STEPS = 12
 KEPT = ("generator", "output_type", "return_dict", "latents")
-FAST = ("FLUX.1", "LoRA")
+FAST = ("FLUX.1", "LTX-Video", "Qwen-Image", "LoRA")
 
 
 def blocks(section: str, kind: str) -> list[str]:

@@ -89,8 +89,7 @@ class RepeatedBatches:
             self.several |= call.context.step == self._step and layout == self._layout
             return False
         self._step, self._layout = call.context.step, layout
-        splits = any(call.rows >= parts and call.rows % parts == 0 for parts in range(2, MOST_PARTS + 1))
-        return splits and not self.several
+        return call.rows > 1 and not self.several and any(not call.rows % parts for parts in range(2, MOST_PARTS + 1))
 
     def repeats(self, call: DenoiserCall, sizes: tuple[int, ...] | None, parts: int) -> bool:
         """Whether the batch holds the same noisy latents this many times. It costs a host sync once: the code that has

@@ -23,7 +23,14 @@ from accel.method import Method
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.samplers.guidance import batched_cfg
-from accel.samplers.guidance.passes import AnsweredCall, BatchRoles, PassObserver, PassRoles, same_latents
+from accel.samplers.guidance.passes import (
+    UNKNOWN_ROLES,
+    AnsweredCall,
+    BatchRoles,
+    PassObserver,
+    PassRoles,
+    same_latents,
+)
 from accel.samplers.recorded_steps import RecordedStep
 from accel.watched import STATE, why_needed
 
@@ -187,7 +194,7 @@ class GuidanceGate(Lever):
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         self._came = True
-        roles = self._watch.roles.get(call.denoiser, PassRoles())
+        roles = self._watch.roles.get(call.denoiser, UNKNOWN_ROLES)
         if call.stream in roles.conditional or call.stream in roles.unconditional:
             return self._two_calls(call, proceed, roles)
         if call.entangled:
@@ -195,7 +202,9 @@ class GuidanceGate(Lever):
             return proceed(call)
         if call.guided is False:
             self._why_none = "no unconditional pass was seen: guidance is off at this scale"
-        batches = self._batches.setdefault(call.denoiser, batched_cfg.RepeatedBatches())
+        batches = self._batches.get(call.denoiser)
+        if batches is None:
+            batches = self._batches[call.denoiser] = batched_cfg.RepeatedBatches()
         splits = batches.may_be_passes(call)
         known = self._known_batch(call, roles) if splits else None
         if known is not None and batches.repeats(call, known.sizes or batches.sizes, known.parts):

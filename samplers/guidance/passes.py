@@ -49,6 +49,9 @@ class PassRoles:
     batch: BatchRoles | None = None
 
 
+UNKNOWN_ROLES = PassRoles()
+
+
 @dataclass
 class AnsweredCall:
     """A call and its result. splits: whether it is the one call of its step for such a batch."""
@@ -104,6 +107,8 @@ class PassObserver:
         self, denoiser: str, answered: list[AnsweredCall], given: torch.Tensor, sample: torch.Tensor
     ) -> list[AnsweredCall]:
         first = answered[0]
+        if len(answered) == 1 and not first.splits:
+            return []
         if self._seen[denoiser].steps <= TRIES and _is_kept_twice(given, first):
             given, sample = given.chunk(2)[0], sample.chunk(2)[0]
         parts = _parts(first, given, sample)

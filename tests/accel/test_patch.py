@@ -9,14 +9,14 @@ import json
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import cpu_offload
+from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import (
     DiffusionPipeline,
@@ -25,7 +25,7 @@ from diffusers import (
     FluxPipeline,
     WanPipeline,
 )
-from diffusers.hooks import HookRegistry, apply_group_offloading
+from diffusers.hooks import HookRegistry, apply_group_offloading, group_offloading
 from diffusers.hooks import ModelHook as DiffusersHook
 from peft import LoraConfig
 
@@ -423,6 +423,55 @@ def test_group_offloading_after_accelerating() -> None:
         assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
         assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
+    assert traces(pipe) == []
+
+
+class StreamsOfACpu:
+    """What diffusers' hooks ask of a device that copies beside its computing: here it waits for each copy."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.current_stream = self.Stream = lambda: self
+
+    def synchronize(self) -> None: ...
+
+    def stream(self, stream: object) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+@pytest.mark.parametrize("name", ["wan", "flux"])
+def test_group_offloading_with_streams_from_the_first_run_on(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first call it sees in which order the blocks run, and then puts its hooks on anew, in place of ours."""
+    cpu, pipe = torch.device("cpu"), TINY[name].build()
+    monkeypatch.setattr(group_offloading, "TorchDeviceBackend", StreamsOfACpu)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    group_offloading._apply_group_offloading(
+        pipe.transformer,
+        group_offloading.GroupOffloadingConfig(
+            cpu, cpu, group_offloading.GroupOffloadingType(kind), non_blocking=True, record_stream=False,
+            low_cpu_mem_usage=False, num_blocks_per_group=1, stream=StreamsOfACpu(cpu),  # type: ignore[arg-type]
+        ),
+    )  # fmt: skip
+    with accel.accelerate(pipe, RECIPE) as session:
+        for _ in range(2):
+            assert torch.equal(run(pipe, TINY[name]), fast(name))
+            assert session.report().predicted == PREDICTED[name]
+    assert torch.equal(run(pipe, TINY[name]), plain(name))
+    assert traces(pipe) == []
+
+
+@pytest.mark.parametrize("name", ["wan", "flux"])
+def test_a_denoiser_placed_by_a_device_map(name: str) -> None:
+    """What `from_pretrained(device_map=...)` puts on it: hooks of accelerate, and where each part is."""
+    pipe = TINY[name].build()
+    dispatch_model(pipe.transformer, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    assert pipe.transformer.hf_device_map == {"": "cpu"}
+    with accel.accelerate(pipe, RECIPE) as session:
+        assert torch.equal(run(pipe, TINY[name]), fast(name))
+        assert session.report().predicted == PREDICTED[name]
+    assert torch.equal(run(pipe, TINY[name]), plain(name))
     assert traces(pipe) == []
 
 

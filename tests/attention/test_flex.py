@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
+from accel.attention import flex
 from accel.attention.flex import MASK_BLOCK, Flex, flex_inputs
 from accel.attention.layout import TokenLayout
 from accel.attention.methods.sliding_tile import tile_plan
@@ -65,15 +67,24 @@ def test_uneven_tiles_stand_behind_the_full_ones_so_that_those_stay_aligned() ->
     assert work.mask.kv_num_blocks[0, 0].tolist() == [0] * 12 + [1] * 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["shared", "own order"])
-def test_flex_attention_computes_the_plan(form: str) -> None:
-    layout = TokenLayout(2, 11, 16, text=4)
-    plan, (q, k, v) = random_plan(layout, 96, form), activations(layout)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
+@pytest.mark.parametrize("text", [0, 4])
+@pytest.mark.parametrize("size", [96, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["identity", "shared", "own blocks", "own order"])
+def test_flex_attention_computes_the_plan(
+    form: str, size: int, text: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly: as torch defines what it compiles, and as it compiles that for a CPU."""
+    if not compiled:
+        monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+    torch.manual_seed(0)
+    layout = TokenLayout(2, 11, 16, text=text)
+    plan, (q, k, v), seen = random_plan(layout, size, form), activations(layout), text // 2
     mask = plan.mask().clone()
-    mask[..., layout.tokens - 2 :] = False
+    mask[..., layout.tokens - text + seen :] = False
     with torch.inference_mode():
-        output = Flex()(q, k, v, plan, 0.3, first_text(layout, 2))
+        output = Flex()(q, k, v, plan, 0.3, first_text(layout, seen))
     assert error(output, masked(q, k, v, mask)) < 1e-5
 
 

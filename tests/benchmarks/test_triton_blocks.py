@@ -15,6 +15,7 @@ from accel.attention.plan import KeyPlan
 from accel.attention.planner import HeadPlan
 from tests.attention.masks import activations, error, first_text, inputs, masked, random_plan
 
+SCALE = 0.3  # what `masked` takes
 LAYOUTS = {
     "no text": TokenLayout(3, 4, 5),
     "text first": TokenLayout(3, 4, 5, text=4, text_first=True),
@@ -50,9 +51,9 @@ def test_heads_of_every_width_and_blocks_of_several_tiles(width: int) -> None:
     from benchmarks.triton_blocks import block_attention_forward
 
     layout = TokenLayout(4, 6, 8)
-    plan, scale = random_plan(layout, 96, "shared"), width**-0.5
+    plan = random_plan(layout, 96, "shared")
     q, k, v = (torch.randn(1, 2, layout.tokens, width) for _ in range(3))
-    output, _ = block_attention_forward(q, k, v, plan, scale, first_text(layout, 0))
+    output, _ = block_attention_forward(q, k, v, plan, SCALE, first_text(layout, 0))
     assert error(output, masked(q, k, v, plan.mask())) < 1e-5
 
 
@@ -75,7 +76,7 @@ def test_padded_text_is_never_attended() -> None:
     plan: KeyPlan = random_plan(layout, 7, "shared")
     q, k, v = activations(layout)
     text = first_text(layout, 2)
-    output, _ = block_attention_forward(q, k, v, plan, q.shape[-1] ** -0.5, text)
+    output, _ = block_attention_forward(q, k, v, plan, SCALE, text)
     mask = plan.mask().clone()
     mask[..., :, 2:4] = False
     rows = layout.video_rows

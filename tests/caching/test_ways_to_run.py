@@ -102,6 +102,10 @@ def test_compiled_blocks_are_one_whole_graph_that_is_never_made_again() -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         for label in caches:
             assert accelerated(pipe, "wan", BOUNDARY[label])[1].predicted
+        for label in ("difference carried", "UniPC", "four levers"):
+            assert accelerated(pipe, "wan", STATIC[label])[1].levers[0].engaged
+        for label in ("tiles", "layers in bfloat16"):  # they do not reach into compiled blocks, and say so
+            assert "inside" in accelerated(pipe, "wan", STATIC[label])[1].levers[0].reason
         assert torch.equal(run(pipe, TINY["wan"], steps=STEPS), plain)
     assert counters["stats"]["unique_graphs"] == graphs and not counters["recompiles"]
 
@@ -116,7 +120,20 @@ def test_memory_of_the_report_is_what_the_docstring_says(predictor: Extrapolate)
         with accel.accelerate(pipeline("flux"), Recipe(cache=cache)) as session, outputs(pipeline("flux")) as seen:
             run(pipeline("flux"), TINY["flux"], steps=12)
         size = seen[0].numel() * seen[0].element_size()
-        assert session.report().levers[0].extra_bytes <= size * (predictor.depth + 1)
+        assert session.report().levers[0].extra_bytes == size * (predictor.depth + 1)
+
+
+@pytest.mark.parametrize(("name", "streams", "used"), [("wan", 2, 3), ("sd", 2, 4)])
+def test_solvers_that_use_several_outputs_cost_two_more_for_each_besides_the_newest(
+    name: str, streams: int, used: int
+) -> None:
+    """UniPC uses three and PNDM four; a plan may never have all of them to correct at once."""
+    cache = OptimalSchedule(0.5, min_steps=1)
+    with accel.accelerate(pipeline(name), Recipe(cache=cache)) as session:
+        output = run(pipeline(name), TINY[name], steps=12)
+    held = session.report().levers[0].extra_bytes / output.nbytes / streams
+    formula = cache.predictor.depth + 1 + 2 * (used - 1)
+    assert formula - 1 <= held <= formula
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# How the conditional and the unconditional output of one step are asked for: as the first step will show; in calls of
-# their own, by a guider; the conditional one as the last or the first half of one batch; in calls that are not all
-# combined into one update.
-GuidanceCalls = Literal["two calls", "conditional half last", "conditional half first", "to be seen", "more than two"]
+# How the conditional and the unconditional output of one step are asked for: as the first step will show; the
+# conditional one as the last or the first half of one batch; in calls that are not all combined into one update.
+GuidanceCalls = Literal["conditional half last", "conditional half first", "to be seen", "more than two"]
 
 
 @dataclass(frozen=True)

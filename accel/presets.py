@@ -46,12 +46,12 @@ PRESETS = {
     "fast": Preset(
         "about {:g} dB",
         24.0,
-        Recipe(cache=OptimalSchedule(0.25, guard=0.6, fewest=12, dense=1, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.25, guard=0.4, fewest=12, dense=1, careful=0.5)),
     ),
     "turbo": Preset(
         "the picture may differ; prompt adherence and quality may not",
         None,
-        Recipe(cache=OptimalSchedule(0.25, guard=0.8, fewest=12, dense=1, careful=0.5)),
+        Recipe(cache=OptimalSchedule(0.22, guard=0.6, fewest=10, careful=0.5)),
     ),
 }
 

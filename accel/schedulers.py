@@ -99,14 +99,19 @@ def prediction_of(scheduler: Any) -> Prediction:
 
 
 def with_timetable(scheduler: Any) -> Any:
-    """A copy with a timetable of STEPS steps; with the one that it has, if it wants what only its pipeline knows."""
-    for extra in ({}, {"mu": 1.0}):
+    """A copy with a timetable of STEPS steps; with the one that it has, if it wants what only its pipeline knows.
+
+    A scheduler of one training step has no levels of its own and takes them from its pipeline (ACE-Step).
+    """
+    levels = np.linspace(1.0, 1.0 / STEPS, STEPS).tolist()
+    for count, extra in ((STEPS, {}), (STEPS, {"mu": 1.0}), (None, {"sigmas": levels})):
         other = copy_scheduler(scheduler)
         try:
-            other.set_timesteps(STEPS, **extra)
+            other.set_timesteps(count, **extra)
+            if len({float(timestep) for timestep in other.timesteps}) > 1:
+                return other
         except Exception:  # whatever somebody's scheduler raises
             continue
-        return other
     return copy_scheduler(scheduler)
 
 

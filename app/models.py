@@ -15,6 +15,7 @@ from accel.app.settings import StudioSettings
 from accel.loading import POCKET, load_pipeline
 from accel.measure.runner import call_default
 from accel.rendering.memory import free_memory
+from accel.rendering.pipeline_arguments import class_of, plain_class
 
 Loader = Callable[..., Any]
 """Called as `load(model, dtype=..., device=...)`, returns a pipeline."""
@@ -54,6 +55,12 @@ class ModelPool:
         """Whether the model is in memory."""
         with self._lock:
             return model in self._held
+
+    def class_of(self, model: str) -> type | None:
+        """The class of its pipeline; None of a model that is neither loaded nor a folder."""
+        with self._lock:
+            held = self._held.get(model)
+        return class_of(model) if held is None else plain_class(held.pipe)
 
     def get(self, model: str) -> LoadedModel:
         """The model, loaded if need be. Raises ValueError, in one sentence, for one that cannot or may not be."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from accel.app.byte_lru import ByteLRU
 from accel.app.costs import Costs
 from accel.app.dry_run import DryRun
+from accel.app.inputs import call_with_inputs, lacks_picture
 from accel.app.job_stream import sentence
 from accel.app.limits import Limits
 from accel.app.models import LoadedModel, ModelPool, verifier_of
@@ -20,7 +22,6 @@ from accel.app.sweep import SweepPoint
 from accel.app.timed_run import TimedRun, make_pair, run_timed
 from accel.app.watch import Guard, guard_run
 from accel.measure.media import Pixels, to_pixels
-from accel.rendering.pipeline_arguments import arguments_of
 
 Say = Callable[[Update], None]
 
@@ -66,9 +67,11 @@ class Renderer:
         return held
 
     def prepare(self, settings: StudioSettings, say: Say, cancelled: Callable[[], bool]) -> None:
-        """Loads the model and times a few steps of it."""
+        """Loads the model and times a few steps of it, if it has all pictures to start from."""
         held = self.is_loaded(settings.model, say)
         self._shelf.admit(settings)
+        if lacks_picture(held.pipe, settings):
+            return
         few = replace(settings.unaccelerated, steps=min(_PREPARED_STEPS, settings.steps))
         self._costs.learn_baseline(settings, self._take(held, few, "baseline", say, cancelled, 0.0).side)
 
@@ -116,15 +119,14 @@ class Renderer:
         """
         from accel.tuning import GoalNotMet, tune
 
-        held, job, begun = self.is_loaded(settings.model, say), settings.job(), time.monotonic()
+        held, begun = self.is_loaded(settings.model, say), time.monotonic()
         self._shelf.admit(settings)
-        given = {name: value for name, value in arguments_of(job).items() if name not in _TUNED_BY}
 
         def tell(line: str) -> None:
             left = max(0.0, 60.0 * goal.minutes - (time.monotonic() - begun))
             say(Update("accelerated", seconds_left=left, note=line))
 
-        with guard_run(held.pipe, Guard(cancelled)):
+        with call_with_inputs(held.pipe, settings.job()) as given, guard_run(held.pipe, Guard(cancelled)):
             try:
                 recipe = tune(
                     held.pipe,
@@ -134,7 +136,7 @@ class Renderer:
                     seed=settings.seed,
                     steps=settings.steps,
                     minutes=goal.minutes,
-                    call_arguments=given,
+                    call_arguments={name: value for name, value in given.items() if name not in _TUNED_BY},
                     tell=tell,
                 )
             except GoalNotMet as error:
@@ -149,13 +151,13 @@ class Renderer:
         """What each seed becomes, seen after a tenth of its evaluations or a little more (`accel.draft`)."""
         from accel.drafting.drafts import draft
 
-        held, given = self._seeds_call(settings, say)
         found: tuple[SeedDraft, ...] = ()
-        for number, seed in enumerate(seeds):
-            say(Update("accelerated", number, len(seeds), drafts=found, note=f"seed {seed}"))
-            with guard_run(held.pipe, Guard(cancelled)):
-                frames = draft(held.pipe, settings.prompt, seed=seed, **given).frames
-            found = (*found, SeedDraft(seed, to_pixels(frames[len(frames) // 2])))
+        with self._seeds_call(settings, say) as (pipe, given):
+            for number, seed in enumerate(seeds):
+                say(Update("accelerated", number, len(seeds), drafts=found, note=f"seed {seed}"))
+                with guard_run(pipe, Guard(cancelled)):
+                    frames = draft(pipe, settings.prompt, seed=seed, **given).frames
+                found = (*found, SeedDraft(seed, to_pixels(frames[len(frames) // 2])))
         return found
 
     def best_seed(
@@ -168,17 +170,18 @@ class Renderer:
         from accel.drafting.halving import best_of
 
         verifier = verifier_of(settings.model)
-        held, given = self._seeds_call(settings, say)
-        say(Update("accelerated", note=f"{len(seeds)} seeds, the worse half dropped after each look"))
-        with guard_run(held.pipe, Guard(cancelled)):
-            found = best_of(held.pipe, settings.prompt, seeds=seeds, verifier=verifier, **given)
+        with self._seeds_call(settings, say) as (pipe, given), guard_run(pipe, Guard(cancelled)):
+            say(Update("accelerated", note=f"{len(seeds)} seeds, the worse half dropped after each look"))
+            found = best_of(pipe, settings.prompt, seeds=seeds, verifier=verifier, **given)
         return replace(settings, seed=found.seed), f"Best: {found}."
 
-    def _seeds_call(self, settings: StudioSettings, say: Say) -> tuple[LoadedModel, dict[str, Any]]:
-        """The model, and what its call is given beside prompt and noise."""
+    @contextmanager
+    def _seeds_call(self, settings: StudioSettings, say: Say) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The pipeline, and what its call is given beside prompt and noise."""
         held = self.is_loaded(settings.model, say)
         self._shelf.admit(settings)
-        return held, {name: value for name, value in arguments_of(settings.job()).items() if name != "prompt"}
+        with call_with_inputs(held.pipe, settings.job()) as given:
+            yield held.pipe, {name: value for name, value in given.items() if name != "prompt"}
 
     def pair(self, base: StudioSettings, point: SweepPoint, say: Say, cancelled: Callable[[], bool]) -> Pair:
         """One point against the baseline of `base`, which is rendered unless it is at hand."""

@@ -14,14 +14,18 @@ from typing import Any
 from accel import presets
 from accel.app.limits import Limits
 from accel.caching.calibration import published
+from accel.files import last_name
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.rendering.fields import MEDIA
 from accel.rendering.jobs import DIGITS, Job, digest
+from accel.rendering.lora import parse_lora
 from accel.rendering.outcome import installed_versions
 
 _MOST_SEED = 2**63 - 1
-_OPTIONAL = ("width", "height", "frames", "guidance")
+_OPTIONAL = ("width", "height", "frames", "guidance", "strength")
+PICTURES = ("image", "mask_image", "control_image", "ip_adapter_image")
+"""The fields that name an upload."""
 _OF_FILES = ("format", "fps", "output")  # fields of a manifest's line that say what its file is like
 _LARGEST_JSON = 2**20
 _LONGEST_NAME = 200
@@ -35,8 +39,10 @@ def _default_recipe() -> Recipe:
 class StudioSettings:
     """One comparison: a prompt and its call on a model, and the recipe that is compared with no recipe.
 
-    width, height, frames and guidance that are None are left to the pipeline. Construction checks nothing, so that a
-    page can hold what was typed; `check` does.
+    width, height, frames, guidance and strength that are None are left to the pipeline. image, mask_image,
+    control_image and ip_adapter_image are paths of uploads, lora is that of weights, with ":0.8" for another scale than
+    1; "" for none. Construction checks nothing, so that a page can hold what was typed; `check` does, and
+    `accel.app.inputs.check_inputs` looks at files.
     """
 
     model: str = "pocket:video"
@@ -49,6 +55,12 @@ class StudioSettings:
     frames: int | None = None
     guidance: float | None = None
     recipe: Recipe = field(default_factory=_default_recipe)
+    image: str = ""
+    mask_image: str = ""
+    control_image: str = ""
+    ip_adapter_image: str = ""
+    strength: float | None = None
+    lora: str = ""
 
     def check(self, limits: Limits) -> StudioSettings:
         """These settings, if they are within the limits. Raises ValueError, in one sentence, otherwise."""
@@ -63,6 +75,8 @@ class StudioSettings:
             limits.check_whole("frames", self.frames, 1, limits.frames)
         if self.guidance is not None:
             limits.check_number("guidance", self.guidance, 0.0, limits.guidance)
+        if self.strength is not None:
+            limits.check_number("strength", self.strength, 0.0, 1.0)
         limits.check_voxels(self.width or 1, self.height or 1, self.frames)  # once the model is known, its own sizes
         for name in self._names():
             limits.check_name(name)
@@ -70,7 +84,7 @@ class StudioSettings:
 
     def with_sizes(self, limits: Limits) -> StudioSettings:
         """These settings, if nothing in them is too long, whatever it means. Raises ValueError otherwise."""
-        for name in ("model", "prompt", "negative"):
+        for name in ("model", "prompt", "negative", "lora", *PICTURES):
             _check_text(name, getattr(self, name), limits.prompt)
         if not isinstance(self.recipe, Recipe):
             raise ValueError(f"recipe must be a Recipe, not {type(self.recipe).__name__}.")
@@ -90,6 +104,16 @@ class StudioSettings:
             yield from _names_of(method)
 
     @property
+    def pictures(self) -> dict[str, str]:
+        """The uploads that are given, by field."""
+        return {name: getattr(self, name) for name in PICTURES if getattr(self, name)}
+
+    @property
+    def loras(self) -> list[dict[str, Any]]:
+        """The LoRA weights, as a line of a manifest has them."""
+        return [parse_lora(self.lora)] if self.lora else []
+
+    @property
     def unaccelerated(self) -> StudioSettings:
         """The same request with no recipe."""
         return replace(self, recipe=Recipe(name="off"))
@@ -107,6 +131,7 @@ class StudioSettings:
     def job(self, fps: float | None = None) -> Job:
         """The accelerated side as a job of `accel render`. fps: of a video; None leaves it to the renderer."""
         sized = {name: getattr(self, name) for name in _OPTIONAL}
+        pictures: dict[str, Any] = {name: getattr(self, name) or None for name in PICTURES}
         return Job(
             self.model,
             self.prompt,
@@ -115,8 +140,14 @@ class StudioSettings:
             self.steps,
             recipe=self.recipe.to_dict(),
             fps=fps,
+            lora=self.loras,
             **sized,
+            **pictures,
         )
+
+    def line(self) -> dict[str, Any]:
+        """The accelerated side as a line of a manifest, with its pictures and weights beside it."""
+        return self.job().with_paths(last_name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads, in strict JSON: an infinite bound of a method is the word "inf"."""
@@ -161,7 +192,7 @@ def embedded(path: str | os.PathLike[str]) -> StudioSettings:
     """The settings inside a picture, video or sound that the app or `accel render` has made, or in a .json file.
 
     Raises ValueError for a file that cannot be read, that holds no settings, or that needs what the app does not have
-    (pictures to start from, further arguments).
+    (videos to start from, further arguments). Of the pictures that a file was made from it names the last part alone.
     """
     source = Path(path)
     if source.suffix.lower() in MEDIA:
@@ -187,10 +218,20 @@ def _from_line(line: Mapping[str, Any], name: str) -> StudioSettings:
     """The settings in a line of a manifest."""
     given = {key: value for key, value in line.items() if key not in _OF_FILES}
     given["negative"] = given.pop("negative_prompt", None) or ""
+    if given.get("lora"):
+        given["lora"] = _lora_text(given["lora"], name)
     missing = sorted(set(given) - {each.name for each in dataclasses.fields(StudioSettings)})
     if missing:
         raise ValueError(f"{name!r} was made with {', '.join(missing)}, which the app has no field for.")
     return StudioSettings.from_dict({"prompt": ""} | given)
+
+
+def _lora_text(loras: Any, name: str) -> str:
+    """The field for the weights that a file was made with."""
+    match loras:
+        case [{"weights": str(weights), "scale": int() | float() as scale}]:
+            return f"{weights}:{scale:g}"
+    raise ValueError(f"{name!r} was made with several LoRA weights; the app has a field for one.")
 
 
 def _recipe(data: object) -> Recipe:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args
 from accel.app import shipped
 from accel.app.byte_lru import ByteLRU
 from accel.app.costs import Costs
+from accel.app.inputs import check_inputs, inputs_of
 from accel.app.job_queue import JobQueue, Ticket
 from accel.app.job_stream import Updates, job_updates, sentence
 from accel.app.limits import Limits
@@ -86,6 +87,14 @@ class Studio:
     def models(self) -> list[str]:
         """Models to choose from."""
         return self._shelf.names()
+
+    def inputs(self, model: str) -> tuple[str, ...]:
+        """Which of `accel.app.inputs.FIELDS` the model takes, as far as that is known without loading it."""
+        try:
+            self.limits.check_model(model)
+        except ValueError:
+            return ()
+        return inputs_of(self._shelf.class_of(model))
 
     def example(self, model: str) -> Pair | None:
         """A comparison that was made before, to show while nothing has run; None for models without one."""
@@ -261,6 +270,7 @@ class Studio:
     def _check(self, settings: StudioSettings) -> StudioSettings:
         def checked() -> StudioSettings:
             fitting = self._shelf.check_fits(settings.check(self.limits))
+            check_inputs(fitting, self.files, self.limits)
             check_prompt(fitting.model, fitting.prompt)
             return self._calibrated(fitting)
 

@@ -67,7 +67,7 @@ def points(settings: StudioSettings, axes: Axes, limits: Limits) -> list[SweepPo
 def manifest(settings: StudioSettings, axes: Axes, limits: Limits) -> str:
     """The points as a manifest (JSONL) for `accel render`; the settings themselves where there are no axes."""
     wanted = points(settings, axes, limits) if axes else [SweepPoint("", settings.check(limits))]
-    return "".join(json.dumps(point.settings.job().to_line(), ensure_ascii=False) + "\n" for point in wanted)
+    return "".join(json.dumps(point.settings.line(), ensure_ascii=False) + "\n" for point in wanted)
 
 
 def _changed(settings: StudioSettings, chosen: Mapping[str, Any]) -> StudioSettings:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from accel.app.inputs import call_with_inputs
 from accel.app.models import LoadedModel
 from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
@@ -27,7 +28,7 @@ from accel.recipe import Recipe
 from accel.rendering.encoding import encode, fps_of, lost
 from accel.rendering.jobs import Job
 from accel.rendering.memory import device_of, peak, reset_peak
-from accel.rendering.pipeline_arguments import arguments_of, parameters_of, plain_class, wrong_arguments
+from accel.rendering.pipeline_arguments import parameters_of, plain_class, wrong_arguments
 
 WARMUP_STEPS = 2
 _TIMED = ("total", "denoise")
@@ -79,15 +80,19 @@ def _call(
 ) -> tuple[PipelineOutput, dict[str, Any]]:
     """The output, and the fields of a Side that are not about its files. rough: it is not worth learning much from."""
     pipe, device = held.pipe, device_of(held.pipe)
-    arguments = arguments_of(job) | {"generator": torch.Generator("cpu").manual_seed(job.seed)}
+    arguments: dict[str, Any] = {"generator": torch.Generator("cpu").manual_seed(job.seed)}
     if "output_type" in (parameters_of(plain_class(pipe)) or {"output_type": False}):
         arguments["output_type"] = "np"  # floats, so that rounding to 8 bits does not hide small differences
-    with without_progress_bars(pipe), attach_for_run(pipe, recipe) as session:
+    with (
+        without_progress_bars(pipe),
+        call_with_inputs(pipe, job) as given,
+        attach_for_run(pipe, recipe) as session,
+    ):
         watch = PreviewGuard(session, held.preview, cancelled, tell, rough=rough)
         with guard_run(pipe, watch):
             reset_peak(device)
             processor = time.process_time()
-            output = pipe(**arguments)
+            output = pipe(**given | arguments)
             processor = time.process_time() - processor
             report, peak_bytes = session.report(), peak(device)
     outputs = outputs_of(output, sampling_rate(pipe))

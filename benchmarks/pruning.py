@@ -50,12 +50,12 @@ def removables(denoiser: nn.Module) -> Iterator[Removable]:
             for head, columns in enumerate(torch.arange(out[0].in_features).chunk(module.heads)):
                 yield Removable(f"{name} head {head}", out[0], columns, 4 * len(columns) * out[0].out_features)
         net = getattr(module, "net", None)
-        if isinstance(net, nn.ModuleList) and isinstance(net[-1], nn.Linear):
-            into = sum(parameter.numel() for parameter in net[:-1].parameters()) // net[-1].in_features
-            order = net[-1].weight.detach().norm(dim=0).argsort()
+        last = [layer for layer in net if isinstance(layer, nn.Linear)] if isinstance(net, nn.ModuleList) else []
+        if last:
+            into = sum(parameter.numel() for parameter in net.parameters())
+            order = last[-1].weight.detach().norm(dim=0).argsort()
             for group, columns in enumerate(order.chunk(GROUPS)):
-                size = len(columns) * (into + net[-1].out_features)
-                yield Removable(f"{name} channels {group}", net[-1], columns, size)
+                yield Removable(f"{name} channels {group}", last[-1], columns, into * len(columns) // len(order))
 
 
 @contextmanager

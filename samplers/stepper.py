@@ -61,6 +61,7 @@ class Stepper(Lever):
         self.method, self.anatomy = method, anatomy
         self._history, self._denoiser = OutputHistory(), ""
         self._refused: str | None = None
+        self._asked_besides: list[str] = []  # what else the pipeline has asked of an update
         self._given: Mapping[str, Any] = {}
         self._update_weights: dict[tuple[float, ...], UpdateWeights] = {}  # of all runs: they follow from times alone
         self._begin_step()
@@ -117,7 +118,9 @@ class Stepper(Lever):
         if not self.method.depth:
             return result
         known = "model_output" in arguments and "timestep" in arguments and "sample" in arguments
-        if samples is None or not known or _asks_for_another(arguments):
+        other = [given for given in known_schedulers.OTHER_UPDATES if _is_on(arguments.get(given))]
+        if samples is None or not known or other:
+            self._asked_besides = other or self._asked_besides
             self._history.clear()
             return result
         sigma, following, place = self._place(name, scheduler, arguments["timestep"])
@@ -138,7 +141,12 @@ class Stepper(Lever):
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         said = [self._shortened] if self._shortened else []
         if self.method.depth:
-            said.append(f"{self._replaced} of {self._updates} updates replaced")
+            why = (
+                f" (with {', '.join(self._asked_besides)} the pipeline asks for another update)"
+                if self._asked_besides
+                else ""
+            )
+            said.append(f"{self._replaced} of {self._updates} updates replaced{why}")
         grid = self.method.grid
         if grid is not None:
             kept = f"the scheduler's noise levels stayed: {self._refused}"
@@ -148,6 +156,7 @@ class Stepper(Lever):
 
     def _begin_step(self) -> None:
         self._updates = self._replaced = self._peak = 0
+        self._asked_besides = []
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}
         self.reset()
@@ -205,13 +214,8 @@ class Stepper(Lever):
         return drawn.float()
 
 
-def _asks_for_another(arguments: Mapping[str, Any]) -> bool:
-    """Whether the scheduler is asked for an update that is not its plain one."""
-    for name in known_schedulers.OTHER_UPDATES:
-        value = arguments.get(name)
-        if value is not None and (isinstance(value, torch.Tensor) or value):
-            return True
-    return False
+def _is_on(value: Any) -> bool:
+    return value is not None and (isinstance(value, torch.Tensor) or bool(value))
 
 
 def sample_of(result: Any) -> torch.Tensor:

@@ -74,7 +74,7 @@ def prediction(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return torch.stack(answer) if isinstance(answer, list) else answer
 
 
-@every_pipeline
+@kinds_only()
 def test_output_is_finite_and_of_order_one(name: str) -> None:
     latents = output(name, steps=8)
     assert torch.isfinite(latents).all()
@@ -87,13 +87,12 @@ def test_output_repeats_bit_for_bit_in_the_same_and_in_a_fresh_pipeline(name: st
     assert torch.equal(run(TINY[name].build(), TINY[name], steps=4), usual(name))
 
 
-@every_pipeline
-@pytest.mark.parametrize("option", [{"seed": 1}, {"prompt": 1}, {"guidance": False}, {"steps": 2}], ids=str)
+@crossed("option", [{"seed": 1}, {"prompt": 1}, {"guidance": False}, {"steps": 2}])
 def test_output_moves_with(name: str, option: dict[str, Any]) -> None:
     assert change(output(name, **option), usual(name)) > 0.03
 
 
-@every_pipeline
+@kinds_only()
 def test_prediction_moves_with_the_timestep_alone(name: str) -> None:
     (module, args, kwargs), *_, (_, last_args, last_kwargs) = recorded_calls(name)
     if "timestep" in kwargs:
@@ -103,7 +102,7 @@ def test_prediction_moves_with_the_timestep_alone(name: str) -> None:
     assert change(prediction(module, *later), prediction(module, args, kwargs)) > 0.03
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in ABRUPT])
+@kinds_only(name for name in TINY if name not in ABRUPT)
 def test_neighbouring_steps_have_related_predictions(name: str) -> None:
     """As in trained models: without it there would be nothing to cache."""
     calls = recorded_calls(name, steps=8)
@@ -120,7 +119,7 @@ def test_output_moves_with_the_picture_that_is_given(name: str) -> None:
     assert change(output(name, **{CONTROLLED[name]: other}), usual(name)) > 0.03
 
 
-@every_pipeline
+@kinds_only()
 def test_sample_of_a_batch_equals_a_single_run(name: str) -> None:
     batch = output(name, batch=3)
     alone = output(name, seed=1, prompt=1)
@@ -129,7 +128,7 @@ def test_sample_of_a_batch_equals_a_single_run(name: str) -> None:
     assert change(batch[1:2], usual(name)) > 0.03
 
 
-@every_pipeline
+@kinds_only()
 def test_other_size_runs_and_is_not_square(name: str) -> None:
     arguments = TINY[name].arguments(pipeline(name), size="other")
     assert arguments["height"] != arguments["width"]
@@ -138,8 +137,7 @@ def test_other_size_runs_and_is_not_square(name: str) -> None:
     assert latents.shape != usual(name).shape
 
 
-@every_pipeline
-@pytest.mark.parametrize("guidance", [True, False], ids=["guided", "unguided"])
+@crossed("guidance", [True, False], ids=lambda guided: "guided" if guided else "unguided")
 def test_guidance_is_asked_for_as_declared(name: str, guidance: bool) -> None:
     calls = recorded_calls(name, guidance=guidance)
     evaluations = EVALUATIONS_OF_FOUR_STEPS.get(name, 4)
@@ -164,7 +162,7 @@ def test_two_experts_share_a_run_of_eight_steps() -> None:
     assert counts == {pipe.transformer: 6, pipe.transformer_2: 10}
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in WITHOUT_CALLBACK])
+@kinds_only(name for name in TINY if name not in WITHOUT_CALLBACK)
 def test_callback_is_passed_through(name: str) -> None:
     seen: list[int] = []
 
@@ -176,7 +174,7 @@ def test_callback_is_passed_through(name: str) -> None:
     assert seen == list(range(EVALUATIONS_OF_FOUR_STEPS.get(name, 4)))
 
 
-@every_pipeline
+@kinds_only()
 def test_pictures_can_be_decoded(name: str) -> None:
     pictures = output(name, steps=2, output_type="np")
     arguments = TINY[name].arguments(pipeline(name))
@@ -212,10 +210,10 @@ def test_randomise_depends_on_its_seed_alone() -> None:
     assert not torch.equal(randomise(nn.Linear(4, 4), seed=2).weight, first.weight)
 
 
-def test_each_value_meets_each_kind_and_each_pipeline_a_value_and_the_rest_is_slow() -> None:
+def test_each_value_meets_half_of_the_kinds_and_each_pipeline_a_value_and_the_rest_is_slow() -> None:
     *_, pairs = crossed("value", "abc").args
     fast = {pair.values for pair in pairs if not pair.marks}
-    assert fast >= {(name, value) for name in KINDS for value in "abc"}
+    assert all(sum((name, value) in fast for name in KINDS) == len(KINDS) / 2 for value in "abc")
     assert {name for name, _ in fast} == set(TINY)
     assert {pair.values for pair in pairs} == {(name, value) for name in TINY for value in "abc"}
     assert {pair.values[0] for pair in kinds_only().args[1] if not pair.marks} == set(KINDS)

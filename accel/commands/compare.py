@@ -103,6 +103,7 @@ def _compare(
             call_arguments=call_arguments(options, pipe),
             verify=verify,
             fewer_steps=options.fewer_steps,
+            flops=options.flops,
             fps=options.fps,
         )
     _show(result, options.out)
@@ -111,19 +112,24 @@ def _compare(
 def _show(result: Comparison, folder: Path) -> None:
     from rich.console import Console
 
+    from accel.measure.contradictions import contradictions
+    from accel.measure.perceptual import missing
     from accel.measure.tables import terminal_width
 
     with waiting(f"writing {folder}"):
         page = result.save(folder)
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
-    for line in [*result.headlines(), *result.cautions()]:
+    console.print(result.measures())
+    further = [*contradictions(result), *missing(any(row.lpips is not None for row in result.rows))]
+    for line in [*result.headlines(), *result.cautions(), *further]:
         console.print(plain(line), soft_wrap=True)
     files = f"\nPage:  {page}\nData:  {folder / 'comparison.json'}\nClips: {folder}/prompt-*"
     console.print(plain(files), soft_wrap=True)
 
 
 def _add_videos(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--flops", action="store_true", help="count operations too; takes another run of each")
     command.add_argument("--fps", type=float, default=8.0, help="frames per second of the videos (8)")
     command.add_argument(
         "--fewer-steps",

@@ -119,12 +119,10 @@ def _file(name: str) -> Callable[[str], str]:
 
 def _lora(text: str) -> dict[str, Any]:
     """ "style.safetensors" or "style.safetensors:0.8"."""
-    path, colon, scale = text.rpartition(":")
-    try:
-        weights, factor = (path, float(scale)) if colon else (text, 1.0)
-    except ValueError:
-        weights, factor = text, 1.0
-    return {"weights": _file("lora")(weights), "scale": factor}
+    from accel.rendering.lora import parse_lora
+
+    lora = parse_lora(text)
+    return lora | {"weights": _file("lora")(lora["weights"])}
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.parametrization import clean_from_output
 from accel.patch import Around
 from accel.report import CallRecord
-from accel.samplers.stepper import with_sample
+from accel.samplers.stepper import sample_of, with_sample
 from accel.session import Session
 
 
@@ -44,6 +44,14 @@ class EarlyEnd:
         self._computed = True  # the last step
         self._last: dict[tuple[str, int], Any] = {}
         self._result: Any = None
+        self._handed: Any = None  # what the last step gave the pipeline
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """What the pipeline decoded, when the run is over: the clean estimate or, at a share of 1, the last sample."""
+        if self._handed is None:
+            raise ValueError("This pipeline steps a copy of its scheduler, so its latents are not seen.")
+        return sample_of(self._handed)
 
     @property
     def per_step(self) -> tuple[int, ...]:
@@ -74,6 +82,12 @@ class EarlyEnd:
         self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
         """Around a scheduler's step, above the session."""
+        self._handed = self._stepped(session, name, scheduler, inner, *args, **kwargs)
+        return self._handed
+
+    def _stepped(
+        self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         self._per_step.append(0)
         if self.ended and not self._foresee:
             return copied(self._result)

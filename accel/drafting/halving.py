@@ -1,4 +1,4 @@
-"""Best of many seeds in the time of one: successive halving over clean estimates.
+"""Best of many seeds in the time of one: successive halving over clean estimates, or a search around the best.
 
 Every seed runs the first part of a run with a fast recipe, its clean estimate is decoded and scored, the worse half is
 dropped, and so on. What a round leaves of the budget, the next one spends on keeping more than half.
@@ -12,12 +12,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 from accel.drafting.call_memory import CallMemory
 from accel.drafting.early_end import EarlyEnd, steps_of
+from accel.drafting.initial_noise import InitialNoise, check_noise
+from accel.drafting.neighbours import Moves, check_closeness
 from accel.drafting.seeded_runs import RunSeed, SeededRun, SeededRuns, check_share, several_seeds
 from accel.measure.metrics import Clip, to_frames
 
@@ -28,10 +30,11 @@ LOOKS = (0.2, 0.35, 0.6)
 class BestOf:
     """The best of the seeds that were tried.
 
-    seed, output: of the winner; output is what the pipeline returned. rounds: for each look, and last for whole runs
-    where there were any, the score of each seed that was in it. cost: in unaccelerated runs, by the samples that
-    denoisers evaluated, the search and the winner's own run together; `search_cost` without the latter where it is
-    another recipe's. seconds and cpu_seconds: of all runs, decoding included and scoring not.
+    seed, output: of the winner; output is what the pipeline returned. moves: how its noise came from that of the seed,
+    without any but in a search among neighbours. rounds: for each look, and last for whole runs where there were any,
+    the score of each seed that was in it, and of neighbours the number that they were drawn by. cost: in unaccelerated
+    runs, by the samples that denoisers evaluated, the search and the winner's own run together; `search_cost` without
+    the latter where it is another recipe's. seconds and cpu_seconds: of all runs, decoding included and scoring not.
     """
 
     seed: int
@@ -41,6 +44,7 @@ class BestOf:
     cost: float
     seconds: float
     cpu_seconds: float
+    moves: Moves = field(default_factory=Moves)
 
     @property
     def frames(self) -> Clip:
@@ -64,6 +68,12 @@ class Contender:
     memory: CallMemory = field(default_factory=CallMemory)
     scores: list[float] = field(default_factory=list)
     output: Any = None
+    moves: Moves = field(default_factory=Moves)
+
+    @property
+    def name(self) -> int:
+        """Its seed; of a neighbour the number that it was drawn by."""
+        return self.moves.numbers[-1] if self.moves.numbers else self.seed
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -81,6 +91,7 @@ def best_of(
     recipe: Any = None,
     draft: Any = "fast",
     looks: Sequence[float] = LOOKS,
+    near: float | None = None,
     **call: Any,
 ) -> BestOf:
     """The best of many seeds for a prompt, in about the time of one unaccelerated run.
@@ -100,6 +111,9 @@ def best_of(
         within the budget.
     draft: the recipe of the search.
     looks: at which shares of a run seeds are scored and dropped.
+    near: search around the best seed instead of dropping half of them: a part of the budget looks at seeds, the rest at
+        noises whose cosine with the best one's is `near`, such as 0.9; a better one takes its place. All are scored at
+        the first look alone, and the best is finished. Not for pipelines that make no noise of their own.
     call: further arguments of the pipeline, such as num_inference_steps, height, negative_prompt or image.
 
     Evaluations that one look has made no later one makes again; each takes the memory of one output, until its seed is
@@ -111,21 +125,25 @@ def best_of(
         raise ValueError(f"The budget is a number of unaccelerated runs above 0, not {budget!r}.")
     stages = _stages(looks, whole=recipe is None)
     runs, tried = SeededRuns(pipe, prompt, call), several_seeds(seeds)
+    if near is not None:
+        check_closeness(near)
+        check_noise(pipe)
     with runs.accelerated(draft) as run:
         search = Search(run, score, stages, budget)
-        winner = search.winner(tried)
+        winner = search.winner(tried) if near is None else search.wanderer(tried, near)
     output, search_cost = winner.output, search.cost
     if recipe is not None:
         winner.memory.distrust()
         with runs.accelerated(recipe) as run:
-            output = search.counted(run(winner.seed, winner.memory)).output
+            output = search.counted(run(winner.seed, winner.memory, begin=InitialNoise(winner.moves))).output
     return BestOf(
-        winner.seed, output, tuple(search.rounds), search_cost, search.cost, search.seconds, search.cpu_seconds
-    )
+        winner.seed, output, tuple(search.rounds), search_cost, search.cost, search.seconds, search.cpu_seconds,
+        winner.moves,
+    )  # fmt: skip
 
 
 class Search:
-    """Successive halving within a budget."""
+    """Looks at seeds and drops them, or moves on from the best, within a budget."""
 
     def __init__(self, run: RunSeed, score: Scorer, stages: Sequence[float], budget: float) -> None:
         self._run, self._score, self._stages, self._budget = run, score, stages, budget
@@ -146,7 +164,7 @@ class Search:
         return run
 
     def winner(self, seeds: Sequence[int]) -> Contender:
-        """The best when all stages are over."""
+        """Successive halving: the best when all stages are over."""
         left = [Contender(seed) for seed in seeds]
         self._look(left[0], 0)  # tells what everything costs
         del left[max(1, affordable(len(left), self._prices, self._budget)) :]
@@ -156,9 +174,33 @@ class Search:
             for one in left:
                 if len(one.scores) <= stage:
                     self._look(one, stage)
-            self.rounds.append({one.seed: one.scores[-1] for one in left})
+            self._close_round(left)
             left.sort(key=lambda one: one.rank, reverse=True)
         return left[0]
+
+    def wanderer(self, seeds: Sequence[int], closeness: float) -> Contender:
+        """Neighbourhood search: of the looks that the budget pays for, half are at seeds, half around the best."""
+        tried = [Contender(seeds[0])]
+        self._look(tried[0], 0)
+        looks = max(1, int((self._budget - sum(self._prices[1:])) / self._prices[0] + 1e-9))
+        tried += map(Contender, seeds[1 : max(1, looks // 2)])
+        for one in tried[1:]:
+            self._look(one, 0)
+        self._close_round(tried)
+        pivot, around = max(tried, key=lambda one: one.rank), list[Contender]()
+        for number in range(looks - len(tried)):
+            around.append(Contender(pivot.seed, moves=replace(pivot.moves, closeness=closeness).on(number)))
+            self._look(around[-1], 0)
+            pivot = max(pivot, around[-1], key=lambda one: one.rank)
+        if around:
+            self._close_round(around)
+        if self._stages[-1] == 1.0 and len(self._stages) > 1:
+            self._look(pivot, len(self._stages) - 1)
+            self._close_round([pivot])
+        return pivot
+
+    def _close_round(self, looked_at: Sequence[Contender]) -> None:
+        self.rounds.append({one.name: one.scores[-1] for one in looked_at})
 
     def _survivors(self, count: int, stage: int) -> int:
         """As many as what is left of the budget pays for: half of them as planned, more where it was not used up."""
@@ -166,7 +208,7 @@ class Search:
 
     def _look(self, one: Contender, stage: int) -> None:
         end = EarlyEnd(self._stages[stage], foresee=not self._prices)
-        one.output = self.counted(self._run(one.seed, one.memory, end)).output
+        one.output = self.counted(self._run(one.seed, one.memory, end, InitialNoise(one.moves))).output
         if not self._prices:
             self._unaccelerated = end.unaccelerated
             self._prices = prices(end.per_step, self._stages)

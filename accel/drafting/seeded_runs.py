@@ -15,6 +15,7 @@ import torch
 from accel.api import accelerate
 from accel.drafting.call_memory import CallMemory, attached
 from accel.drafting.early_end import EarlyEnd, above, below
+from accel.drafting.initial_noise import InitialNoise, heard
 from accel.drafting.own_layers import Slot
 from accel.measure.runner import needs_prompt, without_progress_bars
 from accel.session import bare
@@ -39,7 +40,7 @@ class SeededRun:
 
 
 RunSeed = Callable[..., SeededRun]
-"""run(seed, memory, end=None): see `SeededRuns.accelerated`."""
+"""run(seed, memory, end=None, begin=None): see `SeededRuns.accelerated`."""
 
 
 class SeededRuns:
@@ -68,21 +69,25 @@ class SeededRuns:
     def accelerated(self, recipe: Any) -> Iterator[RunSeed]:
         """The pipeline with this recipe (what `accel.accelerate` takes) for any number of runs.
 
-        Yields a function of the seed, the memory of its runs, and optionally where this one ends early.
+        Yields a function of the seed, the memory of its runs, and optionally where this one ends early and what happens
+        to its noise.
         """
-        memory, ending = Slot(CallMemory()), Slot(EarlyEnd(1.0))
+        memory, ending, noise = Slot(CallMemory()), Slot(EarlyEnd(1.0)), Slot(InitialNoise())
         with (
             _turn(self.pipe),
             bare(self.pipe),
             without_progress_bars(self.pipe),
             attached(self.pipe, memory),
+            heard(self.pipe, noise),
             below(self.pipe, ending),
             accelerate(self.pipe, recipe) as session,
             above(session, ending),
         ):
 
-            def run(seed: int, mine: CallMemory, end: EarlyEnd | None = None) -> SeededRun:
-                memory.value, ending.value = mine, end or EarlyEnd(1.0)
+            def run(
+                seed: int, mine: CallMemory, end: EarlyEnd | None = None, begin: InitialNoise | None = None
+            ) -> SeededRun:
+                memory.value, ending.value, noise.value = mine, end or EarlyEnd(1.0), begin or InitialNoise()
                 return self._run(seed, memory.value, ending.value)
 
             yield run

@@ -52,6 +52,7 @@ def compare(
     verify: Verifier | None = None,
     metrics: Mapping[str, Metric] | None = None,
     fewer_steps: bool | Sequence[int] = True,
+    flops: bool = False,
     fps: float = 8.0,
     progress: bool = True,
 ) -> Comparison:
@@ -78,6 +79,7 @@ def compare(
             (samples, channels).
         metrics: further functions (frames, unaccelerated frames) -> number by name; `Sample.quality.others` has them.
         fewer_steps: True measures the equal-time counts, a list of counts exactly these, False none.
+        flops: count the floating point operations of one run of each, which takes another run of each.
         fps: frames per second of the videos that `Comparison.save` writes.
         progress: show a progress bar.
 
@@ -107,6 +109,9 @@ def compare(
             for contestant in first:
                 tick(f"warm-up: {contestant.label}", 0)
                 contest.warm_up(contestant)
+                if flops:
+                    tick(f"counting: {contestant.label}", 0)
+                    contest.count_flops(contestant)
             for group in _groups(first):
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
@@ -255,7 +260,8 @@ def _result(
     return Comparison(
         rows=_ordered(rows),
         settings=_settings(contest, steps, repeats, fps),
-        environment=environment(contest.pipe) | {"repeatable": ledger.is_repeatable},
+        environment=environment(contest.pipe)
+        | {"repeatable": ledger.is_repeatable, "energy": contest.energy.available},
         timelines=ledger.timelines,
         levers=ledger.levers,
         notes=ledger.notes,

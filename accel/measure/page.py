@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from accel.measure.contradictions import contradictions
 from accel.measure.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
 from accel.measure.runner import BASELINE, CANDIDATES
 from accel.measure.sound import encode_flac, spectrogram
-from accel.measure.tables import megabytes, with_sign
+from accel.measure.tables import measures, megabytes, with_sign
 
 if TYPE_CHECKING:
     from accel.measure.results import Comparison, ResultRow
@@ -50,6 +51,8 @@ def render_page(comparison: Comparison) -> str:
         silent="seconds" not in comparison.settings,
         megabytes=megabytes,
         signed=with_sign,
+        measures=measures(comparison.rows),
+        contradictions=contradictions(comparison),
         dropping=any(row.dropped for row in comparison.rows),
         attributes=list(dict.fromkeys(name for row in comparison.rows for name in row.attributes)),
     )

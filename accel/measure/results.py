@@ -10,10 +10,13 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from accel.measure.clip_store import ClipStore
+from accel.measure.contradictions import contradictions
+from accel.measure.intervals import Interval, of_mean, of_ratio, of_share
 from accel.measure.media import Pixels, changed_sizes, save_clip, side_by_side
 from accel.measure.metrics import MAX_PSNR
 from accel.measure.runner import BASELINE, CANDIDATES, Kind, Measurements, Sample
 from accel.measure.sound import Samples, Sound, encode_wav
+from accel.measure.steadiness import diversity
 from accel.terminal import one_line
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ class ResultRow:
     over the runs that were interleaved with this variant, its range that of the single pairs. Quality is a
     mean over prompts and seeds against the unaccelerated output, of frames and of sound as far as there are any;
     `psnr_worst` and `snr_worst` are the worst of them. Counts are denoiser calls per run.
+
+    Intervals are of 95 % confidence, for other prompts and seeds. Without a reference: `seconds_per_correct` of a clip
+    that matches its prompt (None where none does), `flicker`, `warping_error` and `diversity` as in
+    `accel.measure.steadiness`; `teraflops` and `joules` of one run.
     """
 
     label: str
@@ -63,6 +70,16 @@ class ResultRow:
     snr_worst: float | None = None
     si_sdr: float | None = None
     stft_distance: float | None = None
+    speedup_interval: Interval | None = None
+    psnr_interval: Interval | None = None
+    adherence_range: Interval | None = None
+    seconds_per_correct: float | None = None
+    flicker: float | None = None
+    warping_error: float | None = None
+    diversity: float | None = None
+    lpips: float | None = None
+    teraflops: float | None = None
+    joules: float | None = None
 
     @property
     def decibels(self) -> float | None:
@@ -152,10 +169,17 @@ class Comparison:
 
         return comparison_table(self, terminal_width())
 
-    def __str__(self) -> str:
-        from accel.measure.tables import as_text, comparison_table
+    def measures(self) -> Table:
+        """How far the numbers may be off, and what can be said without the unaccelerated output."""
+        from accel.measure.tables import measures_table, terminal_width
 
-        return "\n".join([as_text(comparison_table(self)), "", *self.headlines(), *self.cautions()])
+        return measures_table(self, terminal_width())
+
+    def __str__(self) -> str:
+        from accel.measure.tables import WIDTH_OF_TEXT, as_text, comparison_table, measures_table
+
+        tables = (comparison_table(self), measures_table(self, WIDTH_OF_TEXT))
+        return "\n".join([*map(as_text, tables), "", *self.headlines(), *contradictions(self), *self.cautions()])
 
     def save(self, folder: str | Path) -> Path:
         """Writes comparison.json, page.html, one labelled side-by-side file per prompt and recipe, and sounds as WAV.
@@ -232,7 +256,29 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_ti
         snr_worst=min(snrs, default=None),
         si_sdr=_mean([q.si_sdr for q in judged]),
         stft_distance=_mean([q.stft_distance for q in judged]),
+        **_measures(label, pairs, ledger),
     )
+
+
+def _measures(label: str, pairs: Sequence[tuple[Sample, Sample]], ledger: Measurements) -> dict[str, Any]:
+    """What needs no reference, and how far the rest may be off."""
+    own = [sample for _, sample in pairs]
+    judged = [sample.quality for sample in own if sample.quality is not None]
+    psnrs = [quality.psnr for quality in judged if quality.psnr is not None]
+    correct = [quality.correct for quality in judged if quality.correct is not None]
+    seconds = [sample.seconds for sample in own]
+    return {
+        "speedup_interval": of_ratio([base.seconds for base, _ in pairs], seconds) if len(own) > 1 else None,
+        "psnr_interval": of_mean(psnrs) if len(psnrs) > 1 else None,
+        "adherence_range": of_share(sum(correct), len(correct)) if correct else None,
+        "seconds_per_correct": fmean(seconds) * len(correct) / sum(correct) if any(correct) else None,
+        "flicker": _mean([q.flicker for q in judged]),
+        "warping_error": _mean([q.warping_error for q in judged]),
+        "diversity": _mean([diversity(clips) for (name, _), clips in ledger.thumbnails.items() if name == label]),
+        "lpips": _mean([q.lpips for q in judged]),
+        "teraflops": ledger.teraflops.get(label),
+        "joules": _mean([sample.joules for sample in own]),
+    }
 
 
 def headline(row: ResultRow, fewer: ResultRow | None, idle: str = "") -> str:

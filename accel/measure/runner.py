@@ -14,7 +14,11 @@ from typing import Any, Literal
 
 from accel.api import accelerate
 from accel.measure.clip_store import ClipStore, OutputStore
+from accel.measure.energy import EnergyMeter
+from accel.measure.metrics import Clip, flicker
 from accel.measure.output import Metric, PipelineOutput, fidelity, output_of
+from accel.measure.perceptual import lpips_metric
+from accel.measure.steadiness import BLOCK, thumbnail, warping_error
 from accel.patch import undo_later
 from accel.recipe import Recipe
 from accel.session import bare
@@ -44,7 +48,8 @@ class Variant:
 @dataclass(frozen=True)
 class Quality:
     """One output against the unaccelerated one of the same prompt and seed. None where a metric does not apply:
-    the first four are of frames, the last three of sound.
+    the first four are of frames, the three of sound are `snr`, `si_sdr` and `stft_distance`. `flicker` and
+    `warping_error` are its own, and those of an unaccelerated output are known too.
     """
 
     psnr: float | None = None
@@ -57,6 +62,9 @@ class Quality:
     snr: float | None = None
     si_sdr: float | None = None
     stft_distance: float | None = None
+    flicker: float | None = None
+    warping_error: float | None = None
+    lpips: float | None = None
 
     @property
     def decibels(self) -> float | None:
@@ -94,6 +102,7 @@ class Sample:
     extra_bytes: int
     peak_bytes: int | None
     quality: Quality | None = None
+    joules: float | None = None
 
 
 @dataclass
@@ -109,6 +118,8 @@ class Measurements:
     sounds: ClipStore = field(default_factory=ClipStore)
     size: dict[str, Any] = field(default_factory=lambda: PipelineOutput().size)
     digests: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    thumbnails: dict[tuple[str, int], list[Clip]] = field(default_factory=dict)
+    teraflops: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_repeatable(self) -> bool | None:
@@ -140,6 +151,8 @@ class Runner:
         self.verify = verify
         self.metrics = dict(metrics or {})
         self.ledger = Measurements()
+        self.energy = EnergyMeter()
+        self._lpips = lpips_metric()
         self._batches = 0
 
     def check(self, contestant: Variant) -> None:
@@ -161,6 +174,14 @@ class Runner:
                 output_of(output, self.pipe)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"The output of {type(self.pipe).__name__} cannot be compared: {error}") from error
+
+    def count_flops(self, contestant: Variant) -> None:
+        """One whole run of the first prompt and seed, in which torch's products are counted; slower, so not timed."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with attach_for_run(self.pipe, contestant.recipe), FlopCounterMode(display=False) as counted:
+            self._call(self.prompts[0], self.seeds[0], contestant.steps)
+        self.ledger.teraflops[contestant.label] = counted.get_total_flops() / 1e12
 
     def measure(
         self, contestants: Sequence[Variant], repeats: int, tick: Callable[[str], None] = lambda text: None
@@ -192,7 +213,9 @@ class Runner:
     ) -> tuple[Sample, PipelineOutput]:
         with attach_for_run(self.pipe, contestant.recipe) as session:
             _reset_peak(self.pipe)
+            self.energy.start()
             output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
+            joules = self.energy.stop()
             report = session.report()
             self._remember(contestant.label, session, report)
         actions = [call.action for call in report.calls]
@@ -213,6 +236,7 @@ class Runner:
             dropped=actions.count("dropped"),
             extra_bytes=sum(lever.extra_bytes for lever in report.levers),
             peak_bytes=_peak(self.pipe),
+            joules=joules,
         )
         return sample, output_of(output, self.pipe)
 
@@ -250,6 +274,9 @@ class Runner:
                 self.ledger.digests.setdefault((sample.prompt, sample.seed), set()).add(output.digest)
             is_first = sample.repeat == 0 and not (sample.label == BASELINE and sample.batch > 0)
             quality = self._judge(sample, output, reference) if is_first else None
+            if is_first and output.frames is not None:
+                kept = self.ledger.thumbnails.setdefault((sample.label, sample.prompt), [])
+                kept.append(thumbnail(output.frames))
             if is_first and sample.seed == self.seeds[0]:
                 self._keep((sample.label, sample.prompt), output)
             self.ledger.samples.append(replace(sample, quality=quality))
@@ -265,10 +292,20 @@ class Runner:
         verdict = self.verify(output.main, self.prompts[sample.prompt]) if self.verify else None
         correct = bool(verdict.correct) if verdict is not None else None
         matches = {name: bool(value) for name, value in verdict.matches.items()} if verdict is not None else {}
+        own = {**_steadiness(output), "correct": correct, "matches": matches}
         if sample.label == BASELINE:
-            return Quality(correct=correct, matches=matches)
+            return Quality(**own)
         others = {name: float(metric(output.main, reference.main)) for name, metric in self.metrics.items()}
-        return Quality(**fidelity(output, reference), correct=correct, matches=matches, others=others)
+        if self._lpips is not None and output.frames is not None and reference.frames is not None:
+            own["lpips"] = self._lpips(output.frames, reference.frames)
+        return Quality(**{**fidelity(output, reference), **own}, others=others)
+
+
+def _steadiness(output: PipelineOutput) -> dict[str, Any]:
+    """Measures of a clip by itself, where it is one."""
+    if output.frames is None or len(output.frames) < 2 or min(output.frames.shape[1:3]) < BLOCK:
+        return {}
+    return {"flicker": flicker(output.frames), "warping_error": warping_error(output.frames)}
 
 
 @contextmanager
@@ -305,6 +342,16 @@ def accepts(pipe: Any, name: str) -> bool:
 def needs_prompt(pipe: Any, call_arguments: Mapping[str, Any]) -> bool:
     """Whether a prompt is part of the call: the pipeline takes one, and it is not among the arguments as embeddings."""
     return accepts(pipe, "prompt") and call_arguments.get("prompt_embeds") is None
+
+
+def work_seconds(pipe: Any) -> float:
+    """A clock of the work done for this pipeline: processor time of this process, or wall-clock time of its device when
+    everything asked of that is done.
+    """
+    if _accelerator(pipe) is None:
+        return time.process_time()
+    _synchronize(pipe)
+    return time.perf_counter()
 
 
 def _accelerator(pipe: Any) -> Any:

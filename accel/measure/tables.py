@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from accel.measure.energy import NONE
+from accel.measure.intervals import Interval
 from accel.terminal import one_line, plain
 
 if TYPE_CHECKING:
@@ -31,17 +33,40 @@ def comparison_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Tabl
 
     Columns that no row fills (adherence without a verifier, flicker of images) are left out.
     """
-    rows, settings = comparison.rows, comparison.settings
+    settings = comparison.settings
+    return _table(
+        comparison.rows,
+        _COLUMNS,
+        width,
+        f"{settings['pipeline']}, {settings['steps']} steps, {_workload(settings)}",
+        "wall-clock medians; quality is against the unaccelerated output, in dB where nothing else is said",
+    )
+
+
+def measures_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Table:
+    """Intervals, and measures without a reference, of the same rows."""
+    caption = "in brackets 95 % intervals for other prompts and seeds; flicker, warping error, diversity: 0 to 1"
+    if comparison.environment.get("energy") is False:
+        caption += f"; {NONE}"
+    return _table(comparison.rows, _MEASURES, width, "How far off, and by other measures", caption)
+
+
+def measures(rows: list[ResultRow]) -> list[Column]:
+    """The columns of that table that any row fills."""
+    return [column for column in _MEASURES if any(column.read(row) for row in rows)]
+
+
+def _table(rows: list[ResultRow], available: list[Column], width: int, title: str, caption: str) -> Table:
     names = [("  " if row.kind == "fewer_steps" else "") + one_line(row.label) for row in rows]
-    columns = [column for column in _COLUMNS if any(column.read(row) for row in rows)]
+    columns = [column for column in available if any(column.read(row) for row in rows)]
     while _width(columns, rows, names) > width and any(column.sacrifice for column in columns):
         columns.remove(max(columns, key=lambda column: column.sacrifice))
     table = Table(
-        title=plain(f"{settings['pipeline']}, {settings['steps']} steps, {_workload(settings)}"),
+        title=plain(title),
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        caption="wall-clock medians; quality is against the unaccelerated output, in dB where nothing else is said",
+        caption=caption,
         caption_justify="left",
     )
     table.add_column("")
@@ -128,4 +153,26 @@ _COLUMNS = [
     Column("calls", _calls, sacrifice=1),
     Column("memory", lambda row: megabytes(row.extra_bytes), sacrifice=6),
     Column("peak", lambda row: megabytes(row.peak_bytes), sacrifice=7),
+]
+
+
+def _interval(value: float | None, found: Interval | None, pattern: str, scale: float = 1.0) -> str:
+    """For example "3.4 [3.1, 3.6]"."""
+    if value is None:
+        return ""
+    said = format(scale * value, pattern)
+    return said if found is None else f"{said} [{', '.join(format(scale * end, pattern) for end in found)}]"
+
+
+_MEASURES = [
+    Column("speed-up", lambda row: _interval(row.speedup, row.speedup_interval, ".2f")),
+    Column("PSNR", lambda row: _interval(row.psnr, row.psnr_interval, ".1f")),
+    Column("prompt %", lambda row: _interval(row.adherence, row.adherence_range, ".0f", 100.0)),
+    Column("s per correct clip", lambda row: _number(row.seconds_per_correct, ".2f")),
+    Column("flicker", lambda row: _number(row.flicker, ".4f"), sacrifice=4),
+    Column("warping error", lambda row: _number(row.warping_error, ".4f"), sacrifice=3),
+    Column("diversity", lambda row: _number(row.diversity, ".3f"), sacrifice=2),
+    Column("LPIPS", lambda row: _number(row.lpips, ".3f"), sacrifice=1),
+    Column("TFLOP", lambda row: _number(row.teraflops, ".4g"), sacrifice=5),
+    Column("joules", lambda row: _number(row.joules, ".3g"), sacrifice=5),
 ]

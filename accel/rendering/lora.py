@@ -11,6 +11,15 @@ class LoraError(ValueError):
     """These weights cannot be used with this pipeline."""
 
 
+def parse_lora(text: str) -> dict[str, Any]:
+    """ "style.safetensors" or "style.safetensors:0.8", as a line of a manifest has it."""
+    path, colon, scale = text.rpartition(":")
+    try:
+        return {"weights": path, "scale": float(scale)} if colon else {"weights": text, "scale": 1.0}
+    except ValueError:
+        return {"weights": text, "scale": 1.0}
+
+
 @contextmanager
 def lora_weights(pipe: Any, loras: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     """The weights in these files ({"weights": path, "scale": number}) on top of those of the pipeline, for the block.

@@ -2,5 +2,7 @@
 
 from accel.tuning.api import GoalNotMet, TuningInterrupted, tune
 from accel.tuning.goal import Bound
+from accel.tuning.models import ModelChoice, ModelFront
+from accel.tuning.route import Route
 
-__all__ = ["Bound", "GoalNotMet", "TuningInterrupted", "tune"]
+__all__ = ["Bound", "GoalNotMet", "ModelChoice", "ModelFront", "Route", "TuningInterrupted", "tune"]

@@ -18,6 +18,7 @@ from accel.terminal import waiting
 from accel.tuning import evidence
 from accel.tuning.clip_split import split_clips
 from accel.tuning.goal import Bound, TuningGoal, goal_of
+from accel.tuning.models import ModelChoice, ModelFront, tune_models
 from accel.tuning.space import KEEPING, LEVERS
 from accel.tuning.tuner import Tuner
 
@@ -65,7 +66,8 @@ def tune(
     known: object = None,
     calibration: Any = (),
     min_snr: float | None = None,
-) -> Recipe:
+    choices: Sequence[ModelChoice] | None = None,
+) -> Any:
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
     It records the pipeline unaccelerated on two prompts, simulates every candidate of all levers on the recording
@@ -93,11 +95,23 @@ def tune(
         calibration: of this model, or its file (of several the first): constants and plans are taken from it, and not
             from the two prompts that are recorded here.
         known: must be left out; earlier versions began with what earlier tunings had found.
+        choices: with several models, what is tried in place of the usual.
+
+    Returns a Recipe. Of a list of pipelines, `tune([base, small, few], prompts, verify=score)`, it returns a
+    `accel.tuning.models.ModelFront` instead: every choice of model, steps, recipe and switch point is run on every
+    prompt and scored by `verify` (what `accel.best_of` takes as its verifier), because switched and distilled models
+    make other clips, of which PSNR says nothing. The first pipeline is the base. No quality is to be named then; of
+    the other arguments seed, call_arguments, out, tell and progress count. `accel.tuning.route.Route` learns from it
+    which prompt needs which model.
 
     Raises GoalNotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for
     bad arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises
     TuningInterrupted (a KeyboardInterrupt).
     """
+    if isinstance(pipe, (list, tuple)):
+        return _over_models(pipe, prompts, verify, choices, seed, call_arguments, out, tell, progress)
+    if choices is not None:
+        raise ValueError("choices are for several models: give tune a list of pipelines, or leave them out.")
     measured = next(iter(calibrations(calibration)), None)
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage, min_snr)
     shots = split_clips(prompts, held_out, seed)
@@ -120,6 +134,27 @@ def tune(
     if not recipe.evidence["met"]:
         raise GoalNotMet(_apology(goal, recipe), recipe)
     return recipe
+
+
+def _over_models(
+    pipes: Sequence[Any],
+    prompts: Sequence[str],
+    verify: Verifier | None,
+    choices: Sequence[ModelChoice] | None,
+    seed: int,
+    call_arguments: Mapping[str, Any] | None,
+    out: str | os.PathLike[str] | None,
+    tell: Callable[[str], None] | None,
+    progress: bool,
+) -> ModelFront:
+    if verify is None or not pipes:
+        raise ValueError("tune over several models needs one or more of them, and verify=..., a score for their clips.")
+    for pipe in pipes:
+        components_of(pipe)
+    with _told(tell, progress) as said:
+        return tune_models(
+            pipes, prompts, verify, seed=seed, choices=choices, call_arguments=call_arguments, out=out, tell=said
+        )
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import gradio as gr
 
 from accel.app import uploads
 from accel.app.costs import BOUNDED
+from accel.app.inputs import FIELDS
 from accel.app.pair import StudioError
 from accel.app.studio import Studio
 from accel.app.ui.controls import build_controls, build_prompt, next_seed, settings_of, values_of
 from accel.app.ui.figures import cost_html
+from accel.app.ui.input_fields import shown_fields
 from accel.app.ui.keep_values import keep_values
 from accel.app.ui.pair_view import build_stage, stage_values
 from accel.app.ui.progress import live_state, note_html, problem_html
@@ -49,7 +51,7 @@ class CompareTab:
                     )
                     self._cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=80, scale=1)
                 self._cost = gr.HTML(elem_id="cost", apply_default_css=False)
-                self.controls = build_controls(studio.models(), model, prompt)
+                self.controls = build_controls(studio.models(), model, prompt, studio.inputs(model))
                 self._draw_code()
                 self._draw_restore()
                 self._told = [self._cost, self._python, self._command]
@@ -77,10 +79,9 @@ class CompareTab:
         """When a page is opened, it holds the settings that it held before a reload, and its model is loaded, so that
         the first run need not wait and its cost is known.
         """
-        resumed = keep_values(
-            page, f"settings of a page for {self._model}", [*self.controls.settings, self.controls.locked]
-        )
-        resumed.then(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
+        resumed = keep_values(page, f"settings of a page for {self._model}", self.controls.kept)
+        prepared = resumed.then(self._prepare, self.controls.settings, [self._progress, *self._told], **QUIET)
+        prepared.then(self._show_inputs, self.controls.model, self._inputs, **QUIET)
         page.load(self._last, None, self.stage.outputs, **QUIET)
 
     def _last(self, request: gr.Request) -> list[Any]:
@@ -99,12 +100,22 @@ class CompareTab:
         seeded = self._generate.click(next_seed, [seed, self.controls.locked], seed, **QUIET)
         generated = seeded.then(self._run, settings, [self._progress, self._cancel, *self.stage.outputs], **QUIET)
         generated.then(self._tell, settings, self._told, **QUIET | BOUNDED)
+        for changed in (self.controls.model.change, generated.then):
+            changed(self._show_inputs, self.controls.model, self._inputs, **QUIET)
         self._cancel.click(self._running.stop_quietly, **QUIET)
         changes = [component.change for component in settings]
         self.controls.model.change(grammar_html, self.controls.model, self._grammar, **QUIET)
         gr.on(changes, self._tell, settings, self._told, trigger_mode="always_last", **QUIET | BOUNDED)
         restored = [*settings, self._progress]
         self._dropped.upload(self._restore, self._dropped, restored, **QUIET | uploads.BOUNDED)
+
+    @property
+    def _inputs(self) -> list[Any]:
+        return [getattr(self.controls, name) for name in FIELDS]
+
+    def _show_inputs(self, model: str) -> list[Any]:
+        """The fields of what this model takes, which of one of the hub is known once it was loaded."""
+        return shown_fields(self._studio.inputs((model or "").strip()))
 
     def _prepare(self, request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         def start(user: str, stop: Any) -> Any:
@@ -141,7 +152,10 @@ class CompareTab:
         except ValueError as error:
             gr.Warning(escape(str(error)))
             return [gr.skip()] * len(self.controls.settings) + [problem_html(str(error))]
-        return [*values_of(settings), note_html("The settings of the file are restored.")]
+        found = uploads.with_uploads(settings, self._studio.files)
+        gone = [name for name in settings.pictures if name not in found.pictures]
+        again = f" Upload again what is not in it: {', '.join(gone)}." if gone else ""
+        return [*values_of(found), note_html(f"The settings of the file are restored.{again}")]
 
 
 def grammar_html(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from typing import Any
 
 import gradio as gr
 
-from accel.app.settings import StudioSettings
+from accel.app.settings import PICTURES, StudioSettings
+from accel.app.ui.input_fields import lora_field, picture_fields
 from accel.app.ui.number_box import decimal_number, number_box, number_text, required, whole_number
 from accel.app.ui.recipe_editor import edited_recipe, editor_value, recipe_editor
 
 _SEEDS = 2**31
 _REQUIRED, _WHOLE = ("seed", "steps"), ("seed", "steps", "width", "height", "frames")
-_NUMBERS = (*_WHOLE, "guidance")
+_NUMBERS = (*_WHOLE, "guidance", "strength")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Controls:
     frames: gr.Textbox
     guidance: gr.Textbox
     recipe: gr.HTML
+    image: gr.File
+    mask_image: gr.File
+    control_image: gr.File
+    ip_adapter_image: gr.File
+    strength: gr.Textbox
+    lora: gr.Textbox
     locked: gr.Checkbox
 
     @property
@@ -40,11 +48,16 @@ class Controls:
         """The components in the order of `settings_of`."""
         return [getattr(self, each.name) for each in dataclasses.fields(StudioSettings)]
 
+    @property
+    def kept(self) -> list[Any]:
+        """What a page holds again after it was loaded anew. Uploads may be gone by then, with their server."""
+        return [*(one for one in self.settings if not isinstance(one, gr.File)), self.locked]
+
 
 def settings_of(values: Sequence[Any]) -> StudioSettings:
     """What the controls hold. Raises ValueError, in one sentence, for a number or recipe that cannot be."""
     named = dict(zip((each.name for each in dataclasses.fields(StudioSettings)), values, strict=True))
-    for name in ("model", "prompt", "negative"):
+    for name in ("model", "prompt", "negative", "lora", *PICTURES):
         named[name] = (named[name] or "").strip()
     for name in _NUMBERS:
         named[name] = (whole_number if name in _WHOLE else decimal_number)(name, named[name])
@@ -57,6 +70,7 @@ def values_of(settings: StudioSettings) -> list[Any]:
     """What the controls are to hold for these settings."""
     named = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
     named |= {name: number_text(named[name]) for name in _NUMBERS}
+    named |= {name: named[name] if os.path.isfile(named[name]) else None for name in PICTURES}
     return list((named | {"recipe": editor_value(settings.recipe)}).values())
 
 
@@ -75,9 +89,10 @@ def build_prompt(prompts: Sequence[str]) -> gr.Textbox:
     return prompt
 
 
-def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox) -> Controls:
-    """Draws everything but the prompt into the present column."""
+def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox, inputs: Sequence[str]) -> Controls:
+    """Draws everything but the prompt into the present column; of what some models take, `inputs` are shown."""
     start = StudioSettings(model=model)
+    image, mask, control, adapter, strength = picture_fields(inputs)
     recipe = recipe_editor(elem_id="recipe")
     with gr.Row(elem_classes="pair"):
         seed, steps = number_box("Seed", start.seed, elem_id="seed"), number_box("Steps", start.steps, elem_id="steps")
@@ -96,7 +111,11 @@ def build_controls(models: Sequence[str], model: str, prompt: gr.Textbox) -> Con
             width, height = _optional("width"), _optional("height")
         with gr.Row(elem_classes="pair"):
             frames, guidance = _optional("frames"), _optional("guidance")
-    return Controls(named, prompt, negative, seed, steps, width, height, frames, guidance, recipe, locked)
+        lora = lora_field(inputs)
+    inputs_given = (image, mask, control, adapter, strength, lora)
+    return Controls(
+        named, prompt, negative, seed, steps, width, height, frames, guidance, recipe, *inputs_given, locked
+    )
 
 
 def next_seed(seed: str, locked: bool) -> str:

@@ -12,6 +12,8 @@ from accel.call import noise_part
 UNEXPLAINED = 0.1
 # The weight of every other output is at most this: 0, but for rounding.
 NOTHING = 0.02
+# Outputs are alike if they are this near to each other, as a share of how far the outputs are apart at most.
+ALIKE = 1e-3
 # Entries that must share their weights, at least: with as few as there are weights everything is explained.
 FEWEST = 6
 # Rows that are looked at, of all: they are evenly spaced, and each has weights of its own.
@@ -36,6 +38,20 @@ def main_output(outputs: Sequence[torch.Tensor], given: torch.Tensor, sample: to
     if target is None or len(shown) < 2 or any(one is None for one in shown):
         return None
     parts = [part.detach().cpu().double() for part in (*shown, target, sample) if part is not None]
+    different = _different(parts[: len(shown)])
+    found = _main_column([*(parts[index] for index in different), *parts[len(shown) :]]) if len(different) > 1 else None
+    return None if found is None else different[found]
+
+
+def _different(outputs: list[torch.Tensor]) -> list[int]:
+    """Which outputs are no repetition of an earlier one, but for rounding: no fit could tell these apart (a perturbed
+    pass of a model that has no layer to perturb)."""
+    apart = torch.tensor([[float((one - other).norm()) for other in outputs] for one in outputs])
+    return [index for index in range(len(outputs)) if not bool((apart[index, :index] <= ALIKE * apart.max()).any())]
+
+
+def _main_column(parts: list[torch.Tensor]) -> int | None:
+    """The same of the outputs in front of the last two, which are what the scheduler was given, and its sample."""
     for arranged in _arrangements(parts):
         *columns, wanted, latents = arranged
         found = _largest_weight(columns, [], wanted)

@@ -199,10 +199,9 @@ class GuidanceGate(Lever):
             return self._two_calls(call, proceed, roles)
         if call.entangled:
             self._why_none = ENTANGLED
-        elif call.guided is False:
-            self._why_none = "no unconditional pass was seen: guidance is off at this scale"
-        if call.entangled or self.anatomy.guidance_calls == "two calls":
             return proceed(call)
+        if call.guided is False:
+            self._why_none = "no unconditional pass was seen: guidance is off at this scale"
         batches = self._batches.get(call.denoiser)
         if batches is None:
             batches = self._batches[call.denoiser] = batched_cfg.RepeatedBatches()

@@ -18,7 +18,7 @@ from accel.samplers.guidance.combination import main_output
 TRIES = 3
 
 SAME_OUTPUT = "both passes gave the same output, as with one prompt for both, and nothing tells them apart"
-NO_GUIDANCE = "several passes were seen, and what becomes of them is not classifier-free guidance"
+NO_GUIDANCE = "several passes were seen, and what the scheduler is given is no classifier-free guidance of them"
 CONDITIONAL_LATER = "the unconditional pass comes first here, when there is nothing yet to make it from"
 
 
@@ -178,8 +178,11 @@ def _sizes(call: DenoiserCall, parts: int, sample: torch.Tensor) -> tuple[int, .
 
 def _arranged(shown: list[torch.Tensor], asked: AnsweredCall, parts: int, sample: torch.Tensor) -> list[torch.Tensor]:
     """The outputs as the pipeline has arranged the latents for its scheduler (frames as samples of a batch)."""
+    like = shown[0].shape
     latents = None if asked.call.is_list else asked.call.latents[0].chunk(parts)[0]
-    if latents is None or latents.shape == sample.shape or latents.shape != shown[0].shape:
+    if latents is not None and latents.ndim == len(like):
+        latents = latents[tuple(slice(size) for size in like)]  # without the channels of a picture to start from
+    if latents is None or latents.shape == sample.shape or latents.shape != like:
         return shown
     arrange = arranged_like(latents, sample)
     return shown if arrange is None else [arrange(one) for one in shown]

@@ -22,8 +22,6 @@ from tests.accel.witness import denoisers, flat, pipeline, plain, twin
 from tests.tiny import TINY, run
 from tests.tiny.kinds import KINDS, crossed, kinds_only
 
-every_pipeline = pytest.mark.parametrize("name", TINY)
-
 GUARDS: dict[str, Any] = {"warmup": 2, "final": 1, "min_steps": 1}
 EVERYWHERE = (-1.0, 1001.0)
 MODULES = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
@@ -190,7 +188,7 @@ def test_cross_attention_is_frozen_at_the_gate(name: str) -> None:
     check(name, TGate(6, 2, warmup=1, min_steps=1), reused)
 
 
-@every_pipeline
+@kinds_only()
 def test_tgate_says_where_there_is_no_cross_attention(name: str) -> None:
     output, report = accelerated(name, TGate(4, min_steps=1))
     crossed = any(
@@ -202,7 +200,7 @@ def test_tgate_says_where_there_is_no_cross_attention(name: str) -> None:
         assert "no cross attention" in report.levers[0].reason and "FixedInterval" in report.levers[0].reason
 
 
-@every_pipeline
+@kinds_only(kinds=(*KINDS, "svd"))
 def test_restore_leaves_no_trace_and_the_output_bit_identical(name: str) -> None:
     pipe = TINY[name].build()
     run(pipe, TINY[name])

@@ -167,4 +167,6 @@ def test_the_readme_promises_what_the_presets_do() -> None:
         cache = preset.recipe.cache
         assert isinstance(cache, OptimalSchedule)
         row = readme.split(f"| `{name}` | ")[1].splitlines()[0]
-        assert row.endswith(f"| `OptimalSchedule({cache.compute:g}, guard={cache.guard:g}, fewest={cache.fewest})` |")
+        dense = f", dense={cache.dense}" if cache.dense != OptimalSchedule().dense else ""
+        plan = f"{cache.compute:g}, guard={cache.guard:g}, fewest={cache.fewest}{dense}"
+        assert row.endswith(f"| `OptimalSchedule({plan})` |")

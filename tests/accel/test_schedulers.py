@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 import accel
 from accel import Extrapolate, FixedInterval
@@ -171,3 +172,10 @@ def test_edm_outputs_are_converted_as_the_scheduler_converts_them() -> None:
         expected = scheduler.precondition_outputs(sample, output, scheduler.sigmas[position]) / size
         found = clean_from_output(output, scaled, table.sigmas[position], "inverted_v_prediction")
         torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_scheduler_that_takes_its_levels_from_its_pipeline_is_asked_with_levels() -> None:
+    """ACE-Step's has one training step, so that a timetable of its own is one level all along."""
+    asked = scheduler_anatomy(FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0))
+    assert asked == scheduler_anatomy(FlowMatchEulerDiscreteScheduler())
+    assert not asked.uncorrectable and not asked.irreplaceable

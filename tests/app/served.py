@@ -9,6 +9,7 @@ from typing import Any
 
 from accel import pocket
 from accel.app.limits import Limits
+from accel.app.models import Loader
 from accel.app.serve import launch
 from accel.app.studio import Studio
 
@@ -26,10 +27,10 @@ SMALL: dict[str, Any] = {
 class Served:
     """A studio and the address of its page."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, model: str = "pocket:video", load: Loader | None = None) -> None:
         self.calls, self.pause = 0, 0.0
-        self.studio = Studio(limits or Limits(hub=False), load=self._load)
-        self.blocks, self.url = launch(self.studio, block=False, quiet=True)
+        self.studio = Studio(limits or Limits(hub=False), load=load or self._load)
+        self.blocks, self.url = launch(self.studio, model=model, block=False, quiet=True)
 
     @contextmanager
     def slowly(self, seconds: float) -> Iterator[None]:

@@ -164,8 +164,8 @@ def test_a_file_that_holds_no_settings_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps({"recipe": str(tmp_path / "recipe.json")}))  # a path is no recipe
     with pytest.raises(ValueError, match="there is no preset"):
         embedded(tmp_path / "b.json")
-    (tmp_path / "b.json").write_text(json.dumps({"line": {"model": "m", "image": "/etc/passwd"}}))
-    with pytest.raises(ValueError, match="made with image, which the app has no field for"):
+    (tmp_path / "b.json").write_text(json.dumps({"line": {"model": "m", "video": "/etc/passwd"}}))
+    with pytest.raises(ValueError, match="made with video, which the app has no field for"):
         embedded(tmp_path / "b.json")
 
 

@@ -25,7 +25,8 @@ FAST = Recipe(cache=FixedInterval(4, warmup=1, min_steps=1))
 def wan() -> tuple[Any, dict[str, Any]]:
     """A pipeline that has run once, because diffusers adds attributes of its own then, and a call of it."""
     pipe = quiet(TINY["wan"].build())
-    arguments = {**TINY["wan"].arguments(pipe), "num_inference_steps": STEPS}
+    small = {"num_frames": 1, "height": 32, "width": 32, "num_inference_steps": STEPS}
+    arguments = {**TINY["wan"].arguments(pipe), **small}
     pipe(**arguments)
     return pipe, arguments
 
@@ -82,16 +83,14 @@ def test_survivors_are_the_better_ones(wan: tuple[Any, dict[str, Any]]) -> None:
 
 
 def test_a_random_verifier_gains_nothing(wan: tuple[Any, dict[str, Any]]) -> None:
-    """Over many searches among the same four seeds each wins about as often, whatever becomes of it."""
+    """Over many searches among the same three seeds each wins about as often, whatever becomes of it."""
     pipe, arguments = wan
-    random, wins = np.random.default_rng(0), np.zeros(4)
+    random, wins = np.random.default_rng(0), np.zeros(3)
     for _ in range(12):
-        found = accel.best_of(
-            pipe, seeds=4, verifier=lambda frames: float(random.random()), draft=FAST, looks=(0.25,), recipe=FAST,
-            **{**arguments, "num_inference_steps": 4},
-        )  # fmt: skip
+        plan = {"draft": Recipe(), "looks": (0.5,), "recipe": Recipe(), "num_inference_steps": 2}
+        found = accel.best_of(pipe, seeds=3, verifier=lambda frames: float(random.random()), **{**arguments, **plan})
         wins[found.seed] += 1
-    assert wins.max() <= 7
+    assert wins.max() <= 8
 
 
 def test_a_verifier_may_see_the_prompt_and_give_matches(wan: tuple[Any, dict[str, Any]]) -> None:

@@ -111,7 +111,7 @@ def test_the_headline_has_speed_quality_and_the_fewer_steps() -> None:
 
 def test_every_row_is_in_the_table() -> None:
     rows = Elements(render_page(comparison()))
-    assert [len(rows.of("tr", kind)) for kind in ("baseline", "recipe", "fewer_steps")] == [2, 2, 2]
+    assert [len(rows.of("tr", kind)) for kind in ("baseline", "recipe", "fewer_steps")] == [3, 3, 3]
 
 
 def test_the_strip_has_a_cell_for_every_call_with_its_reason() -> None:
@@ -189,5 +189,5 @@ def test_a_long_list_of_recipes_keeps_the_page_readable() -> None:
     html = render_page(made)
     assert html.count('class="big"') == 8
     assert len(players(html)[0]["labels"]) == 1 + 8
-    assert len(Elements(html).of("tr", "recipe")) == 2 * 21
+    assert len(Elements(html).of("tr", "recipe")) == 3 * 21
     assert html.count("<details") == html.count("</details>")

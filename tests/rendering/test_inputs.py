@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from accel.rendering.lora import lora_weights
 from accel.rendering.manifest import ManifestError
 from accel.rendering.pipeline_arguments import arguments_of
 from tests.rendering.studio import ledger_lines
+from tests.tiny.conditioned import IMAGE, adapter_weights
 from tests.tiny.zoo.case import Case
+from tests.tiny.zoo.stand_ins import image_encoder, image_processor
 
 SIZE = {"steps": 3, "size": 64, "prompt": "a"}
 
@@ -146,3 +149,28 @@ def test_weights_that_cannot_be_used_are_one_sentence(weights: list[str], tmp_pa
     lines = [SIZE | {"lora": str(tmp_path / "wrong.safetensors")}, SIZE]
     summary = accel.render(pipe, lines, tmp_path / "b", progress_bar=False)
     assert (summary.failed, summary.rendered) == (1, 1) and "the LoRA weights" in str(summary)
+
+
+def test_a_picture_for_an_ip_adapter_goes_through_its_encoder(files: dict[str, str], tmp_path: Path) -> None:
+    """With a cache; the attention processors that the adapter has put in are the same objects afterwards."""
+    parts = {"image_encoder": partial(image_encoder, IMAGE), "feature_extractor": image_processor}
+    pipe = Case("StableDiffusionPipeline", parts, words=True).build()
+    pipe.unet._load_ip_adapter_weights([adapter_weights(pipe.unet)])
+    before = dict(pipe.unet.attn_processors)
+
+    def made(name: str) -> Any:
+        call = {"prompt": "a", "num_inference_steps": 4, "generator": torch.Generator().manual_seed(0)}
+        return pipe(**call, height=64, width=64, ip_adapter_image=Image.open(files[name]), output_type="np").images[0]
+
+    plain, other = made("photo"), made("other")
+    assert np.abs(plain - other).mean() > 1e-3, "the picture has its effect"
+    recipe = accel.Recipe(cache=accel.FixedInterval(2, warmup=1, final=0, min_steps=1))
+    with accel.accelerate(pipe, recipe) as session:
+        fast = made("photo")
+        assert session.report().predicted == 2
+    line = SIZE | {"steps": 4, "ip_adapter_image": files["photo"]}
+    assert accel.render(pipe, [line], tmp_path, recipe=recipe, progress_bar=False).complete
+    (found,) = tmp_path.glob("*.png")
+    np.testing.assert_array_equal(pixels(found), np.rint(fast * 255).astype(np.uint8))
+    assert dict(pipe.unet.attn_processors) == before
+    np.testing.assert_array_equal(made("photo"), plain)

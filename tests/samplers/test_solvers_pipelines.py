@@ -275,7 +275,9 @@ def test_the_schedulers_own_random_updates_are_left_to_it() -> None:
         found = pipe(eta=0.5, generator=torch.Generator().manual_seed(3))
     assert torch.equal(found, expected)
     assert not session.report().levers[0].engaged
-    assert session.report().levers[0].reason == "0 of 10 updates replaced"
+    assert (
+        session.report().levers[0].reason == "0 of 10 updates replaced (with eta the pipeline asks for another update)"
+    )
 
 
 @pytest.mark.parametrize(

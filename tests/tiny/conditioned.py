@@ -70,13 +70,13 @@ def build_animatediff_controlnet() -> DiffusionPipeline:
 def with_ip_adapter(build: Any) -> Any:
     def built() -> DiffusionPipeline:
         pipe = build()
-        pipe.unet._load_ip_adapter_weights([_adapter(pipe.unet)])
+        pipe.unet._load_ip_adapter_weights([adapter_weights(pipe.unet)])
         return pipe
 
     return built
 
 
-def _adapter(unet: torch.nn.Module) -> dict[str, Any]:
+def adapter_weights(unet: torch.nn.Module) -> dict[str, Any]:
     """The weights of an IP-Adapter with four tokens for each picture: a projection, and two more in each attention."""
     drawn = torch.Generator().manual_seed(4)
 

@@ -22,9 +22,11 @@ from accel.recipe import Recipe
 from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
 from accel.tuning.evidence import promised_for, sentence
 from accel.tuning.trials import JOURNAL
+from accel.tuning.tuner import SCREEN
 
-STEPS = 12
-PROMPTS = pocket.prompts(6, 42)
+STEPS = 10
+GOAL = 25.0  # dB
+PROMPTS = pocket.prompts(8, 42)
 CALL = {"num_frames": 1}
 
 
@@ -62,15 +64,15 @@ def pipe() -> Iterator[Any]:
 
 
 def tuned(pipe: Any, **asked: Any) -> Recipe:
-    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache", "guidance")}
+    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache",)}
     return accel.tune(pipe, **{"prompts": PROMPTS, **given, **asked})
 
 
 @pytest.fixture(scope="module")
 def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tuning for 30 dB, with everything that it writes."""
+    """A tuning for this goal, with everything that it writes."""
     out = tmp_path_factory.mktemp("tuning")
-    tuned(pipe, min_psnr=30.0, out=out, verify=pocket.verify)
+    tuned(pipe, min_psnr=GOAL, out=out, verify=pocket.verify)
     return out
 
 
@@ -81,9 +83,9 @@ def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, fold
             return to_frames(pipe(prompt, num_inference_steps=STEPS, output_type="np", generator=generator, **CALL))
 
     recipe = Recipe.load(folder / "recipe.json")
-    unseen = pocket.prompts(6, 43)
-    kept = [psnr(video(recipe, prompt), video(Recipe(), prompt)) >= 29.0 for prompt in unseen]
-    assert sum(kept) >= 5, "of all prompts 95 %"
+    unseen = pocket.prompts(4, 43)
+    kept = [psnr(video(recipe, prompt), video(Recipe(), prompt)) >= GOAL - 1.0 for prompt in unseen]
+    assert sum(kept) >= 3, "of all prompts 95 %"
 
 
 def test_the_recipe_carries_its_evidence(folder: Path) -> None:
@@ -93,11 +95,11 @@ def test_the_recipe_carries_its_evidence(folder: Path) -> None:
     assert len(proof["quality"]["psnr"]["values"]) == len(proof["held_out"]["prompts"]) * len(
         proof["held_out"]["seeds"]
     )
-    assert proof["quality"]["psnr"]["worst"] >= 29.0
-    assert not set(proof["held_out"]["prompts"]) & set(PROMPTS[:2]), "two of six were searched with"
+    assert proof["quality"]["psnr"]["worst"] >= GOAL - 1.0
+    assert not set(proof["held_out"]["prompts"]) & set(PROMPTS[:2]), "two of eight were searched with"
     assert {"torch", "diffusers", "accel", "device_name"} <= set(proof["environment"])
     assert proof["model"]["fingerprint"].startswith("WanPocketPipeline@")
-    assert "PSNR at least 30: met with" in sentence(proof)
+    assert "PSNR at least 25: met with" in sentence(proof)
     assert "evidence" not in recipe.to_dict(), "jobs and labels are about what a recipe does"
     page = (folder / "evidence.html").read_text()
     assert "<svg" in page and proof["held_out"]["prompts"][0] in page
@@ -110,9 +112,8 @@ def test_the_pipeline_comes_back_as_it_was(pipe: Any, folder: Path) -> None:
 
 def test_the_same_call_goes_on_where_it_was(pipe: Any, folder: Path) -> None:
     before = (folder / JOURNAL).read_text().splitlines()
-    again = tuned(pipe, min_psnr=30.0, out=folder)
-    assert again.evidence["search"]["runs"] == 0, "every run was in the journal"
-    assert (folder / JOURNAL).read_text().splitlines() == before
+    searched_again(pipe, folder)
+    assert (folder / JOURNAL).read_text().splitlines() == before, "every run was in the journal"
 
 
 @pytest.mark.slow
@@ -127,12 +128,29 @@ def test_a_line_that_a_crash_cut_off_is_forgotten(pipe: Any, folder: Path, tmp_p
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     text = (tmp_path / JOURNAL).read_text()
     (tmp_path / JOURNAL).write_text(text[: len(text) - 20])
-    assert tuned(pipe, min_psnr=30.0, out=tmp_path).evidence["search"]["runs"] <= 1
+    (tmp_path / SCREEN).mkdir()
+    for path in (folder / SCREEN).iterdir():
+        (tmp_path / SCREEN / path.name).write_bytes(path.read_bytes())
+    searched_again(pipe, tmp_path)
+    kept, lines = text.splitlines()[:-1], (tmp_path / JOURNAL).read_text().splitlines()
+    assert lines[: len(kept)] == kept
+    assert len(lines) <= len(kept) + 2, "the rest of the line, and at most one more run"
+
+
+def searched_again(pipe: Any, folder: Path) -> None:
+    """The same tuning up to where the winner is measured with the clock, which is not in the journal."""
+
+    def tell(text: str) -> None:
+        if text.startswith("verifying"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TuningInterrupted):
+        tuned(pipe, min_psnr=GOAL, out=folder, tell=tell)
 
 
 def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
     with pytest.raises(ValueError, match="holds the tuning of another model, other prompts or other settings"):
-        tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=30.0, out=folder)
+        tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=GOAL, out=folder)
 
 
 @pytest.mark.slow  # test_command.py asks for such a one too
@@ -145,6 +163,7 @@ def test_an_impossible_quality_is_not_promised(pipe: Any, folder: Path) -> None:
     assert not caught.value.nearest.evidence["met"]
 
 
+@pytest.mark.slow  # test_command.py asks for such a one too
 def test_an_impossible_speed_is_not_promised(pipe: Any) -> None:
     with pytest.raises(GoalNotMet, match="50x cannot be reached"):
         tuned(pipe, target_speedup=50.0)
@@ -156,7 +175,7 @@ def test_an_interruption_before_anything_is_verified_keeps_the_runs(pipe: Any, t
             raise KeyboardInterrupt
 
     with pytest.raises(TuningInterrupted, match="the same command goes on from there"):
-        tuned(pipe, min_psnr=30.0, out=tmp_path, tell=tell)
+        tuned(pipe, min_psnr=GOAL, out=tmp_path, tell=tell)
     runs = [line for line in (tmp_path / JOURNAL).read_text().splitlines() if '"trial"' in line]
     assert runs
     assert session_of(pipe) is SESSIONS[-1]
@@ -168,7 +187,7 @@ def test_an_interruption_after_that_returns_the_best_so_far(pipe: Any, tmp_path:
         if text.startswith("verified"):
             raise KeyboardInterrupt
 
-    recipe = tuned(pipe, min_psnr=30.0, out=tmp_path, tell=tell)
+    recipe = tuned(pipe, min_psnr=GOAL, out=tmp_path, tell=tell)
     assert recipe.evidence["met"]
     assert json.loads((tmp_path / "recipe.json").read_text())["evidence"]["met"]
 
@@ -194,14 +213,14 @@ def test_a_metric_of_ones_own(pipe: Any) -> None:
 )
 def test_bad_input_is_one_sentence(pipe: Any, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        tuned(pipe, **{"min_psnr": 30.0, **asked})
+        tuned(pipe, **{"min_psnr": GOAL, **asked})
     assert session_of(pipe) is SESSIONS[-1]
 
 
 def test_a_time_that_cannot_suffice_is_told_after_the_first_run(pipe: Any) -> None:
     said: list[str] = []
     with pytest.raises(ValueError, match=r"minutes=0.02 is too short: an unaccelerated .*; give minutes=\d+"):
-        tuned(pipe, min_psnr=30.0, minutes=0.02, tell=said.append)
+        tuned(pipe, min_psnr=GOAL, minutes=0.02, tell=said.append)
     assert said == ["warming up", "unaccelerated, clip 1 of 2"]
     assert session_of(pipe) is SESSIONS[-1]
 
@@ -222,7 +241,7 @@ def test_progress_is_told_unless_it_is_not_wanted(pipe: Any, monkeypatch: pytest
     monkeypatch.setattr("accel.tuning.api.waiting", lambda text: Sign())
     for wanted in (False, True):
         with pytest.raises(ValueError, match="too short"):
-            tuned(pipe, min_psnr=30.0, minutes=0.02, progress=wanted)
+            tuned(pipe, min_psnr=GOAL, minutes=0.02, progress=wanted)
         assert ("warming up" in shown) is wanted
 
 
@@ -237,12 +256,12 @@ def test_few_prompts_promise_nothing_of_others(folder: Path) -> None:
 @pytest.mark.parametrize("known", [True, False, "history.jsonl"])
 def test_earlier_tunings_are_refused_in_one_sentence(pipe: Any, known: object) -> None:
     with pytest.raises(TypeError, match=r"^tune has no known= any more, .*: leave it out\.$"):
-        tuned(pipe, min_psnr=30.0, known=known)
+        tuned(pipe, min_psnr=GOAL, known=known)
 
 
 def test_what_is_no_pipeline_is_refused() -> None:
     with pytest.raises(TypeError, match="expects a diffusers pipeline"):
-        accel.tune(object(), ["a corgi"], min_psnr=30.0)
+        accel.tune(object(), ["a corgi"], min_psnr=GOAL)
 
 
 def test_constants_are_taken_from_a_calibration_that_fits(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,3 +146,14 @@ def test_an_output_that_is_nearly_the_latents_does_not_turn_the_sign() -> None:
     for pair, expected in (([conditional, unconditional], {0, None}), ([unconditional, conditional], {1, None})):
         for given in (guided(*sorted(pair, key=lambda one: one is unconditional)),):
             assert main_output(pair, given + 1e-4 * other.flip(0), latents) in expected
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["conditional", "unconditional"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pass_that_repeats_another_but_for_rounding_takes_no_part(which: int, seed: int) -> None:
+    """LTX-2's perturbed pass, of a model without the layer that it perturbs: a fit over all three could give each of
+    the two any weight."""
+    c, u, x = outputs()
+    rounding = 1e-6 * torch.randn(c.shape, generator=torch.Generator().manual_seed(seed))
+    given = guided(c, u) + 0.02 * (c - u).norm() / c.numel() ** 0.5 * rounding.sign()  # of which not all is explained
+    assert main_output([u, c, (c, u)[which] + rounding], given, x) == 1

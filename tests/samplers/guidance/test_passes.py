@@ -24,6 +24,7 @@ from tests.samplers.guidance.reference import FIRST_HALF
 from tests.tiny import TINY, run
 from tests.tiny.case import quiet
 from tests.tiny.image import image_vae
+from tests.tiny.kinds import crossed
 from tests.tiny.weights import randomise
 
 HALF = GuidanceInterval(low=0.5)
@@ -40,26 +41,15 @@ def accelerated(pipe: Any, name: str, method: Any = HALF, **options: Any) -> tup
         return run(pipe, TINY[name], **options), session.report()
 
 
-@pytest.fixture
-def on_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row says which half is the conditional one."""
-    anatomies = {name: "first" if name in FIRST_HALF else "last" for name in BATCHED}
-    rows = [
-        families.Family(
-            f"{name} on record", (type(pipeline(name)).__name__,), guidance_calls=f"conditional half {half}"
-        )
-        for name, half in anatomies.items()
-    ]
-    for row in rows:
-        monkeypatch.setitem(families.FAMILIES, row.name, row)
-
-
-@pytest.mark.parametrize("name", BATCHED)
-@pytest.mark.parametrize("method", [HALF, GuidanceDelta()], ids=lambda method: type(method).__name__)
-def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(name: str, method: Any, request: Any) -> None:
+@crossed("method", [HALF, GuidanceDelta()], BATCHED, ids=lambda method: type(method).__name__)
+def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(
+    name: str, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first step's outputs count as measured once it is seen which is which."""
     seen, report = accelerated(pipeline(name), name, method)
-    request.getfixturevalue("on_record")
+    half = "conditional half first" if name in FIRST_HALF else "conditional half last"
+    row = families.Family("on record", (type(pipeline(name)).__name__,), guidance_calls=half)
+    monkeypatch.setitem(families.FAMILIES, row.name, row)
     known, recorded = accelerated(pipeline(name), name, method)
     assert torch.equal(seen, known) and report.halved == recorded.halved > 0
 
@@ -163,8 +153,8 @@ def guided_by_name(c: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     ("order", "combine", "reason"),
     [
         ("uc", guided_by_name, "the unconditional pass comes first here"),
-        ("cut", lambda c, u, t: guided(c, u) + t, "not classifier-free guidance"),
-        ("cu", lambda c, u: (c + u) / 2, "not classifier-free guidance"),
+        ("cut", lambda c, u, t: guided(c, u) + t, "no classifier-free guidance"),
+        ("cu", lambda c, u: (c + u) / 2, "no classifier-free guidance"),
         ("c", lambda c: c, "no unconditional pass was seen"),
     ],
     ids=["unconditional first", "three passes", "an ensemble", "one pass"],

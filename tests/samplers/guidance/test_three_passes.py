@@ -105,4 +105,4 @@ def test_a_cache_behind_it_forecasts_the_part_that_goes_on_alone() -> None:
 def test_two_scales_of_which_each_leads_somewhere_else_are_left_alone() -> None:
     output, report = accelerated(HALF, image_guidance_scale=4.0)
     assert torch.equal(output, run(pipeline(), EDIT, image_guidance_scale=4.0))
-    assert "not classifier-free guidance" in report.levers[0].reason
+    assert "no classifier-free guidance of them" in report.levers[0].reason

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import SCMScheduler
+from diffusers.guiders import AdaptiveProjectedMixGuidance
 
 from tests.tiny.case import Ask
 from tests.tiny.image import POOLED, TEXT, image_vae
@@ -72,7 +73,7 @@ CASES = (
     Case("HunyuanDiTPipeline"),
     Case("HunyuanDiTPAGPipeline"),
     Case("HunyuanDiTControlNetPipeline"),
-    Case("HunyuanImagePipeline"),
+    Case("HunyuanImagePipeline", {"guider": lambda: AdaptiveProjectedMixGuidance(3.5)}),
     Case("Krea2Pipeline", {}, wholly_layered),
     Case("LuminaPipeline"),
     Case("Lumina2Pipeline"),

@@ -42,6 +42,7 @@ def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | No
             with gr.Tab("History", id="history-tab") as history:
                 HistoryTab(studio, compare, tabs, history)
         compare.prepare(blocks)
+        sweeping.prepare(blocks)
         keep_values(blocks, "fields of the other tabs", [*sweeping.typed, seeds.count])
         blocks.load(None, js=read("keys.js"), api_visibility="private")
         build_endpoints(studio, running)

@@ -30,7 +30,7 @@ from accel.loading import POCKET
 if TYPE_CHECKING:
     from gradio.themes.base import Base
 
-_STYLES = ("style.css", "viewer.css", "recipe_editor.css")
+_STYLES = ("style.css", "recipe_editor.css")
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 

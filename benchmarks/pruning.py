@@ -50,7 +50,9 @@ def removables(denoiser: nn.Module) -> Iterator[Removable]:
             for head, columns in enumerate(torch.arange(out[0].in_features).chunk(module.heads)):
                 yield Removable(f"{name} head {head}", out[0], columns, 4 * len(columns) * out[0].out_features)
         net = getattr(module, "net", None)
-        last = [layer for layer in net if isinstance(layer, nn.Linear)] if isinstance(net, nn.ModuleList) else []
+        if not isinstance(net, nn.ModuleList):
+            continue
+        last = [layer for layer in net if isinstance(layer, nn.Linear)]
         if last:
             into = sum(parameter.numel() for parameter in net.parameters())
             order = last[-1].weight.detach().norm(dim=0).argsort()

@@ -1,7 +1,8 @@
 """The pictures of the app in the documents: `python -m benchmarks.screenshots` (`make screenshots`).
 
 Serves the app, does what a person would in a headless Chromium, and writes docs/app.png and docs/app-seeds.png, so that
-they show the app as it is. It takes a minute.
+they show the app as it is. It takes a minute, and says how long a stranger waits: for the first comparison on the page,
+and for the first of their own, model and warm-up included.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ def screenshots(options: argparse.Namespace) -> None:
         try:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
             page.set_default_timeout(_PATIENCE)
+            begun = time.monotonic()
             page.goto(url)
+            _ready(page, "compare")
+            print(f"A comparison is on the page after {time.monotonic() - begun:.1f} s.")
             _compare(page, options.out / "app.png")
             _seeds(page, options.out / "app-seeds.png")
         finally:
@@ -46,8 +51,11 @@ def screenshots(options: argparse.Namespace) -> None:
 
 def _compare(page: Any, path: Path) -> None:
     page.get_by_role("button", name="fast", exact=True).click()
+    begun = time.monotonic()
     page.locator("#generate").click()
     page.wait_for_function("!document.querySelector('#compare-headline').innerText.includes('An example')")
+    _ready(page, "compare")
+    print(f"The first of one's own is there {time.monotonic() - begun:.1f} s after Generate.")
     _settled(page, "compare")
     page.screenshot(path=path)
 
@@ -63,10 +71,15 @@ def _seeds(page: Any, path: Path) -> None:
 
 
 def _settled(page: Any, name: str) -> None:
-    page.wait_for_function("name => document.querySelector(`#${name}-viewer [data-ready=yes]`)", arg=name)
+    _ready(page, name)
     page.wait_for_function("[...document.querySelectorAll('#cancel, #cancel-draft')].every((each) => each.disabled)")
     page.mouse.move(0, 0)
     page.wait_for_timeout(600)  # what fades in
+
+
+def _ready(page: Any, name: str) -> None:
+    """Both clips are drawn."""
+    page.wait_for_function("name => document.querySelector(`#${name}-viewer [data-ready=yes]`)", arg=name)
 
 
 def _chromium() -> str | None:

@@ -118,7 +118,7 @@ class Stepper(Lever):
         if not self.method.depth:
             return result
         known = "model_output" in arguments and "timestep" in arguments and "sample" in arguments
-        other = [given for given in known_schedulers.OTHER_UPDATES if _is_on(arguments.get(given))]
+        other = _asked_besides(arguments)
         if samples is None or not known or other:
             self._asked_besides = other or self._asked_besides
             self._history.clear()
@@ -214,8 +214,10 @@ class Stepper(Lever):
         return drawn.float()
 
 
-def _is_on(value: Any) -> bool:
-    return value is not None and (isinstance(value, torch.Tensor) or bool(value))
+def _asked_besides(arguments: Mapping[str, Any]) -> list[str]:
+    """What the scheduler is given that asks it for an update which is not its plain one."""
+    given = ((name, arguments.get(name)) for name in known_schedulers.OTHER_UPDATES)
+    return [name for name, value in given if value is not None and (isinstance(value, torch.Tensor) or value)]
 
 
 def sample_of(result: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def test_package_data_exists(package: str, pattern: str) -> None:
 def test_every_data_file_is_package_data() -> None:
     named = {path for name, globs in DATA.items() for glob in globs for path in (ROOT / FOLDERS[name]).glob(glob)}
     found = {path for folder in FOLDERS.values() for path in (ROOT / folder).rglob("*") if path.is_file()}
-    assert {path for path in found - named if path.suffix not in (".py", ".pyc")} == set()
+    made = (".py", ".pyc", ".pyi")  # the last by gradio, beside its components
+    assert {path for path in found - named if path.suffix not in made} == set()
 
 
 @pytest.mark.parametrize("path", sorted(source_files("*.py")), ids=str)
@@ -78,3 +80,10 @@ def test_the_product_does_not_need_the_laboratory() -> None:
     for path in source_files("*.py"):
         if path.parts[0] not in SCRIPTS:
             assert not [name for name in imported(path) if name.partition(".")[0] in SCRIPTS], path
+
+
+def test_the_wheel_stays_small() -> None:
+    """A wheel is a zip: what its files take compressed, mostly the weights of the pocket models."""
+    found = {path for folder in FOLDERS.values() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    shipped = (path.read_bytes() for path in found if path.suffix not in (".pyc", ".pyi"))
+    assert sum(len(zlib.compress(each)) for each in shipped) < 12_000_000

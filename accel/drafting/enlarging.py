@@ -124,8 +124,8 @@ class _Guide:
                 or small.shape[1] * self._by**2 != latents.shape[1]
             ):
                 raise ValueError("How this pipeline packs its latents is not known, so it cannot be led.")
-            sizes = (tokens[0], tokens[1] * packed, tokens[2] * packed)
-            return LatentGrid((1, 2, 3), 4, sizes, latents.shape[2], tokens, packed), (1, self._by, self._by)
+            pixels = (tokens[0], tokens[1] * packed, tokens[2] * packed)
+            return LatentGrid((1, 2, 3), 4, pixels, latents.shape[2], tokens, packed), (1, self._by, self._by)
         axes = tuple(axis for axis in range(latents.ndim) if latents.shape[axis] == small.shape[axis] * self._by)
         others = [a for a, b in zip(latents.shape, small.shape, strict=True) if a == b]
         if len(axes) != 2 or len(others) != latents.ndim - 2:

@@ -1,4 +1,8 @@
-"""Linear patch autoencoders in closed form: principal components of the patches of clips, and of those of pictures."""
+"""Linear patch autoencoders in closed form: principal components of the patches of clips, and of those of pictures.
+
+A patch that is decoded by itself does not meet its neighbours. So the decoder of clips may have a second stage, a small
+network that looks at the latents around each patch and adds what makes them fit.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,16 @@ as soon as accel is."""
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Maps clips of 4k+1 frames to latents (batch, z_dim, k+1, height/8, width/8) and back, both linear.
+    """Maps clips of 4k+1 frames to latents (batch, z_dim, k+1, height/8, width/8), which is linear, and back.
 
     The first frame is repeated to fill its group of four, as in causal video autoencoders. It has the interface that
-    `WanPipeline` expects from its `vae`. Fit it with `PatchAutoencoder.fit`; there is nothing to train.
+    `WanPipeline` expects from its `vae`. Fit it with `PatchAutoencoder.fit`, after which the way back is linear too;
+    `python -m benchmarks.pocket.train_decoder` trains the second stage of the decoder.
 
     Args:
         z_dim: principal components kept.
         latents_mean, latents_std: per channel; the pipeline's normalised latents are (z - mean) / std.
+        context: width of the second stage of the decoder, which costs less than a call of the denoiser. 0: none.
     """
 
     __module__ = _HOME
@@ -37,12 +43,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         latents_std: list[float] | None = None,
         scale_factor_temporal: int = 4,
         scale_factor_spatial: int = 8,
+        context: int = 0,
     ) -> None:
         super().__init__()
         size = 3 * scale_factor_temporal * scale_factor_spatial**2
         self.temporal, self.spatial = scale_factor_temporal, scale_factor_spatial
         self.mean = torch.nn.Parameter(torch.zeros(size), requires_grad=False)
         self.basis = torch.nn.Parameter(torch.zeros(z_dim, size), requires_grad=False)
+        self.second_stage = _second_stage(z_dim, context, size) if context else None
         self.register_to_config(latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim)
 
     @classmethod
@@ -84,6 +92,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
         """Latents (batch, z_dim, k+1, height/8, width/8) to clips in [-1, 1]."""
         patches = rearrange(z, "b z f h w -> b f h w z") @ self.basis + self.mean
+        if self.second_stage is not None:
+            patches = patches + rearrange(self.second_stage(self.normalise(z)), "b s f h w -> b f h w s")
         video = rearrange(
             patches,
             "b f h w (c t p q) -> b c (f t) (h p) (w q)",
@@ -96,10 +106,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
         """Latents as the denoiser sees them: (z - latents_mean) / latents_std."""
-        shape = (1, -1, 1, 1, 1)
-        mean = torch.tensor(self.config.latents_mean, dtype=z.dtype, device=z.device).view(shape)
-        std = torch.tensor(self.config.latents_std, dtype=z.dtype, device=z.device).view(shape)
+        mean, std = self._scale(z)
         return (z - mean) / std
+
+    def restore(self, z: torch.Tensor) -> torch.Tensor:
+        """The latents of which these are the normalised ones."""
+        mean, std = self._scale(z)
+        return z * std + mean
+
+    def _scale(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        each = (self.config.latents_mean, self.config.latents_std)
+        mean, std = (torch.tensor(values, dtype=z.dtype, device=z.device).view(1, -1, 1, 1, 1) for values in each)
+        return mean, std
 
 
 class PicturePatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -157,6 +175,14 @@ class PicturePatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patches = (rearrange(z, "b z h w -> b h w z") * self.deviation) @ self.basis + self.mean
         pictures = rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", p=self.side, q=self.side).clamp(-1, 1)
         return DecoderOutput(sample=pictures) if return_dict else (pictures,)
+
+
+def _second_stage(channels: int, width: int, size: int) -> torch.nn.Sequential:
+    """What to add to each patch, from the 3x3x3 latents around it; nothing, before it is trained."""
+    last = torch.nn.Conv3d(width, size, 1)
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    return torch.nn.Sequential(torch.nn.Conv3d(channels, width, 3, padding=1), torch.nn.SiLU(), last)
 
 
 def _principal(patches: torch.Tensor, count: int, whitening: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import gradio as gr
 
+from accel.app.gradio_pair import GradioPair
 from accel.app.pair import Pair, StudioError, Vote, Winner, leading
 from accel.app.studio import Studio
 from accel.app.ui.compare_tab import QUIET
 from accel.app.ui.figures import decibels
 from accel.app.ui.progress import live_state, note_html, problem_html
-from accel.app.ui.viewer import blind_value, name_of, viewer
+from accel.app.ui.viewer import blind_value, name_of
 from accel.app.visitors import visitor
 
 _LEAD = (
@@ -43,7 +44,7 @@ class BlindTab:
                 for answer, words in _ANSWERS.items()
             }
         verdict = live_state(elem_id="verdict")
-        stage = viewer(_EMPTY, elem_id="blind-viewer")
+        stage = GradioPair(empty=_EMPTY, elem_id="blind-viewer")
         tally = gr.HTML(tally_html(studio.votes()), elem_id="tally", apply_default_css=False)
         question = gr.State(None)
         following.click(self._ask, question, [verdict, stage, question, *buttons.values()], **QUIET)

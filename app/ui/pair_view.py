@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from accel.app.gradio_pair import GradioPair
 from accel.app.pair import Pair
 from accel.app.ui.figures import headline_html, metrics_html
 from accel.app.ui.strip import strip_html
 from accel.app.ui.timing import times_html
-from accel.app.ui.viewer import name_of, pair_value, viewer
+from accel.app.ui.viewer import name_of, pair_value
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PairView:
     """Three components, in the order of `stage_values`."""
 
     headline: gr.HTML
-    viewer: gr.HTML
+    viewer: GradioPair
     details: gr.HTML
 
     @property
@@ -33,7 +34,7 @@ def build_stage(empty: str, name: str, pair: Pair | None = None) -> PairView:
     headline, shown, details = (None, None, None) if pair is None else stage_values(pair)
     return PairView(
         gr.HTML(headline, elem_id=f"{name}-headline", apply_default_css=False),
-        viewer(empty, shown, elem_id=f"{name}-viewer"),
+        GradioPair(shown, empty=empty, elem_id=f"{name}-viewer"),
         gr.HTML(details, elem_id=f"{name}-details", apply_default_css=False),
     )
 

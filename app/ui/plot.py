@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +19,30 @@ TIME, CALLS = "speed-up", "times fewer denoiser calls"
 
 Plotted = list[tuple[str, ParetoPoint, float]]
 """The keys of pairs, their places in the plot over `TIME`, and over `CALLS`."""
+
+
+_BROWSERS = 200  # whose plots are kept; a plot is a few lines of numbers
+
+
+class KeptPlots:
+    """The plot of each browser, so that it is there again when the page is loaded anew. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plots: OrderedDict[str, Plotted] = OrderedDict()
+
+    def keep(self, browser: str, plotted: Plotted) -> Plotted:
+        """Keeps this plot in place of the one before, and returns it."""
+        with self._lock:
+            self._plots[browser] = plotted
+            self._plots.move_to_end(browser)
+            if len(self._plots) > _BROWSERS:
+                self._plots.popitem(last=False)
+        return plotted
+
+    def of(self, browser: str) -> Plotted:
+        with self._lock:
+            return self._plots.get(browser, [])
 
 
 def plot_html(plotted: Plotted, over: str = TIME) -> str:

@@ -17,7 +17,7 @@ from accel.app.ui.controls import settings_of
 from accel.app.ui.listing import clickable
 from accel.app.ui.number_box import decimal_number, number_box, required
 from accel.app.ui.pair_view import build_stage, stage_values
-from accel.app.ui.plot import CALLS, SEARCH, TIME, Plotted, add_pair, plot_html
+from accel.app.ui.plot import CALLS, SEARCH, TIME, KeptPlots, Plotted, add_pair, plot_html
 from accel.app.ui.progress import live_state
 from accel.app.ui.recipe_editor import editor_value
 from accel.app.ui.running import Running
@@ -37,7 +37,7 @@ class SweepTab:
 
     def __init__(self, studio: Studio, running: Running, compare: CompareTab, tab: gr.Tab) -> None:
         self._studio, self._running, self._controls = studio, running, compare.controls
-        self._points = gr.State([])
+        self._points, self._kept = gr.State([]), KeptPlots()
         with gr.Row(elem_classes="halves-page"):
             with gr.Column(scale=1, min_width=320, elem_classes="settings"):
                 gr.HTML(_LEAD, apply_default_css=False)
@@ -83,11 +83,23 @@ class SweepTab:
         self._search.click(self._tune, [*goal, *settings], found, **QUIET)
         self._cancel.click(self._running.stop_quietly, **QUIET)
         self._plot.select(self._select, self._points, self._stage.outputs, **QUIET)
-        self._clear.click(lambda: [plot_html([]), []], None, [self._plot, self._points], **QUIET)
+        self._clear.click(self._forget, None, [self._plot, self._points], **QUIET)
         self._saved.click(self._manifest, [*typed, *settings], self._saved, **QUIET)
         tab.select(_offer, [self._axis, self._other, *settings], [self._axis, self._other], **QUIET)
         self._axis.input(_suggest, [self._axis, *settings], self._values, **QUIET)
         self._other.input(_suggest, [self._other, *settings], self._others, **QUIET)
+
+    def prepare(self, page: gr.Blocks) -> None:
+        """When a page is opened, it shows what this browser has plotted before."""
+        page.load(self._resume, None, [self._plot, self._points], **QUIET)
+
+    def _resume(self, request: gr.Request) -> list[Any]:
+        plotted = self._kept.of(visitor(request).browser)
+        return [plot_html(plotted), plotted]
+
+    def _forget(self, request: gr.Request) -> list[Any]:
+        self._kept.keep(visitor(request).browser, [])
+        return self._resume(request)
 
     def _run(
         self,
@@ -104,10 +116,10 @@ class SweepTab:
             settings = settings_of(rest)
             return self._studio.sweep(settings, "", _axes(axis, values, other, others), user=user, cancel=stop)
 
-        shown = 0
+        shown, browser = 0, visitor(request).browser
         for moment in self._running.watch(request, start):
             pairs = moment.points or ((moment.pair,) if moment.pair else ())
-            plotted = add_pair(before, pairs, axis)
+            plotted = self._kept.keep(browser, add_pair(before, pairs, axis))
             drawn = [gr.skip(), gr.skip()] if len(pairs) == shown else [plot_html(plotted, over), plotted]
             shown = len(pairs)
             yield [moment.html, gr.update(interactive=moment.busy), *drawn]
@@ -126,7 +138,7 @@ class SweepTab:
             if moment.pair is None:
                 yield [*state, *[gr.skip()] * 6]
                 continue
-            plotted = add_pair(before, [moment.pair], SEARCH)
+            plotted = self._kept.keep(visitor(request).browser, add_pair(before, [moment.pair], SEARCH))
             recipe = editor_value(moment.pair.settings.recipe)
             yield [*state, plot_html(plotted, over), plotted, recipe, *stage_values(moment.pair)]
 

@@ -1,9 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from accel.pocket import folder
 from accel.pocket.autoencoder import PatchAutoencoder
 from accel.pocket.scenes import render, sample_scene
+from benchmarks.pocket.train_decoder import steps, with_second_stage
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,41 @@ def test_save_and_load(autoencoder, clips, tmp_path):
 def test_sizes_that_do_not_fit_are_refused(autoencoder, shape):
     with pytest.raises(ValueError, match="4k\\+1 frames and sides that are multiples of 8"):
         autoencoder.encode(torch.zeros(shape))
+
+
+def test_an_untrained_second_stage_adds_nothing_and_is_saved(autoencoder, clips, tmp_path):
+    staged = with_second_stage(autoencoder, 16)
+    latents = encode(autoencoder, clips[:2])
+    assert torch.equal(staged.decode(latents).sample, autoencoder.decode(latents).sample)
+    torch.nn.init.normal_(staged.second_stage[-1].weight)
+    staged.save_pretrained(tmp_path)
+    loaded = PatchAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(loaded.decode(latents).sample, staged.decode(latents).sample)
+    assert not torch.equal(loaded.decode(latents).sample, autoencoder.decode(latents).sample)
+
+
+def test_autoencoders_that_were_saved_without_a_second_stage_decode_as_they_did(autoencoder, clips, tmp_path):
+    autoencoder.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "context"}))
+    loaded = PatchAutoencoder.from_pretrained(tmp_path)
+    latents = encode(autoencoder, clips[:1])
+    assert loaded.second_stage is None
+    assert torch.equal(loaded.decode(latents).sample, autoencoder.decode(latents).sample)
+
+
+def test_the_packaged_decoder_has_no_seams_and_loses_nothing(clips):
+    """On drawn clips: steps across borders are at most a fifth larger than those beside them."""
+    packaged = PatchAutoencoder.from_pretrained(folder("video") / "vae")
+    linear = with_second_stage(packaged, 0)
+    latents = encode(packaged, clips)
+    decoded, before = packaged.decode(latents).sample, linear.decode(latents).sample
+    assert excess(decoded) < 0.2 < 0.5 < excess(before)
+    assert (decoded - clips).square().mean() < (before - clips).square().mean()
+    assert torch.equal(decoded, packaged.decode(latents).sample)
+
+
+@torch.no_grad()
+def excess(video: torch.Tensor) -> float:
+    across, beside = steps(video, 8)
+    return float(across.abs().mean() / beside.mean()) - 1

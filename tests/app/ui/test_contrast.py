@@ -40,7 +40,7 @@ def test_text_stands_out(theme: str, text: str, ground: str) -> None:
     assert contrast(named[text], named[ground]) >= 4.5
 
 
-@pytest.mark.parametrize("sheet", ["style.css", "recipe_editor.css", "viewer.css"])
+@pytest.mark.parametrize("sheet", ["style.css", "recipe_editor.css", "../gradio_pair/viewer.css"])
 def test_what_stands_on_the_accent_has_its_colour(sheet: str) -> None:
     for rule in re.findall(r"\{[^{}]*\}", read(sheet)):
         if "background: var(--accent)" in rule and "color:" in rule.replace("background-color:", ""):

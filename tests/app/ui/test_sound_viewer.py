@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="browser tests need playwright")
 from PIL import Image
 from playwright import sync_api
 
-from accel.app.ui.assets import read
+from accel.app import gradio_pair
 from accel.measure.sound import Sound, encode_wav, spectrogram
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Chromium (Debian's package chromium)"),
 ]
+VIEWER = Path(gradio_pair.__file__).parent
 PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style><div id="root">%s</div>
 <script>
 const element = document.getElementById("root"), props = { value: %s }, watch = () => {};
@@ -51,9 +52,8 @@ def written(folder: Path) -> dict[str, Any]:
 def test_sounds_are_in_step_and_one_is_heard(tmp_path: Path) -> None:
     value = json.dumps(written(tmp_path))
     page_file = tmp_path / "page.html"
-    page_file.write_text(
-        PAGE % (read("viewer.css"), read("viewer.html").replace("{{empty}}", ""), value, read("viewer.js"))
-    )
+    sheet, template, script = ((VIEWER / f"viewer.{kind}").read_text() for kind in ("css", "html", "js"))
+    page_file.write_text(PAGE % (sheet, template.replace("{{empty}}", ""), value, script))
     flags = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)

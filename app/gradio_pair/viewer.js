@@ -84,6 +84,7 @@ function hear(index) {
 function arrange() {
   const single = state.mode !== "side";
   find(".viewer").dataset.mode = state.mode;
+  find(".stage").style.setProperty("--ratio", state.clip.width / state.clip.height);
   for (const button of all("[data-mode]")) {
     if (button.tagName === "BUTTON") button.setAttribute("aria-pressed", String(button.dataset.mode === state.mode));
   }

@@ -228,15 +228,14 @@ class Session:
         self._layers.clear()
         return self._attach(pipe, own)
 
-    def _stay_on_top(self) -> None:
-        """Re-attaches what a denoiser's own call has taken off: diffusers' group offloading with streams sees in the
-        first call in which order the blocks run, and then puts its hooks on anew.
+    def _stay_on_top(self, part: Any) -> None:
+        """Re-attaches what a denoiser's own call has taken off of it: diffusers' group offloading with streams sees in
+        the first call in which order the blocks run, and then puts its hooks on anew.
         """
-        for layer in self._layers:
-            if layer.hidden:
+        for place, layer in enumerate(self._layers):
+            if layer.covers(part, layer.name) and layer.hidden:
                 with CHANGING:
-                    self._layers[:] = [layer.on_top() for layer in self._layers]
-                return
+                    self._layers[place] = layer.on_top()
 
     def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pipeline is called."""
@@ -299,7 +298,7 @@ class _Heard:
             if caller in session._calls:
                 result = getattr(caller, self._event)(part, self._name, inner, *args, **kwargs)
                 if self._event == "denoise":
-                    session._stay_on_top()
+                    session._stay_on_top(part)
                 return result
             if caller is None and self._event == "denoise":
                 for call in session._calls:

@@ -50,7 +50,7 @@ def enlarge(
     recipe: of both runs, what `accel.accelerate` takes. call: further arguments of the pipeline, such as
     num_inference_steps or negative_prompt. One picture or clip, with noise of `seed` in either run.
     Cost: the first run, about 1/by² of the second; memory for its latents.
-    Pocket video model, at home at 64x64: docs/best-of.md (`python -m benchmarks.enlarging`).
+    Pocket video model, at home at 64x64: docs/levers.md (`python -m benchmarks.enlarging`).
     Not for a size at which the model is at home anyway: it only loses freedom. Latents that an autoencoder makes of a
     smaller picture are only near the means of those of a larger one, and where they are not, edges are soft.
     Raises ValueError, in one sentence, for sizes that do not divide and where it is not known what the scheduler takes

@@ -106,12 +106,7 @@ def compare(
         contest.check(contestant)
     try:
         with without_progress_bars(pipe), _progress(progress, rounds * sum(map(len, _groups(first)))) as (tick, extend):
-            for contestant in first:
-                tick(f"warm-up: {contestant.label}", 0)
-                contest.warm_up(contestant)
-                if flops:
-                    tick(f"counting: {contestant.label}", 0)
-                    contest.count_flops(contestant)
+            _get_ready(contest, first, flops, tick)
             for group in _groups(first):
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
@@ -125,6 +120,15 @@ def compare(
         measured = {sample.label for sample in contest.ledger.samples}
         raise ComparisonInterrupted(result() if len(measured) > 1 else None) from interrupt
     return result()
+
+
+def _get_ready(contest: Runner, contestants: Sequence[Variant], flops: bool, tick: Callable[[str, int], None]) -> None:
+    for contestant in contestants:
+        tick(f"warm-up: {contestant.label}", 0)
+        contest.warm_up(contestant)
+        if flops:
+            tick(f"counting: {contestant.label}", 0)
+            contest.count_flops(contestant)
 
 
 def _groups(contestants: Sequence[Variant]) -> list[list[Variant]]:

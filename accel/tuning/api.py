@@ -97,12 +97,8 @@ def tune(
         known: must be left out; earlier versions began with what earlier tunings had found.
         choices: with several models, what is tried in place of the usual.
 
-    Returns a Recipe. Of a list of pipelines, `tune([base, small, few], prompts, verify=score)`, it returns a
-    `accel.tuning.models.ModelFront` instead: every choice of model, steps, recipe and switch point is run on every
-    prompt and scored by `verify` (what `accel.best_of` takes as its verifier), because switched and distilled models
-    make other clips, of which PSNR says nothing. The first pipeline is the base. No quality is to be named then; of
-    the other arguments seed, call_arguments, out, tell and progress count. `accel.tuning.route.Route` learns from it
-    which prompt needs which model.
+    Returns a Recipe; of a list of pipelines, as in `tune([base, few], prompts, verify=score)`, a ModelFront of all of
+    them. Then no quality is to be named, and of the rest seed, call_arguments, out, tell and progress count.
 
     Raises GoalNotMet (a ValueError) with what comes nearest where the goal cannot be met, ValueError or TypeError for
     bad arguments before anything runs. Ctrl-C returns the best recipe that was verified until then, else raises
@@ -119,20 +115,26 @@ def tune(
     with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
         folder = Path(journal or out or scratch)
         tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, said, measured)
-        try:
-            with without_progress_bars(pipe):
-                tuner.prepare(levers, generic, 60.0 * minutes)
-                tuner.work()
-        except KeyboardInterrupt:
-            if tuner.verified is None:
-                raise TuningInterrupted(None if folder == Path(scratch) else folder) from None
-        recipe = tuner.outcome()
-        if recipe is None:
-            raise GoalNotMet("There was no time to measure a single candidate; give more minutes.", None)
+        recipe = _found(tuner, levers, generic, 60.0 * minutes, None if folder == Path(scratch) else folder)
         if out is not None and tuner.comparison is not None:
             evidence.save(recipe, tuner.comparison, Path(out))
-    if not recipe.evidence["met"]:
-        raise GoalNotMet(_apology(goal, recipe), recipe)
+    if recipe.evidence["met"]:
+        return recipe
+    raise GoalNotMet(_apology(goal, recipe), recipe)
+
+
+def _found(tuner: Tuner, levers: Sequence[str], generic: bool, seconds: float, journal: Path | None) -> Recipe:
+    """The tuner's best recipe when the time is over, or when it is interrupted with one in hand."""
+    try:
+        with without_progress_bars(tuner.pipe):
+            tuner.prepare(levers, generic, seconds)
+            tuner.work()
+    except KeyboardInterrupt:
+        if tuner.verified is None:
+            raise TuningInterrupted(journal) from None
+    recipe = tuner.outcome()
+    if recipe is None:
+        raise GoalNotMet("There was no time to measure a single candidate; give more minutes.", None)
     return recipe
 
 

@@ -51,8 +51,11 @@ class ChoiceResult:
 
 @dataclass(frozen=True)
 class ModelFront:
-    """What `accel.tune` finds for several models. results: of all choices that were tried; the first is the base, the
-    first pipeline as it is.
+    """What `accel.tune` finds for several models: every choice of model, steps, recipe and switch point, run on every
+    prompt and scored by `verify` (what `accel.best_of` takes as its verifier), because switched and distilled models
+    make other clips, of which PSNR says nothing. `accel.tuning.route.Route` learns from it which prompt needs which.
+
+    results: of all choices that were tried; the first is the base, the first pipeline as it is.
     """
 
     pipes: tuple[Any, ...] = field(repr=False)

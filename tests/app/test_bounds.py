@@ -122,9 +122,9 @@ def test_votes_have_a_file_of_limited_size(stage: Stage, tmp_path: Path) -> None
 
 
 def test_a_clip_that_is_compressed_makes_no_other_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go, write = threading.Event(), threading.Event(), sheets._write
+    begun, go, write = threading.Event(), threading.Event(), sheets.write_sheets
     slow, quick = side(tmp_path, frames=3), side(tmp_path, frames=4)
-    monkeypatch.setattr(sheets, "_write", lambda frames, folder: _held(frames, folder, begun, go, write))
+    monkeypatch.setattr(sheets, "write_sheets", lambda frames, folder: _held(frames, folder, begun, go, write))
     first = threading.Thread(target=sheets.sheets_of, args=(slow,))
     first.start()
     assert begun.wait(120.0)

@@ -19,6 +19,7 @@ from playwright import sync_api
 
 import accel
 from accel.app.settings import StudioSettings
+from accel.presets import PRESETS
 from accel.recipe import Recipe
 from tests.app.served import Served
 
@@ -250,7 +251,7 @@ def test_every_method_has_its_settings(visit: Open) -> None:
     box.press("Enter")
     expect(page.locator("#cost .problem")).to_contain_text("AdaptiveGuidance.threshold must be a number from -1 to 2")
     page.get_by_role("button", name="turbo").click()
-    expect(page.get_by_label("cache compute")).to_have_value("0.25")
+    expect(page.get_by_label("cache compute")).to_have_value(f"{PRESETS['turbo'].recipe.cache.compute:g}")
     expect(page.get_by_label("Guidance method")).to_have_value("")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from accel.app.gradio_pair.sheets import tiling
 from accel.app.pair import Cost, Side, Update
 from accel.app.sweep import PRESET, STEPS
 from accel.app.ui.curve import curve_svg
@@ -20,7 +21,7 @@ from accel.app.ui.figures import cost_html, decibels, fidelity_words, headline_h
 from accel.app.ui.pair_view import details_html
 from accel.app.ui.plot import CALLS, SEARCH, add_pair, plot_html
 from accel.app.ui.progress import problem_html, progress_html, progress_text, steady
-from accel.app.ui.sheets import sheets_of, tiling
+from accel.app.ui.sheets import sheets_of
 from accel.app.ui.strip import strip_html
 from accel.app.ui.timing import times_html
 from accel.app.ui.viewer import blind_value, pair_value
@@ -187,7 +188,7 @@ def test_no_sheet_is_larger_than_browsers_can_draw(frames: int, height: int, wid
 
 
 def test_large_clips_are_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accel.app.ui.sheets._MOST", 16)
+    monkeypatch.setattr("accel.app.gradio_pair.sheets._MOST", 16)
     clip = side(tmp_path, frames=7)
     sheets = sheets_of(clip)
     assert (sheets.columns, sheets.rows, len(sheets.files)) == (2, 2, 2)

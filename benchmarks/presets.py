@@ -57,6 +57,7 @@ GRID = [
 ALL = (*JUDGES, *HOME)  # a preset that is faster elsewhere must keep its promise where the former ones were tuned
 OFTEN = 0.95  # how many of the clips keep a promise
 LEAST = 0.9  # how many of one judge's
+HIGHEST = 99.0  # dB that a clip counts in a mean
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,17 @@ def verified(found: dict[str, Clips]) -> Iterator[str]:
             yield f"| `{preset}` | {steps} | {summary(preset, [c for c in clips if c.run.case.steps == steps])} |"
 
 
+def by_model(found: dict[str, Clips]) -> Iterator[str]:
+    """Mean PSNR of each preset on each model: more compute should not be worse."""
+    yield f"| model | {' | '.join(PRESETS)} |"
+    yield "| --- " * (1 + len(PRESETS)) + "|"
+    for name in ALL:
+        of_model = [found.get(f"preset {preset}", {}).get(name, []) for preset in PRESETS]
+        if all(of_model):
+            means = [np.mean([min(clip.run.psnr, HIGHEST) for clip in clips]) for clips in of_model]
+            yield f"| {name} | {' | '.join(f'{mean:.1f}' for mean in means)} |"
+
+
 def measure(names: Sequence[str], out: Path, prompts: range, verify: bool) -> None:
     """Runs what is not in the folder yet."""
     known = {(run.case, run.setting, run.prompt): run for run in read(out)}
@@ -193,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = options.names or ALL
         measure(names, options.out, range(first, first + options.prompts), options.verify)
     found = found_clips(read(options.out))
-    print("\n".join(verified(found) if options.verify else left_out(found)))
+    print("\n".join([*verified(found), "", *by_model(found)] if options.verify else left_out(found)))
 
 
 if __name__ == "__main__":

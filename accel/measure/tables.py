@@ -47,7 +47,7 @@ def measures_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Table:
     """Intervals, and measures without a reference, of the same rows."""
     caption = "in brackets 95 % intervals for other prompts and seeds; flicker, warping error, diversity: 0 to 1"
     if comparison.environment.get("energy") is False:
-        caption += f"; {NONE}"
+        caption += f". {NONE}"
     return _table(comparison.rows, _MEASURES, width, "How far off, and by other measures", caption)
 
 

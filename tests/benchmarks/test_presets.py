@@ -11,7 +11,7 @@ import pytest
 from accel.presets import PRESETS
 from benchmarks.holds import Case, Run, fewer
 from benchmarks.judges import JUDGES
-from benchmarks.presets import GRID, chosen, found_clips, hard_cases, label, main
+from benchmarks.presets import GRID, by_model, chosen, found_clips, hard_cases, label, main
 
 CHEAP, DEAR = label(GRID[-1]), label(GRID[0])
 
@@ -41,6 +41,12 @@ def test_the_one_without_a_promise_must_be_above_fewer_steps_on_every_judge() ->
     assert chosen(found_clips(RUNS), "turbo") == CHEAP
     worse = [run for run in RUNS if run.case.judge == "easy"] + runs("rough", CHEAP, 12, [19.0] * 4)
     assert chosen(found_clips([*worse, *runs("rough", DEAR, 36, [21.0] * 4)]), "turbo") == DEAR
+
+
+def test_quality_is_shown_by_model_where_every_preset_has_run() -> None:
+    some = [run for rank, preset in enumerate(PRESETS) for run in runs("cells", f"preset {preset}", 30, [50.0 - rank])]
+    _, _, *rows = by_model(found_clips(some + runs("waves", "preset fast", 12, [30.0])))
+    assert rows == ["| cells | 50.0 | 49.0 | 48.0 | 47.0 |"]
 
 
 def test_nothing_is_chosen_where_nothing_keeps_the_promise() -> None:

@@ -16,13 +16,13 @@ from accel.api import accelerate
 from accel.drafting.call_memory import Part
 from accel.drafting.early_end import around_denoisers, scheduler_input
 from accel.drafting.own_layers import own_layers
-from accel.drafting.seeded_runs import SeededRuns
+from accel.drafting.seeded_runs import SeededRuns, for_oneself
 from accel.latents import packed_tokens
-from accel.measure.runner import without_progress_bars
 from accel.parametrization import output_from_clean
 from accel.patch import Around
 from accel.resolution.latent_grid import LatentGrid
-from accel.session import Session, bare
+from accel.samplers.stepper import sample_of
+from accel.session import Session
 
 
 def enlarge(
@@ -91,7 +91,7 @@ class _Guide:
     def keep(self, _: Session, name: str, __: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a step of the first run."""
         result = inner(*args, **kwargs)
-        self._ended[name] = result[0].detach()
+        self._ended[name] = sample_of(result).detach()
         return result
 
     def lead(
@@ -105,7 +105,7 @@ class _Guide:
         lead = lead_of(session.report().calls[-1].position, len(scheduler.timesteps))
         if not lead:
             return inner(*args, **kwargs)
-        grid, blocks = self._grid(session, given.latents)
+        grid, blocks = self._grid(session, given.latents, self._ended[name])
         clean, small = grid.open(given.clean), grid.smaller(blocks).open(self._ended[name].float())
         apart = grid.spread(small - grid.pooled(clean, blocks), blocks)
         moved = grid.close(clean + lead * apart)
@@ -113,9 +113,8 @@ class _Guide:
         bound.arguments["model_output"] = output.to(given.output.dtype)
         return inner(*bound.args, **bound.kwargs)
 
-    def _grid(self, session: Session, latents: torch.Tensor) -> tuple[LatentGrid, tuple[int, ...]]:
+    def _grid(self, session: Session, latents: torch.Tensor, small: torch.Tensor) -> tuple[LatentGrid, tuple[int, ...]]:
         """Where samples keep their pixels, and the blocks that one latent of the first run stands for."""
-        small = next(iter(self._ended.values()))
         if latents.ndim == 3:  # packed tokens (B, N, C p p)
             tokens, packed = self._tokens, max(part.family.packed for part in session.anatomy.denoisers.values())
             if (
@@ -139,7 +138,7 @@ class _Guide:
 @contextmanager
 def _layers(pipe: Any, recipe: Any, guide: _Guide, around: Around) -> Iterator[None]:
     """The accelerated pipeline, with something around each of its schedulers' steps, on top of the session."""
-    with bare(pipe), without_progress_bars(pipe), accelerate(pipe, recipe) as session, ExitStack() as layers:
+    with for_oneself(pipe), accelerate(pipe, recipe) as session, ExitStack() as layers:
         steps = ((one, "step", partial(around, session, name, one)) for name, one in schedulers_of(session.parts))
         layers.enter_context(own_layers([*around_denoisers(pipe, guide.listen), *steps]))
         yield

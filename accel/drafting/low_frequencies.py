@@ -29,8 +29,7 @@ def blended(low: torch.Tensor, high: torch.Tensor, channels: int, spatial: float
         frequencies = 2.0 * torch.fft.fftfreq(low.shape[axis]) / stop
         squares = squares + (frequencies**2).view([-1 if other == axis else 1 for other in range(5)])
     passed = (1.0 / (1.0 + squares**ORDER)).to(low.device)
-    spectrum = (torch.fft.fftn(x.float(), dim=axes) for x in (low, high))
-    kept, fresh = spectrum
+    kept, fresh = (torch.fft.fftn(x.float(), dim=axes) for x in (low, high))
     mixed: torch.Tensor = torch.fft.ifftn(kept * passed + fresh * (1.0 - passed), dim=axes).real
     return mixed
 

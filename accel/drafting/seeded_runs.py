@@ -74,9 +74,7 @@ class SeededRuns:
         """
         memory, ending, noise = Slot(CallMemory()), Slot(EarlyEnd(1.0)), Slot(InitialNoise())
         with (
-            _turn(self.pipe),
-            bare(self.pipe),
-            without_progress_bars(self.pipe),
+            for_oneself(self.pipe),
             attached(self.pipe, memory),
             heard(self.pipe, noise),
             below(self.pipe, ending),
@@ -104,6 +102,13 @@ class SeededRuns:
         output = self.once(seed)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         return SeededRun(output, memory.rows - spent, memory.reused - reused, seconds, cpu_seconds)
+
+
+@contextmanager
+def for_oneself(pipe: Any) -> Iterator[None]:
+    """The pipeline without its session and its progress bars; blocks of several threads take turns."""
+    with _turn(pipe), bare(pipe), without_progress_bars(pipe):
+        yield
 
 
 def _turn(pipe: Any) -> threading.RLock:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from accel.anatomy import components_of, denoisers_of
 from accel.drafting.halving import Scorer
+from accel.drafting.seeded_runs import SeededRuns
 from accel.files import write_whole
 from accel.measure.comparison import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
-from accel.measure.runner import Verifier, attach_for_run, needs_prompt, without_progress_bars, work_seconds
+from accel.measure.runner import Verifier, attach_for_run, without_progress_bars, work_seconds
 from accel.recipe import Recipe
 from accel.samplers.model_switch import ModelSwitch
 
@@ -85,8 +84,9 @@ class ModelFront:
     def run(self, choice: ModelChoice, prompt: str | None, seed: int) -> Any:
         """What the pipeline of this choice returns."""
         pipe = self.pipes[choice.model]
+        call = self.call if choice.steps is None else {**self.call, "num_inference_steps": choice.steps}
         with attach_for_run(pipe, choice.recipe), without_progress_bars(pipe):
-            return _call(pipe, choice, prompt, seed, self.call)
+            return SeededRuns(pipe, prompt, call).once(seed)
 
     def __str__(self) -> str:
         return "\n".join(_line(one, self) for one in self.results)
@@ -147,15 +147,6 @@ def default_choices(pipes: Sequence[Any]) -> Iterator[ModelChoice]:
 def _name(pipe: Any) -> str:
     path = str(getattr(pipe, "name_or_path", "") or "")
     return Path(path).name or type(pipe).__name__
-
-
-def _call(pipe: Any, choice: ModelChoice, prompt: str | None, seed: int, call: Mapping[str, Any]) -> Any:
-    arguments = dict(call) if choice.steps is None else {**call, "num_inference_steps": choice.steps}
-    if needs_prompt(pipe, call):
-        arguments["prompt"] = prompt
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        return pipe(**arguments, generator=torch.Generator("cpu").manual_seed(seed))
 
 
 class _KeptRuns:

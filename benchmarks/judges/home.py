@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 
 from accel import pocket
 from accel.measure.metrics import Clip, to_frames
 from accel.pocket.scenes import prompts
+from benchmarks.judges.roster import flow_unipc
 
 MOST = 64  # prompts
 
@@ -20,9 +21,8 @@ def own(scheduler: Any) -> Any:
     return scheduler
 
 
-def flow_unipc(scheduler: Any) -> Any:
-    shift = scheduler.config["shift"]
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+def unipc(scheduler: Any) -> Any:
+    return flow_unipc(scheduler.config["shift"])
 
 
 def dpm(scheduler: Any) -> Any:
@@ -60,7 +60,7 @@ class Home:
 HOME: Mapping[str, Home] = {
     home.name: home
     for home in (
-        Home("pocket-video", "video", {"euler": own, "unipc": flow_unipc}),
+        Home("pocket-video", "video", {"euler": own, "unipc": unipc}),
         Home("pocket-image", "image", {"ddim": own, "dpm": dpm}),
     )
 }

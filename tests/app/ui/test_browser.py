@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -21,13 +20,10 @@ import accel
 from accel.app.settings import StudioSettings
 from accel.presets import PRESETS
 from accel.recipe import Recipe
+from tests.app.chromium import CHROMIUM, needs_chromium
 from tests.app.served import Served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Chromium (Debian's package chromium)"),
-]
+pytestmark = needs_chromium
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 DESK = {"width": 1440, "height": 900}

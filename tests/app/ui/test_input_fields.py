@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,11 @@ pytest.importorskip("playwright", reason="browser tests need playwright")
 from playwright import sync_api
 
 from accel.app.limits import Limits
+from tests.app.chromium import CHROMIUM, needs_chromium
 from tests.app.conditioned import load, model_folder, picture
 from tests.app.served import Served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Chromium (Debian's package chromium)"),
-]
+pytestmark = needs_chromium
 LONG = 300_000  # milliseconds, for whatever a busy machine may need
 expect = sync_api.expect
 

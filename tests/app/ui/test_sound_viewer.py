@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,9 @@ from playwright import sync_api
 
 from accel.app import gradio_pair
 from accel.measure.sound import Sound, encode_wav, spectrogram
+from tests.app.chromium import CHROMIUM, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Chromium (Debian's package chromium)"),
-]
+pytestmark = needs_chromium
 VIEWER = Path(gradio_pair.__file__).parent
 PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style><div id="root">%s</div>
 <script>

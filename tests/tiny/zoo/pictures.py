@@ -114,7 +114,9 @@ CASES = (
     Case("ZImageImg2ImgPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageInpaintPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetPipeline", SIXTEEN, listed, off=0.0),
-    Case("ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, off=0.0),
+    Case(
+        "ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, rows=True, off=0.0
+    ),
     Case("AmusedPipeline", AMUSED, drawn_by_one, words=True),
     Case("AmusedImg2ImgPipeline", AMUSED, drawn_by_one, words=True, rows=True),
     Case("AmusedInpaintPipeline", AMUSED, drawn_by_one, words=True, rows=True),

@@ -7,7 +7,7 @@ from typing import Any
 from tests.tiny.image import POOLED, TEXT
 from tests.tiny.weights import randomise
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stable_diffusion import inverted, sde
+from tests.tiny.zoo.stable_diffusion import ZERO, inverted, sde
 from tests.tiny.zoo.stand_ins import ProjectedEncoder, TokensFirst
 
 ADDED: dict[str, Any] = {
@@ -68,9 +68,7 @@ CASES = (
         words=True,
         after=inverted,
     ),
-    Case(
-        "TextToVideoZeroSDXLPipeline", WORDS, {"video_length": 3, "t0": 4, "t1": 6}, words=True, alone="one clip a call"
-    ),
+    Case("TextToVideoZeroSDXLPipeline", WORDS, ZERO, words=True, alone="one clip a call"),
     Case("AnimateDiffSDXLPipeline", XL, after=redrawn),
     Case("KolorsPipeline", XL),
     Case("KolorsImg2ImgPipeline", KOLORS, words=True),

@@ -26,7 +26,6 @@ import torch
 
 import accel
 from accel import AdaptiveGuidance, FixedInterval, LowPrecision, Recipe, UniPC
-from accel.attention.methods import bfloat16
 from accel.cli import run as run_command
 from accel.method import Method
 from accel.terminal import one_line
@@ -76,9 +75,7 @@ def tried(name: str) -> Row:
         return Row(name, ("not tried",) * (len(LEVERS) + 1), NOT_BUILT[name])
     tiny = ZOO[name]
     pipe = tiny.build()
-    # The page is the same on all machines: without instructions for bfloat16 its products are slow, and right.
-    with patch.object(bfloat16, "has_instructions", return_value=True):
-        found = {lever: _acts(pipe, tiny, lever, method) for lever, method in LEVERS.items()}
+    found = {lever: _acts(pipe, tiny, lever, method) for lever, method in LEVERS.items()}
     whys = [f"{lever}: {why}" for lever, (_, why) in found.items() if why]
     return Row(name, (*(cell for cell, _ in found.values()), _restored(pipe, tiny)), "; ".join(whys))
 

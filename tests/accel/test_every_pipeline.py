@@ -157,6 +157,7 @@ def same(one: Reader, other: Reader) -> bool:
     )
 
 
+@pytest.mark.part(3)
 @every_class
 def test_a_callback_reads_what_it_would_without(name: str) -> None:
     skip_without_callbacks(name)
@@ -168,6 +169,7 @@ def test_a_callback_reads_what_it_would_without(name: str) -> None:
     assert [heard[:2] for heard in often.heard] == [heard[:2] for heard in alone.heard]
 
 
+@pytest.mark.part(3)
 @every_class
 def test_a_callback_interrupts_as_it_would_without(name: str) -> None:
     skip_without_callbacks(name)

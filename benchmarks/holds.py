@@ -27,6 +27,7 @@ from diffusers import DiffusionPipeline
 from accel.api import accelerate
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
+from accel.journal import append_line, entries_of
 from accel.measure.metrics import Clip, psnr
 from accel.session import Session
 from benchmarks.judges import JUDGES, Judge
@@ -160,8 +161,7 @@ class Bench:
                 computed = round(report.computed / len(report.calls) * self.case.steps)
             known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds, self._beside[1])
             self._known[self.case, setting, prompt] = known
-            with self._out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(known)) + "\n")
+            append_line(self._out, json.dumps(asdict(known)))
         return known.computed
 
     def _reference(self, prompt: int, bare: bool) -> Clip:
@@ -181,9 +181,11 @@ class Bench:
 
 def read(folder: Path) -> list[Run]:
     """All runs in the files of a folder."""
-    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [json.loads(line) for line in lines]
-    return [Run(**{**one, "case": Case(**one["case"])}) for one in found]
+    return [run for path in sorted(folder.glob("*.jsonl")) for run in entries_of(path, _run_of)]
+
+
+def _run_of(data: dict[str, Any]) -> Run:
+    return Run(**{**data, "case": Case(**data["case"])})
 
 
 class Tables:

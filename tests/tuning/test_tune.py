@@ -149,7 +149,7 @@ def searched_again(pipe: Any, folder: Path) -> None:
 
 
 def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
-    with pytest.raises(ValueError, match="holds the tuning of another model, other prompts or other settings"):
+    with pytest.raises(ValueError, match=r"holds runs with other settings \(.*shots.*\)"):
         tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=GOAL, out=folder)
 
 

@@ -30,6 +30,7 @@ from accel.caching.methods.schedules import OptimalSchedule
 from accel.journal import append_line, entries_of
 from accel.measure.metrics import Clip, psnr
 from accel.session import Session
+from benchmarks.command import add_judges
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.judges.home import HOME, Home
 from benchmarks.rivals import rivals
@@ -279,21 +280,18 @@ class Tables:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Settings on judges that had no part in choosing them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    add_judges(parser, JUDGES)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--rivals", action="store_true", help="other libraries too, at 50 steps and high guidance")
     parser.add_argument("--table", action="store_true", help="only print what the runs so far say")
     parser.add_argument("--out", type=Path, default=Path("out/holds"))
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(JUDGES):
-        parser.error(f"there is no judge {', '.join(sorted(unknown))}; name some of: {', '.join(JUDGES)}.")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    names = options.names or list(JUDGES)
     # A file for each set of judges, so that two commands with different ones may run at once.
-    path = options.out / f"{'-'.join(names)}.jsonl"
+    path = options.out / f"{'-'.join(options.names)}.jsonl"
     known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
-    for case in [] if options.table else cases(names):
+    for case in [] if options.table else cases(options.names):
         timed = options.rivals and case == cases([case.judge])[0]
         bench = Bench(case, path, known, speeds=timed)
         bench.plain(options.prompts)

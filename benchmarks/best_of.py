@@ -24,7 +24,7 @@ from accel.cli import run
 from accel.journal import Journal
 from accel.measure.intervals import Interval, of_ratio, of_share
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of

@@ -22,7 +22,7 @@ from accel.cli import run
 from accel.journal import append_line, entries_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.measure.steadiness import diversity, thumbnail
 from accel.recipe import Recipe
 from accel.samplers import ModelSwitch, SigmaTable

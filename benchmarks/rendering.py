@@ -27,7 +27,7 @@ import accel
 from accel.journal import entries_of
 from accel.loading import load_pipeline
 from accel.measure.output import outputs_of
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.pocket import prompts
 from accel.rendering.batches import AUTO, Batch
 from accel.rendering.encoding import encode

@@ -23,7 +23,7 @@ from accel.api import accelerate
 from accel.files import open_file, sync_folder
 from accel.measure.media import changed_sizes
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
-from accel.measure.runner import attach_for_run, without_progress_bars
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars
 from accel.measure.sound import sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.encoding import encode, lost

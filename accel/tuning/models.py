@@ -14,7 +14,8 @@ from accel.drafting.seeded_runs import SeededRuns
 from accel.journal import Journal
 from accel.measure.comparison import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
-from accel.measure.runner import Verifier, attach_for_run, without_progress_bars, work_seconds
+from accel.measure.measurements import Verifier
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, work_seconds
 from accel.recipe import Recipe
 from accel.samplers.model_switch import ModelSwitch
 

@@ -17,7 +17,7 @@ import numpy as np
 from accel.journal import Journal
 from accel.measure.environment import environment
 from accel.measure.output import METRICS, Metric, PipelineOutput, fidelity, output_of
-from accel.measure.runner import attach_for_run
+from accel.measure.pipeline_runs import attach_for_run
 from accel.measure.sound import Sound, sampling_rate
 from accel.recipe import Recipe
 from accel.report import LeverReport

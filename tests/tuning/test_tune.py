@@ -16,7 +16,7 @@ import accel
 from accel import pocket
 from accel.measure import runner
 from accel.measure.metrics import psnr, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars
 from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
@@ -78,7 +78,7 @@ def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, folder: Path) -> None:
     def video(recipe: Recipe, prompt: str) -> Any:
-        with runner.attach_for_run(pipe, recipe):
+        with attach_for_run(pipe, recipe):
             generator = torch.Generator().manual_seed(7)
             return to_frames(pipe(prompt, num_inference_steps=STEPS, output_type="np", generator=generator, **CALL))
 

@@ -183,11 +183,11 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def between(self, now: PastValues, history: list[PastValues], steps: Steps) -> list[torch.Tensor]:
         nodes = distinct([*history, now][-self.corrector - 1 :])
-        whole = _combined(nodes, interpolation_weights([node.time for node in nodes], steps))
+        whole = combined(nodes, interpolation_weights([node.time for node in nodes], steps))
         if len(nodes) < 3:
             return whole
         first, last, new = nodes[-3:]
-        straight = _combined([last, new], interpolation_weights([last.time, new.time], steps))
+        straight = combined([last, new], interpolation_weights([last.time, new.time], steps))
         along = self._along_a_line(first, last, new, history)
         return [a + one.trust * (b - a) for a, b, one in zip(straight, whole, along, strict=True)]
 
@@ -197,7 +197,7 @@ class Extrapolate(Predictor, lever="predictor"):
         """What the new output says of a line through the two before, which is the way of a forecast of order 1."""
         if self.order == 1 and first is history[-2] and last is history[-1]:
             return self._seen(history, new)
-        ahead = _combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
+        ahead = combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
         return [hindsight(*known) for known in zip(last.values, ahead, new.values, strict=True)]
 
     def clean(self, kind: str) -> bool:
@@ -226,7 +226,7 @@ def _extrapolated(
     return straight
 
 
-def _combined(memories: Sequence[PastValues], weights: Sequence[float]) -> list[torch.Tensor]:
+def combined(memories: Sequence[PastValues], weights: Sequence[float]) -> list[torch.Tensor]:
     """For each output the sum of what is remembered of it, weighted, in float32."""
     return [_weighted(known, weights) for known in zip(*(memory.values for memory in memories), strict=True)]
 

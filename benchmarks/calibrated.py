@@ -21,7 +21,7 @@ from accel import Calibration, OptimalSchedule, Recipe
 from accel.cli import run
 from accel.measure.metrics import Clip, psnr
 from accel.terminal import show
-from benchmarks.command import command_of
+from benchmarks.command import command_of, judge_among
 from benchmarks.holds import STEPS, named
 from benchmarks.judges import JUDGES
 
@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_of("benchmarks.calibrated", measure)
-    parser.add_argument("--judges", nargs="+", default=list(JUDGES), metavar="NAME")
+    parser.add_argument("--judges", nargs="+", type=judge_among(JUDGES), default=list(JUDGES), metavar="NAME")
     parser.add_argument("--prompts", type=int, default=2)
     return run(parser.parse_args(arguments))
 

@@ -19,12 +19,18 @@ def command_of(module: str, measure: Callable[[argparse.Namespace], None]) -> ar
 def add_judges(parser: argparse.ArgumentParser, known: Iterable[str], default: Sequence[str] | None = None) -> None:
     """Gives a parser `names`: which of these judges it is about, by default all."""
     choice = tuple(known)
+    told = f"of {', '.join(choice)}{'; all by default' * (default is None)}"
+    names = list(choice if default is None else default)
+    parser.add_argument("names", nargs="*", metavar="NAME", type=judge_among(choice), default=names, help=told)
+
+
+def judge_among(known: Iterable[str]) -> Callable[[str], str]:
+    """The `type` of an argument that names one of these judges."""
+    choice = tuple(known)
 
     def judge(name: str) -> str:
         if name not in choice:
             raise argparse.ArgumentTypeError(f"there is no judge {quote(name)}; name some of: {', '.join(choice)}.")
         return name
 
-    told = f"of {', '.join(choice)}{'; all by default' * (default is None)}"
-    names = list(choice if default is None else default)
-    parser.add_argument("names", nargs="*", metavar="NAME", type=judge, default=names, help=told)
+    return judge

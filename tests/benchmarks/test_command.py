@@ -10,10 +10,11 @@ import pytest
 from benchmarks.command import add_judges
 
 
-@pytest.mark.parametrize("module", ["holds", "presets", "pruning", "judges.steps", "judges.train"])
+@pytest.mark.parametrize("module", ["holds", "presets", "pruning", "judges.steps", "judges.train", "calibrated"])
 def test_an_unknown_judge_is_one_sentence_with_the_known_ones(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option = ["--judges"] if module == "calibrated" else []
     with pytest.raises(SystemExit):
-        import_module(f"benchmarks.{module}").main(["waves", "wavs"])
+        import_module(f"benchmarks.{module}").main([*option, "waves", "wavs"])
     assert "there is no judge 'wavs'; name some of: " in (told := capsys.readouterr().err) and "waves, " in told
 
 

@@ -24,6 +24,7 @@ from accel.terminal import show
 from benchmarks.command import command_of, judge_among
 from benchmarks.holds import STEPS, named
 from benchmarks.judges import JUDGES
+from benchmarks.judges.home import HOME
 
 SHARES = (0.34, 0.22)
 MEASURED = 9  # the number of the prompt that is measured; those that are judged come first
@@ -79,7 +80,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_of("benchmarks.calibrated", measure)
-    parser.add_argument("--judges", nargs="+", type=judge_among(JUDGES), default=list(JUDGES), metavar="NAME")
+    parser.add_argument("--judges", nargs="+", type=judge_among((*JUDGES, *HOME)), default=list(JUDGES), metavar="NAME")
     parser.add_argument("--prompts", type=int, default=2)
     return run(parser.parse_args(arguments))
 

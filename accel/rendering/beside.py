@@ -92,11 +92,7 @@ class SharedState:
             if not isinstance(part, torch.nn.Module):
                 continue
             for module in part.modules() if name not in decoders else ():
-                self._modules[module] = {
-                    key: value
-                    for key, value in vars(module).items()
-                    if not (isinstance(value, Wrapper) or key == _HOOKS)
-                }
+                self._modules[module] = _attributes(module)
             self._numbers += [(_place(one), one.dtype, one.device) for one in part.parameters()]
 
     def same(self, other: SharedState) -> bool:
@@ -104,6 +100,11 @@ class SharedState:
         if self._numbers != other._numbers or self._modules.keys() != other._modules.keys():
             return False
         return all(_same(attributes, other._modules[module]) for module, attributes in self._modules.items())
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, Any]:
+    found = dict(vars(module))  # at one moment: another job's session may put its layers on or take them off
+    return {name: value for name, value in found.items() if not (isinstance(value, Wrapper) or name == _HOOKS)}
 
 
 _HOOKS = "_diffusers_hook"  # an empty registry comes with the first call; hooks in it would be in place of `forward`

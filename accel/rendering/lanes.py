@@ -96,11 +96,9 @@ class Lanes:
         self, pipe: Any, *, overlap: bool, failed: Callable[[BaseException], object] = lambda error: None
     ) -> None:
         self._failed = failed
-        self._in_turn = why_in_turn(pipe) if overlap else ""
-        self._stages = Stages(components_of(pipe)) if overlap and not self._in_turn else None
-        answers, pipes = Answers(), [pipe]
-        if self._stages is not None:
-            pipes += [pipeline_beside(pipe) for _ in range(LANES - 1)]
+        pipes, self._in_turn = _pipes(pipe) if overlap else ([pipe], "")
+        self._stages = Stages(components_of(pipe)) if len(pipes) > 1 else None
+        answers = Answers()
         self.lanes = [Lane(each, answers) for each in pipes]
         self._threads = torch.get_num_threads()
         self._pools = [_pool(self._threads) for _ in pipes] if self._stages is not None else []
@@ -184,6 +182,16 @@ class Lanes:
             turn.told.set()
             with self._lock:
                 del self._working[number]
+
+
+def _pipes(pipe: Any) -> tuple[list[Any], str]:
+    """A pipeline object for each lane; only the one, and why, where there cannot be several."""
+    if reason := why_in_turn(pipe):
+        return [pipe], reason
+    try:
+        return [pipe, *(pipeline_beside(pipe) for _ in range(LANES - 1))], ""
+    except Exception as error:  # a scheduler or guider of somebody's own may refuse
+        return [pipe], f"the pipeline cannot be copied ({error})"
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

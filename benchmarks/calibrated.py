@@ -23,9 +23,10 @@ from accel.cli import run
 from accel.measure.metrics import Clip, psnr
 from accel.presets import PRESETS
 from accel.terminal import show
-from benchmarks.command import command_of
+from benchmarks.command import command_of, judge_among
 from benchmarks.holds import STEPS, named
 from benchmarks.judges import JUDGES
+from benchmarks.judges.home import HOME
 
 SETTINGS = {"0.34": OptimalSchedule(0.34), "0.22": OptimalSchedule(0.22)} | {
     name: PRESETS[name].recipe.cache for name in ("balanced", "fast")
@@ -83,8 +84,8 @@ def measure(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_of("benchmarks.calibrated", measure)
-    parser.add_argument("--judges", nargs="+", default=list(JUDGES), metavar="NAME")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--judges", nargs="+", type=judge_among((*JUDGES, *HOME)), default=list(JUDGES), metavar="NAME")
     parser.add_argument("--prompts", type=int, default=2)
     return run(parser.parse_args(arguments))
 

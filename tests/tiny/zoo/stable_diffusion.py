@@ -39,6 +39,8 @@ SOUND = {
     "projection_class_embeddings_input_dim": POOLED,
     "class_embeddings_concat": True,
 }
+# Text2Video-Zero moves the latents between two steps of so many.
+ZERO = {"video_length": 3, "t0": 4, "t1": 6, "num_inference_steps": 8}
 
 
 def ddim() -> DDIMScheduler:
@@ -149,6 +151,7 @@ CASES = (
         {},
         {
             "image_latents": embeddings(1, 1, 8, 4, 8, 8),
+            "num_inference_steps": 8,  # one for each of these
             "inpaint_strength": 1.0,
             "mask_image": pil(7, 8, 8).convert("L"),
         },
@@ -222,7 +225,7 @@ CASES = (
     Case("LDMTextToImagePipeline", {"bert": text_encoder, "unet": lambda: make(UNet2DConditionModel, {})}, ARRAYS),
     Case("AudioLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
     Case("MusicLDMPipeline", {"unet": SOUND, "vocoder": vocoder, "text_encoder": text_encoder, "vae": MONO}, sounding),
-    Case("TextToVideoZeroPipeline", {}, {"video_length": 3, "t0": 4, "t1": 6}, words=True),
+    Case("TextToVideoZeroPipeline", {}, ZERO, words=True, alone="one clip a call"),
     Case("TextToVideoSDPipeline", frames=4),
     Case("VideoToVideoSDPipeline", frames=4, alone="one clip a call"),
     Case("I2VGenXLPipeline", frames=4, alone="one picture a call"),

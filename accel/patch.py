@@ -181,6 +181,16 @@ def wrap_methods(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = 
         return layers
 
 
+def other_method(owner: Any, name: str) -> Any:
+    """What somebody else has put in place of a method of this one object, below our layers or without them; None where
+    nothing is.
+    """
+    found = owner.__dict__.get(name)
+    while isinstance(found, Wrapper):
+        found = found._previous
+    return found
+
+
 def _itself(method: Any) -> Any:
     return method
 

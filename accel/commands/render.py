@@ -48,6 +48,7 @@ def add_render(commands: Any) -> None:
         default=1,
         help="jobs per call, or auto for small ones; above 1 last bits may differ (1)",
     )
+    command.add_argument("--overlap", action="store_true", help="decode a job while the next is denoised (on the CPU)")
     command.add_argument(
         "--verifier", metavar="MODULE:FUNCTION", help="judges for lines with best_of: function(frames, prompt) -> score"
     )
@@ -88,6 +89,7 @@ def render_manifest(options: argparse.Namespace) -> int:
         retry_failed=options.retry_failed,
         embed=options.embed,
         batch=options.batch,
+        overlap=options.overlap,
         metrics=options.metrics,
         device=options.device,
         engine=_engine(options),

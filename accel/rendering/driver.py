@@ -57,6 +57,7 @@ def render(
     workers: int = 1,
     engine: Engine | None = None,
     verifier: Verifier | None = None,
+    overlap: bool = False,
 ) -> RenderSummary:
     """Renders every line of a manifest into a folder. Run it again after a crash: finished jobs are not repeated.
 
@@ -89,6 +90,12 @@ def render(
             Models must be given by name, and a script must call `render` below `if __name__ == "__main__":`.
         verifier: judges for lines with the field `best_of`, as that of `accel.best_of`; pocket models have their own.
             With workers it must be a function of a module, which they import.
+        overlap: decode a job while the next one is denoised, in two threads over the same weights (on the CPU;
+            elsewhere, and wherever it is not safe, jobs run one after the other, and a note says why). Bytes and order
+            are those of a plain loop with as many threads as each of the two has: they share torch's, unless
+            OMP_NUM_THREADS says how many each has. Memory: the latents and decoder activations of one more job, and
+            once more what a recipe makes of weights. It pays where decoding takes a good part of the time and a core is
+            free for it, or where products are too small for all cores.
         engine: who renders: `Processes`, `Ray` or an Engine of your own; left out, this process or `workers` processes.
 
     Raises ManifestError with all that is wrong in a manifest before any model loads, Busy where another process renders
@@ -104,7 +111,7 @@ def render(
     )  # fmt: skip
     part = Shard.parse(shard) if isinstance(shard, str) else shard
     driver = Driver(plan, Path(out), part)
-    settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics, verifier)
+    settings = WorkerSettings(driver.folder.parts.absolute(), device, embed, metrics, verifier, overlap)
     return driver.run(engine, settings, batch, retry_failed=retry_failed, shown=progress_bar)
 
 
@@ -163,6 +170,7 @@ class Driver:
         self.folder = OutputFolder(out, shard)
         self._by_id = {job.id: job for job in self.jobs}
         self._ended: set[str] = set()
+        self._told: set[str] = set()
         self._lock = threading.Lock()
         self._summary = RenderSummary(out, total=len(self.jobs), notes=plan.notes)
 
@@ -260,6 +268,9 @@ class Driver:
         with writing(self.folder.path):
             self._publish(job, outcome, entry)
         self._summary.rendered += 1
+        if outcome.in_turn and (told := f"jobs are rendered one after the other: {outcome.in_turn}.") not in self._told:
+            self._told.add(told)
+            self._summary.notes += (told,)
         self._summary.notes += tuple(f"line {job.line}: {change}" for change in outcome.changes)
 
     def _publish(self, job: Job, outcome: JobOutcome, entry: Entry) -> None:

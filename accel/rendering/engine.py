@@ -41,19 +41,22 @@ class Local:
         self._pipe = pipe
 
     def run(self, groups: Sequence[JobGroup], settings: WorkerSettings, desk: DriverCallbacks) -> None:
+        try:
+            with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say) as worker:
+                self._render(worker, groups, desk)
+        except DeviceError as error:
+            desk.trouble(f"{error} Run the same command again: a new process can use the device.")
+
+    def _render(self, worker: Worker, groups: Sequence[JobGroup], desk: DriverCallbacks) -> None:
         broken: set[tuple[str, str | None]] = set()
-        with Worker(settings, desk.commit, pipe=self._pipe, say=desk.say) as worker:
-            for group in groups:
-                model = group.first.model, group.first.dtype
-                if desk.stop():
-                    return
-                if model in broken:
-                    continue
-                try:
-                    worker.render(group)
-                except ModelError as error:
-                    broken.add(model)
-                    desk.trouble(str(error))
-                except DeviceError as error:
-                    desk.trouble(f"{error} Run the same command again: a new process can use the device.")
-                    return
+        for group in groups:
+            model = group.first.model, group.first.dtype
+            if desk.stop():
+                return
+            if model in broken:
+                continue
+            try:
+                worker.render(group)
+            except ModelError as error:
+                broken.add(model)
+                desk.trouble(str(error))

@@ -17,13 +17,14 @@ from accel.rendering.seeds import Verifier
 @dataclass(frozen=True)
 class WorkerSettings:
     """The settings of a whole render. `parts` is the folder for files that are not published yet, `verifier` judges for
-    lines with `best_of`."""
+    lines with `best_of`, `overlap` says whether a job is decoded while the next is denoised."""
 
     parts: Path
     device: str | None = None
     embed: bool = True
     metrics: bool = False
     verifier: Verifier | None = None
+    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class JobOutcome:
     error: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()  # sizes that the pipeline made otherwise than it was asked
+    in_turn: str = ""  # why it overlapped with no other job although it should
     machine: str = field(default_factory=machine)
     pid: int = field(default_factory=os.getpid)
     device: str = ""

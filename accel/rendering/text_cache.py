@@ -28,44 +28,21 @@ MOST_BYTES = 128 * 2**20
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 
 
-class TextCache:
-    """The text encodings of one pipeline. `context` is what an encoding depends on besides the arguments."""
+class Answers:
+    """What was encoded: the oldest is dropped where all together would take more than `most_bytes`."""
 
-    def __init__(self, pipe: Any, most_bytes: int = MOST_BYTES) -> None:
-        self.context: Any = None
-        self.hits = 0
-        self._most = most_bytes
-        self._held = 0
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most, self._held = most_bytes, 0
         self._answers: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        names = [name for name in dir(type(pipe)) if METHODS.fullmatch(name) and callable(getattr(type(pipe), name))]
-        self._layers = [Wrapper(pipe, name, self._remembering(name)) for name in names]
 
-    def detach(self) -> None:
-        """Gives the pipeline its own methods back and forgets everything."""
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
-        self._answers.clear()
-        self._held = 0
+    def get(self, question: Any) -> Any:
+        """A copy of an answer, in a tuple of one; None where there is none."""
+        if question not in self._answers:
+            return None
+        self._answers.move_to_end(question)
+        return (_copied(self._answers[question][0]),)
 
-    def _remembering(self, name: str) -> Callable[..., Any]:
-        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            question = _frozen((name, args, kwargs, self.context))
-            if question is None:
-                return inner(*args, **kwargs)
-            if question in self._answers:
-                self.hits += 1
-                self._answers.move_to_end(question)
-                return _copied(self._answers[question][0])
-            before = _random_state()
-            answer = inner(*args, **kwargs)
-            if all(torch.equal(old, new) for old, new in zip(before, _random_state(), strict=True)):
-                self._keep(question, answer)
-            return answer
-
-        return around
-
-    def _keep(self, question: Any, answer: Any) -> None:
+    def keep(self, question: Any, answer: Any) -> None:
         size = _size(answer)
         if size is None or size > self._most:
             return
@@ -73,6 +50,39 @@ class TextCache:
             self._held -= self._answers.popitem(last=False)[1][1]
         self._answers[question] = (_copied(answer), size)
         self._held += size
+
+
+class TextCache:
+    """The text encodings of one pipeline, or of several over the same weights, which take turns to encode and share
+    their `answers`. `context` is what an encoding depends on besides the arguments.
+    """
+
+    def __init__(self, pipe: Any, answers: Answers | None = None) -> None:
+        self.context: Any = None
+        self._answers = answers or Answers()
+        names = [name for name in dir(type(pipe)) if METHODS.fullmatch(name) and callable(getattr(type(pipe), name))]
+        self._layers = [Wrapper(pipe, name, self._remembering(name)) for name in names]
+
+    def detach(self) -> None:
+        """Gives the pipeline its own methods back."""
+        for layer in reversed(self._layers):
+            layer.detach()
+        self._layers.clear()
+
+    def _remembering(self, name: str) -> Callable[..., Any]:
+        def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            question = _frozen((name, args, kwargs, self.context))
+            if question is None:
+                return inner(*args, **kwargs)
+            if (known := self._answers.get(question)) is not None:
+                return known[0]
+            before = _random_state()
+            answer = inner(*args, **kwargs)
+            if all(torch.equal(old, new) for old, new in zip(before, _random_state(), strict=True)):
+                self._answers.keep(question, answer)
+            return answer
+
+        return around
 
 
 def _frozen(value: Any) -> Any:

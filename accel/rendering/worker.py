@@ -10,62 +10,37 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
-from accel.api import accelerate
 from accel.files import open_file, sync_folder
 from accel.measure.media import changed_sizes
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
-from accel.measure.runner import attach_for_run, without_progress_bars
-from accel.measure.sound import sampling_rate
-from accel.recipe import Recipe
+from accel.measure.pipeline_runs import without_progress_bars
+from accel.rendering.calling import FinishedCall, PipelineCaller
 from accel.rendering.encoding import encode, lost
 from accel.rendering.failures import DeviceError, ModelError, writing
-from accel.rendering.inputs import load_input
-from accel.rendering.jobs import Job, JobGroup, digest
+from accel.rendering.jobs import Job, JobGroup
+from accel.rendering.lanes import Lane, Lanes, Turn
 from accel.rendering.lora import LoraError, lora_weights
-from accel.rendering.memory import (
-    can_tile,
-    device_answers,
-    device_of,
-    free_memory,
-    is_out_of_memory,
-    peak,
-    reset_peak,
-    use_tiling,
-)
+from accel.rendering.memory import can_tile, device_answers, device_of, free_memory, is_out_of_memory
 from accel.rendering.noise import batches_repeat_singles
 from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
-from accel.rendering.pipeline_arguments import arguments_of, files_of, parameters_of, plain_class, wrong_arguments
-from accel.rendering.seeds import call_seeds, looks_at_seeds
-from accel.rendering.text_cache import TextCache
+from accel.rendering.pipeline_arguments import plain_class, wrong_arguments
+from accel.rendering.seeds import looks_at_seeds
+from accel.rendering.stages import MEMORY, METRICS, Place
 from accel.rendering.writer import Writer
-from accel.report import Report
 from accel.session import bare
 
 Loader = Callable[..., Any]
 """Called as `load(model, dtype=..., device=...)`, returns a pipeline."""
-
-
-@dataclass
-class _Run:
-    """One pipeline call for one or several jobs, as it comes from the device."""
-
-    group: JobGroup
-    output: Any
-    reference: Any
-    rate: int | None
-    report: Any
-    seconds: dict[str, float]
-    peak_bytes: int | None
-    notes: tuple[str, ...] = field(default=())
 
 
 class Worker:
@@ -75,9 +50,12 @@ class Worker:
         is attached to it is suspended meanwhile.
     load: called as `load(model, dtype=..., device=...)` for the pipeline of a name; None is accel's own way.
     say: is told in a few words what happens now.
+    failed: is told, from any thread, of an error that is going to be raised by what is called next, for those who wait
+        for outcomes meanwhile.
 
     `render` and `close` raise ModelError for a model that cannot be loaded, OutputError for a disk that cannot be
-    written, DeviceError for a device that broke; everything else is the failure of one job.
+    written, DeviceError for a device that broke; everything else is the failure of one job. Where jobs overlap, an
+    error of the last one is raised by what is called next.
     """
 
     def __init__(
@@ -88,88 +66,107 @@ class Worker:
         pipe: Any = None,
         load: Loader | None = None,
         say: Callable[[str], None] = lambda text: None,
+        failed: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
+        self._tell_of = failed
         self._settings, self._emit, self._say = settings, emit, say
         self._given, self._loader = pipe, load
         self._pipe: Any = None
-        self._session: Any = None
+        self._lanes: Lanes | None = None
         self._loaded: tuple[str, str | None] | None = None
-        self._recipe: str | None = None
-        self._memo: TextCache | None = None
         self._undo, self._adapters = ExitStack(), ExitStack()
         self._lora: list[Any] = []
         self._load_seconds = 0.0
         self._tiled: set[str] = set()
         self._shares: dict[Any, bool] = {}
         self._device = torch.device("cpu")
-        self._writer = Writer()
+        self._writer = Writer(failed=failed)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if self._lanes is not None and kind is not None and not issubclass(kind, Exception):  # Ctrl-C, twice
+            self._lanes.stop()
         self.close()
 
     def render(self, group: JobGroup) -> None:
-        """Renders the jobs of a group in one call of the pipeline. Only the outcomes of open jobs are kept."""
+        """Renders the jobs of a group in one call of the pipeline. Only the outcomes of open jobs are kept.
+
+        Returns when another group may be begun: where jobs overlap, that is before this one has been decoded.
+        """
         try:
-            self.prepare(group.first)
+            lanes, lane = self._lane_for(group.first)
         except LoraError as error:
-            for job in group.open:
-                self._fail(job, _described(error), ())
+            self._refuse(group, _described(error))
             return
         wrong = wrong_arguments(group.first, plain_class(self._pipe))  # jobs of a group take the same arguments
         if wrong:
-            for job in group.open:
-                self._fail(job, {"type": "ValueError", "message": " ".join(wrong)}, ())
+            self._refuse(group, {"type": "ValueError", "message": " ".join(wrong)})
             return
         self._say(f"{group.first.model}: {_title(group.first)}")
-        for call in [group] if len(group.jobs) == 1 or self._can_share() else group.split(1):
-            self._render(call)
+        for call in [group] if len(group.jobs) == 1 or self._can_share(lane) else group.split(1):
+            lanes, lane = self._lane_for(call.first)
+            lanes.begin(lane, partial(self._render, lane, call))
+
+    def finish(self) -> None:
+        """Waits until every call of the pipeline is over. Raises what `render` raises."""
+        if self._lanes is not None:
+            self._lanes.drain()
 
     def close(self) -> None:
         """Finishes the files, and gives the pipeline back as it was."""
         try:
-            self._writer.close()
+            self.finish()
         finally:
-            self._leave()
+            try:
+                self._writer.close()
+            finally:
+                self._leave()
 
     def prepare(self, job: Job) -> None:
         """Brings model and recipe to what the job needs; both stay while the next group needs the same. `render` does
         this itself.
         """
-        if self._loaded != (job.model, job.dtype):
-            self._leave()
-            start = time.perf_counter()
-            self._pipe = self._given if self._given is not None else self._load(job)
-            self._load_seconds = time.perf_counter() - start
-            self._loaded = job.model, job.dtype
-            self._undo.enter_context(bare(self._pipe))
-            self._undo.enter_context(without_progress_bars(self._pipe))
-            self._memo = TextCache(self._pipe)
-            self._device = device_of(self._pipe)
-        if self._lora != job.weights:
-            self._change_lora(job)
-        if self._recipe != digest(job.recipe):
-            self._session = accelerate(self._pipe, job.build_recipe())
-            self._recipe = digest(job.recipe)
-        if self._memo is not None:
-            self._memo.context = job.guidance, digest(job.arguments)
+        self._lane_for(job)
 
-    def _change_lora(self, job: Job) -> None:
-        """Other weights on the same model. The session goes first, and a new one comes after."""
-        if self._session is not None:
-            self._session.restore()
-        self._session, self._recipe, self._lora = None, None, []
+    def _lane_for(self, job: Job) -> tuple[Lanes, Lane]:
+        """A lane without work, on the model and with the recipe of the job."""
+        if self._lanes is None or self._loaded != (job.model, job.dtype):
+            self.finish()
+            self._leave()
+            self._lanes = self._enter(job)
+        if self._lora != job.weights:
+            self.finish()
+            self._change_lora(self._lanes, job)
+        return self._lanes, self._lanes.lane_for(job)
+
+    def _enter(self, job: Job) -> Lanes:
+        """The model of the job."""
+        start = time.perf_counter()
+        self._pipe = self._given if self._given is not None else self._load(job)
+        self._load_seconds = time.perf_counter() - start
+        self._loaded = job.model, job.dtype
+        self._undo.enter_context(bare(self._pipe))
+        self._undo.enter_context(without_progress_bars(self._pipe))
+        self._device = device_of(self._pipe)
+        return Lanes(self._pipe, overlap=self._settings.overlap, failed=self._tell_of)
+
+    def _change_lora(self, lanes: Lanes, job: Job) -> None:
+        """Other weights on the same model. The sessions go first, and new ones come after."""
+        for lane in lanes.lanes:
+            lane.drop_session()
+        self._lora = []
         self._adapters.close()
         self._adapters.enter_context(lora_weights(self._pipe, job.lora))
         self._lora = job.weights
 
-    def _can_share(self) -> bool:
+    def _can_share(self, lane: Lane) -> bool:
         """Whether jobs may share a call with this model and recipe. Asked only where any would."""
-        key = (self._loaded, self._recipe)
+        key = (self._loaded, lane.recipe)
         if key not in self._shares:
-            self._shares[key] = batches_repeat_singles(self._pipe, self._session.recipe.methods().values())
+            self.finish()  # schedulers are asked, which may draw noise
+            self._shares[key] = batches_repeat_singles(self._pipe, lane.session.recipe.methods().values())
         return self._shares[key]
 
     def _load(self, job: Job) -> Any:
@@ -183,108 +180,68 @@ class Worker:
 
     def _leave(self) -> None:
         """Lets go of the pipeline, after undoing everything."""
-        pipe, self._pipe, self._loaded, self._recipe = self._pipe, None, None, None
-        session, self._session = self._session, None
-        if self._memo is not None:
-            self._memo.detach()
-            self._memo = None
-        if session is not None:
-            session.restore()
+        pipe, self._pipe, self._loaded = self._pipe, None, None
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            lanes.close()
         self._adapters.close()
         self._lora = []
         self._undo.close()
         if pipe is not None and self._given is None:
-            del pipe, session
+            del pipe, lanes
             free_memory()
 
-    def _render(self, group: JobGroup) -> None:
+    def _render(self, lane: Lane, group: JobGroup, turn: Turn, *, alone: bool = False) -> None:
         """Where memory does not suffice: half as many jobs, then in tiles, then it is a failure.
 
-        A call for several jobs that fails for another reason is repeated one by one, so that only the culprit fails.
+        A call that fails beside another is repeated alone. One for several jobs that fails for another reason is
+        repeated one by one, so that only the culprit fails.
         """
         if not group.open:
             return
         first = group.first
+        tile = first.group in self._tiled
+        place = turn.place(alone=alone or tile or self._settings.metrics or looks_at_seeds(first))
         try:
-            run = self._run(group, tile=first.group in self._tiled)
+            run = PipelineCaller(lane, self._settings, self._device).call(group, place, tile=tile)
         except Exception as error:  # a pipeline may raise anything, and the next job must not suffer
             failure, memory = _described(error), is_out_of_memory(error)
         else:
-            self._writer.put(lambda: self._write(run))
+            run.in_turn = run.in_turn or self._why_alone(turn, place)
+            self._deliver(turn, run)
             return
         # Only here, because the error leads to the frames that hold the tensors.
         if memory:
             free_memory()
-        if len(group.jobs) > 1:
+            turn.keep_apart(MEMORY)
+        if not place.alone:
+            self._render(lane, group, turn, alone=True)
+        elif len(group.jobs) > 1:
             for part in group.split((len(group.jobs) + 1) // 2 if memory else 1):
-                self._render(part)
-        elif memory and first.group not in self._tiled and can_tile(self._pipe):
+                self._render(lane, part, turn, alone=True)
+        elif memory and first.group not in self._tiled and can_tile(lane.pipe):
             self._tiled.add(first.group)
-            self._render(group)
+            self._render(lane, group, turn, alone=True)
         elif not device_answers(self._device):
             raise DeviceError(f"the device broke down during the job of line {first.line} ({failure['message']}).")
         else:
+            turn.wait()
             self._fail(first, failure, ("decoded in tiles",) if first.group in self._tiled else ())
 
-    def _run(self, group: JobGroup, *, tile: bool) -> _Run:
-        jobs = group.jobs
-        reset_peak(self._device)
-        start = time.perf_counter()
-        notes: tuple[str, ...] = (f"in one call with {len(jobs) - 1} other jobs",) if len(jobs) > 1 else ()
-        notes += ("decoded in tiles, because the device ran out of memory",) if tile else ()
-        tiles: AbstractContextManager[None] = use_tiling(self._pipe) if tile else nullcontext()
-        with tiles:
-            if looks_at_seeds(jobs[0]):
-                output, told = call_seeds(self._pipe, jobs[0], self._arguments(jobs), self._settings.verifier)
-                report, notes = Report(recipe=jobs[0].recipe_name), (*notes, told)
-            else:
-                output = self._call(jobs)
-                report = self._session.report()
-            seconds = {"total": time.perf_counter() - start}
-            compared = self._settings.metrics and not looks_at_seeds(jobs[0])
-            reference = self._unaccelerated(jobs) if compared else None
-        phases = {name: value for name, value in report.seconds.items() if name != "total"}
-        seconds = {name: value / len(jobs) for name, value in {**phases, **seconds}.items()}
+    def _why_alone(self, turn: Turn, place: Place) -> str:
+        """Why jobs that should overlap do not."""
+        if not place.alone or not self._settings.overlap:
+            return ""
+        return turn.in_turn or (METRICS if self._settings.metrics else "")
+
+    def _deliver(self, turn: Turn, run: FinishedCall) -> None:
+        """To the writer, when all before it are there."""
         if self._load_seconds:
-            seconds, self._load_seconds = {"load": self._load_seconds, **seconds}, 0.0
-        rate = sampling_rate(self._pipe)
-        return _Run(group, output, reference, rate, report, seconds, peak(self._device), notes)
+            run.seconds, self._load_seconds = {"load": self._load_seconds, **run.seconds}, 0.0
+        turn.wait()
+        self._writer.put(lambda: self._write(run))
 
-    def _unaccelerated(self, jobs: Sequence[Job]) -> Any:
-        with attach_for_run(self._pipe, Recipe()):
-            return self._call(jobs)
-
-    def _call(self, jobs: Sequence[Job]) -> Any:
-        """Calls the pipeline. Noise is drawn on the CPU, so that a seed is the same picture on every device.
-
-        The global generator is seeded as well, for the few pipelines that draw from it whatever they are given.
-        """
-        arguments = self._arguments(jobs)
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            # torch.manual_seed would note a whole traceback for each kind of device that is not there: milliseconds.
-            torch.default_generator.manual_seed(jobs[0].seed)
-            if self._device.type == "cuda":
-                torch.cuda.manual_seed(jobs[0].seed)
-            return self._pipe(**arguments)
-
-    def _arguments(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        first = jobs[0]
-        kind = plain_class(self._pipe)
-        arguments = arguments_of(first, kind)
-        arguments |= {name: load_input(arguments[name], what) for name, what in files_of(first, kind).items()}
-        if len(jobs) > 1:
-            arguments["prompt"] = [job.prompt for job in jobs]
-            if first.negative_prompt is not None:
-                arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
-        taken = parameters_of(kind)
-        generators = [torch.Generator("cpu").manual_seed(job.seed) for job in jobs]
-        if taken is None or "generator" in taken:
-            arguments["generator"] = generators if len(jobs) > 1 else generators[0]
-        if taken is None or "output_type" in taken:
-            arguments["output_type"] = "np"  # rounded to the same pixels as "pil", but in the writer's thread
-        return arguments
-
-    def _write(self, run: _Run) -> None:
+    def _write(self, run: FinishedCall) -> None:
         """In the writer's thread: frames to files, one outcome for each job."""
         try:
             made = outputs_of(run.output, run.rate)
@@ -300,7 +257,9 @@ class Worker:
             if job.id not in run.group.done:
                 self._emit(self._finished(run, job, each, reference))
 
-    def _finished(self, run: _Run, job: Job, made: PipelineOutput, reference: PipelineOutput | None) -> JobOutcome:
+    def _finished(
+        self, run: FinishedCall, job: Job, made: PipelineOutput, reference: PipelineOutput | None
+    ) -> JobOutcome:
         start, size = time.perf_counter(), made.size
         try:
             data, suffix = encode(job, made, embed=self._settings.embed)
@@ -327,6 +286,7 @@ class Worker:
             report=report_summary(run.report),
             metrics=metrics,
             notes=run.notes,
+            in_turn=run.in_turn,
             changes=(
                 *changed_sizes(vars(job), [size[name] for name in ("frames", "height", "width")]),
                 *lost(job, made),
@@ -334,6 +294,12 @@ class Worker:
             device=str(self._device),
             versions=dict(installed_versions()),
         )
+
+    def _refuse(self, group: JobGroup, error: dict[str, str]) -> None:
+        """Before any call."""
+        self.finish()  # outcomes come in the order of the jobs
+        for job in group.open:
+            self._fail(job, error, ())
 
     def _fail(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> None:
         outcome = self._failed(job, error, notes)

@@ -40,7 +40,7 @@ def work_loop(
     load: Loader | None = None,
     threads: int | None = None,
 ) -> None:
-    """Renders the pieces that `receive` returns until it returns None. `send` is called from two threads.
+    """Renders the pieces that `receive` returns until it returns None. `send` is called from several threads.
 
     threads: for torch on the CPU; None leaves them as they are.
     """
@@ -54,14 +54,21 @@ def work_loop(
             lambda outcome: send(Event("ended", outcome=outcome)),
             say=lambda text: send(Event("said", text)),
             load=load,
+            failed=lambda error: send(
+                _end(error)
+            ),  # an error of the last piece, when no call follows that could raise it
         ) as worker:
             send(Event("up"))
             while (piece := receive()) is not None:
                 _render(worker, piece, send)
-    except OutputError as error:
-        send(Event("output", str(error)))
     except Exception as error:  # whatever it is, this process cannot go on
-        send(Event("broken", f"{type(error).__name__}: {error}"))
+        send(_end(error))
+
+
+def _end(error: BaseException) -> Event:
+    if isinstance(error, OutputError):
+        return Event("output", str(error))
+    return Event("broken", f"{type(error).__name__}: {error}")
 
 
 def _render(worker: Worker, piece: JobGroup, send: Callable[[Event], None]) -> None:

@@ -12,12 +12,14 @@ WAITING = 2
 
 
 class Writer:
-    """Runs tasks in order in one thread. An error in a task ends the work: it is raised at the next `put` or `close`.
+    """Runs tasks in order in one thread. An error in a task ends the work: `failed` is told at once, and the next `put`
+    or `close` raises it.
 
     The libraries that compress pictures and videos let go of Python's lock meanwhile.
     """
 
-    def __init__(self, waiting: int = WAITING) -> None:
+    def __init__(self, waiting: int = WAITING, failed: Callable[[BaseException], object] = lambda error: None) -> None:
+        self._failed = failed
         self._tasks: queue.Queue[Task | None] = queue.Queue(waiting)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="accel-writer", daemon=True)
@@ -44,6 +46,7 @@ class Writer:
                     task()
             except BaseException as error:  # it belongs to the thread that waits for the files
                 self._error = error
+                self._failed(error)
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from accel.rendering import Job
 from accel.rendering.lora import lora_weights
 from accel.rendering.manifest import ManifestError
 from accel.rendering.pipeline_arguments import arguments_of
-from tests.rendering.studio import ledger_lines
+from tests.rendering.studio import SMALL, Worded, ledger_lines, worded
 from tests.tiny.conditioned import IMAGE, adapter_weights
 from tests.tiny.zoo.case import Case
 from tests.tiny.zoo.stand_ins import image_encoder, image_processor
@@ -99,6 +100,27 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         StableDiffusionPipeline.save_lora_weights(folder, layers, weight_name=f"{seed}.safetensors")
         found.append(str(folder / f"{seed}.safetensors"))
     return found
+
+
+def test_texts_are_encoded_anew_with_other_lora_weights(
+    weights: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights may be the text encoder's too."""
+    pipe, encoded = worded(), []
+    monkeypatch.setattr(Worded, "load_lora_weights", lambda *_, **__: None)
+    monkeypatch.setattr("accel.rendering.worker.lora_weights", lambda pipe, loras: nullcontext())
+    monkeypatch.setattr(Worded, "_get_word_prompt_embeds", _told(Worded._get_word_prompt_embeds, encoded))
+    lines = [{"prompt": "a"}, {"prompt": "a", "lora": weights[0]}, {"prompt": "a", "seed": 1}]
+    assert accel.render(pipe, lines, tmp_path, defaults=SMALL, progress_bar=False).complete
+    assert encoded.count(["a"]) == 2
+
+
+def _told(inner: Any, encoded: list[Any]) -> Any:
+    def around(pipe: Any, prompt: Any) -> Any:
+        encoded.append(prompt)
+        return inner(pipe, prompt)
+
+    return around
 
 
 def test_lora_weights_are_on_for_their_lines_alone(weights: list[str], tmp_path: Path) -> None:

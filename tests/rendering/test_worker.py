@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import torch
 
 import accel
 from accel.rendering import worker as worker_module
-from accel.rendering.text_cache import TextCache
+from accel.rendering.jobs import Job, JobGroup
+from accel.rendering.outcome import WorkerSettings
+from accel.rendering.text_cache import Answers, TextCache
+from accel.rendering.worker_loop import Event, work_loop
 from accel.rendering.writer import Writer
 from tests.rendering.studio import Worded, check_exactly_once, ledger_lines, worded
 from tests.rendering.test_render import pixels, render, still
@@ -62,6 +66,34 @@ def test_an_error_of_the_writer_reaches_the_one_who_waits() -> None:
     writer.put(lambda: [][1])
     with pytest.raises(IndexError):
         writer.close()
+
+
+@pytest.mark.parametrize(("overlap", "kind"), [(False, "output"), (True, "output"), (True, "broken")])
+def test_an_error_of_the_last_piece_is_told_while_a_worker_waits_for_another(
+    overlap: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would send another one before the last has ended."""
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker_module, "write_synced", full)
+    monkeypatch.setattr(worker_module, "device_answers", lambda device: False)
+    piece = JobGroup((Job("tiny", "poison" if kind == "broken" else "one", width=16, height=16, frames=1, steps=2),))
+    told, pieces, heard = threading.Event(), iter([piece]), []
+
+    def receive() -> JobGroup | None:
+        piece = next(pieces, None)
+        assert piece is not None or told.wait(60), "it would wait for ever"
+        return piece
+
+    def send(event: Event) -> None:
+        heard.append(event.kind)
+        if event.kind == kind:
+            told.set()
+
+    work_loop(WorkerSettings(tmp_path, overlap=overlap), receive, send, load=lambda model, **_: worded())
+    assert kind in heard
 
 
 def test_batches_agree_with_single_jobs_up_to_rounding(tmp_path: Path) -> None:
@@ -173,7 +205,7 @@ def test_the_memo_keeps_nothing_that_was_drawn_and_no_more_than_it_may(monkeypat
         return torch.randn(2)
 
     pipe = worded()
-    small = TextCache(pipe, most_bytes=900)
+    small = TextCache(pipe, Answers(most_bytes=900))
     for text in ("a", "b", "c", "a"):
         pipe._get_word_prompt_embeds(prompt=text)  # 384 bytes each: two fit
     assert pipe.encoded == ["a", "b", "c", "a"]

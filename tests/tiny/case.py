@@ -91,11 +91,22 @@ def run(
     over everything else; `callback_on_step_end` may be among them. The global random state is seeded for the
     call and put back, because SD3's ControlNet pipeline draws from it, whatever generator it is given.
     """
-    arguments = _common(pipe, steps, generators(seed, batch))
-    arguments |= tiny.arguments(pipe, batch=batch, guidance=guidance, size=size, prompt=prompt)
+    arguments = call_of(pipe, tiny, seed, steps, batch=batch, guidance=guidance, size=size, prompt=prompt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         output = pipe(**(arguments | overrides))
+    return as_tensor(output)
+
+
+def call_of(
+    pipe: DiffusionPipeline, tiny: TinyPipeline, seed: int, steps: int, *, batch: int = 1, **asked: Any
+) -> dict[str, Any]:
+    """The arguments of such a call."""
+    return _common(pipe, steps, generators(seed, batch)) | tiny.arguments(pipe, batch=batch, **asked)
+
+
+def as_tensor(output: Any) -> torch.Tensor:
+    """What a pipeline has returned, as one float tensor."""
     # Stable Video Diffusion returns the frames themselves, and some an output object whatever they are asked for.
     if isinstance(output, Mapping):
         output = tuple(output.values())

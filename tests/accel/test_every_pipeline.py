@@ -30,6 +30,9 @@ ALWAYS = (
 )
 NEVER = Recipe(cache=FixedInterval(1, warmup=1, final=0, min_steps=1))
 INTERRUPTED = 4  # the step at which a callback does it: after one that was skipped
+SPOILT = {
+    "LTXI2VLongMultiPromptPipeline": "it hands a callback its latents, and takes what that returns for packed ones"
+}
 OFTEN = Recipe(cache=FixedInterval(3, warmup=2, final=1, min_steps=1))
 
 every_class = pytest.mark.parametrize(
@@ -145,6 +148,8 @@ class Reader:
 def skip_without_callbacks(name: str) -> None:
     if "callback_on_step_end" not in inspect.signature(denoising_classes()[name].__call__).parameters:
         pytest.skip("its call takes no callback")
+    if name in SPOILT:
+        pytest.skip(SPOILT[name])
 
 
 def same(one: Reader, other: Reader) -> bool:

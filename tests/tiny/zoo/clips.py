@@ -70,6 +70,7 @@ CASES = (
     Case(
         "HunyuanVideoImageToVideoPipeline",
         {"transformer": {"in_channels": 33, "out_channels": 16, "image_condition_type": "latent_concat"}},
+        rows=True,
     ),
     Case("HunyuanSkyreelsImageToVideoPipeline", TWO_IN_ONE, alone="one picture a call"),
     Case("HunyuanVideoFramepackPipeline", alone="one picture a call"),

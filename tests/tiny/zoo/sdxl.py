@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.tiny.image import POOLED, TEXT
-from tests.tiny.weights import randomise
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stable_diffusion import ZERO, inverted, sde
+from tests.tiny.zoo.stable_diffusion import ZERO, inverted, redrawn, sde
 from tests.tiny.zoo.stand_ins import ProjectedEncoder, TokensFirst
 
 ADDED: dict[str, Any] = {
@@ -38,11 +37,6 @@ KOLORS = XL | {
 CONTROLLED = XL | {"controlnet": CONTROL}
 
 
-def redrawn(pipe: Any) -> None:
-    """diffusers makes its U-Net of another one and leaves the embedding of sizes as it was drawn, by chance."""
-    randomise(pipe.unet)
-
-
 CASES = (
     Case("StableDiffusionXLPipeline", XL),
     Case("StableDiffusionXLImg2ImgPipeline", XL),
@@ -66,6 +60,7 @@ CASES = (
         WORDS | {"scheduler": sde},
         {"editing_prompt": "a hat", "use_intersect_mask": False},
         words=True,
+        alone="one inverted picture a call",
         after=inverted,
     ),
     Case("TextToVideoZeroSDXLPipeline", WORDS, ZERO, words=True, alone="one clip a call"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,16 +53,15 @@ class WideProductsLever(Lever):
     def __init__(self, method: Method, dtypes: Collection[torch.dtype]) -> None:
         self.method, self._dtypes = method, dtypes
         self._mode: _InFloat32 | None = None
+        self._around = ExitStack()
 
     def accompany(self, components: Mapping[str, Any]) -> None:
         self.end()
-        self._mode = _InFloat32(self._dtypes)
-        self._mode.__enter__()
+        self._mode = self._around.enter_context(_InFloat32(self._dtypes))
 
     def end(self) -> None:
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)
         self._mode = None
+        self._around.close()
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         products = self._mode.products if self._mode is not None else 0

@@ -8,6 +8,7 @@ import torch
 
 TILES = "amx_bf16"
 BFLOAT16 = ("avx512_bf16", TILES)
+KERNELS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 
 
 @cache
@@ -15,6 +16,16 @@ def has_instructions() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32."""
     found = torch.cpu.get_capabilities()
     return any(found.get(name, False) for name in BFLOAT16)
+
+
+@cache
+def multiplies_in_loops(dtype: torch.dtype) -> bool:
+    """Whether torch multiplies matrices of this 16-bit type on this CPU in plain loops, many times slower than those of
+    float32: on x86, where its library of kernels (oneDNN) says that it has none for them.
+    """
+    supports = getattr(torch.ops.mkldnn, KERNELS[dtype], None)
+    on_x86 = torch.cpu.get_capabilities().get("architecture") == "x86_64"
+    return supports is not None and on_x86 and not supports()
 
 
 @cache

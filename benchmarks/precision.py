@@ -3,6 +3,7 @@
     python -m benchmarks.precision --tokens 1024 4096
     python -m benchmarks.precision --memory --layers 12
     python -m benchmarks.precision --decoders
+    python -m benchmarks.precision --halves --tokens 256 --layers 2
 
 A stock Wan transformer with random weights. All are measured in turns in one process, after a run that is not counted.
 Each row has the least processor time of the rounds and the least wall-clock time: on a machine with other work the
@@ -31,8 +32,9 @@ from diffusers import (
 
 import accel
 from accel import cli
-from accel.precision import BFloat16, Int8, Int8Weights, measure
+from accel.precision import BFloat16, Float32, Int8, Int8Weights, measure
 from accel.precision.decoder import DecoderLever
+from accel.precision.methods.float32 import HALVES
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
@@ -89,10 +91,12 @@ def step_of(model: Any, given: dict[str, torch.Tensor], dtype: torch.dtype = tor
     return step
 
 
-def accelerated(model: Any, given: dict[str, torch.Tensor], recipe: Recipe, stack: ExitStack) -> Step:
+def accelerated(
+    model: Any, given: dict[str, torch.Tensor], recipe: Recipe, stack: ExitStack, dtype: torch.dtype = torch.float32
+) -> Step:
     """One evaluation in a denoising loop with this recipe."""
     pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), model)
-    step, session = step_of(model, given), stack.enter_context(accel.accelerate(pipe, recipe))
+    step, session = step_of(model, given, dtype), stack.enter_context(accel.accelerate(pipe, recipe))
 
     def measured() -> torch.Tensor:
         with session.running():
@@ -175,6 +179,23 @@ def decoders(options: argparse.Namespace) -> None:
         lever.end()
 
 
+def halves(options: argparse.Namespace) -> None:
+    """What a model that is in 16 bits costs on this processor, beside itself in float32, and with `Float32`."""
+    model, recipe = transformer(options.width, options.layers), Recipe(precision=Float32())
+    for tokens in options.tokens:
+        given, steps = inputs(tokens), {"float32": step_of(model, inputs(tokens))}
+        with ExitStack() as stack:
+            for dtype in HALVES:
+                half, name = copy.deepcopy(model).to(dtype), str(dtype).removeprefix("torch.")
+                steps[f".to({name})"] = step_of(half, given, dtype)
+                steps[f"accel Float32 of {name}"] = accelerated(half, given, recipe, stack, dtype)
+            rows = timed(steps, options.rounds)
+        show(f"\n| {tokens} tokens | processor s | times float32 | wall-clock s | error |")
+        show("| --- | --- | --- | --- | --- |")
+        for name, busy, wall, error in rows:
+            show(f"| {name} | {busy:.3f} | {busy / rows[0][1]:.2f} | {wall:.3f} | {error:.2%} |")
+
+
 def decoding(autoencoder: Any, latents: torch.Tensor) -> Step:
     def step() -> torch.Tensor:
         with torch.no_grad():
@@ -214,9 +235,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes first")
     parser.add_argument("--decoders", action="store_true", help="instead: what decoding costs")
     parser.add_argument("--memory", action="store_true", help="instead: what weights take of main memory")
+    parser.add_argument("--halves", action="store_true", help="instead: a model that is in 16 bits itself")
     options = parser.parse_args(argv)
-    if options.memory or options.decoders:
-        options.command = memory if options.memory else decoders
+    for name, command in (("memory", memory), ("decoders", decoders), ("halves", halves)):
+        if getattr(options, name):
+            options.command = command
     return cli.run(options)
 
 

@@ -30,6 +30,7 @@ def test_the_default_preset_speeds_a_long_run_up_and_says_so() -> None:
     assert session.report().computed < 0.6 * len(session.report().calls)
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "preset, name",
     [
@@ -90,6 +91,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence_and_the_pipeline_is_as_it_was
     assert snapshot(pipe) == before
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_wrong_recipe_leaves_the_present_one_in_place(what: str) -> None:
     pipe = TINY["wan"].build()

@@ -89,6 +89,7 @@ def test_the_cache_skips_or_says_why(name: str) -> None:
     assert cache.engaged or "(" in cache.reason
 
 
+@pytest.mark.part(5)
 @every_class
 def test_an_interrupted_run_leaves_nothing_to_the_next(name: str) -> None:
     pipe = pipeline(name)

@@ -340,7 +340,7 @@ def failing_at(number: int) -> Callable[..., None]:
     return init
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @pytest.mark.parametrize("name", TINY)
 def test_a_layer_that_fails_leaves_no_other_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, layers, failed = pipeline(name), 0, True

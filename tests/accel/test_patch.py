@@ -58,7 +58,7 @@ def fast(name: str) -> torch.Tensor:
 # Undo
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @every_pipeline
 def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     pipe = TINY[name].build()
@@ -70,6 +70,7 @@ def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     assert [path for path in before if before[path] != after[path]] == []
 
 
+@pytest.mark.part(2)
 @kinds_only()
 def test_after_a_run_and_restore_nothing_of_ours_is_left(name: str) -> None:
     pipe = TINY[name].build()
@@ -391,6 +392,7 @@ def test_offload_hooks_taken_off_and_put_back_between_calls_do_not_drop_ours() -
     assert traces(patched.pipe) == []
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("method", [METHOD, PROBING], ids=["fixed", "tea"])
 @pytest.mark.parametrize("offload_first", [True, False])
 def test_weights_offloaded_for_real_come_back_for_every_computed_step(
@@ -438,6 +440,7 @@ class StreamsOfACpu:
         return nullcontext()
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
 @pytest.mark.parametrize("name", ["wan", "flux"])
 def test_group_offloading_with_streams_from_the_first_run_on(

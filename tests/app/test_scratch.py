@@ -91,6 +91,7 @@ def test_old_uploads_make_room_and_clips_stay(temporary: Path) -> None:
     scratch.close()
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_app_that_is_ended_leaves_nothing(temporary: Path, ending: signal.Signals) -> None:
     port = free_port()

@@ -84,6 +84,7 @@ def test_without_a_gpu_the_dry_run_is_made_anew_every_time_and_says_so(
         assert good.startswith("good: ended after") and said == NO_GPU
 
 
+@pytest.mark.slow
 def test_the_dry_run_measures_steps_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `make gpu` does without a GPU, but for the models and the tests, which are in this suite anyway."""
     _, shapes = DRY

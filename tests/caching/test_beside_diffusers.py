@@ -66,6 +66,7 @@ def left_by_theirs(name: str) -> set[tuple[str, Any]]:
     return state(pipe)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("name", "levers"), [("wan", "both"), ("wan", "cache"), ("flux_true_guidance", "both")])
 def test_ours_and_theirs_act_beside_each_other_whichever_came_first(name: str, levers: str) -> None:
     outputs = []

@@ -45,7 +45,7 @@ def graphs():
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("label", "whole"),
     [

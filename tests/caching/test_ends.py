@@ -40,6 +40,7 @@ def test_a_run_that_is_cut_off_ends_on_a_computed_step(cache: Any, end: float) -
     assert done[-1] == "█"
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_timesteps_of_the_users_own_end_on_a_computed_step(cache: Any) -> None:
     cut = list(range(901, 300, -50))

@@ -46,6 +46,7 @@ def test_inference_mode_changes_nothing(label: str) -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @every_cache
 def test_weights_of_16_bits_keep_their_data_type_and_stay_near(label: str, dtype: torch.dtype) -> None:
@@ -92,6 +93,7 @@ def test_outputs_that_the_next_evaluation_writes_over_are_not_kept(name: str, la
     assert any(call.action != "predicted" for call in report.calls)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_are_one_whole_graph_that_is_never_made_again() -> None:
     torch._dynamo.reset()
     counters.clear()

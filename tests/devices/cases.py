@@ -136,6 +136,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "DenseBackend": "torch's own back ends; needs what was measured on a device",
     },
     "precision": {
+        "Float32": "acts on the CPU alone",
         "Float8": "needs a GPU that multiplies in 8 bits; tests/precision/test_float8.py",
         "LayerFormats": "the formats of the others, layer by layer",
     },

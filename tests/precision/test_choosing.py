@@ -13,6 +13,7 @@ from tests.tiny import TINY
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accel.precision.choosing.has_instructions", lambda: True)
+    monkeypatch.setattr("accel.precision.choosing.multiplies_in_loops", lambda dtype: False)
 
 
 def test_a_preset_gets_it_and_the_recipe_names_it(able: None) -> None:

@@ -12,7 +12,7 @@ import torch
 
 import accel
 from accel import LayerFormats, precision
-from accel.precision import measuring
+from accel.precision import integers, measuring
 from accel.precision.format import Format
 from accel.precision.measuring import FormatCost, choose
 from accel.recipe import Recipe
@@ -78,6 +78,8 @@ def seconds_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         return 2.0 if len(asked) % number == 1 else 1.0
 
     monkeypatch.setattr(measuring, "_seconds", fake)
+    if not integers.kernel("cpu"):
+        monkeypatch.setattr(integers, "kernel", lambda device: "torch")
     monkeypatch.setattr(Format, "why_not", lambda self, layer: "")
     for format in precision.method.known_formats().values():
         monkeypatch.setattr(type(format), "why_not", lambda self, layer: "")

@@ -40,6 +40,7 @@ def ran(scheduler: Any, samples: torch.Tensor, seeds: list[int]) -> torch.Tensor
     return samples
 
 
+@pytest.mark.part(25)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("kind", SCHEDULERS, ids=lambda kind: kind.__name__)

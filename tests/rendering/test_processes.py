@@ -62,6 +62,7 @@ class Killer(threading.Thread):
             time.sleep(0.05 + 0.2 * chance.random())
 
 
+@pytest.mark.slow
 def test_workers_killed_at_random_lose_nothing_and_poison_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         return frames, session.report()
 
 
+@pytest.mark.part(5)
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -76,6 +76,7 @@ def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, folder: Path) -> None:
     def video(recipe: Recipe, prompt: str) -> Any:
         with runner.attach_for_run(pipe, recipe):

@@ -603,6 +603,7 @@ def test_other_models_are_left_alone_and_the_report_says_why(name: str) -> None:
     assert "HiDiffusion is worked out for the U-Nets of Stable Diffusion 1.5, 2.1 and SDXL" in report.levers[0].reason
 
 
+@pytest.mark.slow
 def test_compiled_blocks_keep_their_sizes() -> None:
     pipe = build("sd")
     pipe.unet.up_blocks[1].compile(backend="eager")

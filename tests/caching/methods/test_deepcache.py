@@ -231,6 +231,7 @@ def test_the_cuts_of_stable_diffusion() -> None:
 # Schedule, memory, state
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("method", "marks"),
     [

@@ -442,7 +442,7 @@ IMAGE_ELEMENT = {
 }
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", IMAGE_ELEMENT)
 def test_dicache_on_a_real_model_is_the_papers_formula(name, batch):
@@ -533,6 +533,7 @@ def test_compiled_blocks_are_probed_from_outside_and_nothing_is_recompiled(metho
         torch.testing.assert_close(first, run(pipeline("wan"), TINY["wan"]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_wrapped_by_torch_compile_are_probed_as_well():
     torch._dynamo.reset()
     counters.clear()

@@ -48,9 +48,9 @@ def accelerate(
     The keyword levers replace the recipe's; None switches a lever off. precision="auto" is what pays on this machine
     within a preset's promise, or nothing (`accel.precision.automatic`); the recipe names it. A pipeline that is
     accelerated already gets the new recipe. calibration: of this model, from `accel.calibrating(pipe)`, or its file, or
-    several of different guidance scales: the schedule is planned from what was measured, by the same rules, and the
-    recipe keeps it. Where it does not fit this pipeline or the run, a warning and the report say so, and the plan is
-    the one for any model.
+    several of different guidance scales: forecasts are corrected by what was measured, the same steps compute, and the
+    recipe keeps it. Where it does not fit this pipeline or the run, a warning and the report say so, and forecasts are
+    corrected as for any model.
     Beside a cache of diffusers itself (`pipe.transformer.enable_cache(...)`) take cache=None.
     Undo with `session.restore()`, `accel.restore(pipe)` or by leaving `with accel.accelerate(pipe): ...`; for a while
     with `session.suspended()`.

@@ -77,11 +77,12 @@ def plain_loop(pipe: Any, lines: list[dict[str, Any]], spent: dict[str, list[flo
     """What one would write without `accel render`; the seconds of its stages go to `spent`."""
 
     def run(folder: Path) -> None:
-        recipe, session, stages = None, None, dict.fromkeys([*STAGES.values(), "file"], 0.0)
+        recipe, stages = "off", dict.fromkeys([*STAGES.values(), "file"], 0.0)
+        session = accel.accelerate(pipe, accel.Recipe())
         for number, line in enumerate(lines):
             if line["recipe"] != recipe:
                 recipe = line["recipe"]
-                session = accel.accelerate(pipe, accel.Recipe() if recipe == "off" else recipe)
+                session = accel.accelerate(pipe, recipe)
             output = pipe(
                 line["prompt"], height=line["size"], width=line["size"], num_frames=line["frames"],
                 num_inference_steps=line["steps"], generator=torch.Generator("cpu").manual_seed(line["seed"]),

@@ -18,6 +18,7 @@ from accel.caching.gate import CacheGate
 from accel.caching.policy import Policy
 from accel.caching.predictor import Predictor
 from accel.caching.signal import Signal
+from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
 from accel.method import Method, nested_method, setting
 
@@ -102,6 +103,14 @@ class CacheMethod(Cache, abstract=True):
         Raises NotApplicable, in one sentence with the way out, where the method cannot act on this denoiser.
         """
         raise NotImplementedError
+
+    def informed(
+        self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
+    ) -> tuple[Predictor, str]:
+        """The predictor, which corrects its forecasts, with what the method knows of this model, and a clause about
+        that for the report. The stream begins with this call and takes the steps of `span`.
+        """
+        return predictor, ""
 
     def recorded_parts(
         self, table: StepTable, trace: RunTrace, anatomy: Anatomy | None = None

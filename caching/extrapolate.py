@@ -161,12 +161,12 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def between(self, now: PastValues, history: list[PastValues], steps: Steps) -> list[torch.Tensor]:
         nodes = distinct([*history, now][-self.corrector - 1 :])
-        whole = _combined(nodes, interpolation_weights([node.time for node in nodes], steps))
+        whole = combined(nodes, interpolation_weights([node.time for node in nodes], steps))
         if len(nodes) < 3:
             return whole
         first, last, new = nodes[-3:]
-        straight = _combined([last, new], interpolation_weights([last.time, new.time], steps))
-        ahead = _combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
+        straight = combined([last, new], interpolation_weights([last.time, new.time], steps))
+        ahead = combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
         trusts = [hindsight(*known).trust for known in zip(last.values, ahead, new.values, strict=True)]
         return [a + trust * (b - a) for a, b, trust in zip(straight, whole, trusts, strict=True)]
 
@@ -196,7 +196,7 @@ def _extrapolated(
     return straight
 
 
-def _combined(memories: Sequence[PastValues], weights: Sequence[float]) -> list[torch.Tensor]:
+def combined(memories: Sequence[PastValues], weights: Sequence[float]) -> list[torch.Tensor]:
     """For each output the sum of what is remembered of it, weighted, in float32."""
     return [_weighted(known, weights) for known in zip(*(memory.values for memory in memories), strict=True)]
 

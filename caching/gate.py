@@ -96,6 +96,7 @@ class CacheGate(Lever):
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
         self._limits: set[str] = set()  # why forecasts are corrected in part or not at all
+        self._known: set[str] = set()  # what is known of this model
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         stream = self._stream(call)
@@ -118,7 +119,7 @@ class CacheGate(Lever):
         if not predicted:
             reason += f" ({_why_none(calls)})"
         parts = [part for stream in self._streams.values() for part in (stream.signal, stream.policy)]
-        notes = {part.note for part in parts if part.note}
+        notes = self._known | {part.note for part in parts if part.note}
         needed = {stream.needed for stream in self._streams.values() if stream.needed}
         notes |= {f"{reason}, so that calls are computed and never forecast" for reason in needed}
         if calls and calls[-1].action == "predicted" and self.method.final:
@@ -147,6 +148,9 @@ class CacheGate(Lever):
         """
         context, span = call.context, self._span(call)
         predictor, updates, anatomy = self._forecasting(call)
+        if updates is not None and not updates.random:
+            predictor, known = self.method.informed(predictor, call, span, anatomy)
+            self._known |= {known} if known else set()
         gap = None if updates is None else ForecastCorrector(updates)
         stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, gap)
         stream.policy.begin(context.sigmas, span, context.steps)

@@ -3,40 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
-from accel.caching.calibration.output_features import OutputFeatures
 from accel.caching.planning import PlanRules, plan_steps
 from accel.caching.policy import Decision, Policy
 from accel.reasons import Code
-
-
-class Measured(NamedTuple):
-    """What was measured, for which of the denoisers, the guidance scale of the call, and why it says nothing, or ""."""
-
-    features: OutputFeatures
-    denoiser: str
-    guidance: float | None
-    misfit: str
-
-
-# How far a plan of `OptimalSchedule` goes by what was measured, the rest of the way by even gaps: what a long gap does
-# to the outputs after it is not measured. Against even plans, in the mean over twelve settings of the judges at 50, 34
-# and 24 % of the steps (the same that it was chosen on): 1 gave -0.4, -3.0 and -1.3 dB, 0.3 gave +0.4, -0.6 and +0.8,
-# and 0.15 gave +1.2, +0.1 and +0.7.
-TRUST = 0.15
-
-
-@lru_cache(maxsize=64)
-def _planned(
-    measured: Measured, levels: tuple[float, ...], share: float, flow: bool, rules: PlanRules
-) -> tuple[bool, ...]:
-    """Raises ValueError, in one clause, for noise levels outside of what was measured."""
-    features = measured.features.at(measured.denoiser, levels[:-1], measured.guidance)
-    return plan_steps(levels, share, flow=flow, features=features, rules=rules, trust=TRUST)
 
 
 def cut(begin: int, end: int, most: int) -> list[int]:
@@ -53,15 +24,13 @@ class PlannedSteps(Policy):
         share: Callable[[int], float],
         flow: bool,
         rules: PlanRules,
-        measured: Measured | None = None,
         guard: float = 0.0,
         fewest: int = 1,
     ) -> None:
         self._fewest, self._short = fewest, False
-        self._share, self._flow, self._rules, self._measured, self._guard = share, flow, rules, measured, guard
+        self._share, self._flow, self._rules, self._guard = share, flow, rules, guard
         self._computes: tuple[bool, ...] = ()
         self._first = self._added = 0
-        self._source: str | None = None  # of the plan, where it was measured
 
     def begin(self, sigmas: Sequence[float], span: range, steps: int) -> None:
         rest = tuple(sigmas[span.start : span.stop + 1])
@@ -71,30 +40,7 @@ class PlannedSteps(Policy):
         self._first, self._short, share = span.start, count <= self._fewest, self._share(count)
         flow = self._flow and max(rest) <= 1.0 + 1e-3  # some pipelines run a flow's scheduler over other levels
         if share < 1:
-            self._computes = self._from_measured(rest, share, flow) or plan_steps(
-                rest, share, flow=flow, rules=self._rules
-            )
-        self._source = self.note
-
-    def _from_measured(self, rest: tuple[float, ...], share: float, flow: bool) -> tuple[bool, ...] | None:
-        """The plan from what was measured; None where there is nothing or where it does not fit. `note` says which."""
-        if self._measured is None:
-            return None
-        features, _, guidance, misfit = self._measured
-        try:
-            if misfit or flow != self._flow:
-                raise ValueError(misfit or "this run's noise levels are not those of a flow")
-            computes = _planned(self._measured, rest, share, flow, self._rules)
-        except ValueError as reason:
-            self.note = f"the calibration does not fit ({reason}), so the plan is the one for any model"
-            if not misfit:  # of which `accelerate` has warned
-                warnings.warn(f"{self.note[0].upper()}{self.note[1:]}.", stacklevel=2)
-            return None
-        self.note = f"planned from this model's own outputs, measured over {features.source}"
-        scales = features.scales()
-        if guidance is not None and scales and not scales[0] <= guidance <= scales[-1]:
-            self.note += f" (this call has {guidance:g})"
-        return computes
+            self._computes = plan_steps(rest, share, flow=flow, rules=self._rules)
 
     def watches(self, position: int) -> bool:
         return self._guard > 0 and self._next(position) > position + 1
@@ -107,8 +53,7 @@ class PlannedSteps(Policy):
             more = {step - self._first for step in cut(position, end, int(bearable) if bearable > 0 else 1)}
             self._computes = tuple(known or step in more for step, known in enumerate(self._computes))
             self._added += len(more)
-            added = f"{self._added} more than planned, because forecasts were wrong by more than {self._guard:g}"
-            self.note = "; ".join(filter(None, (self._source, added)))
+            self.note = f"{self._added} more than planned, because forecasts were wrong by more than {self._guard:g}"
 
     def _next(self, position: int) -> int:
         """The next position that is planned to compute."""

@@ -48,22 +48,20 @@ def plan_steps(
     flow: bool,
     features: Array | None = None,
     rules: PlanRules | None = None,
-    trust: float = 1.0,
 ) -> tuple[bool, ...]:
     """For each step of a run whether to compute it: the plan of least predicted error.
 
     sigmas: noise level of each step and, last, of the end, (steps + 1). compute: fraction of the steps that compute, or
     as near to it as the rules allow. features: (steps, K), with the inner products of the denoiser's outputs (of its
     clean estimates, for epsilon and v models); left out, the plan is even (`uneven`). Takes 0.04 s for 50 steps and a
-    second for 1000; the same question without features is looked up in memory. trust: in the features,
-    from 0 (the plan is even) to 1.
+    second for 1000; the same question without features is looked up in memory.
     """
     rules = _spared(rules or PlanRules(), round(compute * (len(sigmas) - 1)))
     if features is None:
         return _planned(tuple(sigmas), compute, flow, rules)
     levels = np.asarray(sigmas, dtype=np.float64)
     errors = gap_errors(levels, flow, features, rules)
-    return _plan(errors**trust * uneven(levels, flow, rules) ** (1.0 - trust), compute, rules)
+    return _plan(errors, compute, rules)
 
 
 def _spared(rules: PlanRules, count: int) -> PlanRules:

@@ -196,7 +196,7 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
 def add_calibration(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--calibration", type=Path, nargs="+", default=[], metavar="FILE",
-        help="of this model, by accel calibrate: schedules are planned from it; several of different guidance scales",
+        help="of this model, by accel calibrate: forecasts are corrected by it; several of different guidance scales",
     )  # fmt: skip
 
 

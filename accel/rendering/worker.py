@@ -68,7 +68,7 @@ class Worker:
         say: Callable[[str], None] = lambda text: None,
         failed: Callable[[BaseException], object] = lambda error: None,
     ) -> None:
-        self._failed = failed
+        self._tell_of = failed
         self._settings, self._emit, self._say = settings, emit, say
         self._given, self._loader = pipe, load
         self._pipe: Any = None
@@ -150,7 +150,7 @@ class Worker:
         self._undo.enter_context(bare(self._pipe))
         self._undo.enter_context(without_progress_bars(self._pipe))
         self._device = device_of(self._pipe)
-        return Lanes(self._pipe, overlap=self._settings.overlap, failed=self._failed)
+        return Lanes(self._pipe, overlap=self._settings.overlap, failed=self._tell_of)
 
     def _change_lora(self, lanes: Lanes, job: Job) -> None:
         """Other weights on the same model. The sessions go first, and new ones come after."""

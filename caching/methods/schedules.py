@@ -12,15 +12,21 @@ from accel.caching.cache_method import CacheMethod
 from accel.caching.calibration.output_features import OutputFeatures
 from accel.caching.calibration.recorded_signals import Distance, no_distance
 from accel.caching.calibration.table import RunTrace, StepTable
-from accel.caching.planned_steps import Measured, PlannedSteps
+from accel.caching.extrapolate import Extrapolate
+from accel.caching.measured_correction import MeasuredExtrapolate, MeasuredWay
+from accel.caching.planned_steps import PlannedSteps
 from accel.caching.planning import PlanRules
 from accel.caching.policy import Decision, Policy
 from accel.caching.predictor import Predictor
 from accel.caching.signal import NoSignal, Signal
+from accel.call import DenoiserCall
 from accel.method import finite_numbers, nested_method, setting
 
 if TYPE_CHECKING:
     from accel.caching.calibration.calibration import Calibration
+
+
+ANY = "as for any model"
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,9 @@ class OptimalSchedule(CacheMethod):
 
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
     nothing about the model, so it needs no calibration. features: of this model's measured outputs, which
-    `accel.accelerate(pipe, preset, calibration=...)` fills in; then the predicted error of the result is least, and
-    where they do not fit the pipeline or the run's noise levels, the report says why and the plan is the even one. Two
-    experts are planned one after the other.
+    `accel.accelerate(pipe, preset, calibration=...)` fills in. Then forecasts are corrected by them
+    (`accel.caching.measured_correction`): the same steps compute, and the result is nearer. Where they do not fit the
+    pipeline or the run's noise levels, the report says why. Two experts are planned one after the other.
 
     dense: a plan of so many computed steps begins with two, its gaps at most double, and both ends are denser, by
     `spread`. A plan of fewer has none to spare and is spaced evenly, as fewer steps are.
@@ -74,29 +80,49 @@ class OptimalSchedule(CacheMethod):
         rules = rules_for(self.predictor.expected_under(anatomy), self.warmup, self.final, self.max_skips)
         rules = replace(rules, dense=self.dense, spread=self.spread)
         share = self.share if anatomy.corrects_in_full else self.careful_share
-        measured = None
-        if self.features is not None:
-            measured = Measured(self.features, denoiser, anatomy.guidance_scale, self.features.misfit(anatomy))
-        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, measured, self.guard, self.fewest)
+        return NoSignal(), PlannedSteps(share, "flow" in anatomy.prediction, rules, self.guard, self.fewest)
+
+    def informed(
+        self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
+    ) -> tuple[Predictor, str]:
+        features, table, scale = self.features, call.context.table, anatomy.guidance_scale
+        if features is None or table is None or not isinstance(predictor, Extrapolate):
+            return predictor, ""
+        misfit, levels = features.misfit(anatomy), call.context.sigmas[span.start : span.stop]
+        try:
+            if misfit or table.flow != ("flow" in anatomy.prediction):
+                raise ValueError(misfit or "this run's noise levels are not those of a flow")
+            rows = features.at(call.denoiser, levels, scale)
+        except ValueError as reason:
+            note = f"the calibration does not fit ({reason}), so forecasts are corrected {ANY}"
+            if not misfit:  # of which `accelerate` has warned
+                warnings.warn(f"{note[0].upper()}{note[1:]}.", stacklevel=2)
+            return predictor, note
+        note = f"forecasts are corrected by this model's own outputs, measured over {features.source}"
+        scales = features.scales()
+        if scale is not None and scales and not scales[0] <= scale <= scales[-1]:
+            note += f" (this call has {scale:g})"
+        way = MeasuredWay(dict(zip(map(table.time_of, levels), rows, strict=True)))
+        return MeasuredExtrapolate.of(predictor, way), note
 
     @property
     def treats_samples_alike(self) -> bool:
         return not self.guard
 
     def fitted(self, calibration: Calibration) -> Self:
-        """Planned from what was measured; beside what it has already of the same model at another guidance scale."""
+        """Corrected by what was measured; beside what it has already of the same model at another guidance scale."""
         features = OutputFeatures.of(calibration, self.features)
         if features is None:
             warnings.warn(
                 "The calibration has no stream that was there in every step, with finite outputs and falling noise "
-                "levels, so the plan is the one for any model.",
+                f"levels, so forecasts are corrected {ANY}.",
                 stacklevel=2,
             )
         return replace(self, features=features)
 
     def caution(self, anatomy: Anatomy) -> str:
         why = "" if self.features is None else self.features.misfit(anatomy)
-        return why and f"The calibration does not fit this pipeline ({why}), so the plan is the one for any model."
+        return why and f"The calibration does not fit this pipeline ({why}), so forecasts are corrected {ANY}."
 
     def share(self, steps: int) -> float:
         """The fraction that computes of a run of so many steps."""

@@ -167,7 +167,7 @@ def test_a_size_that_the_pipeline_changes_is_told(stage: Stage) -> None:
     assert single.baseline.path.suffix == ".png" and single.metrics["flicker_difference"] is None
 
 
-def test_recipes_are_planned_from_the_calibrations_that_it_was_given() -> None:
+def test_recipes_go_by_the_calibrations_that_it_was_given() -> None:
     pipe = pocket.load("video")
     with accel.calibrating(pipe) as calibration:
         pipe(BASE.prompt, num_inference_steps=10, width=32, height=32, num_frames=5)
@@ -178,5 +178,5 @@ def test_recipes_are_planned_from_the_calibrations_that_it_was_given() -> None:
     for one in (pair, *swept):
         cache = one.settings.recipe.cache
         assert isinstance(cache, accel.OptimalSchedule) and cache.features is not None
-    assert "planned from this model's own outputs" in str(pair.accelerated.report)
+    assert "corrected by this model's own outputs" in str(pair.accelerated.report)
     assert off.settings.recipe.cache is None

@@ -26,7 +26,6 @@ from tests.rendering.test_render import pixels, render, still
 from tests.tiny.case import as_tensor, call_of
 from tests.tiny.zoo import ZOO
 
-OUTPUT = {"output_type": "pt"}
 SECONDS = 60  # for what happens at once if it happens at all
 
 
@@ -360,7 +359,8 @@ def test_two_calls_of_any_pipeline_a_stage_apart_give_what_each_gives_alone(name
     pipe, made = ZOO[name].build(), {}
 
     def call(pipe: Any, number: int, place: Place) -> torch.Tensor:
-        given = call_of(pipe, ZOO[name], number, 3, prompt=number) | OUTPUT
+        given = call_of(pipe, ZOO[name], number, 8, prompt=number)
+        given |= {"output_type": "np"} if "output_type" in given else {}
         with place, place.seeded(number, torch.device("cpu")):
             return as_tensor(pipe(**given))
 
@@ -371,6 +371,8 @@ def test_two_calls_of_any_pipeline_a_stage_apart_give_what_each_gives_alone(name
             made[number] = call(lane.pipe, number, turn.place(alone=True))
 
     expected = [call(pipe, number, Place()) for number in range(3)]
+    if not torch.equal(call(pipe, 0, Place()), expected[0]):
+        pytest.skip("it never does the same twice (CycleDiffusion)")
     lanes = Lanes(pipe, overlap=True)
     try:
         for number in range(3):

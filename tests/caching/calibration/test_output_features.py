@@ -147,7 +147,7 @@ def test_a_cache_that_takes_nothing_is_told(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("change", ["outputs are not numbers", "noise rises"])
-def test_what_cannot_be_planned_from_is_told_and_leaves_the_even_plan(change: str) -> None:
+def test_what_says_nothing_is_told_and_left_out(change: str) -> None:
     """A model that overflows in half precision, and the inversion of a picture."""
     whole = measured()
     (table,) = whole.tables
@@ -155,7 +155,9 @@ def test_what_cannot_be_planned_from_is_told_and_leaves_the_even_plan(change: st
         table = replace(table, timetable=table.timetable[::-1])
     else:
         table = replace(table, gram=tuple((float("nan"),) * len(row) for row in table.gram))
-    with pytest.warns(UserWarning, match="with finite outputs and falling noise levels, so the plan is the one for"):
+    with pytest.warns(
+        UserWarning, match="with finite outputs and falling noise levels, so forecasts are corrected as for any model"
+    ):
         found = calibrated(Recipe(cache=OptimalSchedule()), replace(whole, tables=(table,))).cache
     assert found == OptimalSchedule()
 

@@ -9,7 +9,6 @@ import torch
 
 import accel
 from accel.pocket import load
-from tests.accel.residue import traces
 from tests.tiny.case import quiet
 
 CALL = {"num_inference_steps": 2, "num_frames": 1}
@@ -56,7 +55,7 @@ def test_another_seed_takes_the_words_that_are_known(pipe: Any) -> None:
         assert counting.last == 0, "it is on again"
         pipe.encode_prompt("a red ball rolls to the left", device="cpu")
         assert counting.calls == 6, "outside of a call nobody knows what an encoding hangs on"
-    assert traces(pipe) == [] and "encode_prompt" not in vars(pipe)
+    assert "encode_prompt" not in vars(pipe)
 
 
 def test_words_are_encoded_anew_where_anything_differs_that_they_may_hang_on(pipe: Any) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from inspect import Parameter, Signature, signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from accel import conventions
 from accel.anatomy import Anatomy, denoisers_of
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
+from accel.call_forms import CallForms, with_arguments
 from accel.clock import Clock
 from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
@@ -47,6 +47,7 @@ class PipelineCall(CallOwner):
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._adapters: dict[str, Adapter] = {}
         self._unsaid: set[str] = set()
+        self._forms = CallForms()
         self._told: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run, what its updates are
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
@@ -66,9 +67,9 @@ class PipelineCall(CallOwner):
         self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the pipeline's call as the levers want them."""
-        self._given = _named(method, args, kwargs)
+        self._given = self._forms.named(method, args, kwargs)
         others = self.levers.arguments(self._given)
-        return _changed(method, args, kwargs, others) if others else (args, kwargs)
+        return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
     @property
     def given(self) -> Mapping[str, Any]:
@@ -78,7 +79,7 @@ class PipelineCall(CallOwner):
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self.levers.parts:
-            self.levers.after_set_timesteps(name, scheduler, inner, _named(inner, args, kwargs))
+            self.levers.after_set_timesteps(name, scheduler, inner, self._forms.named(inner, args, kwargs))
         self._clock.begin_run(scheduler, name)
         self.levers.reset()
         return result
@@ -86,7 +87,7 @@ class PipelineCall(CallOwner):
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self.levers.updates:
-            result = self.levers.after_step(name, scheduler, _named(inner, args, kwargs), result)
+            result = self.levers.after_step(name, scheduler, self._forms.named(inner, args, kwargs), result)
             if isinstance(result, JumpedResult):
                 result = result.result
         self._clock.step_done(scheduler)
@@ -227,7 +228,7 @@ class PipelineCall(CallOwner):
         self.levers.reset()
         self.levers.end()
         self.levers, self._given, self._adapters, self._told = CompositeLever(None, ()), {}, {}, {}
-        self._answer = self.levers.chain()
+        self._answer, self._forms = self.levers.chain(), CallForms()
 
     def _notes(self) -> Iterator[str]:
         """What the report must say about calls that are no denoiser calls of this pipeline call's own."""
@@ -259,68 +260,6 @@ def _unread(call: DenoiserCall) -> DenoiserResult:
     return DenoiserResult(
         call.forward(*read_all(call.args), **read_all(call.kwargs)), "computed", reason, Code.COMPUTED
     )
-
-
-class _CallForm(NamedTuple):
-    """How calls with so many arguments by position, and others of these names, are read."""
-
-    positional: tuple[str, ...]
-    defaults: Mapping[str, Any]  # of all that is not given
-    rest: str = ""  # what takes the arguments by position that have no name of their own
-
-
-def _named(method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, defaults included; nothing for a call that the method will refuse anyway."""
-    form = _form_of(method, len(args), tuple(kwargs))
-    if form is None:
-        return {}
-    named = {**form.defaults, **dict(zip(form.positional, args, strict=False)), **kwargs}
-    if form.rest:
-        named[form.rest] = args[len(form.positional) :]
-    return named
-
-
-_forms: MutableMapping[Any, dict[tuple[int, tuple[str, ...]], _CallForm | None]] = weakref.WeakKeyDictionary()
-
-
-def _form_of(method: Callable[..., Any], count: int, names: tuple[str, ...]) -> _CallForm | None:
-    """Read once for the function of a bound method: a signature costs 0.1 ms and binding to it 0.02 ms, in each step.
-    None for calls that it refuses.
-    """
-    function = getattr(method, "__func__", None)
-    known = {} if function is None else _forms.setdefault(function, {})
-    if (count, names) not in known:
-        known[count, names] = _read_form(signature(method), count, names)
-    return known[count, names]
-
-
-def _read_form(accepted: Signature, count: int, names: tuple[str, ...]) -> _CallForm | None:
-    try:
-        bound = accepted.bind(*range(count), **dict.fromkeys(names))
-    except TypeError:
-        return None
-    given, parameters = dict(bound.arguments), accepted.parameters.values()
-    bound.apply_defaults()
-    collecting = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    plain = [known for known in parameters if known.kind not in collecting]
-    by_position = [known.name for known in plain if known.kind is not Parameter.KEYWORD_ONLY]
-    rest = next((known.name for known in parameters if known.kind is Parameter.VAR_POSITIONAL), "")
-    defaults = {known.name: bound.arguments[known.name] for known in plain if known.name not in given}
-    return _CallForm(tuple(by_position[:count]), defaults, rest)
-
-
-def _changed(
-    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], changed: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with others in their place, also where the method hands them on (`**options`)."""
-    bound = signature(method).bind(*args, **kwargs)
-    known = bound.signature.parameters
-    rest = next((name for name, parameter in known.items() if parameter.kind is Parameter.VAR_KEYWORD), None)
-    bound.arguments |= {name: value for name, value in changed.items() if name in known}
-    if rest is not None:
-        handed_on = {name: value for name, value in changed.items() if name not in known}
-        bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
-    return bound.args, bound.kwargs
 
 
 def _finish_device_work() -> None:

@@ -13,7 +13,7 @@ from accel.app.limits import Limits
 from accel.app.preview import LatentPreview
 from accel.app.settings import StudioSettings
 from accel.loading import POCKET, load_pipeline
-from accel.measure.runner import call_default
+from accel.measure.pipeline_runs import call_default
 from accel.rendering.memory import free_memory
 from accel.rendering.pipeline_arguments import class_of, plain_class
 

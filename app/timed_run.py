@@ -22,7 +22,7 @@ from accel.app.watch import PreviewGuard, Tell, guard_run
 from accel.measure.media import changed_sizes
 from accel.measure.metrics import Clip, psnr
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
-from accel.measure.runner import attach_for_run, without_progress_bars
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars
 from accel.measure.sound import encode_wav, sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.encoding import encode, fps_of, lost

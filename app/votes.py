@@ -10,6 +10,7 @@ from pathlib import Path
 
 from accel.app.pair import StudioError, Vote
 from accel.app.settings import StudioSettings
+from accel.journal import append_line
 
 
 class Votes:
@@ -26,12 +27,11 @@ class Votes:
         with self._lock:
             if (vote.user, vote.pair) in self._given:
                 raise StudioError("You have voted on this pair already.")
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and self._path.stat().st_size + len(line.encode()) >= self._most:
                 raise StudioError("This server keeps no more votes; its owner can begin a new file.")
             self._given.add((vote.user, vote.pair))
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self._path, line)
+            self._read = (0, [])  # the line may have taken a cut one's place, and as much of the file
 
     def all(self) -> list[Vote]:
         """Every vote so far, oldest first. Lines that a crash has cut off, or another version wrote, are left out."""

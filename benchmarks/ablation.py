@@ -20,8 +20,8 @@ from accel.cli import run
 from accel.commands.options import add_call, add_machine, call_arguments, load
 from accel.files import write_whole
 from accel.measure.comparison import compare
+from accel.measure.measurements import Verifier
 from accel.measure.results import Comparison
-from accel.measure.runner import Verifier
 from accel.method import Method
 from accel.precision import BFloat16
 from accel.recipe import Recipe

@@ -8,7 +8,6 @@ where it was interrupted, or where `--minutes` were over.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,10 @@ import accel
 from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.cli import run
+from accel.journal import Journal
 from accel.measure.intervals import Interval, of_ratio, of_share
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
@@ -56,23 +56,15 @@ class Experiment:
     """The runs of one setting, each kept as soon as it is made."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.path, self.rows = folder / ROWS, list[Outcome]()
-        head = json.dumps(settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        known = self.path.read_text().splitlines() if self.path.exists() else []
-        if known and known[0] != head:
-            raise ValueError(f"{self.path} holds runs with other settings: choose another folder (--out).")
-        self.rows += [Outcome(**json.loads(line)) for line in known[1:]]
-        if not known:
-            self.path.write_text(head + "\n")
+        self._journal = Journal(folder / ROWS, settings, lambda data: Outcome(**data))
+        self.rows = self._journal.entries
 
     def has(self, way: str, prompt: str) -> bool:
         return any((row.way, row.prompt) == (way, prompt) for row in self.rows)
 
     def add(self, row: Outcome) -> None:
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        self._journal.add(asdict(row))
 
 
 @dataclass(frozen=True)

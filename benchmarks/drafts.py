@@ -23,7 +23,7 @@ from accel.drafting.early_end import EarlyEnd
 from accel.drafting.seeded_runs import SeededRuns
 from accel.measure.intervals import of_mean
 from accel.measure.metrics import Clip, psnr, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.best_of import DRAFT, share

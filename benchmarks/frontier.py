@@ -26,9 +26,10 @@ from accel.cli import run
 from accel.commands.options import add_measurement, call_arguments, load
 from accel.lever import InactiveLever
 from accel.measure.comparison import compare
+from accel.measure.measurements import Verifier
 from accel.measure.pareto import FEWER_STEPS
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.measure.results import Comparison, ResultRow
-from accel.measure.runner import Verifier, without_progress_bars
 from accel.method import Method
 from accel.terminal import show, waiting
 from benchmarks.command import command_of
@@ -104,32 +105,29 @@ def measure(
     repeats: int = 1,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
-    only: Sequence[str] = (),
 ) -> Comparison:
     """Calibrates on some prompts, then compares everything on the others, which the calibration has not seen.
 
-    All of it in one process and interleaved, see `accel.compare`; `only` keeps labels that contain one of its words.
+    All of it in one process and interleaved, see `accel.compare`.
     """
     arguments = dict(call_arguments or {})
     with without_progress_bars(pipe):
         measured = calibrate(pipe, calibration, num_inference_steps=steps, **arguments)
     entries: list[tuple[str, Any]] = [*candidates(measured, inspect(pipe)), *rivals(pipe)]
-    if only:
-        entries = [entry for entry in entries if any(word in entry[0] for word in only)]
     fewer = sorted({round(steps / speed) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5, 6)})
     return compare(
         pipe, entries, prompts, steps=steps, repeats=repeats, call_arguments=arguments, verify=verify, fewer_steps=fewer
     )
 
 
-def curves(comparison: Comparison, time: str = "speedup") -> dict[str, Curve]:
+def curves(comparison: Comparison) -> dict[str, Curve]:
     """The rows joined to curves: what stands before ":" in the label names the curve."""
     grouped: dict[str, list[ResultRow]] = {}
     for row in comparison.rows:
         if row.psnr is not None:
             grouped.setdefault(series_of(row), []).append(row)
     return {
-        name: Curve(name, tuple(sorted((getattr(row, time), row.psnr) for row in rows if row.psnr is not None)))
+        name: Curve(name, tuple(sorted((row.speedup, row.psnr) for row in rows if row.psnr is not None)))
         for name, rows in grouped.items()
     }
 

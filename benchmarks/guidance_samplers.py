@@ -26,9 +26,10 @@ from accel.cli import run
 from accel.commands.options import add_call, add_machine, call_arguments, load
 from accel.files import write_whole
 from accel.measure.comparison import compare
+from accel.measure.measurements import Verifier
 from accel.measure.metrics import psnr
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.measure.results import Comparison
-from accel.measure.runner import Verifier, without_progress_bars
 from accel.recipe import Recipe
 from accel.samplers import (
     AdamsBashforth,

@@ -22,7 +22,7 @@ from accel.files import write_whole
 from accel.loading import load_pipeline
 from accel.measure.comparison import call_arguments_of, compare
 from accel.measure.metrics import psnr
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.tuning.api import tune
 from accel.tuning.clip_split import PromptSeed

@@ -27,8 +27,10 @@ from diffusers import DiffusionPipeline
 from accel.api import accelerate
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
+from accel.journal import append_line, entries_of
 from accel.measure.metrics import Clip, psnr
 from accel.session import Session
+from benchmarks.command import add_judges
 from benchmarks.judges import JUDGES, Judge
 from benchmarks.judges.home import HOME, Home
 from benchmarks.rivals import rivals
@@ -160,8 +162,7 @@ class Bench:
                 computed = round(report.computed / len(report.calls) * self.case.steps)
             known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds, self._beside[1])
             self._known[self.case, setting, prompt] = known
-            with self._out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(known)) + "\n")
+            append_line(self._out, json.dumps(asdict(known)))
         return known.computed
 
     def _reference(self, prompt: int, bare: bool) -> Clip:
@@ -181,9 +182,11 @@ class Bench:
 
 def read(folder: Path) -> list[Run]:
     """All runs in the files of a folder."""
-    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [json.loads(line) for line in lines]
-    return [Run(**{**one, "case": Case(**one["case"])}) for one in found]
+    return [run for path in sorted(folder.glob("*.jsonl")) for run in entries_of(path, _run_of)]
+
+
+def _run_of(data: dict[str, Any]) -> Run:
+    return Run(**{**data, "case": Case(**data["case"])})
 
 
 class Tables:
@@ -277,21 +280,18 @@ class Tables:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Settings on judges that had no part in choosing them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    add_judges(parser, JUDGES)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--rivals", action="store_true", help="other libraries too, at 50 steps and high guidance")
     parser.add_argument("--table", action="store_true", help="only print what the runs so far say")
     parser.add_argument("--out", type=Path, default=Path("out/holds"))
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(JUDGES):
-        parser.error(f"there is no judge {', '.join(sorted(unknown))}; name some of: {', '.join(JUDGES)}.")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    names = options.names or list(JUDGES)
     # A file for each set of judges, so that two commands with different ones may run at once.
-    path = options.out / f"{'-'.join(names)}.jsonl"
+    path = options.out / f"{'-'.join(options.names)}.jsonl"
     known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
-    for case in [] if options.table else cases(names):
+    for case in [] if options.table else cases(options.names):
         timed = options.rivals and case == cases([case.judge])[0]
         bench = Bench(case, path, known, speeds=timed)
         bench.plain(options.prompts)

@@ -19,9 +19,10 @@ import torch
 import accel
 from accel import pocket
 from accel.cli import run
+from accel.journal import append_line, entries_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.measure.steadiness import diversity, thumbnail
 from accel.recipe import Recipe
 from accel.samplers import ModelSwitch, SigmaTable
@@ -29,7 +30,7 @@ from accel.samplers.guidance.interval import GuidanceInterval
 from accel.terminal import show
 from accel.tuning.models import ChoiceResult, ModelChoice, ModelFront
 from accel.tuning.route import EarlyErrors, Route
-from benchmarks.best_of import DRAFT, PLAIN, Outcome, share
+from benchmarks.best_of import DRAFT, PLAIN, ROWS, Outcome, share
 from benchmarks.command import command_of
 
 RUNS = "models.jsonl"
@@ -41,17 +42,19 @@ class KeptAnswers:
     """What was measured, by a key, in a file: nothing is measured twice."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.path, self.known = path, {key: value for key, value in map(json.loads, lines)}
+        self.path, self.known = path, dict(entries_of(path, _answer))
 
     def get(self, key: str, measure: Callable[..., Any], *given: Any) -> Any:
         """measure(*given), made once for all runs of the command."""
         if key not in self.known:
             self.known[key] = measure(*given)
-            with self.path.open("a") as file:
-                file.write(json.dumps([key, self.known[key]]) + "\n")
+            append_line(self.path, json.dumps([key, self.known[key]]))
         return self.known[key]
+
+
+def _answer(data: Any) -> tuple[str, Any]:
+    key, value = data
+    return key, value
 
 
 def made(pipe: Any, prompt: str, seed: int, recipe: Any = None, steps: int | None = None) -> tuple[Clip, float]:
@@ -151,8 +154,10 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
 
 def measure(given: argparse.Namespace) -> None:
     """The distilled pocket model beside the base, a route between them, and the diversity of both."""
-    lines = Path(given.base).read_text().splitlines()[1:]
-    base = [row for row in (Outcome(**json.loads(line)) for line in lines) if row.way == PLAIN]
+    rows = entries_of(given.base, lambda data: Outcome(**data), headed=True)
+    base = [row for row in rows if row.way == PLAIN]
+    if not base:
+        raise ValueError(f"{given.base} holds no runs: `python -m benchmarks.best_of` makes them (--base).")
     kept = KeptAnswers(given.out / RUNS)
     pipes = [pocket.load("video"), pocket.load("few")]
     with without_progress_bars(pipes[0]), without_progress_bars(pipes[1]):
@@ -170,7 +175,8 @@ def measure(given: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_of("benchmarks.models", measure)
-    parser.add_argument("--base", default="out/best-of/best_of.jsonl", help="the runs of benchmarks.best_of")
+    base = Path("out/best-of") / ROWS
+    parser.add_argument("--base", type=Path, default=base, help="the runs of benchmarks.best_of")
     parser.add_argument("--prompts", type=int, default=16, help="for the diversity over seeds")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--prompt-seed", type=int, default=77)

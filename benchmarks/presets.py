@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from accel.caching import OptimalSchedule
-from accel.plain_data import quote
 from accel.presets import PRESETS
+from benchmarks.command import add_judges
 from benchmarks.holds import Bench, Case, Run, cases, fewer, named, read
 from benchmarks.judges import JUDGES
 from benchmarks.judges.home import HOME
@@ -190,20 +190,17 @@ def measure(names: Sequence[str], out: Path, prompts: range, verify: bool) -> No
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Presets, chosen by judges, and what they do on one left out.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; all by default")
+    add_judges(parser, ALL)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--verify", action="store_true", help="the presets as they are, on the prompts after these")
     parser.add_argument("--table", action="store_true", help="only print what the runs so far say")
     parser.add_argument("--out", type=Path, default=Path("out/presets"))
     options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.names) - set(ALL)):
-        parser.error(f"there is no judge {quote(unknown[0])}; name some of: {', '.join(ALL)}.")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     first = options.prompts if options.verify else 0
     if not options.table:
-        names = options.names or ALL
-        measure(names, options.out, range(first, first + options.prompts), options.verify)
+        measure(options.names, options.out, range(first, first + options.prompts), options.verify)
     found = found_clips(read(options.out))
     print("\n".join([*verified(found), "", *by_model(found)] if options.verify else left_out(found)))
 

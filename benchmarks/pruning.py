@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from accel.measure.metrics import psnr
-from accel.plain_data import quote
+from benchmarks.command import add_judges
 from benchmarks.holds import named
 from benchmarks.judges import JUDGES
 
@@ -135,16 +135,14 @@ def row(name: str, steps: int, prompts: int) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What the judges' denoisers can do without.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    add_judges(parser, JUDGES)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=2)
     options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.names) - set(JUDGES)):
-        parser.error(f"there is no judge {quote(unknown[0])}; name some of: {', '.join(JUDGES)}.")
     torch.set_num_threads(1)
     print("| judge | parts |" + "".join(f" about {100 * share:.0f} % left out |" for share in SHARES))
     print("| --- " * (2 + len(SHARES)) + "|")
-    for name in options.names or JUDGES:
+    for name in options.names:
         print(row(name, options.steps, options.prompts), flush=True)
 
 

@@ -24,8 +24,6 @@ from diffusers import (
 
 from accel.attention.layout import TokenLayout
 
-Inputs = dict[str, torch.Tensor]
-
 
 @dataclass(frozen=True)
 class RealModel:

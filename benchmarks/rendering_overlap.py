@@ -28,7 +28,7 @@ from rich.table import Table
 import accel
 from accel.loading import load_pipeline
 from accel.measure.output import outputs_of
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.patch import Wrapper
 from accel.pocket import prompts
 from accel.rendering.encoding import encode

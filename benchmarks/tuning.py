@@ -25,10 +25,10 @@ from accel.commands.options import (
 )
 from accel.files import write_whole
 from accel.measure.comparison import compare
+from accel.measure.measurements import Verifier
 from accel.measure.page import render_page
 from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 from accel.measure.results import Comparison
-from accel.measure.runner import Verifier
 from accel.measure.tables import as_text, comparison_table
 from accel.presets import PRESETS
 from accel.recipe import Recipe

@@ -49,13 +49,29 @@ def _outcome(case: ElementTree.Element) -> str:
     return next((told[child.tag] for child in case if child.tag in told), "passed")
 
 
+def table(without: dict[str, str], with_accel: dict[str, str]) -> list[str]:
+    """A line of Markdown for each folder: how many of its tests pass, and how many fail or are skipped both ways."""
+    lines = ["| folder | passed without | passed with levers off | not passed without |", "| --- | --- | --- | --- |"]
+    for folder in sorted({_folder(test) for test in without}):
+        its = [test for test in without if _folder(test) == folder]
+        passed = [sum(found.get(test) == "passed" for test in its) for found in (without, with_accel)]
+        others = Counter(without[test] for test in its if without[test] != "passed")
+        told = ", ".join(f"{count} {word}" for word, count in sorted(others.items())) or "none"
+        lines.append(f"| {folder} | {passed[0]} | {passed[1]} | {told} |")
+    return lines
+
+
+def _folder(test: str) -> str:
+    """Of a test's name, whose class is `tests.pipelines.FOLDER.FILE.CLASS`."""
+    return test.partition("tests.pipelines.")[2].partition(".")[0]
+
+
 def measure(options: argparse.Namespace) -> None:
     """Runs diffusers' own tests without accel and with its levers off, and names what is different."""
     stand_ins = ["benchmarks.upstream_stand_ins"] if options.stand_ins else []
     without = outcomes(options.source, options.folders, stand_ins)
     with_accel = outcomes(options.source, options.folders, [*stand_ins, "benchmarks.levers_off"])
-    for name, found in (("without", without), ("levers off", with_accel)):
-        print(f"{name}: {', '.join(f'{count} {word}' for word, count in sorted(Counter(found.values()).items()))}")
+    print("\n".join(table(without, with_accel)))
     if "passed" not in without.values():
         raise ValueError(
             "no test of diffusers passes without accel either: run pytest there to see why; they need the packages "

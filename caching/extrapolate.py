@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from accel.anatomy import Anatomy
-from accel.caching.hindsight import hindsight
+from accel.caching.hindsight import Hindsight, hindsight
 from accel.caching.predictor import PastValues, Predictor, Steps, at, bases
 from accel.call import DenoiserCall
 from accel.method import setting
@@ -123,12 +123,21 @@ class Extrapolate(Predictor, lever="predictor"):
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         now = at(call, [], kind)
-        lasts, shares = history[-1].values, self._shares(history, now.way)
-        values = [
-            last.float() + share * (far - last.float())
-            for last, far, share in zip(lasts, self._continued(history, now.time), shares, strict=True)
+        return replace(now, values=self._part_way(history, self._continued(history, now.time), now.way))
+
+    def foreseen(self, call: DenoiserCall, history: list[PastValues], now: PastValues, kind: str) -> list[torch.Tensor]:
+        whole = self._continued(history, now.time)
+        if self._tells(history):
+            self._seen(history, now, whole)
+        return self._part_way(history, whole, now.way)
+
+    def _part_way(self, history: Sequence[PastValues], whole: Sequence[torch.Tensor], way: float) -> list[torch.Tensor]:
+        """As far from the last values to where the whole way leads as is right."""
+        lasts, shares = history[-1].values, self._shares(history, way)
+        return [
+            (last.float() + share * (far - last.float())).to(last.dtype)
+            for last, far, share in zip(lasts, whole, shares, strict=True)
         ]
-        return now._replace(values=[value.to(last.dtype) for value, last in zip(values, lasts, strict=True)])
 
     def _continued(self, history: Sequence[PastValues], time: float) -> list[torch.Tensor]:
         """The whole way to where the polynomial through the last memories is at this time, in float32."""
@@ -139,12 +148,25 @@ class Extrapolate(Predictor, lever="predictor"):
     def _shares(self, history: Sequence[PastValues], way: float) -> Sequence[torch.Tensor | float]:
         """For each output how much of the way to go, by how much would have been right the last time."""
         most = (self.damping if self.corrects else 1.0) * self._bearable([*(past.way for past in history[-2:]), way])
-        if len(history) < self.order + 2 or not self.order or not most:
-            return [most] * len(history[-1].values)
         *before, now = history
-        forecasts = self._continued(before, now.time)
-        seen = [hindsight(*known) for known in zip(before[-1].values, forecasts, now.values, strict=True)]
-        return [(slope * trust).clamp_max(most) for slope, trust in seen]
+        if not self._tells(before) or not most:
+            return [most] * len(now.values)
+        return [(slope * trust).clamp_max(most) for slope, trust in self._seen(before, now)]
+
+    def _tells(self, before: Sequence[PastValues]) -> bool:
+        """Whether a forecast from these goes anywhere, so that its output says something of the next."""
+        return 0 < self.order < len(before)
+
+    def _seen(
+        self, before: Sequence[PastValues], now: PastValues, whole: Sequence[torch.Tensor] | None = None
+    ) -> list[Hindsight]:
+        """What an output says of the way to it from those before, worked out once: every forecast of a gap asks, and
+        the correction at its end. whole: that way, where it is known.
+        """
+        if not now.seen:
+            whole = self._continued(before, now.time) if whole is None else whole
+            now.seen.extend(hindsight(*known) for known in zip(before[-1].values, whole, now.values, strict=True))
+        return now.seen
 
     def _bearable(self, ways: Sequence[float]) -> float:
         """How much of a forecast a gap bears: 1 up to half of the reach, and nothing from there on."""
@@ -166,9 +188,17 @@ class Extrapolate(Predictor, lever="predictor"):
             return whole
         first, last, new = nodes[-3:]
         straight = combined([last, new], interpolation_weights([last.time, new.time], steps))
+        along = self._along_a_line(first, last, new, history)
+        return [a + one.trust * (b - a) for a, b, one in zip(straight, whole, along, strict=True)]
+
+    def _along_a_line(
+        self, first: PastValues, last: PastValues, new: PastValues, history: list[PastValues]
+    ) -> list[Hindsight]:
+        """What the new output says of a line through the two before, which is the way of a forecast of order 1."""
+        if self.order == 1 and first is history[-2] and last is history[-1]:
+            return self._seen(history, new)
         ahead = combined([first, last], extrapolation_weights([first.time, last.time], new.time)[0])
-        trusts = [hindsight(*known).trust for known in zip(last.values, ahead, new.values, strict=True)]
-        return [a + trust * (b - a) for a, b, trust in zip(straight, whole, trusts, strict=True)]
+        return [hindsight(*known) for known in zip(last.values, ahead, new.values, strict=True)]
 
     def clean(self, kind: str) -> bool:
         return self._spaces(kind)[0] == "x0"

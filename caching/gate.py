@@ -247,8 +247,8 @@ class CacheGate(Lever):
             stream.policy.after_compute()
         memory = stream.predictor.remember(call, outputs, self.anatomy.prediction)
         if call.leader and stream.history and stream.policy.watches(call.context.position):
-            forecast = stream.predictor.forecast(call, stream.history, self.anatomy.prediction)
-            error = parallel.largest(call, largest_error(forecast.values, memory.values))
+            foreseen = stream.predictor.foreseen(call, stream.history, memory, self.anatomy.prediction)
+            error = parallel.largest(call, largest_error(foreseen, memory.values))
             stream.policy.after_forecast(call.context.position, gap, error or 0.0)
         answer, reason = self._correct(call, stream, memory, outcome.output, decision.reason)
         self._peak = max(self._peak, self._held_bytes())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 
 from accel.anatomy import Anatomy
+from accel.caching.hindsight import Hindsight
 from accel.call import DenoiserCall, noise_part
 from accel.method import Method
 from accel.update import LinearUpdates
@@ -16,16 +16,18 @@ from accel.update import LinearUpdates
 Steps = Sequence[tuple[float, float]]  # times and weights
 
 
-class PastValues(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class PastValues:
     """An output, computed or forecast, in the predictor's own terms.
 
     time: see `StepContext.time`; values: one tensor for each output of the denoiser; way: the share of the timetable
-    that lies before it.
+    that lies before it; seen: for each output what a computed one says of the forecast of it, once that was asked.
     """
 
     time: float
     values: list[torch.Tensor]
     way: float = 0.0
+    seen: list[Hindsight] = field(default_factory=list)
 
 
 class Predictor(Method, lever="predictor", abstract=True):
@@ -73,6 +75,12 @@ class Predictor(Method, lever="predictor", abstract=True):
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         """What would be kept of this call's output, from at least one memory, oldest first; new tensors."""
         raise NotImplementedError
+
+    def foreseen(self, call: DenoiserCall, history: list[PastValues], now: PastValues, kind: str) -> list[torch.Tensor]:
+        """What `forecast` would have made of this call, whose output `now` is known: a predictor may note in it what
+        that says of the next forecasts.
+        """
+        return self.forecast(call, history, kind).values
 
     def to_outputs(self, call: DenoiserCall, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
         """The denoiser's outputs that these values stand for."""

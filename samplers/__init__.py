@@ -6,7 +6,7 @@ Every technique is in a module below this folder, found by looking: `accel.sampl
 from typing import Any
 
 from accel import discovery
-from accel.samplers.guidance.gate import GuidanceMethod
+from accel.samplers.guidance.policy import GuidanceMethod
 from accel.samplers.sampler import Sampler
 from accel.samplers.sigma_search import SigmaSearch, search_sigmas
 from accel.samplers.sigmas import Sigmas

@@ -265,9 +265,9 @@ def beta_quantiles(shares: Any, alpha: float, beta: float) -> Any:
     return np.interp(shares, mass / mass[-1], x)
 
 
-def _half(alpha: float, beta: float, points: int = 20001) -> tuple[Any, Any]:
+def _half(alpha: float, beta: float) -> tuple[Any, Any]:
     """x from 0 to 1/2 and the mass below it: with w = x^alpha the density is (1 - x)^(beta - 1) / alpha."""
-    w = np.linspace(0.0, 0.5**alpha, points)
+    w = np.linspace(0.0, 0.5**alpha, 20001)
     x = w ** (1.0 / alpha)
     density = (1.0 - x) ** (beta - 1.0) / alpha
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(w))])

@@ -102,13 +102,26 @@ def is_prose(token: tokenize.TokenInfo) -> bool:
     return token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""'))
 
 
+NAMED_FILE = re.compile(r"(?<![\w^:./-])(?:accel|app|attention|benchmarks|caching|docs|samplers|tests)/[\w./-]*")
+
+
 @every_page
 def test_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"(?<![\w^:./-])(?:accel|app|attention|benchmarks|caching|docs|samplers|tests)/[\w./-]*", text)
+    named = NAMED_FILE.findall(text)
     linked = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
     missing = [name for name in named if not (ROOT / name.rstrip(".")).exists()]
     assert missing + [target for target in linked if not (page.parent / target).exists()] == []
+
+
+def test_files_in_docstrings_and_comments_exist() -> None:
+    missing = []
+    for path in (path for folder in (*FOLDERS, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        prose = "\n".join(t.string for t in tokenize.generate_tokens(StringIO(source).readline) if is_prose(t))
+        named = [name.rstrip(".") for name in NAMED_FILE.findall(prose) if Path(name).suffix]
+        missing += [f"{path.relative_to(ROOT)}: {name}" for name in named if not (ROOT / name).exists()]
+    assert missing == []
 
 
 @every_page

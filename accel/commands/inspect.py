@@ -60,13 +60,15 @@ def inspect_model(options: argparse.Namespace) -> None:
     from accel.anatomy import inspect
     from accel.measure.environment import environment
     from accel.outlook import outlook
+    from accel.precision import automatic
 
     if options.check is None:
         _refuse_options_of_a_check(options)
         pipe = load(options.model, options)
         anatomy, here = inspect(pipe), environment(pipe)
         machine = f"machine: {here['device']} ({here['device_name']}), {here['dtype']}"
-        show(anatomy, machine, outlook(anatomy), "--check measures what a preset gives.")
+        pays = f'what pays of precision here (precision="auto"): {automatic(pipe) or "nothing"}'
+        show(anatomy, machine, outlook(anatomy), pays, "--check measures what a preset gives.")
         return
     prompt, recipes = _prompt(options), options.check or [DEFAULT]
     for name in recipes:

@@ -118,7 +118,7 @@ def tune_model(options: argparse.Namespace) -> int:
 def calibrate_model(options: argparse.Namespace) -> None:
     """Records a model once, for all the caches that need to know something about it."""
     from accel.caching import calibrate
-    from accel.measure.runner import without_progress_bars
+    from accel.measure.pipeline_runs import without_progress_bars
 
     prompts = recorded_prompts(options.prompts, options.model)
     pipe = load(options.model, options)

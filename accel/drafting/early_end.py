@@ -7,7 +7,6 @@ goes through the rest of its loop for free and decodes what it has.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ import torch
 
 from accel.anatomy import Anatomy, schedulers_of
 from accel.call import noise_part
+from accel.call_forms import CallForms
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.parametrization import clean_from_output
@@ -95,7 +95,7 @@ class EarlyEnd:
         last = calls[-1] if calls else None
         result = inner(*args, **kwargs)
         if last and not self.ended and self._is_last(last, len(scheduler.timesteps)):
-            given = inspect.signature(inner).bind(*args, **kwargs).arguments
+            given = CallForms().named(inner, args, kwargs)
             clean = scheduler_input(session, name, given).clean.to(given["sample"].dtype)
             self._result = copied(with_sample(result, clean))
             self.ended = True

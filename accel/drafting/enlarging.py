@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import torch
 
 from accel.anatomy import schedulers_of
 from accel.api import accelerate
+from accel.call_forms import CallForms
 from accel.drafting.call_memory import Part
 from accel.drafting.early_end import around_denoisers, scheduler_input
 from accel.drafting.own_layers import own_layers
@@ -79,7 +79,7 @@ class _Guide:
     """The latents that the first run ended with, and what they do to the second."""
 
     def __init__(self, by: int) -> None:
-        self._by = by
+        self._by, self._forms = by, CallForms()
         self._ended: dict[str, torch.Tensor] = {}  # by scheduler
         self._tokens: tuple[int, int, int] | None = None  # of the run at hand, where its latents are packed
 
@@ -98,9 +98,9 @@ class _Guide:
         self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
         """Around a step of the second: the scheduler is given an output that implies the moved estimate."""
-        bound = inspect.signature(inner).bind(*args, **kwargs)
-        given = scheduler_input(session, name, bound.arguments)
-        if given.output.shape != bound.arguments["model_output"].shape:
+        named = self._forms.named(inner, args, kwargs)
+        given = scheduler_input(session, name, named)
+        if given.output.shape != named["model_output"].shape:
             raise ValueError("A denoiser that predicts variances too cannot be led by a smaller picture.")
         lead = lead_of(session.report().calls[-1].position, len(scheduler.timesteps))
         if not lead:
@@ -110,8 +110,9 @@ class _Guide:
         apart = grid.spread(small - grid.pooled(clean, blocks), blocks)
         moved = grid.close(clean + lead * apart)
         output = output_from_clean(moved, given.latents.float(), given.sigma, given.kind)
-        bound.arguments["model_output"] = output.to(given.output.dtype)
-        return inner(*bound.args, **bound.kwargs)
+        output = output.to(given.output.dtype)
+        args, kwargs = self._forms.with_argument(inner, args, kwargs, "model_output", output)
+        return inner(*args, **kwargs)
 
     def _grid(self, session: Session, latents: torch.Tensor, small: torch.Tensor) -> tuple[LatentGrid, tuple[int, ...]]:
         """Where samples keep their pixels, and the blocks that one latent of the first run stands for."""

@@ -17,7 +17,7 @@ from accel.drafting.call_memory import CallMemory, attached
 from accel.drafting.early_end import EarlyEnd, above, below
 from accel.drafting.initial_noise import InitialNoise, heard
 from accel.drafting.own_layers import Slot
-from accel.measure.runner import needs_prompt, without_progress_bars
+from accel.measure.pipeline_runs import needs_prompt, without_progress_bars
 from accel.session import bare
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")

@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import last_name
+from accel.measure.measurements import BASELINE, Variant, Verifier
 from accel.measure.output import Metric
+from accel.measure.pipeline_runs import accepts, call_default, check_seed, needs_prompt, without_progress_bars
 from accel.measure.results import Comparison, summarise
-from accel.measure.runner import (
-    BASELINE,
-    Runner,
-    Variant,
-    Verifier,
-    accepts,
-    call_default,
-    check_seed,
-    needs_prompt,
-    without_progress_bars,
-)
+from accel.measure.runner import Runner
 from accel.method import Method
 from accel.recipe import Recipe
 from accel.terminal import lines_now_and_then, one_line

@@ -9,8 +9,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from accel.measure.contradictions import contradictions
+from accel.measure.measurements import BASELINE, CANDIDATES
 from accel.measure.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
-from accel.measure.runner import BASELINE, CANDIDATES
 from accel.measure.sound import encode_flac, spectrogram
 from accel.measure.tables import measures, megabytes, with_sign
 

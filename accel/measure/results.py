@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from accel.measure.clip_store import ClipStore
 from accel.measure.contradictions import contradictions
 from accel.measure.intervals import Interval, of_mean, of_ratio, of_share
+from accel.measure.measurements import BASELINE, CANDIDATES, Kind, Measurements, Sample
 from accel.measure.media import Pixels, changed_sizes, save_clip, side_by_side
 from accel.measure.metrics import MAX_PSNR
-from accel.measure.runner import BASELINE, CANDIDATES, Kind, Measurements, Sample
 from accel.measure.sound import Samples, Sound, encode_wav
 from accel.measure.steadiness import diversity
 from accel.terminal import one_line

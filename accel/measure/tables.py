@@ -96,9 +96,9 @@ def _table(rows: list[ResultRow], available: list[Column], width: int, title: st
     return table
 
 
-def as_text(table: Table, width: int = WIDTH_OF_TEXT) -> str:
+def as_text(table: Table) -> str:
     """The table as plain text."""
-    console = Console(width=width, color_system=None, force_terminal=False)
+    console = Console(width=WIDTH_OF_TEXT, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

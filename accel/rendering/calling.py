@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from accel.measure.runner import attach_for_run
+from accel.measure.pipeline_runs import attach_for_run
 from accel.measure.sound import sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.inputs import load_input

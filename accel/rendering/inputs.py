@@ -83,11 +83,11 @@ def _problem(path: str, kind: str, size: int, modified: int) -> str:
 
 
 @contextmanager
-def opened_video(path: str | os.PathLike[str], containers: str = CONTAINERS) -> Iterator[Any]:
+def opened_video(path: str | os.PathLike[str]) -> Iterator[Any]:
     """The container of a video. Playlists, which would have FFmpeg open other files and addresses, are not let in."""
     import av
 
-    with open(path, "rb") as file, av.open(file, options={"format_whitelist": containers}) as container:
+    with open(path, "rb") as file, av.open(file, options={"format_whitelist": CONTAINERS}) as container:
         yield container
 
 

@@ -23,7 +23,7 @@ import torch
 from accel.files import open_file, sync_folder
 from accel.measure.media import changed_sizes
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.rendering.calling import FinishedCall, PipelineCaller
 from accel.rendering.encoding import encode, lost
 from accel.rendering.failures import DeviceError, ModelError, writing

@@ -12,7 +12,8 @@ from typing import Any
 
 from accel.anatomy import components_of
 from accel.caching.calibration.fitting import calibrations
-from accel.measure.runner import Verifier, accepts, without_progress_bars
+from accel.measure.measurements import Verifier
+from accel.measure.pipeline_runs import accepts, without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import waiting
 from accel.tuning import evidence

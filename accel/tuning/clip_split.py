@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from accel.measure.runner import check_seed
+from accel.measure.pipeline_runs import check_seed
 
 SEARCH_SHOTS = 4  # at most so many clips to search with
 FEWEST_HELD_OUT = 6  # clips that a promise is judged on, with further seeds where prompts are few

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from accel.measure.measurements import BASELINE
 from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 from accel.measure.results import Comparison
-from accel.measure.runner import BASELINE
 from accel.recipe import Recipe
 from accel.tuning.clip_split import Scope
 from accel.tuning.goal import TuningGoal

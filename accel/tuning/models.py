@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from typing import Any
 from accel.anatomy import components_of, denoisers_of
 from accel.drafting.halving import Scorer
 from accel.drafting.seeded_runs import SeededRuns
-from accel.files import write_whole
+from accel.journal import Journal
 from accel.measure.comparison import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
-from accel.measure.runner import Verifier, attach_for_run, without_progress_bars, work_seconds
+from accel.measure.measurements import Verifier
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, work_seconds
 from accel.recipe import Recipe
 from accel.samplers.model_switch import ModelSwitch
 
@@ -153,22 +153,18 @@ class _KeptRuns:
     """Scores and seconds by choice and prompt, in a file where there is a folder: the same call goes on from it."""
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path, self.runs = path, dict[tuple[str, str], tuple[float, float]]()
-        head = json.dumps(settings)
-        known = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
-        if known and known[0] != head:
-            raise ValueError(f"{path} holds runs with other settings: choose another folder (out=...).")
-        for line in known[1:]:
-            label, prompt, score, seconds = json.loads(line)
-            self.runs[label, prompt] = (score, seconds)
-        if path and not known:
-            write_whole(path, head + "\n")
+        self._journal = Journal(path, settings, _kept_run) if path else None
+        self.runs = dict(self._journal.entries) if self._journal else {}
 
     def add(self, label: str, prompt: str, score: float, seconds: float) -> None:
         self.runs[label, prompt] = (score, seconds)
-        if self.path:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([label, prompt, score, seconds]) + "\n")
+        if self._journal:
+            self._journal.add([label, prompt, score, seconds])
+
+
+def _kept_run(data: Any) -> tuple[tuple[str, str], tuple[float, float]]:
+    label, prompt, score, seconds = data
+    return (label, prompt), (float(score), float(seconds))
 
 
 def _line(one: ChoiceResult, front: ModelFront) -> str:

@@ -22,7 +22,7 @@ from accel.caching.planning import PlanRules, gap_errors
 from accel.method import Method
 from accel.parametrization import flow_time
 from accel.recipe import Recipe
-from accel.samplers.guidance.gate import GuidanceMethod
+from accel.samplers.guidance.policy import GuidanceMethod
 from accel.samplers.recorded_steps import RecordedStep
 from accel.tuning.space import SEEN_IN_A_RUN
 

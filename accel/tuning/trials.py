@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from accel.files import lines_of, write_whole
+from accel.journal import Journal
 from accel.measure.environment import environment
 from accel.measure.output import METRICS, Metric, PipelineOutput, fidelity, output_of
-from accel.measure.runner import attach_for_run
+from accel.measure.pipeline_runs import attach_for_run
 from accel.measure.sound import Sound, sampling_rate
-from accel.plain_data import parse_json
 from accel.recipe import Recipe
 from accel.report import LeverReport
 from accel.tuning.clip_split import PromptSeed
@@ -49,7 +47,7 @@ class TrialRunner:
     """Runs recipes on one pipeline and compares with its unaccelerated outputs, which are kept in `folder`.
 
     The journal there has one line for each run. A folder of another model, prompts or settings is refused with
-    ValueError, because its runs would be taken for runs of this one.
+    ValueError, because its runs would be taken for runs of this one (`accel.journal`).
     """
 
     def __init__(
@@ -71,7 +69,13 @@ class TrialRunner:
         self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
         self._waited: list[float] = []  # of the runs that were made here: seconds by the clock on the wall
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
-        self._open({"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity})
+        head = {"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity}
+        self._journal = Journal(folder / JOURNAL, head, _entry_of)
+        for entry in self._journal.entries:
+            if isinstance(entry, Trial):
+                self._note(entry)
+            else:
+                self._seconds |= entry
 
     def trial(self, recipe: Recipe, shot: int) -> Trial:
         """The run of this recipe on this shot: from the journal, else made now."""
@@ -91,7 +95,7 @@ class TrialRunner:
         computed = len({(call.run, call.step) for call in report.calls if call.action == "computed"}) / self.steps
         found = Trial(key, shot, values, seconds / pace, computed, idle)
         self._note(found)
-        self._append({"trial": asdict(found)})
+        self._journal.add({"trial": asdict(found)})
         return found
 
     def _judge(self, made: PipelineOutput, reference: PipelineOutput) -> dict[str, float]:
@@ -112,7 +116,7 @@ class TrialRunner:
         self._waited.append(time.monotonic() - begun)
         self._keep(shot, made)
         self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
-        self._append({"reference": shot, "seconds": list(self._seconds[shot])})
+        self._journal.add({"reference": shot, "seconds": list(self._seconds[shot])})
         return made
 
     def _keep(self, shot: int, made: PipelineOutput) -> None:
@@ -191,42 +195,8 @@ class TrialRunner:
         on_processor = self._device == "cpu"
         return time.process_time() if on_processor else time.perf_counter()
 
-    def _open(self, header: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / JOURNAL
-        if not path.exists():
-            write_whole(path, json.dumps(header) + "\n")
-            return
-        first, *lines = lines_of(path) or [""]
-        if _parsed(first) != json.loads(json.dumps(header)):
-            raise ValueError(
-                f"{self.folder} holds the tuning of another model, other prompts or other settings; "
-                f"give another folder, or delete this one."
-            )
-        for line in lines:
-            self._read(_parsed(line))
-
-    def _read(self, entry: Any) -> None:
-        """One line of the journal; a line that a crash cut off is as if it had not been written."""
-        try:
-            if "trial" in entry:
-                trial = Trial(**entry["trial"])
-                math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
-                self._note(trial)
-            elif "reference" in entry:
-                whole, denoising = map(float, entry["seconds"])
-                self._seconds[int(entry["reference"])] = whole, denoising
-        except (TypeError, ValueError, AttributeError, KeyError):
-            return
-
     def _note(self, trial: Trial) -> None:
         self.trials[trial.recipe, trial.shot] = trial
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        with open(self.folder / JOURNAL, "a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry))
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def key_of(recipe: Recipe) -> str:
@@ -237,8 +207,11 @@ def key_of(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _parsed(line: str) -> Any:
-    try:
-        return parse_json(line) if line.strip() else None
-    except ValueError:
-        return None
+def _entry_of(data: Any) -> Trial | dict[int, tuple[float, float]]:
+    """A trial, or the seconds of an unaccelerated run by its shot."""
+    if "trial" not in data:
+        whole, denoising = map(float, data["seconds"])
+        return {int(data["reference"]): (whole, denoising)}
+    trial = Trial(**data["trial"])
+    math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
+    return trial

@@ -18,9 +18,9 @@ from accel.caching.calibration.calibration import Calibration
 from accel.files import last_name
 from accel.measure.comparison import call_arguments_of, compare, steps_of
 from accel.measure.environment import environment
+from accel.measure.measurements import Verifier
 from accel.measure.output import METRICS, output_of
 from accel.measure.results import Comparison
-from accel.measure.runner import Verifier
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
 from accel.tuning import evidence

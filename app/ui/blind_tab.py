@@ -32,10 +32,10 @@ Question = tuple[str, bool]
 
 
 class BlindTab:
-    """Draws the tab into the present page and wires it. `order` decides which clip is A."""
+    """Draws the tab into the present page and wires it."""
 
-    def __init__(self, studio: Studio, order: random.Random | None = None) -> None:
-        self._studio, self._order = studio, order or random.Random()
+    def __init__(self, studio: Studio) -> None:
+        self._studio, self._order = studio, random.Random()
         gr.HTML(_LEAD, apply_default_css=False)
         with gr.Row(elem_classes="votes"):
             following = gr.Button("Next pair", variant="primary", elem_id="next-pair", min_width=120)

@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from accel.measure.metrics import psnr
+from benchmarks.command import add_judges
 from benchmarks.judges import JUDGES, Judge
 
 FULL, FEWER = 50, (25, 12)
@@ -51,15 +52,13 @@ def _fidelity(pipe: DiffusionPipeline, judge: Judge, number: int, guidance: floa
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fewer steps against 50, on every judge.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JUDGES)}; all by default")
+    add_judges(parser, JUDGES)
     parser.add_argument("--prompts", type=int, default=8)
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(JUDGES):
-        parser.error(f"there is no judge {', '.join(sorted(unknown))}; name some of: {', '.join(JUDGES)}.")
     torch.set_num_threads(1)
     print(f"| judge | scheduler | guidance | {' | '.join(f'{steps} steps: mean, worst dB' for steps in FEWER)} |")
     print("| --- " * (3 + len(FEWER)) + "|")
-    for name in options.names or JUDGES:
+    for name in options.names:
         for line in lines(JUDGES[name], options.prompts):
             print(line, flush=True)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.command import add_judges
 from benchmarks.judges import Judge
 from benchmarks.judges.language import Words
 from benchmarks.judges.roster import CANDIDATES, JUDGES
@@ -118,14 +119,14 @@ def train(judge: Judge, out: Path, compiled: bool = False) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the judges.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CANDIDATES)}")
+    add_judges(parser, CANDIDATES, default=())
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--updates", type=int, help="train for longer than the judge's own number of updates")
     parser.add_argument("--compile", action="store_true", help="compile the blocks of transformers: faster")
     parser.add_argument("--out", default="out/judges", help="folder for checkpoints and logs")
     options = parser.parse_args(arguments)
     names = list(JUDGES) if options.all else options.names
-    if not names or set(names) - set(CANDIDATES):
+    if not names:
         parser.error(f"name one or more of: {', '.join(CANDIDATES)}, or say --all.")
     for name in names:
         judge = CANDIDATES[name]

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from accel.measure.metrics import psnr, to_clips
-from accel.measure.runner import call_default
+from accel.measure.pipeline_runs import call_default
 from accel.pocket import MODELS, load, pipeline_class
 from accel.pocket.scenes import prompts
 from accel.pocket.verifier import Array, verify

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from accel.journal import append_line
+
 SHIFT = 3.0
 EMA_DECAY = 0.998
 
@@ -148,8 +150,7 @@ def save(run: Run, out: Path, step: int, elapsed: float) -> None:
 def log(path: Path, **values: float) -> None:
     line = json.dumps({key: round(value, 4) for key, value in values.items()})
     print(line, flush=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append_line(path, line)
 
 
 def shifted(level: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accel.cli import run
 from accel.commands.options import add_call, add_machine, add_model, call_arguments, load, recorded_prompts
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.terminal import show, waiting
 from benchmarks.command import command_of
 from benchmarks.refiner.training import train_refiner

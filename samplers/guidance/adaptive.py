@@ -12,7 +12,7 @@ from accel.clock import StepContext
 from accel.method import nested_method, setting
 from accel.parametrization import clean_from_output
 from accel.samplers.guidance.delta import GuidanceDelta
-from accel.samplers.guidance.gate import (
+from accel.samplers.guidance.policy import (
     ConditionalPass,
     EvaluatedPair,
     GuidanceDecision,

@@ -11,7 +11,7 @@ from accel.anatomy import Anatomy
 from accel.clock import StepContext
 from accel.method import setting
 from accel.parametrization import distinct, interpolation_weights, lagrange
-from accel.samplers.guidance.gate import (
+from accel.samplers.guidance.policy import (
     ConditionalPass,
     EvaluatedPair,
     GuidanceDecision,

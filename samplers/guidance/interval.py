@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from accel.anatomy import Anatomy
 from accel.clock import StepContext
 from accel.method import setting
-from accel.samplers.guidance.gate import (
+from accel.samplers.guidance.policy import (
     ConditionalPass,
     EvaluatedPair,
     GuidanceDecision,

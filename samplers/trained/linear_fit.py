@@ -11,7 +11,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.clock import StepContext
 from accel.recipe import Recipe
-from accel.samplers.guidance.gate import (
+from accel.samplers.guidance.policy import (
     ConditionalPass,
     EvaluatedPair,
     GuidanceDecision,

@@ -148,14 +148,16 @@ def test_inspect_prints_the_anatomy(loaded: list[str], capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("name", ["inspect", "doctor"])
 def test_inspect_says_what_will_engage_and_what_will_not(
-    name: str, loaded: list[str], capsys: pytest.CaptureFixture[str]
+    name: str, loaded: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("accel.precision.automatic", lambda pipe: accel.Float32())
     assert main([name, "some/model"]) == 0
     told = capsys.readouterr().out
     assert "presets that promise something here: lossless, balanced, fast, turbo" in told
     assert re.search(r"^cache: .*\bEasyCache\b", told, re.MULTILINE)
     assert "not DeepCache: DeepCache needs the skip connections of a U-Net" in told
     assert re.search(r"^machine: cpu", told, re.MULTILINE)
+    assert re.search(r"^what pays of precision here .*: Float32\(\)$", told, re.MULTILINE)
 
 
 def test_env_names_the_machine_and_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:

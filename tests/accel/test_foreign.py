@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan, DiffusionPipeline, SchedulerMixin
 import accel
 from accel import EasyCache, lever
 from accel.lever import InactiveLever
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.method import Method
 from accel.patch import CallWrapper, Replacement, Wrapper, replace_attribute, undo_later, wrap_methods
 from accel.rendering.memory import use_tiling

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import accel
 from accel import FixedInterval, pocket
-from accel.measure.runner import attach_for_run
+from accel.measure.pipeline_runs import attach_for_run
 from accel.patch import session_of
 from accel.samplers import (
     DiffusersScheduler,

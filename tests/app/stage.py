@@ -14,7 +14,7 @@ from accel.app.pair import Pair, Update
 from accel.app.settings import StudioSettings
 from accel.app.studio import Studio
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 
 PROMPT = "a red circle moves left on a dark background"

@@ -15,7 +15,7 @@ from accel.app.costs import Costs
 from accel.app.dry_run import DryRun
 from accel.app.pair import Side
 from accel.app.settings import StudioSettings
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.samplers import AdamsBashforth
 from tests.accel.witness import pipeline

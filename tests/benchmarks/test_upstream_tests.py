@@ -8,7 +8,7 @@ import pytest
 
 from accel.patch import session_of
 from benchmarks import levers_off
-from benchmarks.upstream_tests import outcomes
+from benchmarks.upstream_tests import outcomes, table
 from tests.tiny import TINY
 
 TESTS = """
@@ -26,6 +26,17 @@ def test_each_test_has_its_outcome(tmp_path: Path) -> None:
     (folder / "test_some.py").write_text(TESTS)
     found = {name.rsplit(".", 1)[1]: told for name, told in outcomes(tmp_path, ["some"], []).items()}
     assert found == {"test_one": "passed", "test_other": "failed", "test_third": "skipped"}
+
+
+def test_a_line_for_each_folder_says_what_passes_both_ways() -> None:
+    one, other, third = (
+        f"tests.pipelines.{name}" for name in ("wan.test_wan.A.one", "wan.test_wan.A.two", "dit.b.B.c")
+    )
+    without = {one: "passed", other: "skipped", third: "passed"}
+    assert table(without, {one: "passed", third: "failed"})[2:] == [
+        "| dit | 1 | 0 | none |",
+        "| wan | 1 | 1 | 1 skipped |",
+    ]
 
 
 def test_a_folder_without_tests_is_told(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 import accel
-from accel import OptimalSchedule
+from accel import Extrapolate, OptimalSchedule
+from accel.caching import extrapolate
 from accel.caching.hindsight import largest_error
 from accel.caching.planned_steps import PlannedSteps, cut
 from accel.caching.planning import PlanRules
+from accel.caching.predictor import PastValues, Predictor
 from tests.caching.toy import ToyPipeline
 
 SIGMAS = [1.0 - step / 20 for step in range(21)]
@@ -111,3 +115,31 @@ def test_a_smooth_run_is_not_disturbed() -> None:
 def test_a_schedule_with_a_guard_is_rendered_alone() -> None:
     assert OptimalSchedule(0.3).treats_samples_alike
     assert not OptimalSchedule(0.3, guard=0.25).treats_samples_alike
+
+
+@dataclass(frozen=True)
+class Forgetful(Extrapolate, abstract=True):
+    """Works everything out anew whenever it is asked."""
+
+    foreseen = Predictor.foreseen
+
+    def _seen(self, before: Any, now: PastValues, whole: Any = None) -> Any:
+        now.seen.clear()
+        return super()._seen(before, now)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("guard", [0.0, 0.25])
+def test_what_an_output_says_of_its_forecast_is_worked_out_once(order: int, guard: float) -> None:
+    pipe, found, times = ToyPipeline(lambda latents, sigma: SIGNS * math.sin(9.0 * sigma)), {}, {}
+    for kind in (Forgetful, Extrapolate):
+        cache = OptimalSchedule(0.4, guard=guard, predictor=kind(order))
+        with (
+            patch.object(extrapolate, "hindsight", side_effect=extrapolate.hindsight) as asked,
+            accel.accelerate(pipe, cache=cache) as session,
+        ):
+            found[kind], times[kind] = pipe(num_inference_steps=40), asked.call_count
+    computed = sum(call.action == "computed" for call in session.report().calls)
+    assert torch.equal(found[Forgetful], found[Extrapolate])
+    assert times[Extrapolate] <= computed * max(order, 1)  # of a parabola and, for the correction, of a line
+    assert times[Extrapolate] < times[Forgetful] if order else times[Extrapolate] == times[Forgetful]

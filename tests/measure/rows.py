@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from accel.measure.measurements import Quality, Sample
 from accel.measure.results import ResultRow
-from accel.measure.runner import Quality, Sample
 
 
 def row(label: str, kind: Any, speedup: float, psnrs: list[float]) -> ResultRow:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from accel.measure.clip_store import ClipStore
+from accel.measure.measurements import BASELINE, Sample, Variant
 from accel.measure.output import PipelineOutput
-from accel.measure.runner import BASELINE, Runner, Sample, Variant
+from accel.measure.runner import Runner
 from accel.recipe import Recipe
 
 

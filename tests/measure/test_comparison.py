@@ -13,7 +13,7 @@ import torch
 from diffusers import WanPipeline
 
 import accel
-from accel.measure import runner
+from accel.measure import pipeline_runs, runner
 from accel.measure.comparison import ComparisonInterrupted, compare
 from accel.measure.results import Comparison
 from accel.recipe import Recipe
@@ -103,7 +103,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipeline]:
     def accelerate(pipe: FakePipeline, recipe: Any) -> FakeSession:
         return FakeSession(pipe, Recipe(name=recipe) if isinstance(recipe, str) else recipe)
 
-    monkeypatch.setattr(runner, "accelerate", accelerate)
+    monkeypatch.setattr(pipeline_runs, "accelerate", accelerate)
     monkeypatch.setattr(runner, "time", clock)
     yield FakePipeline(clock)
 

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from accel.measure.measurements import BASELINE, Quality, Sample
 from accel.measure.page import DIFFERENCE_GAIN, render_page
 from accel.measure.results import Comparison, ResultRow
-from accel.measure.runner import BASELINE, Quality, Sample
 
 STEPS = 10
 PROMPT = 'a <b>"red"</b> circle & </script><script>alert(1)</script>'

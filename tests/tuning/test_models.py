@@ -12,7 +12,7 @@ import torch
 import accel
 from accel import FixedInterval, Recipe, pocket
 from accel.measure.metrics import Clip, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.tuning import ModelChoice, ModelFront, Route
 from accel.tuning.models import RUNS, default_choices
 from tests.accel.residue import of_denoisers

@@ -14,7 +14,7 @@ import accel
 from accel import pocket
 from accel.caching.calibration.calibrate import CalibrationRuns, record
 from accel.measure.metrics import psnr, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
 from accel.tuning.simulate import Simulator

@@ -16,7 +16,7 @@ import accel
 from accel import pocket
 from accel.measure import runner
 from accel.measure.metrics import psnr, to_frames
-from accel.measure.runner import without_progress_bars
+from accel.measure.pipeline_runs import attach_for_run, without_progress_bars
 from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
@@ -79,7 +79,7 @@ def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_recipe_keeps_its_promise_on_prompts_it_has_not_seen(pipe: Any, folder: Path) -> None:
     def video(recipe: Recipe, prompt: str) -> Any:
-        with runner.attach_for_run(pipe, recipe):
+        with attach_for_run(pipe, recipe):
             generator = torch.Generator().manual_seed(7)
             return to_frames(pipe(prompt, num_inference_steps=STEPS, output_type="np", generator=generator, **CALL))
 
@@ -150,7 +150,7 @@ def searched_again(pipe: Any, folder: Path) -> None:
 
 
 def test_a_folder_of_another_tuning_is_refused(pipe: Any, folder: Path) -> None:
-    with pytest.raises(ValueError, match="holds the tuning of another model, other prompts or other settings"):
+    with pytest.raises(ValueError, match=r"holds runs with other settings \(.*shots.*\)"):
         tuned(pipe, prompts=pocket.prompts(6, 99), min_psnr=GOAL, out=folder)
 
 

@@ -33,9 +33,3 @@ def test_the_table_is_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 6
     assert {row.count("|") for row in rows} == {6}
-
-
-def test_an_unknown_judge_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        steps.main(["nobody"])
-    assert "there is no judge nobody" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from accel.patch import session_of
 from accel.samplers import calibrate_linear
 from accel.samplers.guidance.adaptive import agreement
 from accel.samplers.guidance.delta import split_frequencies
-from accel.samplers.guidance.gate import ConditionalPass
+from accel.samplers.guidance.policy import ConditionalPass
 from tests.accel.witness import NOISE, pipeline, plain
 from tests.samplers.guidance.reference import by_rule
 from tests.tiny import TINY, run

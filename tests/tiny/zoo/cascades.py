@@ -55,6 +55,10 @@ def hinted(ask: Ask) -> dict[str, Any]:
     return imagined(ask) | TENSORS | {"hint": picture(2, 64, 64).repeat(ask.batch, 1, 1, 1)}
 
 
+def larger(ask: Ask) -> dict[str, Any]:
+    return TENSORS | {"original_image": [pil(4, 32, 32)] * ask.batch}
+
+
 def masks(ask: Ask) -> dict[str, Any]:
     given = {"attention_mask": torch.ones(ask.batch, 8, dtype=torch.long)}
     return given | ({"negative_attention_mask": given["attention_mask"]} if ask.guidance else {})
@@ -155,15 +159,15 @@ CASES = (
         alone="one prompt a call",
     ),
     Case("KandinskyPipeline", K21, shown),
-    Case("KandinskyImg2ImgPipeline", K21, shown),
-    Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, shown),
+    Case("KandinskyImg2ImgPipeline", K21, shown, rows=True),
+    Case("KandinskyInpaintPipeline", K21 | {"unet": BY_BOTH | WIDER}, shown, rows=True),
     Case("KandinskyPriorPipeline", PRIOR, TENSORS, alone=ONE),
     Case("KandinskyCombinedPipeline", K21 | COMBINED, TENSORS, alone=ONE),
     Case("KandinskyImg2ImgCombinedPipeline", K21 | COMBINED, TENSORS, alone=ONE),
     Case("KandinskyInpaintCombinedPipeline", K21 | COMBINED | {"unet": BY_BOTH | WIDER}, TENSORS, alone=ONE),
     Case("KandinskyV22Pipeline", K22, imagined),
     Case("KandinskyV22Img2ImgPipeline", K22, imagined),
-    Case("KandinskyV22InpaintPipeline", K22 | {"unet": BY_PICTURE | WIDER}, imagined),
+    Case("KandinskyV22InpaintPipeline", K22 | {"unet": BY_PICTURE | WIDER}, imagined, rows=True),
     Case("KandinskyV22PriorPipeline", PRIOR, TENSORS, alone=ONE),
     Case("KandinskyV22PriorEmb2EmbPipeline", PRIOR, TENSORS, alone=ONE),
     Case("KandinskyV22ControlnetPipeline", HINTED, hinted),
@@ -174,11 +178,11 @@ CASES = (
     Case("Kandinsky3Pipeline", {}, masks),
     Case("Kandinsky3Img2ImgPipeline", {}, masks),
     Case("IFPipeline", PIXELS, TENSORS, size=(32, 32)),
-    Case("IFImg2ImgPipeline", PIXELS, TENSORS, size=(32, 32)),
-    Case("IFInpaintingPipeline", PIXELS, TENSORS, size=(32, 32)),
-    Case("IFSuperResolutionPipeline", FINER, TENSORS, size=(32, 32)),
-    Case("IFImg2ImgSuperResolutionPipeline", FINER, TENSORS | {"original_image": pil(4, 32, 32)}, size=(32, 32)),
-    Case("IFInpaintingSuperResolutionPipeline", FINER, TENSORS | {"original_image": pil(4, 32, 32)}, size=(32, 32)),
+    Case("IFImg2ImgPipeline", PIXELS, TENSORS, size=(32, 32), rows=True),
+    Case("IFInpaintingPipeline", PIXELS, TENSORS, size=(32, 32), rows=True),
+    Case("IFSuperResolutionPipeline", FINER, TENSORS, size=(32, 32), rows=True),
+    Case("IFImg2ImgSuperResolutionPipeline", FINER, larger, size=(32, 32), rows=True),
+    Case("IFInpaintingSuperResolutionPipeline", FINER, larger, size=(32, 32), rows=True),
     Case("UnCLIPPipeline", UNCLIP, TENSORS),
     Case("UnCLIPImageVariationPipeline", UNCLIP | {"image_encoder": {"projection": POOLED}}, TENSORS),
     Case("ShapEPipeline", SHAPES, {"frame_size": 8}),

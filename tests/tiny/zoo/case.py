@@ -165,5 +165,10 @@ class Case:
         return pil(first, *self.size)
 
 
+def drawn_by_one(ask: Ask) -> dict[str, Any]:
+    """For calls that take no list of generators: one draws for the whole batch."""
+    return {"generator": torch.Generator().manual_seed(ask.prompt)} if ask.batch > 1 else {}
+
+
 def pil(seed: int, height: int, width: int) -> Any:
     return VaeImageProcessor.numpy_to_pil(picture(seed, height, width)[0].permute(1, 2, 0).numpy())[0]

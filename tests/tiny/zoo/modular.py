@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from diffusers import HeliosDMDScheduler, HeliosScheduler, ModularPipeline
 
 from tests.tiny.case import Ask, quiet
 from tests.tiny.image import image_vae
-from tests.tiny.zoo.case import Case
+from tests.tiny.zoo.case import Case, drawn_by_one
+from tests.tiny.zoo.clips import FACTORED
 from tests.tiny.zoo.parts import make
 from tests.tiny.zoo.pictures import listed, wholly_layered
 from tests.tiny.zoo.sdxl import UNET
@@ -82,7 +83,13 @@ class ModularCase(Case):
 
 CASES: tuple[Case, ...] = (
     ModularCase("FluxModularPipeline", SIXTEEN),
-    ModularCase("FluxKontextModularPipeline", SIXTEEN, {"max_area": 64 * 64, "_auto_resize": False}, pictures=True),
+    ModularCase(
+        "FluxKontextModularPipeline",
+        SIXTEEN,
+        {"max_area": 64 * 64, "_auto_resize": False},
+        pictures=True,
+        rows=True,
+    ),
     ModularCase("Flux2ModularPipeline"),
     ModularCase("Flux2KleinModularPipeline"),
     ModularCase("Flux2KleinBaseModularPipeline"),
@@ -92,10 +99,12 @@ CASES: tuple[Case, ...] = (
         "WanImage2VideoModularPipeline",
         {"transformer": {"in_channels": 36, "image_dim": 16}, "image_processor": image_processor},
         pictures=True,
+        alone="one picture a call",
     ),
     ModularCase(
         "Wan22Image2VideoModularPipeline",
         {"transformer": {"in_channels": 36}, "transformer_2": {"in_channels": 36}},
+        drawn_by_one,
         pictures=True,
     ),
     ModularCase("QwenImageModularPipeline", {"controlnet": None}),
@@ -110,6 +119,6 @@ CASES: tuple[Case, ...] = (
     ModularCase("LTXModularPipeline"),
     ModularCase("HunyuanVideo15ModularPipeline"),
     ModularCase("HeliosModularPipeline", {"scheduler": lambda: HeliosScheduler(stages=1, stage_range=[0, 1])}),
-    ModularCase("HeliosPyramidModularPipeline"),
-    ModularCase("HeliosPyramidDistilledModularPipeline", {"scheduler": HeliosDMDScheduler}),
+    ModularCase("HeliosPyramidModularPipeline", {"scheduler": partial(HeliosScheduler, gamma=FACTORED)}),
+    ModularCase("HeliosPyramidDistilledModularPipeline", {"scheduler": partial(HeliosDMDScheduler, gamma=FACTORED)}),
 )

@@ -12,7 +12,7 @@ from diffusers.guiders import AdaptiveProjectedMixGuidance
 from tests.tiny.case import Ask
 from tests.tiny.image import POOLED, TEXT, image_vae
 from tests.tiny.unusual import Processor
-from tests.tiny.zoo.case import Case
+from tests.tiny.zoo.case import Case, drawn_by_one
 
 SIXTEEN: dict[str, Any] = {"vae": partial(image_vae, 16)}
 SD3 = SIXTEEN
@@ -39,6 +39,10 @@ def listed(ask: Ask) -> dict[str, Any]:
     if ask.guidance:
         given["negative_prompt_embeds"] = list(ask.negative_words(5, TEXT))
     return given
+
+
+def drawn_arrays(ask: Ask) -> dict[str, Any]:
+    return ARRAYS | drawn_by_one(ask)
 
 
 def four_encoders(ask: Ask) -> dict[str, Any]:
@@ -110,9 +114,11 @@ CASES = (
     Case("ZImageImg2ImgPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageInpaintPipeline", SIXTEEN, listed, off=0.0),
     Case("ZImageControlNetPipeline", SIXTEEN, listed, off=0.0),
-    Case("ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, off=0.0),
-    Case("AmusedPipeline", AMUSED, words=True),
-    Case("AmusedImg2ImgPipeline", AMUSED, words=True),
-    Case("AmusedInpaintPipeline", AMUSED, words=True),
-    Case("VQDiffusionPipeline", {"text_encoder": {"pooled": TEXT}}, ARRAYS),
+    Case(
+        "ZImageControlNetInpaintPipeline", SIXTEEN | {"controlnet": {"control_in_dim": 33}}, listed, rows=True, off=0.0
+    ),
+    Case("AmusedPipeline", AMUSED, drawn_by_one, words=True),
+    Case("AmusedImg2ImgPipeline", AMUSED, drawn_by_one, words=True, rows=True),
+    Case("AmusedInpaintPipeline", AMUSED, drawn_by_one, words=True, rows=True),
+    Case("VQDiffusionPipeline", {"text_encoder": {"pooled": TEXT}}, drawn_arrays),
 )

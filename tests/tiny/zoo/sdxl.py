@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.tiny.image import POOLED, TEXT
 from tests.tiny.zoo.case import Case
-from tests.tiny.zoo.stable_diffusion import inverted, sde
+from tests.tiny.zoo.stable_diffusion import ZERO, inverted, redrawn, sde
 from tests.tiny.zoo.stand_ins import ProjectedEncoder, TokensFirst
 
 ADDED: dict[str, Any] = {
@@ -36,6 +36,7 @@ KOLORS = XL | {
 }
 CONTROLLED = XL | {"controlnet": CONTROL}
 
+
 CASES = (
     Case("StableDiffusionXLPipeline", XL),
     Case("StableDiffusionXLImg2ImgPipeline", XL),
@@ -59,12 +60,11 @@ CASES = (
         WORDS | {"scheduler": sde},
         {"editing_prompt": "a hat", "use_intersect_mask": False},
         words=True,
+        alone="one inverted picture a call",
         after=inverted,
     ),
-    Case(
-        "TextToVideoZeroSDXLPipeline", WORDS, {"video_length": 3, "t0": 4, "t1": 6}, words=True, alone="one clip a call"
-    ),
-    Case("AnimateDiffSDXLPipeline", XL),
+    Case("TextToVideoZeroSDXLPipeline", WORDS, ZERO, words=True, alone="one clip a call"),
+    Case("AnimateDiffSDXLPipeline", XL, after=redrawn),
     Case("KolorsPipeline", XL),
     Case("KolorsImg2ImgPipeline", KOLORS, words=True),
     Case("KolorsPAGPipeline", XL),

@@ -1,0 +1,96 @@
+"""Running somebody's pipeline for a measurement: what its call takes, with what it is accelerated meanwhile, and what
+its device has spent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+from accel.api import accelerate
+from accel.patch import undo_later
+from accel.recipe import Recipe
+from accel.session import bare
+
+
+def check_seed(seed: object) -> None:
+    """Raises ValueError, in one sentence, for what no generator of torch takes."""
+    if type(seed) is not int or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"a seed must be a whole number from {-(2**63)} to {2**63 - 1}, not {seed!r}.")
+
+
+@contextmanager
+def attach_for_run(pipe: Any, recipe: Any) -> Iterator[Any]:
+    """A session with `recipe` on `pipe`, restored on exit. For a function, with the clock around what it
+    attached. A session that was attached before is suspended meanwhile.
+    """
+    with bare(pipe), ExitStack() as undo:
+        if callable(recipe):
+            undo.callback(recipe(pipe))
+            recipe = Recipe()
+        yield undo.enter_context(accelerate(pipe, recipe))
+
+
+def without_progress_bars(pipe: Any) -> AbstractContextManager[None]:
+    """Turns the pipeline's own progress bar off for the block, and leaves its attributes as they were."""
+    if not hasattr(pipe, "set_progress_bar_config"):
+        return nullcontext()
+    return undo_later(pipe, lambda: pipe.set_progress_bar_config(disable=True))
+
+
+def call_default(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call, None where it has no such argument or no default."""
+    parameter = inspect.signature(pipe.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def accepts(pipe: Any, name: str) -> bool:
+    """Whether the pipeline's call takes an argument called `name`."""
+    parameters = inspect.signature(pipe.__call__).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def needs_prompt(pipe: Any, call_arguments: Mapping[str, Any]) -> bool:
+    """Whether a prompt is part of the call: the pipeline takes one, and it is not among the arguments as embeddings."""
+    return accepts(pipe, "prompt") and call_arguments.get("prompt_embeds") is None
+
+
+def work_seconds(pipe: Any) -> float:
+    """A clock of the work done for this pipeline: processor time of this process, or wall-clock time of its device when
+    everything asked of that is done.
+    """
+    if _accelerator(pipe) is None:
+        return time.process_time()
+    synchronize(pipe)
+    return time.perf_counter()
+
+
+def _accelerator(pipe: Any) -> Any:
+    """torch.cuda, torch.xpu, torch.mps … for the pipeline's device, None on the CPU."""
+    import torch
+
+    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
+    kind = getattr(device, "type", "cpu")
+    return None if kind in ("cpu", "meta") else getattr(torch, kind, None)
+
+
+def synchronize(pipe: Any) -> None:
+    """Waits until the pipeline's device has done what was asked of it."""
+    if (module := _accelerator(pipe)) is not None:
+        module.synchronize()
+
+
+def reset_peak(pipe: Any) -> None:
+    """Begins `peak_bytes` anew."""
+    module = _accelerator(pipe)
+    if module is not None and hasattr(module, "reset_peak_memory_stats"):
+        module.reset_peak_memory_stats()
+
+
+def peak_bytes(pipe: Any) -> int | None:
+    """The most memory of its device that was in use; None on a CPU."""
+    module = _accelerator(pipe)
+    return int(module.max_memory_allocated()) if hasattr(module, "max_memory_allocated") else None

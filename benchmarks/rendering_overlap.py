@@ -1,9 +1,10 @@
 """A job decoded while the next is denoised, beside a plain loop: python -m benchmarks.rendering_overlap.
 
 The pocket video model with a slow decoder: diffusers' own of Wan, with random weights, of a width at which it takes
-about as long as the denoiser; or with --waits its own, which waits as one on another device would, where a busy machine
-gives a process no second core whatever it asks for. A mixed manifest: prompts, seeds, sizes, lengths and recipes. The plain loop is
-`pipe(**job)` and then the file. All take turns in every round, in one process, and their files are compared.
+about as long as the denoiser; or with --waits its own, which waits as one on another device would, because a busy
+machine may give a process no second core whatever it asks for. A mixed manifest: prompts, seeds, sizes, lengths and
+recipes. The plain loop is `pipe(**job)` and then the file. All take turns in every round, in one process, and their
+files are compared.
 
 Wall-clock times of a busy machine are noise that is never negative, so the least of all rounds is told beside the
 median; processor time tells what was computed. Seconds by stage are those of the plain loop.

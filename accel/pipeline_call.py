@@ -71,6 +71,11 @@ class PipelineCall(CallOwner):
         others = self.levers.arguments(self._given)
         return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The arguments of the pipeline's call, by name, as they were given; none in a `running()` block."""
+        return self._given
+
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         result = inner(*args, **kwargs)
         if self.levers.parts:

@@ -12,12 +12,14 @@ from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
 from accel.conventions import STEPS
+from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
 from accel.ownership import owner_of, owners
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
 from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
+from accel.text_cache import MOST_BYTES
 from accel.update import config_of
 
 # The sampler is first, because it decides which steps there are and which model computes them. Guidance stands in front
@@ -53,6 +55,7 @@ class Session:
         self._report, self._suspended = Report(recipe.label), False
         self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
         self._call_layer: CallWrapper | None = None
+        self._texts: KeptTexts | None = None
         try:
             self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
@@ -91,10 +94,36 @@ class Session:
         pipe, self._pipe = self.pipe, None
         self._detach()
         self._layers.clear()
+        self._texts = None
         for call in tuple(self._calls):
             call.end()
         self._levers.clear()
         return pipe
+
+    def keep_texts(self, most_bytes: int = MOST_BYTES) -> None:
+        """From now on words are encoded once: a call with the same plain arguments, but for its noise, takes what the
+        last one with them has encoded. The bits are the same.
+
+            session.keep_texts()
+            clips = [pipe("a corgi surfing", generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+
+        Words are encoded anew where any argument differs, and where an encoder's weights, adapters or settings do (its
+        weights are compared by address, torch's count of changes, and 64 of the numbers of each); nothing is kept of
+        calls with pictures or embeddings, of encoders in training mode, and where an encoder draws random numbers.
+        Memory: copies of the encodings, where they were made, `most_bytes` at most; the oldest go first. Ends with the
+        session, and rests while that is suspended. It is not worth having where every call has other words.
+        """
+        if self.pipe is None:
+            raise ValueError("The session is restored: accelerate the pipeline again.")
+        if self._texts is not None:
+            self._texts.detach()
+        known = weakref.ref(self)
+        self._texts = KeptTexts(self.pipe, most_bytes, lambda: None if (one := known()) is None else one._call_here())
+        if self._suspended:
+            self._texts.detach()
+
+    def _call_here(self) -> PipelineCall | None:
+        return next((call for call in owners() if isinstance(call, PipelineCall) and call in self._calls), None)
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -184,6 +213,8 @@ class Session:
         return [methods[lever].build(self.anatomy) for lever in CHAIN if lever in methods]
 
     def _detach(self) -> None:
+        if self._texts is not None:
+            self._texts.detach()
         for layer in reversed(self._layers):
             layer.detach()
         if self._call_layer is not None:
@@ -194,6 +225,8 @@ class Session:
         plan = list(self._plan(self._exchange.parts(components_of(pipe))))
         self._layers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
         self._call_layer = CallWrapper(pipe, _Around(self), self)
+        if self._texts is not None:
+            self._texts.attach(pipe)
 
     def _covered(self, plan: list[tuple[Any, str, _Heard]]) -> bool:
         """Whether the layers are, or were, over just these methods."""

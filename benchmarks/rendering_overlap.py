@@ -1,8 +1,10 @@
 """A job decoded while the next is denoised, beside a plain loop: python -m benchmarks.rendering_overlap.
 
 The pocket video model with a slow decoder: diffusers' own of Wan, with random weights, of a width at which it takes
-about as long as the denoiser. A mixed manifest: prompts, seeds, sizes, lengths and recipes. The plain loop is
-`pipe(**job)` and then the file. All take turns in every round, in one process, and their files are compared.
+about as long as the denoiser; or with --waits its own, which waits as one on another device would, because a busy
+machine may give a process no second core whatever it asks for. A mixed manifest: prompts, seeds, sizes, lengths and
+recipes. The plain loop is `pipe(**job)` and then the file. All take turns in every round, in one process, and their
+files are compared.
 
 Wall-clock times of a busy machine are noise that is never negative, so the least of all rounds is told beside the
 median; processor time tells what was computed. Seconds by stage are those of the plain loop.
@@ -28,13 +30,14 @@ import accel
 from accel.loading import load_pipeline
 from accel.measure.output import outputs_of
 from accel.measure.pipeline_runs import without_progress_bars
+from accel.patch import Wrapper
 from accel.pocket import prompts
 from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
 
 SHAPES = ((64, 9), (96, 5), (64, 17))  # pixels of a side, frames
 RECIPES = ("off", "balanced", "fast")
-STEPS = 8
+STEPS = 8  # half of them where the decoder only waits
 STAGES = {"before": "text", "denoise": "denoising", "after": "decoding"}
 
 Pass = Callable[[Path], None]
@@ -54,7 +57,18 @@ def slow_decoder(width: int, channels: int) -> AutoencoderKLWan:
     return AutoencoderKLWan(base_dim=width, z_dim=channels, num_res_blocks=1, **scale).eval()
 
 
-def lines_of(jobs: int) -> list[dict[str, Any]]:
+def waiting_decoder(vae: Any, seconds: float) -> Any:
+    """The autoencoder, whose decoder first waits."""
+
+    def decode(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        time.sleep(seconds)
+        return inner(*args, **kwargs)
+
+    Wrapper(vae, "decode", decode, everywhere=True)
+    return vae
+
+
+def lines_of(jobs: int, steps: int) -> list[dict[str, Any]]:
     """In the order in which `render` takes them, so that the plain loop attaches each recipe once as well."""
     texts = prompts(3, seed=0)
     lines = []
@@ -67,7 +81,7 @@ def lines_of(jobs: int) -> list[dict[str, Any]]:
                 "size": side,
                 "frames": frames,
                 "recipe": recipe,
-                "steps": STEPS,
+                "steps": steps,
             }
         )
     return lines
@@ -140,10 +154,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=6, help="jobs of a pass (6)")
     parser.add_argument("--rounds", type=int, default=3, help="passes of each (3)")
     parser.add_argument("--width", type=int, default=12, help="of the decoder (12)")
+    parser.add_argument(
+        "--waits", type=float, default=0.0, help="seconds for which the pocket model's own decoder waits"
+    )
     options = parser.parse_args()
     pipe = load_pipeline("pocket:video")
-    pipe.vae = slow_decoder(options.width, pipe.vae.config.z_dim)
-    lines, spent = lines_of(options.jobs), dict[str, list[float]]()
+    channels = pipe.vae.config.z_dim
+    pipe.vae = waiting_decoder(pipe.vae, options.waits) if options.waits else slow_decoder(options.width, channels)
+    lines, spent = lines_of(options.jobs, STEPS // 2 if options.waits else STEPS), dict[str, list[float]]()
     runs = {"plain loop": plain_loop(pipe, lines, spent)}
     runs |= {"render": rendering(pipe, lines, overlap=False), "render, overlap": rendering(pipe, lines, overlap=True)}
     with without_progress_bars(pipe):

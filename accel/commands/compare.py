@@ -120,6 +120,7 @@ def _show(result: Comparison, folder: Path) -> None:
         page = result.save(folder)
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
+    console.print(result.phases())
     console.print(result.measures())
     further = [*contradictions(result), *missing(any(row.lpips is not None for row in result.rows))]
     for line in [*result.headlines(), *result.cautions(), *further]:

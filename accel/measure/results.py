@@ -82,6 +82,14 @@ class ResultRow:
     joules: float | None = None
 
     @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase. The denoiser's are those of all steps, with their scheduler; the rest is what the
+        pipeline's call took besides the three.
+        """
+        known = {"text": self.before, "denoiser": self.denoise, "decoder": self.after}
+        return known | {"rest": max(self.seconds - sum(known.values()), 0.0)}
+
+    @property
     def decibels(self) -> float | None:
         """By what it is judged first: PSNR of frames, or SNR of sound where there are none."""
         return self.psnr if self.psnr is not None else self.snr
@@ -169,6 +177,12 @@ class Comparison:
 
         return comparison_table(self, terminal_width())
 
+    def phases(self) -> Table:
+        """Seconds in text encoders, denoiser and decoder, and what was saved of each."""
+        from accel.measure.tables import phases_table, terminal_width
+
+        return phases_table(self, terminal_width())
+
     def measures(self) -> Table:
         """How far the numbers may be off, and what can be said without the unaccelerated output."""
         from accel.measure.tables import measures_table, terminal_width
@@ -176,9 +190,9 @@ class Comparison:
         return measures_table(self, terminal_width())
 
     def __str__(self) -> str:
-        from accel.measure.tables import WIDTH_OF_TEXT, as_text, comparison_table, measures_table
+        from accel.measure.tables import WIDTH_OF_TEXT, as_text, comparison_table, measures_table, phases_table
 
-        tables = (comparison_table(self), measures_table(self, WIDTH_OF_TEXT))
+        tables = (comparison_table(self), phases_table(self), measures_table(self, WIDTH_OF_TEXT))
         return "\n".join([*map(as_text, tables), "", *self.headlines(), *contradictions(self), *self.cautions()])
 
     def save(self, folder: str | Path) -> Path:

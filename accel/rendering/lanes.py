@@ -18,7 +18,7 @@ from accel.api import accelerate
 from accel.rendering.beside import pipeline_beside, why_in_turn
 from accel.rendering.jobs import Job, digest
 from accel.rendering.stages import Place, Stages
-from accel.rendering.text_cache import Answers, TextCache
+from accel.text_cache import Answers, TextCache
 
 LANES = 2
 
@@ -31,7 +31,8 @@ class Lane:
         self.session: Any = None
         self.work: Future[None] | None = None
         self._recipe: str | None = None
-        self._memo = TextCache(pipe, answers)
+        self._context: Any = None
+        self._memo = TextCache(pipe, answers, lambda: self._context)
 
     @property
     def recipe(self) -> str | None:
@@ -43,7 +44,7 @@ class Lane:
         if self._recipe != digest(job.recipe):
             self.session = accelerate(self.pipe, job.build_recipe())
             self._recipe = digest(job.recipe)
-        self._memo.context = job.guidance, digest(job.arguments), digest(job.weights)
+        self._context = job.guidance, digest(job.arguments), digest(job.weights)
 
     def drop_session(self) -> None:
         session, self.session, self._recipe = self.session, None, None

@@ -13,6 +13,7 @@ from accel.measure.contradictions import contradictions
 from accel.measure.intervals import of_share
 from accel.measure.page import render_page
 from accel.measure.results import Comparison, ResultRow
+from accel.measure.tables import as_text, phases_table
 from tests.measure.rows import row
 
 
@@ -53,6 +54,18 @@ def test_the_tables_show_them(measured: Comparison) -> None:
         assert title in text and f"<th>{title}</th>" in page
     assert ("joules" in text) is bool(measured.environment["energy"])
     assert ("Energy was not measured" in text.replace("\n", " ")) is not measured.environment["energy"]
+
+
+def test_seconds_by_phase_add_up_and_say_what_was_saved() -> None:
+    base = replace(row("unaccelerated", "baseline", 0.1, []), seconds=10.0, before=1.0, denoise=6.5, after=2.0)
+    fast = replace(row("fast", "recipe", 0.2, [30.0]), seconds=5.0, before=1.0, denoise=1.5, after=2.25)
+    levers = {"fast": [{"lever": "cache", "engaged": True}, {"lever": "attention", "engaged": False}]}
+    table = as_text(phases_table(Comparison([base, fast], {}, {}, levers=levers)))
+    assert base.phases == {"text": 1.0, "denoiser": 6.5, "decoder": 2.0, "rest": 0.5}
+    lines = [line.split("  ") for line in table.splitlines()]
+    cells = {line[0].strip(): [cell.strip() for cell in line[1:] if cell.strip()] for line in lines if line[0].strip()}
+    assert cells["unaccelerated"] == ["1.00", "6.50", "2.00", "0.50"]
+    assert cells["fast"] == ["1.00 (+0.00)", "1.50 (-5.00)", "2.25 (+0.25)", "0.25 (-0.25)", "cache"]
 
 
 def compared(**changes: Any) -> list[str]:

@@ -13,9 +13,9 @@ import accel
 from accel.rendering import worker as worker_module
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.outcome import WorkerSettings
-from accel.rendering.text_cache import Answers, TextCache
 from accel.rendering.worker_loop import Event, work_loop
 from accel.rendering.writer import Writer
+from accel.text_cache import Answers, TextCache
 from tests.rendering.studio import Worded, check_exactly_once, ledger_lines, worded
 from tests.rendering.test_render import pixels, render, still
 
@@ -182,7 +182,8 @@ def test_an_output_that_is_no_picture_fails_its_job(tmp_path: Path, monkeypatch:
 def test_the_memo_answers_with_copies_and_only_what_is_certain() -> None:
     pipe = worded()
     before = set(vars(pipe))
-    memo = TextCache(pipe)
+    guidance = [1.0]
+    memo = TextCache(pipe, context=lambda: guidance[0])
     first, _ = pipe.encode_prompt("a", negative_prompt="b")
     first.zero_()
     again, negative = pipe.encode_prompt("a", negative_prompt="b")
@@ -190,7 +191,7 @@ def test_the_memo_answers_with_copies_and_only_what_is_certain() -> None:
     pipe.encode_prompt("b")
     assert pipe.encoded == ["a", "b", ""], "below encode_prompt, a text is known whatever it was for"
     pipe.encode_prompt("a", negative_prompt="b", prompt_embeds=torch.zeros(1))
-    memo.context = 3.0
+    guidance[0] = 3.0
     pipe.encode_prompt("a", negative_prompt="b")
     assert torch.equal(again, pipe.encode_prompt("a", negative_prompt="b")[0])
     assert pipe.encoded == ["a", "b", "", "a", "b"]

@@ -1,8 +1,9 @@
 """Text is encoded once: what a pipeline computed for a prompt is kept for the next job with that prompt.
 
 diffusers' pipelines encode text in `encode_prompt` (233 files of diffusers 0.42 have one), and many do one prompt at a
-time below it, in methods such as `_get_t5_prompt_embeds`. For the duration of a render these methods of this one
-pipeline object answer a repeated question with a copy of their first answer. That is exact, bit for bit, because:
+time below it, in methods such as `_get_t5_prompt_embeds`. For the duration of a render, or as long as a session wants
+it, these methods of this one pipeline object answer a repeated question with a copy of their first answer. That is
+exact, bit for bit, because:
 
 - a question is the same only if all arguments are equal, and only text, numbers, devices and types count: a call with
   tensors or pictures is passed through. What else a pipeline may look at, its guidance, is part of the question.
@@ -13,6 +14,7 @@ pipeline object answer a repeated question with a copy of their first answer. Th
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -34,32 +36,41 @@ class Answers:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._held = most_bytes, 0
         self._answers: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._answers.clear()
+            self._held = 0
 
     def get(self, question: Any) -> Any:
         """A copy of an answer, in a tuple of one; None where there is none."""
-        if question not in self._answers:
-            return None
-        self._answers.move_to_end(question)
-        return (_copied(self._answers[question][0]),)
+        with self._lock:
+            if question not in self._answers:
+                return None
+            self._answers.move_to_end(question)
+            return (_copied(self._answers[question][0]),)
 
     def keep(self, question: Any, answer: Any) -> None:
         size = _size(answer)
         if size is None or size > self._most:
             return
-        while self._held + size > self._most:
-            self._held -= self._answers.popitem(last=False)[1][1]
-        self._answers[question] = (_copied(answer), size)
-        self._held += size
+        with self._lock:
+            self._held -= self._answers.pop(question, (None, 0))[1]
+            while self._held + size > self._most:
+                self._held -= self._answers.popitem(last=False)[1][1]
+            self._answers[question] = (_copied(answer), size)
+            self._held += size
 
 
 class TextCache:
     """The text encodings of one pipeline, or of several over the same weights, which take turns to encode and share
-    their `answers`. `context` is what an encoding depends on besides the arguments.
+    their `answers`. `context` says what an encoding depends on besides the arguments; None: nothing is kept now.
     """
 
-    def __init__(self, pipe: Any, answers: Answers | None = None) -> None:
-        self.context: Any = None
+    def __init__(self, pipe: Any, answers: Answers | None = None, context: Callable[[], Any] = lambda: ()) -> None:
         self._answers = answers or Answers()
+        self._context = context
         names = [name for name in dir(type(pipe)) if METHODS.fullmatch(name) and callable(getattr(type(pipe), name))]
         self._layers = [Wrapper(pipe, name, self._remembering(name)) for name in names]
 
@@ -71,7 +82,7 @@ class TextCache:
 
     def _remembering(self, name: str) -> Callable[..., Any]:
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            question = _frozen((name, args, kwargs, self.context))
+            question = None if (context := self._context()) is None else frozen((name, args, kwargs, context))
             if question is None:
                 return inner(*args, **kwargs)
             if (known := self._answers.get(question)) is not None:
@@ -85,13 +96,13 @@ class TextCache:
         return around
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """The value as a key, with types, because 1 == True; None if it holds anything but plain values."""
     if isinstance(value, (list, tuple)):
-        parts = [_frozen(part) for part in value]
+        parts = [frozen(part) for part in value]
         return None if any(part is None for part in parts) else (type(value).__name__, *parts)
     if isinstance(value, dict):
-        return _frozen([part for pair in sorted(value.items()) for part in pair])
+        return frozen([part for pair in sorted(value.items()) for part in pair])
     return (type(value).__name__, value) if isinstance(value, _PLAIN) else None
 
 

@@ -37,6 +37,8 @@ ALLOWED = {
     "accel/update.py: delattr(other, ": "of a copy that it has just made",
     "accel/precision/inside.py: alike.": "of a copy that it has just made",
     "samplers/stepper.py: copied.": "of a stepper of its own class that it has just made",
+    "accel/rendering/beside.py: vars(other)[name]": "of a copy that it has just made",
+    "accel/rendering/stages.py: ": "stages and places are two classes of that file, which one lock is for",
 }
 OWN = {"self", "cls"}
 CONTAINERS = {"pop", "update", "clear", "setdefault", "popitem"}

@@ -38,7 +38,8 @@ class Float32(Method, lever="precision"):
     without AVX512-BF16, AVX512-FP16 or AMX), where torch multiplies in plain loops: products of 512 to 1,024 tokens
     take 4 to 95 times as long as in float32 there, convolutions 7 to 46 times. It does nothing anywhere else. A
     product is rounded as it is by torch, or less often (convolutions that enlarge, attention), so a run is as near to
-    the same model in float32 as the pipeline's own, and another one.
+    the same model in float32 as the pipeline's own, and another one. It acts on all that the call's thread multiplies
+    until the call ends, in callbacks too.
     Memory: one layer's weights and activations in float32 at a time. A model that fits into memory in float32 is faster
     still when it is loaded in it: `from_pretrained(..., torch_dtype=torch.float32)`. Numbers: docs/precision.md.
     """

@@ -175,6 +175,15 @@ def adapters_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.M
             yield name, components[name]
 
 
+def decoders_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What makes pictures or sound of the last latents, as far as it is asked to `decode`."""
+    denoisers = dict(denoisers_of(components))
+    for name, component in components.items():
+        decodes = isinstance(component, torch.nn.Module) and callable(getattr(component, "decode", None))
+        if decodes and name not in denoisers:
+            yield name, component
+
+
 def schedulers_of(components: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, component in components.items():
         if hasattr(component, "set_timesteps") and any(hasattr(component, step) for step in conventions.STEPS):

@@ -123,6 +123,7 @@ class Session:
             self._texts.detach()
 
     def _call_here(self) -> PipelineCall | None:
+        """The call of this session that is in progress in this thread or task."""
         return next((call for call in owners() if isinstance(call, PipelineCall) and call in self._calls), None)
 
     @contextmanager
@@ -167,7 +168,7 @@ class Session:
         there.
         """
         pipe = None if self._suspended else self.pipe
-        if pipe is None or any(call in self._calls for call in owners()):
+        if pipe is None or self._call_here() is not None:
             yield
             return
         with ExitStack() as put_back:

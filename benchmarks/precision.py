@@ -136,6 +136,14 @@ def timed(steps: dict[str, Step], rounds: int) -> list[tuple[str, float, float, 
     ]
 
 
+def show_rows(title: str, rows: Sequence[tuple[str, float, float, float]], slower: str = "") -> None:
+    """A table beside its first row: how many times as fast, or as slow under that heading."""
+    show(f"\n| {title} | processor s | {slower or 'gain'} | wall-clock s | error |\n| --- | --- | --- | --- | --- |")
+    for name, busy, wall, error in rows:
+        ratio = busy / rows[0][1] if slower else rows[0][1] / busy
+        show(f"| {name} | {busy:.3f} | {ratio:.2f} | {wall:.3f} | {error:.2%} |")
+
+
 def memory(options: argparse.Namespace) -> None:
     """What the weights of a denoiser take of main memory in an accelerated step, beside what they take without."""
     before = anonymous_memory()
@@ -162,8 +170,6 @@ def decoders(options: argparse.Namespace) -> None:
     clips = AutoencoderKLWan(base_dim=48).eval()
     for autoencoder, shape in ((pictures, (1, 4, 16, 16)), (clips, (1, 16, 2, 8, 8))):
         latents = torch.randn(shape)
-        show(f"\n| {type(autoencoder).__name__} | processor s | gain | wall-clock s | error |")
-        show("| --- | --- | --- | --- | --- |")
         half = copy.deepcopy(autoencoder).to(torch.bfloat16)
         pipe = SimpleNamespace(vae=copy.deepcopy(autoencoder))
         lever = DecoderLever(BFloat16())
@@ -173,9 +179,7 @@ def decoders(options: argparse.Namespace) -> None:
             ".to(bfloat16)": decoding(half, latents.bfloat16()),
             'accel BFloat16(decoder="16 bits")': decoding(pipe.vae, latents),
         }
-        rows = timed(steps, options.rounds)
-        for name, busy, wall, error in rows:
-            show(f"| {name} | {busy:.3f} | {rows[0][1] / busy:.2f} | {wall:.3f} | {error:.2%} |")
+        show_rows(type(autoencoder).__name__, timed(steps, options.rounds))
         lever.end()
 
 
@@ -183,17 +187,15 @@ def halves(options: argparse.Namespace) -> None:
     """What a model that is in 16 bits costs on this processor, beside itself in float32, and with `Float32`."""
     model, recipe = transformer(options.width, options.layers), Recipe(precision=Float32())
     for tokens in options.tokens:
-        given, steps = inputs(tokens), {"float32": step_of(model, inputs(tokens))}
+        given = inputs(tokens)
+        steps = {"float32": step_of(model, given)}
         with ExitStack() as stack:
             for dtype in HALVES:
                 half, name = copy.deepcopy(model).to(dtype), str(dtype).removeprefix("torch.")
                 steps[f".to({name})"] = step_of(half, given, dtype)
                 steps[f"accel Float32 of {name}"] = accelerated(half, given, recipe, stack, dtype)
             rows = timed(steps, options.rounds)
-        show(f"\n| {tokens} tokens | processor s | times float32 | wall-clock s | error |")
-        show("| --- | --- | --- | --- | --- |")
-        for name, busy, wall, error in rows:
-            show(f"| {name} | {busy:.3f} | {busy / rows[0][1]:.2f} | {wall:.3f} | {error:.2%} |")
+        show_rows(f"{tokens} tokens", rows, slower="times float32")
 
 
 def decoding(autoencoder: Any, latents: torch.Tensor) -> Step:
@@ -218,11 +220,9 @@ def table(options: argparse.Namespace) -> None:
     show(f"Wan transformer, width {options.width}, {options.layers} layers, {size:.0f} M parameters, random weights; "
          f"{torch.get_num_threads()} threads")  # fmt: skip
     for tokens in options.tokens:
-        show(f"\n| {tokens} tokens | processor s | gain | wall-clock s | error |\n| --- | --- | --- | --- | --- |")
         with ExitStack() as stack:
             rows = timed(candidates(model, inputs(tokens), stack, options.compile), options.rounds)
-        for name, busy, wall, error in rows:
-            show(f"| {name} | {busy:.3f} | {rows[0][1] / busy:.2f} | {wall:.3f} | {error:.2%} |")
+        show_rows(f"{tokens} tokens", rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

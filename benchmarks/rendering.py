@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,12 +110,16 @@ def measured(runs: dict[str, Pass], jobs: int, repeats: int) -> dict[str, list[T
     for run in runs.values():
         timed(run, jobs)
     found: dict[str, list[Times]] = {name: [] for name in runs}
-    for repeat in range(repeats):
-        names = list(runs)
-        first = repeat % len(names)
-        for name in names[first:] + names[:first]:
-            found[name].append(timed(runs[name], jobs))
+    for name in in_turn(list(runs), repeats):
+        found[name].append(timed(runs[name], jobs))
     return found
+
+
+def in_turn(names: list[str], rounds: int) -> Iterator[str]:
+    """All of them in every round, each time beginning with another one."""
+    for number in range(rounds):
+        first = number % len(names)
+        yield from names[first:] + names[:first]
 
 
 def bench(work: Work, table: Table, jobs: int, repeats: int) -> float:

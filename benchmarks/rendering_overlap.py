@@ -34,13 +34,12 @@ from accel.patch import Wrapper
 from accel.pocket import prompts
 from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
+from benchmarks.rendering import Pass, in_turn
 
 SHAPES = ((64, 9), (96, 5), (64, 17))  # pixels of a side, frames
 RECIPES = ("off", "balanced", "fast")
 STEPS = 8  # half of them where the decoder only waits
 STAGES = {"before": "text", "denoise": "denoising", "after": "decoding"}
-
-Pass = Callable[[Path], None]
 
 
 class Times(NamedTuple):
@@ -137,13 +136,10 @@ def measured(runs: dict[str, Pass], rounds: int) -> dict[str, list[Times]]:
     """All in turn in every round, each time beginning with another one, after one that is not counted."""
     found: dict[str, list[Times]] = {name: [] for name in runs}
     clips = {name: timed(run)[1] for name, run in runs.items()}
-    for number in range(rounds):
-        names = list(runs)
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            times, made = timed(runs[name])
-            found[name].append(times)
-            clips[name] = clips[name] if clips[name] == made else []
+    for name in in_turn(list(runs), rounds):
+        times, made = timed(runs[name])
+        found[name].append(times)
+        clips[name] = clips[name] if clips[name] == made else []
     if any(made != clips["plain loop"] or not made for made in clips.values()):
         raise RuntimeError("the clips of a render are not those of the plain loop")
     return found

@@ -150,7 +150,8 @@ class CacheGate(Lever):
         predictor, updates, anatomy = self._forecasting(call)
         if updates is not None and not updates.random:
             predictor, known = self.method.informed(predictor, call, span, anatomy)
-            self._known |= {known} if known else set()
+            if known:
+                self._known.add(known)
         gap = None if updates is None else ForecastCorrector(updates)
         stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, gap)
         stream.policy.begin(context.sigmas, span, context.steps)

@@ -11,7 +11,7 @@ import torch
 
 from accel.caching.extrapolate import Extrapolate, combined
 from accel.caching.predictor import PastValues, Steps
-from accel.parametrization import Array, distinct
+from accel.parametrization import Array, distinct, lagrange
 
 NODES = 3  # computed outputs that say what lay between the last two of them; with a fourth it is as good
 # Of the mean squared difference of neighbouring nodes, how much the weights are drawn to a straight line's. 1e-3 is as
@@ -36,8 +36,7 @@ class MeasuredWay:
             return None
         nodes = np.stack([self.rows[time] for time in times])  # (nodes, K)
         straight = np.zeros((len(steps), len(times)))
-        ways = [(time - times[-2]) / (times[-1] - times[-2]) for time, _ in steps]
-        straight[:, -2:] = [[1.0 - way, way] for way in ways]
+        straight[:, -2:] = [lagrange(times[-2:], time) for time, _ in steps]
         missing = np.stack([self.rows[time] for time, _ in steps]) - straight @ nodes  # (steps, K)
         ridge = RIDGE * np.square(np.diff(nodes, axis=0)).sum(1).mean() + TINY * np.square(nodes).sum()
         bent = np.linalg.solve(nodes @ nodes.T + ridge * np.eye(len(nodes)), nodes @ missing.T).T

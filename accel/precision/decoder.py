@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from accel.anatomy import decoders_of
 from accel.lever import Lever
 from accel.method import Method
 from accel.ownership import owner_of
@@ -39,7 +40,7 @@ class DecoderLever(Lever):
     def accompany(self, components: Mapping[str, Any]) -> None:
         self.end()
         self._checked.clear()
-        found = dict(decoders_of(components))
+        found = dict(_inner_decoders(components))
         self._calls, self._reasons = 0, [] if found else ["this pipeline has no decoder"]
         for name, decoder in found.items():
             if reason := why_not(decoder):
@@ -88,11 +89,11 @@ class DecoderLever(Lever):
         return kept[1]
 
 
-def decoders_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The decoders of what encodes and decodes, by the name of that component."""
-    for name, component in components.items():
-        decoder = getattr(component, "decoder", None) if callable(getattr(component, "decode", None)) else None
-        if isinstance(component, torch.nn.Module) and isinstance(decoder, torch.nn.Module):
+def _inner_decoders(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The part of each decoding component that does the work, by the name of that component."""
+    for name, component in decoders_of(components):
+        decoder = getattr(component, "decoder", None)
+        if isinstance(decoder, torch.nn.Module):
             yield name, decoder
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of, guiders_of, schedulers_of
+from accel.anatomy import components_of, decoders_of, guiders_of, schedulers_of
 from accel.patch import Wrapper, is_compiled, other_method
 from accel.rendering.memory import device_of
 
@@ -44,14 +44,6 @@ def _own(value: Any, pipe: Any, other: Any, made: dict[int, Any]) -> Any:
     if any(schedulers_of(part)) or any(guiders_of(part)):
         return copy.deepcopy(value, made)
     return copy.copy(value) if isinstance(value, (dict, list, set)) else value
-
-
-def decoders_of(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.nn.Module]]:
-    """What makes pictures or sound of the last latents, as far as it is asked to `decode`."""
-    denoisers = dict(denoisers_of(components))
-    for name, part in components.items():
-        if isinstance(part, torch.nn.Module) and name not in denoisers and callable(getattr(part, "decode", None)):
-            yield name, part
 
 
 def why_in_turn(pipe: Any) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import denoisers_of
+from accel.anatomy import decoders_of, denoisers_of
 from accel.patch import wrap_methods
-from accel.rendering.beside import SharedState, decoders_of
+from accel.rendering.beside import SharedState
 
 RETURNS = "the pipeline denoises again after it has decoded"
 DRAWS = "the pipeline draws from torch's global generator"

@@ -18,8 +18,8 @@ Given = One | Iterable[One]
 
 
 def calibrated(recipe: Recipe, calibration: Given) -> Recipe:
-    """The recipe with what its cache can take from the calibration: a plan from measured outputs, or constants that it
-    has none of. It is still plain data and needs the calibration's file no more. Its name, and so the promise of a
+    """The recipe with what its cache can take from the calibration: corrections by measured outputs, or constants that
+    it has none of. It is still plain data and needs the calibration's file no more. Its name, and so the promise of a
     preset, stays.
 
     Warns where the cache takes nothing. Raises TypeError for what is no calibration, and ValueError for a file that

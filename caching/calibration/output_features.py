@@ -1,4 +1,4 @@
-"""A model's measured outputs as a recipe keeps them: all that a plan must know of them, as plain numbers."""
+"""A model's measured outputs as a recipe keeps them: how they lie to one another, as plain numbers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ALWAYS_TOLD = ("num_inference_steps", "guidance_scale")
 def calibrating(pipe: Any, *, layer_lags: int = 0) -> Iterator[Calibration]:
     """Records the pipeline's calls in the block, and makes of them what `accel.calibrate` makes of a list of prompts.
 
-    One ordinary call with any arguments is enough to plan from; several are averaged, and 10 and more make stable
+    One ordinary call with any arguments corrects forecasts; several are averaged, and 10 and more make stable
     thresholds and a stable polynomial. Calls are computed in full: what they return is the unaccelerated output. An
     attached session is suspended meanwhile, and is on again afterwards, the same object.
 

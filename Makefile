@@ -18,7 +18,7 @@ else
 INSTALL_TORCH := $(INSTALL) $(TORCH)
 endif
 
-.PHONY: app bench demo docs dist gallery screenshots gpu frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds siblings test lint types clean
+.PHONY: app bench demo docs dist gallery screenshots gpu frontier bench-attention bench-render hindsight presets tune levers trajectory train train-image judges holds speeds siblings test lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/accel demo --out out/demo $(DEMO_ARGS)
@@ -63,8 +63,11 @@ train: $(VENV)/installed
 train-image: $(VENV)/installed
 	$(BIN)/python -m benchmarks.pocket.train_image --out out/image $(TRAIN_ARGS)
 
-holds: $(VENV)/installed-bench
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.holds --rivals --out out/holds $(HOLDS_ARGS)
+holds: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.holds --out out/holds $(HOLDS_ARGS)
+
+speeds: $(VENV)/installed-bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speeds --out out/speeds $(SPEEDS_ARGS)
 
 dist: $(VENV)/installed-dev
 	rm -rf build dist

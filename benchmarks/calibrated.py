@@ -24,7 +24,7 @@ from accel.measure.metrics import Clip, psnr
 from accel.presets import PRESETS
 from accel.terminal import show
 from benchmarks.command import command_of, judge_among
-from benchmarks.holds import STEPS, named
+from benchmarks.judged_runs import STEPS, named
 from benchmarks.judges import JUDGES
 from benchmarks.judges.home import HOME
 

@@ -23,8 +23,9 @@ import torch
 
 from accel.caching import OptimalSchedule
 from accel.presets import PRESETS
+from accel.recipe import Recipe
 from benchmarks.command import add_judges
-from benchmarks.holds import Bench, Case, Run, cases, fewer, named, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, named, read
 from benchmarks.judges import JUDGES
 from benchmarks.judges.home import HOME
 
@@ -182,9 +183,9 @@ def measure(names: Sequence[str], out: Path, prompts: range, verify: bool) -> No
         for prompt in prompts:
             bench.fewer(case.steps, prompt)
         for name, preset in PRESETS.items() if verify else ():
-            bench.ours(f"preset {name}", preset.recipe.cache, prompts)
+            bench.ours(f"preset {name}", preset.recipe, prompts)
         for cache in () if verify else GRID:
-            bench.ours(label(cache), cache, prompts)
+            bench.ours(label(cache), Recipe(cache=cache), prompts)
         print(f"{case}: done", flush=True)
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from accel.measure.metrics import psnr
 from benchmarks.command import add_judges
-from benchmarks.holds import named
+from benchmarks.judged_runs import named
 from benchmarks.judges import JUDGES
 
 SHARES = (0.02, 0.05, 0.1, 0.2)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from accel.caching import OptimalSchedule
-from benchmarks.holds import CANDIDATES, SHARES, Bench, Case, Run, Tables, fewer, main, read
+from accel.recipe import Recipe
+from benchmarks.holds import CANDIDATES, SHARES, Tables, main
+from benchmarks.judged_runs import Bench, Case, Run, fewer, read
 from benchmarks.judges import JUDGES
 
 FIRST, SECOND, *_ = CANDIDATES
@@ -46,14 +48,6 @@ def test_what_an_easy_judge_gains_beyond_enough_does_not_decide() -> None:
     assert tables.chosen_without("c") == SECOND
 
 
-def test_the_fastest_that_keeps_a_promise_in_nearly_every_clip() -> None:
-    rival = [Run(case("a"), f"rival: {n}", prompt, 31.0 - 10 * (n == 2 and prompt == 1), 50, 50 / n)
-             for n in (1, 2) for prompt in range(2)]  # fmt: skip
-    tables = Tables([*runs("a", first=35, second=29), *runs("b", first=35, second=29), *rival])
-    line = list(tables.speeds(30.0))[-1]
-    assert line == f"| {case('a')} | {50 / (round(min(SHARES) * 50) + 2):.2f}x | none | 1.00x |"
-
-
 def test_runs_that_were_kept_are_not_repeated(tmp_path: Path) -> None:
     name = next(iter(JUDGES))
     at = Case(name, next(iter(JUDGES[name].schedulers)), JUDGES[name].guidance_scales[0], 12)
@@ -61,8 +55,8 @@ def test_runs_that_were_kept_are_not_repeated(tmp_path: Path) -> None:
 
     def run() -> list[Run]:
         bench = Bench(at, path, {(run.case, run.setting, run.prompt): run for run in read(tmp_path)})
-        bench.plain(1)
-        bench.ours("half", OptimalSchedule(0.5), [0])
+        bench.plain(1, SHARES)
+        bench.ours("half", Recipe(cache=OptimalSchedule(0.5)), [0])
         return read(tmp_path)
 
     found = run()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from accel.presets import PRESETS
-from benchmarks.holds import Case, Run, fewer
+from benchmarks.judged_runs import Case, Run, fewer
 from benchmarks.judges import JUDGES
 from benchmarks.presets import GRID, by_model, chosen, found_clips, hard_cases, label, main
 

@@ -1,0 +1,55 @@
+"""The speeds that are shown keep the promise, and each stands beside an unaccelerated clip of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
+from benchmarks.speeds import Speeds, judged, ours, table
+
+CASE = Case("a", "euler", 2.0, 50)
+
+
+def runs(setting: str, seconds: float, *decibels: float, beside: float = 10.0) -> list[Run]:
+    return [Run(CASE, setting, number, value, 25, seconds, beside) for number, value in enumerate(decibels)]
+
+
+PLAIN_RUNS = [*runs(fewer(50), 10.0, 100, 100), *runs(fewer(20), 4.0, 32, 31), *runs(fewer(10), 2.0, 32, 29)]
+
+
+def test_the_fastest_keeps_the_promise_in_every_clip() -> None:
+    judge = Speeds([*PLAIN_RUNS, *runs("cache: 25", 5.0, 45, 44), *runs("cache: 9", 2.0, 35, 29)])
+    assert judge.fastest(["cache"], 30.0) == (2.0, "cache: 25")
+    assert judge.fastest(["plain"], 30.0) == (2.5, fewer(20))
+    assert judge.fastest(["cache"], 50.0) == (1.0, "")
+
+
+def test_speeds_are_by_the_clip_beside_and_not_by_the_first() -> None:
+    slow = runs("cache: 25", 10.0, 45, 44, beside=20.0)  # the machine had become half as fast
+    assert Speeds([*PLAIN_RUNS, *slow]).fastest(["cache"], 30.0).speed == 2.0
+
+
+def test_other_libraries_are_told_from_ours_and_have_fewer_steps_too() -> None:
+    other = [*runs("other: 0.1", 5.0, 31, 31), *runs("other in fewer steps: 0.1, 25 steps", 2.5, 31, 31)]
+    composed = [
+        *runs("composed: 9 of 25 steps", 2.0, 31, 30),
+        *runs("composed, calibrated: 9 of 20 steps", 1.6, 31, 30),
+    ]
+    [judge] = judged([*PLAIN_RUNS, *composed, *other])
+    assert judge.theirs == ["other"]
+    line = list(table([judge], 30.0))[-1]
+    assert "| 2.00x (other: 0.1) | 4.00x (other in fewer steps: 0.1, 25 steps) | 2.50, 3.12 |" in line
+
+
+def test_a_judge_without_other_libraries_has_no_line() -> None:
+    assert judged([*PLAIN_RUNS, *runs("cache: 25", 5.0, 45, 44)]) == []
+
+
+def test_composed_recipes_compute_what_they_say(tmp_path: Path) -> None:
+    case = cases(["photos"])[0]
+    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    bench.fewer(case.steps, 0)
+    bench.ours("composed: 9 of 15 steps", ours(case.steps)["composed: 9 of 15 steps"], [0])
+    [run] = [run for run in read(tmp_path) if run.setting == "composed: 9 of 15 steps"]
+    assert run.computed == 9
+    assert run.beside > run.seconds > 0.0

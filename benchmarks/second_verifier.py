@@ -1,12 +1,13 @@
-"""A second opinion of pocket clips: two small networks that read the caption's four words off a clip.
+"""A second opinion of pocket clips: small networks that read the caption's four words off a clip.
 
 `accel.pocket.verify` judges by image analysis. To rank seeds by anything but the judge, these networks learn the same
 words from rendered scenes alone, sharp and blurred. They never see the judge's verdicts or a generated clip. Training
-takes about seven minutes of one core, once.
+takes about ten minutes of one core, once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +29,9 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "background": BACKGROUNDS,
 }
 FRAMES = (0, 3, 6, 10, 13, 16)  # of 17
+MOST_BENT, MOST_WORN = 0.25, 0.7  # of half a window, and of the cover, where a shape tells nothing any more
+LEAST_SHAPE = 0.4
+OUTLINE_READERS = 3
 _HUES = torch.tensor([[value > 0.5 for value in rgb] for rgb in COLOURS.values()])  # each colour as on and off
 
 
@@ -68,18 +72,20 @@ class OutlineReader(nn.Module):
 
 @dataclass(frozen=True)
 class SecondVerifier:
-    """Words by one network, shapes by the other, which sees them better."""
+    """Words by one network; shapes by some that see them better, each trained from another start."""
 
     words: WordReader
-    outlines: OutlineReader
+    outlines: tuple[OutlineReader, ...]
 
     @torch.no_grad()
     def probabilities(self, clip: Clip, prompt: str) -> dict[str, float]:
         """How likely each word of the caption is what the clip (17, 64, 64, 3) shows."""
         caption = Caption.parse(prompt)
         frames = stacked(torch.from_numpy(np.ascontiguousarray(clip, np.float32))[None])
-        read = {**self.words(frames), "shape": self.outlines(cut_out(frames))}
-        return {name: float(read[name][0, _word(caption, name)].exp()) for name in WORDS}
+        cuts = cut_out(frames)
+        shape = torch.stack([reader(cuts).exp() for reader in self.outlines]).mean(0)
+        read = {name: logarithm.exp() for name, logarithm in self.words(frames).items()} | {"shape": shape}
+        return {name: float(read[name][0, _word(caption, name)]) for name in WORDS}
 
 
 def rating(verifier: SecondVerifier, clip: Clip, prompt: str) -> float:
@@ -88,8 +94,9 @@ def rating(verifier: SecondVerifier, clip: Clip, prompt: str) -> float:
 
 
 def approves(verifier: SecondVerifier, clip: Clip, prompt: str) -> bool:
-    """Whether every word of the caption is more likely than not what the clip shows."""
-    return min(verifier.probabilities(clip, prompt).values()) > 0.5
+    """Whether every word of the caption is likely to be what the clip shows, and its shape not all too ragged."""
+    found = verifier.probabilities(clip, prompt)
+    return all(found[name] > (LEAST_SHAPE if name == "shape" else 0.5) for name in WORDS)
 
 
 def stacked(clips: torch.Tensor) -> torch.Tensor:
@@ -102,21 +109,29 @@ def trained(folder: Path, autoencoder: Any, *, scenes: int = 4000, steps: int = 
 
     autoencoder: the pocket model's, through which rendered clips go first, as generated ones come out of it.
     """
-    verifier = SecondVerifier(WordReader(), OutlineReader())
-    for reader, name, train in (
-        (verifier.words, "words.pt", _train_words),
-        (verifier.outlines, "outlines.pt", _train_outlines),
-    ):
+    verifier = SecondVerifier(WordReader(), tuple(OutlineReader() for _ in range(OUTLINE_READERS)))
+    tasks = [(verifier.words, "words.pt", _train_words)]
+    tasks += [(reader, f"outlines-{number}.pt", _train_outlines) for number, reader in enumerate(verifier.outlines)]
+    drawn = functools.cache(lambda: rendered(autoencoder, scenes, seed))
+    for number, (reader, name, train) in enumerate(tasks):
         path = folder / name
         if not path.is_file():
-            torch.manual_seed(seed)
-            train(reader.train(), *rendered(autoencoder, scenes, seed), steps)
+            torch.manual_seed(seed + number)
+            _restart(reader)
+            train(reader.train(), *drawn(), steps)
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(reader.state_dict(), path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
         reader.load_state_dict(torch.load(path, weights_only=True))
         reader.eval()
     return verifier
+
+
+def _restart(reader: nn.Module) -> None:
+    """Draws its weights anew, so that they depend on the seed of now alone."""
+    for layer in reader.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            layer.reset_parameters()
 
 
 def _train_words(reader: nn.Module, clips: torch.Tensor, labels: torch.Tensor, steps: int) -> None:
@@ -134,7 +149,10 @@ def _train_outlines(reader: nn.Module, clips: torch.Tensor, labels: torch.Tensor
 
     def loss() -> torch.Tensor:
         chosen = torch.randint(len(cuts), (96,))
-        return functional.nll_loss(reader(bent(cuts[chosen])), labels[chosen, 1])
+        seen, badly = bent(cuts[chosen])
+        # The worse a shape, the less its word is to be believed: so that clean ones are preferred to ragged ones.
+        sure = functional.one_hot(labels[chosen, 1], len(SHAPES)) * (1.0 - badly[:, None])
+        return -((sure + badly[:, None] / len(SHAPES)) * reader(seen)).sum(1).mean()
 
     _descend(reader, loss, steps)
 
@@ -169,22 +187,27 @@ def cut_out(frames: torch.Tensor) -> torch.Tensor:
     return torch.stack([covered.mean(1), covered.median(1).values], 1)
 
 
-def bent(cuts: torch.Tensor) -> torch.Tensor:
-    """Stretched, bent, worn away in places and out of focus, each in its own way: what generated shapes are like."""
+def bent(cuts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stretched, bent, worn away in places and out of focus, each in its own way, and how badly, from 0 to 1: what
+    generated shapes are like.
+    """
     count = len(cuts)
+    bend, wear = MOST_BENT * torch.rand(count, 1, 1, 1), MOST_WORN * torch.rand(count, 1, 1, 1)
     grid = functional.affine_grid(torch.eye(2, 3).expand(count, 2, 3), [count, 1, 32, 32], align_corners=False)
-    stretch = torch.exp(0.16 * torch.randn(count, 1, 1, 2))
-    field = functional.interpolate(0.09 * torch.randn(count, 2, 5, 5), 32, mode="bicubic").permute(0, 2, 3, 1)
+    stretch = torch.exp(0.08 * torch.randn(count, 1, 1, 2))
+    coarse = torch.randn([count, 2, *(int(torch.randint(4, 8, ())),) * 2])
+    field = functional.interpolate(bend * coarse, 32, mode="bicubic").permute(0, 2, 3, 1)
     found = functional.grid_sample(cuts, grid * stretch + field, align_corners=False)
-    worn = functional.interpolate(torch.randn(count, 1, 6, 6), 32, mode="bicubic")
-    found = found * (1.3 - 0.5 * worn.clamp(min=0.0)).clamp(0.2, 1.0)
+    worn = functional.interpolate(torch.randn(count, 1, 6, 6), 32, mode="bicubic").clamp(min=0.0)
+    found = found * (1.0 + 0.3 * torch.rand(count, 1, 1, 1) - wear * worn).clamp(0.1, 1.0)
     if torch.rand(()) < 0.5:
         spread = 0.3 + 1.5 * float(torch.rand(()))
         line = torch.exp(-(torch.arange(-4, 5) ** 2) / (2 * spread**2))
         line = (line / line.sum()).expand(2, 1, 1, -1)
         found = functional.conv2d(found, line, padding=(0, 4), groups=2)
         found = functional.conv2d(found, line.mT, padding=(4, 0), groups=2)
-    return found + 0.03 * torch.randn_like(found)
+    badly = torch.maximum(bend / MOST_BENT, 0.7 * wear / MOST_WORN)
+    return found + 0.03 * torch.randn_like(found), badly.flatten()
 
 
 def rendered(autoencoder: Any, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,8 +31,8 @@ from benchmarks.rivals import rivals
 
 KEPT = 0.95  # the share of clips that a promise is kept in
 MEASURED = 9  # the number of the prompt that calibrations come from; those that are judged come first
-COMPUTED = (33, 25, 20, 16, 13, 11, 9, 8, 7, 6)  # of 50 steps
-FEWER = (0.7, 0.5, 0.4, 0.3)  # shares of the steps that composed recipes take, and other libraries beside all
+COMPUTED = (33, 25, 20, 16, 13, 11, 9, 7)  # of 50 steps
+FEWER = (0.5, 0.3)  # shares of the steps that composed recipes take, and other libraries beside all
 CALIBRATED = ", calibrated"
 IN_FEWER = " in fewer steps"
 
@@ -64,7 +64,7 @@ def measure(bench: Bench, prompts: range) -> None:
     for label, attach in rivals(bench.pipe):
         name, _, setting = label.partition(": ")
         bench.theirs(label, attach, prompts, steps)
-        for share in FEWER[1:]:
+        for share in FEWER:
             taken = round(share * steps)
             bench.theirs(f"{name}{IN_FEWER}: {setting}, {taken} steps", attach, prompts, taken)
 

@@ -74,4 +74,12 @@ def test_the_object_is_cut_out_in_the_middle_wherever_it_is() -> None:
     line = torch.arange(32) - 15.5
     for cut in cuts[:, 0]:
         assert abs(float((cut.sum(0) @ line) / cut.sum())) < 1.5 and abs(float((cut.sum(1) @ line) / cut.sum())) < 1.5
-    assert not torch.equal(bent(cuts), bent(cuts))
+
+
+def test_the_worse_a_shape_is_the_less_of_it_is_left() -> None:
+    cut = torch.zeros(1, 2, 32, 32)
+    cut[..., 8:24, 8:24] = 1.0
+    found, badly = bent(cut.expand(400, -1, -1, -1))
+    apart = (found - cut).square().mean((1, 2, 3))
+    assert float(badly.min()) >= 0.0 and float(badly.max()) <= 1.0
+    assert float(apart[badly > 0.8].mean()) > 2 * float(apart[badly < 0.2].mean())

@@ -61,13 +61,6 @@ ROWS = {
             resolution=CoarseToFine(0.5),
         )
     ),
-    "cache, guidance, small sizes": Row(
-        Recipe(
-            cache=OptimalSchedule(0.34, guard=0.25, fewest=16, careful=0.5),
-            guidance=AdaptiveGuidance(),
-            resolution=CoarseToFine(0.5),
-        )
-    ),
     "3 steps": Row(Recipe(), steps=3),
     "5 steps": Row(Recipe(), steps=5),
     COARSE: Row(Recipe(resolution=CoarseToFine(0.5)), prompts=16),

@@ -164,7 +164,8 @@ def default_choices(pipes: Sequence[Any]) -> Iterator[ModelChoice]:
             yield ModelChoice(f"{name}, {steps // 2} steps", model, steps // 2)
             yield ModelChoice(f"{name}, fast", model, None, "fast")
             for method in (*settings("resolution"), *settings("attention")):
-                recipe = replace(resolve("fast"), name="", **{method.lever: method})
+                changed: dict[str, Any] = {method.lever: method, "name": ""}
+                recipe = replace(resolve("fast"), **changed)
                 yield ModelChoice(f"{name}, fast, {method}", model, None, recipe, f"{name}, fast")
     for pipe, name in zip(pipes[1:], names[1:], strict=True):
         denoiser = next(iter(dict(denoisers_of(components_of(pipe))).values()))

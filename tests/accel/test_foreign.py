@@ -308,6 +308,7 @@ def test_the_progress_bar_is_off_in_the_block_only(own: dict[str, Any] | None) -
     assert vars(pipe) == before
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", GUIDERS)
 def test_a_call_that_fails_before_its_first_step_leaves_the_guider_as_it_was(name: str) -> None:
     pipe = GUIDERS[name].build()
@@ -342,7 +343,7 @@ def failing_at(number: int) -> Callable[..., None]:
     return init
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TINY)
 def test_a_layer_that_fails_leaves_no_other_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, layers, failed = pipeline(name), 0, True

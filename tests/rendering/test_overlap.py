@@ -353,13 +353,13 @@ def test_jobs_that_are_no_plain_call_are_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "overlap") == contents(tmp_path / "plain")
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", ZOO)
 def test_two_calls_of_any_pipeline_a_stage_apart_give_what_each_gives_alone(name: str) -> None:
     pipe, made = ZOO[name].build(), {}
 
     def call(pipe: Any, number: int, place: Place) -> torch.Tensor:
-        given = call_of(pipe, ZOO[name], number, 8, prompt=number)
+        given = call_of(pipe, ZOO[name], number, 4, prompt=number)
         given |= {"output_type": "np"} if "output_type" in given else {}
         with place, place.seeded(number, torch.device("cpu")):
             return as_tensor(pipe(**given))

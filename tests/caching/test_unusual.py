@@ -64,6 +64,7 @@ def test_a_longer_first_answer_changes_nothing_for_any_cache(cache: Any) -> None
 # Answers that carry state: AnyFlow, chunk by chunk
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(3), SeaCache(0.3), FirstBlockCache(0.2)], ids=str)
 def test_answers_that_carry_state_are_computed(cache: Any) -> None:
     tiny = UNUSUAL["anyflow_far"]
@@ -130,6 +131,7 @@ def test_each_view_of_a_panorama_is_a_stream_and_its_scheduler_is_given_back() -
     assert torch.equal(run(pipe, tiny, steps=2, guidance=False), run(tiny.build(), tiny, steps=2, guidance=False))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("cache", [FixedInterval(3), EasyCache(0.3), FirstBlockCache(0.2), "balanced"], ids=str)
 def test_diffusion_forcing_is_accelerated_as_well_as_other_videos(cache: Any) -> None:
     tiny = UNUSUAL["skyreels_df"]

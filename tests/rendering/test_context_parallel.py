@@ -25,6 +25,7 @@ def start(ranks: int, folder: Path, recipe: str) -> list[processes.Program]:
     ]
 
 
+@processes.needs_fork
 @pytest.mark.parametrize("cache", ["preset", pytest.param("measuring", marks=pytest.mark.slow)])
 def test_a_video_on_two_processes_is_that_of_one(cache: str, tmp_path: Path) -> None:
     """The same file, and the same calls of the denoiser: a cache decides alike wherever it runs."""

@@ -240,7 +240,7 @@ SEEDED = [
 ]
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:

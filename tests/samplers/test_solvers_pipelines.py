@@ -78,7 +78,7 @@ def test_solvers_that_diffusers_has_are_the_same_as_there_in_a_pipeline(name: st
     assert relative(sampled(name, solver, steps=16)[0], plain(name, steps=16)) < 1e-5
 
 
-@pytest.mark.part(12)
+@pytest.mark.part(6)
 @crossed("solver", HISTORY)
 def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver: str) -> None:
     output, report = sampled(name, HISTORY[solver])
@@ -118,6 +118,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.part(20)
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.parametrize("steps", [6, 16])
 @pytest.mark.parametrize("solver", [UniPC(1), UniPC(2), UniPC(3), DPMSolver(1), DPMSolver(2)], ids=str)

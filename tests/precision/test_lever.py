@@ -50,7 +50,7 @@ def account(session: accel.Session) -> LeverReport:
     return next(lever for lever in session.report().levers if lever.lever == "precision")
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @every_method
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "sd", "pixart"])
 def test_it_acts_and_gives_the_pipeline_back_bit_for_bit(method: ReducedPrecision, name: str) -> None:

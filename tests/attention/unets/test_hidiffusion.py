@@ -593,7 +593,7 @@ def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
 # Where it cannot act
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("flux_kontext",)])
 def test_other_models_are_left_alone_and_the_report_says_why(name: str) -> None:
     """Among them the tiny U-Nets of two levels, AnimateDiff's and Stable Video Diffusion's."""

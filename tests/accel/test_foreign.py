@@ -156,6 +156,7 @@ def recipes() -> list[accel.Recipe]:
     ]
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd"])
 @pytest.mark.filterwarnings("ignore")
 def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> None:

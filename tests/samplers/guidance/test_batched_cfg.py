@@ -77,7 +77,7 @@ def steps_of(name: str) -> int:
     return 9 if name.startswith("sd_") or name == "sd" else 8
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in CONDITIONED), (PICTURES[0], 3)])
 def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     """Residuals and pictures' embeddings are halved as well: the output is the conditional one in both places."""
@@ -93,6 +93,7 @@ def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     assert list(report.timeline().values()) == ["█" * first + "◐" * (steps_of(name) - first)]
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", PICTURES)
 def test_without_guidance_nothing_is_halved(name: str) -> None:
     output, report, _ = accelerated(name, None, HALF, guidance=False)

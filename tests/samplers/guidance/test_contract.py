@@ -49,7 +49,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> b
     return bool((got - wanted).norm() <= tolerance * wanted.norm())
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @crossed("method", NEVER)
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -125,7 +125,7 @@ def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     assert torch.equal(again[0], fresh[0]) and torch.equal(again[1], fresh[1]) and torch.equal(again[2], fresh[0])
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @kinds_only(GUIDED)
 @pytest.mark.parametrize("method", [HALF, GuidanceDelta(growth=math.inf, every=3)], ids=["interval", "delta"])
 def test_restore_gives_the_pipeline_back_without_residue(name: str, method: Any) -> None:

@@ -69,6 +69,7 @@ def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     assert report.levers[0].reason.startswith(("no unconditional pass was seen", "the guidance scale is an input"))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: str) -> None:
     output, report = accelerated(name, NOTHING)
@@ -76,7 +77,7 @@ def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: st
     assert "true_cfg_scale" in report.levers[0].reason
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @crossed("batch", [1, 3], GUIDED)
 def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batch: int) -> None:
     output, report = accelerated(name, NOTHING, batch=batch)
@@ -87,7 +88,7 @@ def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batc
     assert report.levers[0].engaged
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @crossed("method", [HALF, PAPER], GUIDED, ids=lambda method: type(method).__name__)
 def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, method: Any) -> None:
     first = math.ceil(0.5 * steps_of(name)) + (method is PAPER)  # the step that agrees is itself guided
@@ -116,7 +117,7 @@ def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
         assert sum(seen) < 0.85 * before
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only(GUIDED)
 def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     fresh = [accelerated(name, HALF, **options)[0] for options in ({}, {"size": "other", "batch": 2})]

@@ -191,7 +191,7 @@ def test_agreement_counts_evaluated_steps_only() -> None:
     assert report.timeline() == {"cond": "██·█·█·█", "uncond": "██·█·█○○"}
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @crossed("cache", CACHES, GUIDED, kinds=("wan", "ltx"))
 def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> None:
     """The difference is measured at every third step, so that the batch changes its size again and again."""

@@ -206,7 +206,7 @@ def test_heun_blocks_go_with_every_solver_and_with_other_levels(solver: Any) -> 
 # Refined steps
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", FLOWS)
 def test_an_untrained_refiner_says_every_streams_last_answer_again(name: str) -> None:
     """Bit for bit, on all kinds of latents; as the pipeline saw it, which knows nothing of refiners."""

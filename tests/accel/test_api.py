@@ -28,7 +28,7 @@ def test_the_default_preset_speeds_a_long_run_up_and_says_so() -> None:
     assert session.report().computed < 0.6 * len(session.report().calls)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "preset, name",
     [

@@ -70,11 +70,11 @@ def test_demo_writes_page_data_and_videos_and_says_where(
 
 
 def test_demo_takes_prompts_seeds_and_steps(loaded: list[str], tmp_path: Path) -> None:
-    given = ["--prompt", BLUE, "--prompt", RED, "--seed", "3", "4", "--preset", "fast", "--fewer-steps", "6"]
-    assert main(["demo", *given, *arguments(tmp_path)]) == 0
+    given = ["--prompt", BLUE, "--prompt", RED, "--seed", "3", "4", "--preset", "fast", "--fewer-steps", "2"]
+    assert main(["demo", *given, *arguments(tmp_path, "--steps", "4")]) == 0
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert (data["settings"]["prompts"], data["settings"]["seeds"]) == ([BLUE, RED], [3, 4])
-    assert [row["label"] for row in data["rows"]] == ["unaccelerated", "fast", "6 steps"]
+    assert [row["label"] for row in data["rows"]] == ["unaccelerated", "fast", "2 steps"]
 
 
 def test_calibrate_writes_what_it_recorded_and_prints_a_report(

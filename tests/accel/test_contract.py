@@ -100,7 +100,7 @@ def accelerated(name: str, method: accel.caching.CacheMethod, **options: Any) ->
         return run(pipeline(name), TINY[name], **options), session.report()
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @every_pipeline
 def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
     with accel.accelerate(pipeline(name), accel.Recipe()) as session:
@@ -108,7 +108,7 @@ def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
     assert session.report().computed == len(session.report().calls) > 0
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @crossed("method", NEVER)
 def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -117,7 +117,7 @@ def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @crossed("predictor", PREDICTORS, kinds=("wan", "flux", "mochi", "cogvideox", "sdxl"))
 def test_forced_skips_are_the_formula_of_every_predictor(name: str, predictor: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])["fixed"])
@@ -129,7 +129,7 @@ def test_what_is_extrapolated_by_default_is_x0_unless_it_is_a_flow(name: str) ->
     check_formula(name, forced(Extrapolate(1, reach=FAR))["fixed"])
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @crossed("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"], kinds=(*KINDS, "wan_two_experts"))
 def test_forced_skips_are_the_formula_in_every_method(name: str, method: str) -> None:
     check_formula(name, forced(LastResidual())[method])

@@ -146,7 +146,7 @@ def forced(name: str, method: str = "fora") -> Any:
     return lambda denoiser, number: MODULES if schedule[denoiser][number] == "P" else ()
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(3)
 @crossed("method", NEVER)
 def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -154,7 +154,7 @@ def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @crossed("method", FORCED, kinds=(*KINDS, "wan_two_experts"))
 def test_forced_reuse_gives_what_each_module_gave_last(name: str, method: str) -> None:
     check(name, FORCED[method], forced(name, method))

@@ -169,6 +169,7 @@ def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> Non
     assert Path(lever.__file__) in SOURCES and len(active) >= 5  # else nobody has looked
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("part", ["pipe", "pipe.scheduler", "pipe.transformer", "pipe.transformer.blocks[0].attn1"])
 def test_a_write_from_one_of_our_files_would_be_noted(part: str) -> None:
     code = compile(f"{part}.mine = 1", str(ROOT / "caching" / "gate.py"), "exec")

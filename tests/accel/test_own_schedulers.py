@@ -123,6 +123,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_settings_that_change_between_calls_are_those_of_the_next_one(change: str) -> None:
     scheduler, changed = CHANGES[change]

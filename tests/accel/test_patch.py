@@ -355,7 +355,7 @@ class Patched:
                 assert self.hook.calls == 16
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("other", ["accelerate", "diffusers"])
 @pytest.mark.parametrize("first_on, last_on", [("accel", "hook"), ("hook", "accel")])
 @pytest.mark.parametrize("first_off, last_off", [("accel", "hook"), ("hook", "accel")])

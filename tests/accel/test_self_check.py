@@ -187,7 +187,7 @@ def test_an_output_that_is_no_picture_is_said_to_be_incomparable_before_the_runs
         accel.check(pipe, None, HALF, **arguments)
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("given", "words"),
     [

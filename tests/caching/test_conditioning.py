@@ -92,6 +92,7 @@ def test_a_prompt_that_moves_a_little_keeps_its_history_and_one_that_jumps_does_
     assert len(found.timeline()) <= 2
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(4), FORA(4)], ids=str)
 def test_another_strength_of_a_lora_begins_a_new_history(cache: Any) -> None:
     pipe = TINY["wan"].build()
@@ -134,6 +135,7 @@ def test_another_strength_of_an_image_prompt_is_seen() -> None:
     assert regime.key(call) != before
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd3_controlnet", "flux_controlnet"])
 def test_a_controlnet_that_ends_begins_a_new_history(name: str) -> None:
     """Pipelines go on calling it and multiply its answers by 0."""

@@ -29,7 +29,7 @@ def line(report: Report) -> str:
     return only
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("end", [0.5, 0.8])
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_a_run_that_is_cut_off_ends_on_a_computed_step(cache: Any, end: float) -> None:

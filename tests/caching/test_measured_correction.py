@@ -102,7 +102,7 @@ def test_the_same_call_gives_the_same_bits_whatever_ran_before() -> None:
         assert torch.equal(pipe(num_inference_steps=30), first)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux", "sd", "wan_two_experts", "cogvideox"])
 def test_on_real_pipelines_it_acts_through_a_recipes_file_and_is_undone(name: str, tmp_path: Any) -> None:
     pipe = TINY[name].build()

@@ -44,11 +44,11 @@ def killed(out: Path, after: int, delay: float, shard: str | None = None) -> boo
     return driver.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.slow)])
-def test_a_driver_killed_again_and_again_renders_each_job_once(tmp_path: Path, kills: int) -> None:
+@pytest.mark.slow  # test_random_kills.py kills drivers too, one at a time
+def test_a_driver_killed_again_and_again_renders_each_job_once(tmp_path: Path) -> None:
     chance = random.Random(0)
-    deaths = sum(killed(tmp_path, chance.randrange(1, 7), chance.random() * 0.02) for _ in range(kills))
-    assert deaths > kills / 2, "the drivers were too fast for this test to mean anything"
+    deaths = sum(killed(tmp_path, chance.randrange(1, 7), chance.random() * 0.02) for _ in range(8))
+    assert deaths >= 5, "the drivers were too fast for this test to mean anything"
     lost = {entry["id"] for entry in ledger_lines(tmp_path)}
     drive(str(tmp_path))
     check_exactly_once(tmp_path, JOBS)

@@ -173,6 +173,7 @@ def test_texts_are_encoded_once_for_both(tmp_path: Path, monkeypatch: pytest.Mon
 # Failures
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("stage", ["before", "denoiser", "decoder"])
 def test_a_job_that_fails_fails_alone_and_in_its_place(stage: str, watch: Watch, tmp_path: Path) -> None:
     def fail(prompt: str) -> None:
@@ -283,6 +284,7 @@ def picky(habit: str) -> Picky:
     return pipe
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("habit", "why"),
     [

@@ -67,6 +67,7 @@ def test_lcm_is_diffusers_lcm_with_the_same_noise(prediction: str, steps: int) -
     assert relative(accelerated(scheduler, LCM(), steps, generator=seeded()), expected) < 2e-5
 
 
+@pytest.mark.part(9)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 4, 8])
@@ -240,7 +241,7 @@ SEEDED = [
 ]
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:

@@ -53,7 +53,7 @@ def accelerated(pipe: DiffusionPipeline, name: str, **levers: Any) -> tuple[torc
         return run(pipe, TINY[name], **options), session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("levers", LEVERS)
 @pytest.mark.parametrize("given", [0, 1], ids=["early expert given", "late expert given"])
 def test_a_stand_in_is_what_the_second_expert_of_wan_is(given: int, levers: str) -> None:
@@ -147,6 +147,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("folder", ["alone", "pipeline"])
 def test_a_folder_is_read_at_the_first_call_and_let_go_by_restore(saved: Path, folder: str) -> None:
     pipe = alone(0)

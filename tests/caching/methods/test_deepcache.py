@@ -48,7 +48,7 @@ def accelerated(pipe: DiffusionPipeline, name: str, method: DeepCache, **options
 # Bit identity
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("branch", BRANCHES, UNETS)
 def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     output, report = accelerated(pipeline(name), name, deep(1, branch))
@@ -95,7 +95,7 @@ def layers_kept(name: str, branch: int) -> list[str]:
     return [*down, "down_blocks.0.downsamplers", "up_blocks.1", *deeper]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_unet
 @every_branch
 def test_a_skipped_step_is_the_u_net_with_the_kept_feature(name: str, branch: int) -> None:

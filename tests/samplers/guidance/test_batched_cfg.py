@@ -77,7 +77,7 @@ def steps_of(name: str) -> int:
     return 9 if name.startswith("sd_") or name == "sd" else 8
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in CONDITIONED), (PICTURES[0], 3)])
 def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     """Residuals and pictures' embeddings are halved as well: the output is the conditional one in both places."""
@@ -93,7 +93,7 @@ def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     assert list(report.timeline().values()) == ["█" * first + "◐" * (steps_of(name) - first)]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", PICTURES)
 def test_without_guidance_nothing_is_halved(name: str) -> None:
     output, report, _ = accelerated(name, None, HALF, guidance=False)
@@ -121,6 +121,7 @@ def test_nor_does_it_with_a_cache_that_does_not_look_inside(name: str) -> None:
     assert report.launches == round(seen.count(unaccelerated(name)) * steps_of(name))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "cache"),
     [
@@ -137,7 +138,7 @@ def test_launches_that_a_cache_needs_for_each_half_are_told(name: str, cache: An
     assert f"{more} more launches" in next(lever.reason for lever in report.levers if lever.lever == "guidance")
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "ltx", "animatediff_controlnet", "z_image"])
 @pytest.mark.parametrize("cache", [None, FixedInterval(1, warmup=1, final=0, min_steps=1)], ids=["alone", "cache"])
 def test_a_difference_measured_at_every_step_changes_nothing(name: str, cache: Any) -> None:

@@ -182,7 +182,7 @@ def test_named_calls_with_one_prompt_for_both_passes_are_left_out_as_always() ->
     assert report.timeline() == {"cond": "████████", "uncond": "████○○○○"}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "wan"])
 @pytest.mark.parametrize(
     "method", [AdaptiveGuidance(), GuidanceDelta(), HALF], ids=lambda method: type(method).__name__

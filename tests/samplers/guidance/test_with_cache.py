@@ -191,7 +191,7 @@ def test_agreement_counts_evaluated_steps_only() -> None:
     assert report.timeline() == {"cond": "██·█·█·█", "uncond": "██·█·█○○"}
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @crossed("cache", CACHES, GUIDED, kinds=("wan", "ltx"))
 def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> None:
     """The difference is measured at every third step, so that the batch changes its size again and again."""
@@ -206,6 +206,7 @@ def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> N
     assert torch.equal(run(pipeline(name), TINY[name]), plain(name))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "ltx"])
 def test_nothing_of_guidance_reaches_a_cache_that_never_skips(name: str) -> None:
     """With a cache that only records, the composition is guidance alone."""

@@ -43,7 +43,7 @@ def together(name: str, guidance: Any, sampler: Sampler | None) -> tuple[torch.T
         return run(pipeline(name), TINY[name]), session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_pair
 def test_guidance_that_is_never_left_out_is_the_sampler_alone(name: str, sampler: str) -> None:
     alone, _ = together(name, None, SAMPLERS[sampler])
@@ -51,7 +51,7 @@ def test_guidance_that_is_never_left_out_is_the_sampler_alone(name: str, sampler
     assert torch.equal(together(name, method, SAMPLERS[sampler])[0], alone)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_pair
 @pytest.mark.parametrize("method", SAVING)
 def test_passes_are_left_out_with_every_solver(name: str, sampler: str, method: str) -> None:

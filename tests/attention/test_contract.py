@@ -452,7 +452,7 @@ def with_and_without(
 GUARDS: dict[str, Any] = {"warmup": 2, "final": 1, "min_steps": 1}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -471,6 +471,7 @@ def test_sparse_attention_beside_a_cache_or_guidance(recipe: accel.Recipe) -> No
     assert all(lever.engaged for lever in report.levers) and len(report.levers) == 2
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "ltx"])
 def test_a_batch_whose_unconditional_half_is_dropped(name: str) -> None:
     output, expected, report = with_and_without(accel.Recipe(guidance=accel.GuidanceInterval()), name)
@@ -501,6 +502,7 @@ def test_a_denoiser_shared_with_another_pipeline_is_dense_there() -> None:
         assert torch.equal(run(other, TINY["wan"], steps=2), plain("wan", steps=2))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "mochi", "sd"])
 def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
     pipe = TINY[name].build()

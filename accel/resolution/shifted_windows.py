@@ -27,7 +27,7 @@ class ShiftedWindows(Method, lever="resolution"):
     patch, and of what a U-Net halves); 0 cuts neither. frames: latent frames of a window; 0 does not cut time. An axis
     that is no longer than its window stays whole. still: the noise level (1 is pure noise) down to which windows stay
     side by side from the first row and column on; 1 moves them in every step, as published. Of the parts of the pocket
-    image model's 64x256 canvases NOW % show the prompt with 1, and MANY % with 0.8; with 0.6 and less one sees where
+    image model's 64x256 canvases 77 % show the prompt with 1, and 90 % with 0.8; with 0.6 and less one sees where
     windows met (docs/levers.md). In time they always move: parts of a clip that begin by themselves are cuts between
     shots. circular: 1 joins the left and right ends, for panoramas around. seed: of the places. All streams of a step
     have the same ones.

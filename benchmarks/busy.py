@@ -26,7 +26,7 @@ from accel import cli
 from accel.terminal import show, waiting
 from benchmarks.command import command_of
 
-DEMO = ("demo", "--clips", "1")
+DEMO = ("demo", "--clips", "1", "--out", "out/busy")
 LOOP = "while True: pass"
 
 
@@ -72,8 +72,7 @@ def _processor() -> float:
 
 def compare(options: argparse.Namespace) -> None:
     """Run a command idle and beside busy loops, in turn."""
-    out = ["--out", str(options.out)] if "--out" not in options.demo else []
-    command = [str(Path(sys.executable).with_name("accel")), *(options.demo or DEMO), *out]
+    command = [str(Path(sys.executable).with_name("accel")), *(options.arguments or DEMO)]
     found: dict[int, list[Taken]] = {0: [], options.loops: []}
     with waiting("running") as status:
         for turn in range(options.rounds):
@@ -96,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_of("benchmarks.busy", compare)
     parser.add_argument("--loops", type=int, default=2, help="busy processes beside it (2)")
     parser.add_argument("--rounds", type=int, default=1, help="turns; the shortest of each counts (1)")
-    parser.add_argument("--out", type=Path, default=Path("out/busy"), help="the command's own folder (out/busy)")
-    parser.add_argument("demo", nargs=argparse.REMAINDER, help=f"arguments of accel ({' '.join(DEMO)})")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=f"arguments of accel ({' '.join(DEMO)})")
     return cli.run(parser.parse_args(argv))
 
 

@@ -28,7 +28,7 @@ class Working:
     """Processor time that passes with the work: a second for each evaluation, four to decode."""
 
     def __init__(self, pipe: Any, patch: pytest.MonkeyPatch) -> None:
-        self.now, self.evaluations = 0.0, 0
+        self.now, self.evaluations = 1.0, 0
         pipe.transformer.register_forward_pre_hook(self._evaluate)
         pipe.vae.second_stage.register_forward_pre_hook(lambda *_: self._pass(4.0))
         for module in ("accel.tuning.trials", "accel.pipeline_call"):

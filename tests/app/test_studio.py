@@ -84,6 +84,7 @@ def test_a_turned_knob_renders_the_accelerated_side_alone(stage: Stage) -> None:
     assert pair.accelerated.computed == 16 and stage.calls - before == 16 + 2 * 3  # a few steps for the pace
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_kept_baseline_counts_at_the_pace_of_today(
     device: str, stage: Stage, monkeypatch: pytest.MonkeyPatch

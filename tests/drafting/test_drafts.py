@@ -52,6 +52,7 @@ def plain(pipe: Any, recipe: Recipe, arguments: dict[str, Any], seed: int = 3) -
         return to_frames(pipe(**arguments, generator=torch.Generator("cpu").manual_seed(seed)))
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("name", kinds())
 def test_a_finished_draft_is_the_plain_run_bit_for_bit(name: str) -> None:
     pipe, arguments = tiny(name)

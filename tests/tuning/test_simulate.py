@@ -48,7 +48,7 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         return frames, session.report()
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -157,7 +157,7 @@ def test_windows_move_by_seed_step_and_module_and_by_nothing_else(name: str, pla
     assert shifts(planned(name, replace(WINDOWS, seed=1)).masks) != shifts(first)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize("options", [{}, {"size": "other", "batch": 2}], ids=str)
 def test_the_u_net_with_windows_is_the_u_net_with_these_masks(
@@ -305,7 +305,7 @@ def check_steps(
     return session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("size", "batch"), [("default", 1), ("other", 2)])
 @every_unet
 def test_a_u_net_with_halved_features_is_the_one_written_down_by_hand(name: str, size: str, batch: int) -> None:
@@ -433,7 +433,7 @@ ADAPTER_SIDES = {
 }
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_unet
 @pytest.mark.parametrize("stage", ["first", "both"])
 @pytest.mark.parametrize("kind", ["controlnet", "adapter", "adapter, as it used to be"])
@@ -524,7 +524,7 @@ def test_beside_deep_cache_with_any_of_its_branches(name: str, size: str) -> Non
         assert all(lever.engaged for lever in session.report().levers)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize(
     "recipe",
@@ -593,7 +593,7 @@ def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
 # Where it cannot act
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("flux_kontext",)])
 def test_other_models_are_left_alone_and_the_report_says_why(name: str) -> None:
     """Among them the tiny U-Nets of two levels, AnimateDiff's and Stable Video Diffusion's."""

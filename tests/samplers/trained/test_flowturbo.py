@@ -257,9 +257,10 @@ def test_nothing_refined_is_the_solver_alone() -> None:
 
 def test_the_memory_of_refiner_and_answers_is_reported() -> None:
     refiner = reusing("sd3")
-    lever = sampled("sd3", FlowTurbo(refiner=refiner, refined=3))[1].levers[0]
+    report = sampled("sd3", FlowTurbo(refiner=refiner, refined=3))[1]
+    lever = report.levers[0]
     assert lever.extra_bytes > refiner.bytes > 0
-    assert "3 of 8 steps refined" in lever.reason and "s saved" in lever.reason
+    assert "3 of 8 steps refined" in lever.reason and lever.spared == 3 * len(report.timeline())
 
 
 def test_a_stream_whose_layout_changes_is_asked_anew() -> None:

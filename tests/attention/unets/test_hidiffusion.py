@@ -327,6 +327,7 @@ def test_sdxl_halves_one_level_deeper_at_the_very_first() -> None:
     assert "5 of 13 calls (T1 0.4, T2 0, deeper up to 0.16)" in report.levers[0].reason
 
 
+@pytest.mark.part(1)
 @every_unet
 def test_without_windows_and_with_both_switches_at_zero_nothing_changes(name: str) -> None:
     output, report = accelerated(name, replace(HALVED, t1=0.0, t2=0.0), steps=3)
@@ -377,6 +378,7 @@ def test_which_module_halves_in_which_step(shares: Switches, marks: str) -> None
     assert "".join(names[active] for active in steps) == marks
 
 
+@pytest.mark.part(2)
 @every_unet
 @pytest.mark.parametrize("size", [(16, 16), (9, 13), (7, 24)], ids=str)
 def test_sizes_of_skip_connections_are_those_of_the_u_net(name: str, size: Size) -> None:

@@ -94,6 +94,7 @@ def test_steps_matter(judge: Judge, scheduler: str) -> None:
     assert (psnr(four, six) if four.ndim == 4 else snr(four, six)) < 40
 
 
+@pytest.mark.part(2)
 @every_judge
 def test_schedulers_differ(judge: Judge) -> None:
     first, second = (clip(judge, scheduler=name) for name in judge.schedulers)

@@ -70,6 +70,8 @@ class DenoiserCall:
     evaluate_both: Callable[[DenoiserCall, Proceed], DenoiserResult] | None = field(default=None, repr=False)
     # The samples of each evaluation of the denoiser that was launched for this call, in whatever copies of it.
     launch_sizes: list[int] = field(default_factory=list, repr=False)
+    # The samples that a lever has answered for, so that they are not evaluated, with the lever's name.
+    spared_sizes: list[tuple[str, int]] = field(default_factory=list, repr=False)
 
     # Whether the batch is a list of samples (Z-Image) and not the first axis of a tensor.
     is_list: bool = field(init=False, repr=False)

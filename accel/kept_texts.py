@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import adapters_of, components_of, denoisers_of
+from accel.anatomy import adapters_of, components_of, decoders_of, denoisers_of, schedulers_of
 from accel.pipeline_call import PipelineCall
 from accel.text_cache import Answers, TextCache, frozen
 
@@ -65,7 +65,8 @@ class KeptTexts:
 
 def _encoders(components: Mapping[str, Any]) -> list[Any]:
     """All parts but those of the denoising loop: encoders, tokenizers, what prepares for them."""
-    others = {*dict(denoisers_of(components)), *dict(adapters_of(components)), "scheduler", "vae"}
+    of_the_loop = (denoisers_of, adapters_of, schedulers_of, decoders_of)
+    others = {name for known in of_the_loop for name, _ in known(components)}
     return [part for name, part in components.items() if name not in others and hasattr(part, "__weakref__")]
 
 

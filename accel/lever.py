@@ -173,8 +173,8 @@ class CompositeLever(Lever):
         reports, method = [part.report(calls) for part in self.parts], self.method
         reason = "; ".join(report.reason for report in reports if report.reason)
         held = sum(report.extra_bytes for report in reports)
-        lever = method.lever if method is not None else ""
-        return LeverReport(lever, str(method or ""), any(one.engaged for one in reports), reason, held)
+        lever, spared = method.lever if method is not None else "", sum(report.spared for report in reports)
+        return LeverReport(lever, str(method or ""), any(one.engaged for one in reports), reason, held, spared)
 
     def _around(self, proceed: Proceed) -> Proceed:
         for handle in reversed(self._handles):

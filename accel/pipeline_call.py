@@ -21,6 +21,7 @@ from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
 from accel.reasons import Code
 from accel.report import CallRecord, Report
+from accel.savings import with_savings
 from accel.update import LinearUpdates, Unknown, handed_on
 
 
@@ -51,7 +52,7 @@ class PipelineCall(CallOwner):
         self._told: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run, what its updates are
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
-        self._at_last_step = False
+        self._at_last_step, self._on_host = False, True
 
     def begin(self, pipe: Any, components: Mapping[str, Any]) -> None:
         """The pipeline is about to run, here, with these parts."""
@@ -139,6 +140,7 @@ class PipelineCall(CallOwner):
                 context.run, context.step, context.position, context.sigma,
                 call.stream, name, outcome.action, outcome.reason, seconds, outcome.code,
                 len(call.launch_sizes), sum(call.launch_sizes) / max(call.rows, 1),
+                tuple([(lever, size / max(call.rows, 1)) for lever, size in call.spared_sizes]),
             )
         )  # fmt: skip
         return outcome.output
@@ -162,6 +164,7 @@ class PipelineCall(CallOwner):
             getattr(pipe, "_num_timesteps", None) if self._given else None,
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
+        self._on_host &= not latents or latents[0].device.type == "cpu"
         told = self._said(pipe, "do_classifier_free_guidance")
         guided = None if told is None else bool(told)
         entangled = bool(self._said(pipe, conventions.PERTURBS_BY_PLACE))
@@ -222,7 +225,8 @@ class PipelineCall(CallOwner):
                 "denoise": last - self._first_call,
                 "after": end - last,
             }
-            self.report.levers = [lever.report(self.report.calls) for lever in self.levers.parts]
+            told, calls = [lever.report(self.report.calls) for lever in self.levers.parts], self.report.calls
+            self.report.levers = with_savings(told, calls, last - self._first_call, on_host=self._on_host)
         self._started = 0.0
         self._clock.clear()
         self.levers.reset()

@@ -18,6 +18,7 @@ class CallRecord:
     """One denoiser call. `seconds` is host time; on CUDA that is launch time, so read `Report.seconds` for totals.
 
     launches: evaluations of the denoiser that were started for it. part: the samples in them, as a share of its batch.
+    spared: by lever, the share of its batch that was not evaluated because of it.
     """
 
     run: int
@@ -32,6 +33,7 @@ class CallRecord:
     code: Code = Code.DECIDED  # what programs go by; the reason is for people
     launches: int = 0
     part: float = 0.0
+    spared: tuple[tuple[str, float], ...] = ()
 
     @property
     def halved(self) -> bool:
@@ -41,13 +43,19 @@ class CallRecord:
 
 @dataclass(frozen=True)
 class LeverReport:
-    """Whether a lever acted, why (or why not), and the memory it held at its peak."""
+    """Whether a lever acted, why (or why not), and the memory it held at its peak.
+
+    spared: evaluations of whole batches that were not made because of it, as far as that can be counted.
+    spared_seconds: about what they would have taken, less what came in their place (`accel.savings`).
+    """
 
     lever: str
     method: str
     engaged: bool
     reason: str
     extra_bytes: int = 0
+    spared: float = 0.0
+    spared_seconds: float | None = None
 
 
 @dataclass
@@ -124,9 +132,22 @@ class Report:
             memory = f", {lever.extra_bytes / 2**20:.1f} MiB extra" if lever.extra_bytes else ""
             lines.append(f"  {lever.lever:<9} {lever.method}: {state}: {lever.reason}{memory}")
         lines += [f"  {stream:<14} {marks}" for stream, marks in self.timeline().items()]
+        if spared := self._spared():
+            lines.append(f"  spared    {spared}")
         if self.seconds:
             lines.append("  seconds   " + ", ".join(f"{phase} {value:.2f}" for phase, value in self.seconds.items()))
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
+    def _spared(self) -> str:
+        """For example "cache 30 evaluations (about 12.30 s), guidance 10 evaluations (about 4.10 s)"."""
+        levers = [lever for lever in self.levers if lever.spared]
+        return ", ".join(f"{lever.lever} {spared_words(lever.spared, lever.spared_seconds)}" for lever in levers)
+
     def _count(self, action: Action) -> int:
         return Counter(call.action for call in self.calls)[action]
+
+
+def spared_words(count: float, seconds: float | None) -> str:
+    """For example "30 evaluations (about 12.30 s)"."""
+    about = "" if seconds is None else f" (about {seconds:.2f} s)"
+    return f"{count:.4g} evaluation{'' if count == 1.0 else 's'}{about}"

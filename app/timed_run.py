@@ -19,6 +19,7 @@ from accel.app.pair import Pair, Side
 from accel.app.settings import StudioSettings
 from accel.app.sweep import SweepPoint
 from accel.app.watch import PreviewGuard, Tell, guard_run
+from accel.device import device_of, peak, reset_peak
 from accel.measure.media import changed_sizes
 from accel.measure.metrics import Clip, psnr
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
@@ -27,7 +28,6 @@ from accel.measure.sound import encode_wav, sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.encoding import encode, fps_of, lost
 from accel.rendering.jobs import Job
-from accel.rendering.memory import device_of, peak, reset_peak
 from accel.rendering.pipeline_arguments import parameters_of, plain_class, wrong_arguments
 
 WARMUP_STEPS = 2

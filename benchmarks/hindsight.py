@@ -111,7 +111,7 @@ def measure(
     with without_progress_bars(pipe):
         lab = TrialRunner(pipe, shots, steps, arguments, {"psnr": psnr}, folder, identity)
         lab.warm_up()
-        space = acting(every, lab, tell)
+        space, _ = acting(every, lab, tell)
 
         def run(recipe: Recipe, shot: int) -> float:
             return lab.trial(recipe, shot).values["psnr"]

@@ -38,6 +38,7 @@ from accel.precision.methods.float32 import HALVES
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
+from benchmarks.int8_elsewhere import converted
 
 HEAD, TEXT = 128, (128, 512)  # channels of a head; tokens of the prompt and their channels
 OURS = {
@@ -107,11 +108,16 @@ def accelerated(
 
 
 def candidates(model: Any, given: dict[str, torch.Tensor], stack: ExitStack, compiled: bool) -> dict[str, Step]:
-    """What is compared, the reference first."""
+    """What is compared, the reference first; other libraries where they are installed."""
     found = {"float32": step_of(model, given)}
     found[".to(bfloat16)"] = step_of(copy.deepcopy(model).to(torch.bfloat16), given, torch.bfloat16)
+    others, left_out = converted(model, lambda model: step_of(model, given)())
+    found |= {name: step_of(other, given) for name, other in others.items()}
     if compiled:
         found["torch.compile"] = step_of(torch.compile(copy.deepcopy(model)), given)
+        found |= {f"{name}, compiled": step_of(torch.compile(other), given) for name, other in others.items()}
+    if left_out:
+        show(*left_out)
     pipe = WanPipeline(None, None, None, FlowMatchEulerDiscreteScheduler(), model)
     chosen = Recipe(precision=measure(pipe, lambda pipe: found["float32"]()))
     for name, recipe in {**OURS, "accel measured": chosen}.items():

@@ -284,6 +284,7 @@ class CacheGate(Lever):
             values = stream.corrector.correct_forecast(forecast)
         self._peak = max(self._peak, self._held_bytes())
         answer = rebuilt(stream.template, predictor.to_outputs(call, values, kind))
+        call.spared_sizes.append((self.method.lever, call.rows))
         return DenoiserResult(answer, "predicted", decision.reason, decision.code)
 
     def _forecasting(self, call: DenoiserCall) -> tuple[Predictor, LinearUpdates | None, Anatomy]:

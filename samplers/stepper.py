@@ -73,6 +73,7 @@ class Stepper(Lever):
             return {}
         fewer = max(round(self.method.steps * steps), 1)
         self._shortened = f"{fewer} steps in place of {steps}" if fewer < steps else ""
+        self._left_out = steps / fewer - 1.0
         return {"num_inference_steps": fewer}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
@@ -152,10 +153,12 @@ class Stepper(Lever):
             kept = f"the scheduler's noise levels stayed: {self._refused}"
             said.append(kept if self._refused else f"noise levels of {grid}")
         engaged = bool(self._replaced or self._shortened) or (grid is not None and not self._refused)
-        return LeverReport("sampler", str(self.method), engaged, "; ".join(said) or "nothing to do", self._peak)
+        spared = self._left_out * len(calls)
+        return LeverReport("sampler", str(self.method), engaged, "; ".join(said) or "nothing to do", self._peak, spared)
 
     def _begin_step(self) -> None:
         self._updates = self._replaced = self._peak = 0
+        self._left_out = 0.0  # steps that were not taken, for each that was
         self._asked_besides = []
         self._refused, self._denoiser, self._shortened = None, "", ""
         self._levels: dict[str, RunLevels] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from functools import cache
+from types import FunctionType, ModuleType
 
 # Before any test imports diffusers: a test that reaches for a model hub fails at once instead of waiting for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,17 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return None if config.getoption("--slow") else "slow tests are left out; --slow runs them"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # A worker takes whole files in this order. The longest first: none is left to one worker at the end. Those on the
     # hosted device last: torch has it for the rest of their process, as the accelerator of the machine.
     items.sort(key=lambda item: (_on_hosted_device(item), item.path.parent.name not in LONG_FOLDERS))
     if config.getoption("--slow"):
         return
-    skip = pytest.mark.skip(reason="slow; run with --slow")
-    left_out = _beyond_their_parts(items)
-    for item in items:
-        if "slow" in item.keywords or item in left_out:
-            item.add_marker(skip)
+    # Deselected, not skipped: there are more of them than of all others, and pytest sets up and reports what it skips.
+    left_out = _beyond_their_parts(items) | {item for item in items if "slow" in item.keywords}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
 
 
 def _beyond_their_parts(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -57,8 +62,13 @@ def _beyond_their_parts(items: list[pytest.Item]) -> set[pytest.Item]:
 
 def _on_hosted_device(item: pytest.Item) -> bool:
     module = item.getparent(pytest.Module)
-    used = vars(module.obj).values() if module else ()
-    return any(str(getattr(value, "__module__", "")).startswith("tests.devices.hosted") for value in used)
+    return module is not None and _uses_hosted_device(module.obj)
+
+
+@cache
+def _uses_hosted_device(module: ModuleType) -> bool:
+    own = [value for value in vars(module).values() if isinstance(value, (type, FunctionType))]
+    return any(value.__module__.startswith("tests.devices.hosted") for value in own)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -103,6 +103,7 @@ def _compare(
             call_arguments=call_arguments(options, pipe),
             verify=verify,
             fewer_steps=options.fewer_steps,
+            by_lever=options.by_lever,
             flops=options.flops,
             fps=options.fps,
         )
@@ -112,6 +113,7 @@ def _compare(
 def _show(result: Comparison, folder: Path) -> None:
     from rich.console import Console
 
+    from accel.measure.by_lever import levers_table
     from accel.measure.contradictions import contradictions
     from accel.measure.perceptual import missing
     from accel.measure.tables import terminal_width
@@ -121,6 +123,8 @@ def _show(result: Comparison, folder: Path) -> None:
     console = Console(width=terminal_width(), highlight=False)
     console.print(result.table())
     console.print(result.phases())
+    if result.apart:
+        console.print(levers_table(result))
     console.print(result.measures())
     further = [*contradictions(result), *missing(any(row.lpips is not None for row in result.rows))]
     for line in [*result.headlines(), *result.cautions(), *further]:
@@ -130,6 +134,11 @@ def _show(result: Comparison, folder: Path) -> None:
 
 
 def _add_videos(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--by-lever",
+        action="store_true",
+        help="run each recipe also without each lever, and each lever alone: the seconds and decibels of each",
+    )
     command.add_argument("--flops", action="store_true", help="count operations too; takes another run of each")
     command.add_argument("--fps", type=float, default=8.0, help="frames per second of the videos (8)")
     command.add_argument(

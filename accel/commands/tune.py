@@ -86,7 +86,7 @@ def tune_model(options: argparse.Namespace) -> int:
     from accel.tuning import GoalNotMet, tune
     from accel.tuning.api import check_arguments
     from accel.tuning.clip_split import split_clips
-    from accel.tuning.evidence import sentence
+    from accel.tuning.evidence import hint, sentence
     from accel.tuning.goal import goal_of
 
     prompts = recorded_prompts(options.prompts, options.model)
@@ -110,7 +110,8 @@ def tune_model(options: argparse.Namespace) -> int:
             if error.nearest is not None:
                 show(f"It is in {options.out / 'recipe.json'}, with the evidence.", file=sys.stderr)
             return SOME_FAILED
-    show(sentence(recipe.evidence), f"\nRecipe:   {options.out / 'recipe.json'}")
+    show(sentence(recipe.evidence), *filter(None, [hint(recipe.evidence)]))
+    show(f"\nRecipe:   {options.out / 'recipe.json'}")
     show(f"Evidence: {options.out / 'evidence.html'}")
     return 0
 

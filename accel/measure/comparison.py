@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import last_name
+from accel.measure.by_lever import LeversApart, families, taken_apart
 from accel.measure.measurements import BASELINE, Variant, Verifier
 from accel.measure.output import Metric
 from accel.measure.pipeline_runs import accepts, call_default, check_seed, needs_prompt, without_progress_bars
@@ -44,6 +45,7 @@ def compare(
     verify: Verifier | None = None,
     metrics: Mapping[str, Metric] | None = None,
     fewer_steps: bool | Sequence[int] = True,
+    by_lever: bool = False,
     flops: bool = False,
     fps: float = 8.0,
     progress: bool = True,
@@ -71,6 +73,8 @@ def compare(
             (samples, channels).
         metrics: further functions (frames, unaccelerated frames) -> number by name; `Sample.quality.others` has them.
         fewer_steps: True measures the equal-time counts, a list of counts exactly these, False none.
+        by_lever: run each recipe also without each of its levers, and each of these alone, interleaved with the whole:
+            `Comparison.by_lever()`. Two levers take two variants more, any other number of them twice as many.
         flops: count the floating point operations of one run of each, which takes another run of each.
         fps: frames per second of the videos that `Comparison.save` writes.
         progress: show a progress bar.
@@ -83,7 +87,9 @@ def compare(
     arguments = call_arguments_of(pipe, call_arguments or {})
     texts = _prompts(pipe, texts, arguments)
     count = steps_of(pipe, steps)
-    contestants = _contestants(recipes, count)
+    contestants, apart = _contestants(recipes, count), LeversApart()
+    if by_lever:
+        contestants, apart = taken_apart(contestants)
     explicit = _explicit_counts(fewer_steps)
     first = [*contestants, *(_fewer(number) for number in explicit)]
     contest = Runner(pipe, texts, seeds, arguments, verify, metrics)
@@ -92,14 +98,15 @@ def compare(
     rounds = len(texts) * len(seeds) * repeats
 
     def result() -> Comparison:
-        return _result(contest, everyone, equal_time, count, repeats, fps)
+        return _result(contest, everyone, equal_time, apart, count, repeats, fps)
 
     for contestant in first:
         contest.check(contestant)
     try:
-        with without_progress_bars(pipe), _progress(progress, rounds * sum(map(len, _groups(first)))) as (tick, extend):
+        groups = _groups(first, families(apart))
+        with without_progress_bars(pipe), _progress(progress, rounds * sum(map(len, groups))) as (tick, extend):
             _get_ready(contest, first, flops, tick)
-            for group in _groups(first):
+            for group in groups:
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
                 equal_time.update(_equal_time_counts(result(), count))
@@ -123,10 +130,13 @@ def _get_ready(contest: Runner, contestants: Sequence[Variant], flops: bool, tic
             contest.count_flops(contestant)
 
 
-def _groups(contestants: Sequence[Variant]) -> list[list[Variant]]:
-    """The baseline with at most `GROUP` others each, so that no run is far from the one that it is divided by."""
+def _groups(contestants: Sequence[Variant], together: Sequence[set[str]]) -> list[list[Variant]]:
+    """The baseline with those that are compared with each other, or at most `GROUP` of the others, so that no run is
+    far from the one that it is held against."""
     baseline, *others = contestants
-    return [[baseline, *others[start : start + GROUP]] for start in range(0, len(others), GROUP)]
+    found = [[one for one in others if one.label in labels] for labels in together]
+    rest = [one for one in others if not any(one.label in labels for labels in together)]
+    return [[baseline, *group] for group in [*found, *(rest[at : at + GROUP] for at in range(0, len(rest), GROUP))]]
 
 
 def _check(pipe: Any, recipes: Sequence[Any], seeds: Sequence[int], repeats: int) -> None:
@@ -239,6 +249,7 @@ def _result(
     contest: Runner,
     everyone: Sequence[Variant],
     equal_time: Mapping[int, Sequence[str]],
+    apart: LeversApart,
     steps: int,
     repeats: int,
     fps: float,
@@ -265,6 +276,7 @@ def _result(
         samples=ledger.samples,
         clips=ledger.clips,
         sounds=ledger.sounds,
+        apart=apart,
     )
 
 

@@ -16,7 +16,8 @@ NOTICEABLE = 0.1  # relative change of flicker, warping error or diversity that 
 def contradictions(comparison: Comparison) -> list[str]:
     """A sentence for each recipe and pair of measures that point in different directions."""
     baseline, *others = comparison.rows
-    return [f"{row.label}: {said}." for row in others if row.kind != "baseline" for said in _of(row, baseline)]
+    shown = [row for row in others if row.kind not in ("baseline", "part")]
+    return [f"{row.label}: {said}." for row in shown for said in _of(row, baseline)]
 
 
 def _of(row: ResultRow, plain: ResultRow) -> Iterator[str]:

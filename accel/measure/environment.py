@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from accel.device import device_of
+
 OPTIONAL = ("av", "gradio", "ray", "xformers", "sageattention", "flash-attn", "torchao", "lpips")
 """Packages that single methods and commands need."""
 
@@ -16,10 +18,10 @@ def environment(pipe: Any) -> dict[str, Any]:
     """Device, data type, threads, versions and date, as plain data for a report about `pipe`."""
     import torch
 
-    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None) or "cpu"
+    device = device_of(pipe)
     return {
         "device": str(device),
-        "device_name": _device_name(torch.device(device)),
+        "device_name": _device_name(device),
         "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -10,9 +10,10 @@ from accel.measure.clip_store import ClipStore
 from accel.measure.metrics import Clip
 from accel.measure.output import PipelineOutput
 
-Kind = Literal["baseline", "recipe", "other", "fewer_steps"]
+Kind = Literal["baseline", "recipe", "other", "fewer_steps", "part"]
 Verifier = Callable[[Any, str], Any]  # of frames, or of a sound's samples where there are none
 BASELINE = "unaccelerated"
+INDENTED: tuple[Kind, ...] = ("fewer_steps", "part")  # those that are measured for the sake of others
 CANDIDATES: tuple[Kind, ...] = ("recipe", "other")  # those whose speed and quality are the question
 
 
@@ -83,6 +84,19 @@ class Sample:
     peak_bytes: int | None
     quality: Quality | None = None
     joules: float | None = None
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase."""
+        return by_phase(self.seconds, self.before, self.denoise, self.after)
+
+
+def by_phase(seconds: float, before: float, denoise: float, after: float) -> dict[str, float]:
+    """The denoiser's are those of all steps, with their scheduler; the rest is what the pipeline's call took besides
+    the three.
+    """
+    known = {"text": before, "denoiser": denoise, "decoder": after}
+    return known | {"rest": max(seconds - sum(known.values()), 0.0)}
 
 
 @dataclass

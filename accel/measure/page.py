@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from accel.measure.by_lever import CAPTION, lever_cells
 from accel.measure.contradictions import contradictions
 from accel.measure.measurements import BASELINE, CANDIDATES
 from accel.measure.media import Pixels, amplified_difference, encode_mp4, encode_png, enlarge, grid, shrink
 from accel.measure.sound import encode_flac, spectrogram
 from accel.measure.tables import measures, megabytes, with_sign
+from accel.report import spared_words
 
 if TYPE_CHECKING:
     from accel.measure.results import Comparison, ResultRow
@@ -52,6 +54,9 @@ def render_page(comparison: Comparison) -> str:
         megabytes=megabytes,
         signed=with_sign,
         measures=measures(comparison.rows),
+        savings=[(saving, lever_cells(saving)) for saving in comparison.by_lever()],
+        savings_caption=CAPTION,
+        spared=spared_words,
         contradictions=contradictions(comparison),
         dropping=any(row.dropped for row in comparison.rows),
         attributes=list(dict.fromkeys(name for row in comparison.rows for name in row.attributes)),

@@ -1,6 +1,4 @@
-"""Running somebody's pipeline for a measurement: what its call takes, with what it is accelerated meanwhile, and what
-its device has spent.
-"""
+"""Running somebody's pipeline for a measurement: what its call takes, and with what it is accelerated meanwhile."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 from accel.api import accelerate
+from accel.device import device_of, synchronize
 from accel.patch import undo_later
 from accel.recipe import Recipe
 from accel.session import bare
@@ -62,35 +61,8 @@ def work_seconds(pipe: Any) -> float:
     """A clock of the work done for this pipeline: processor time of this process, or wall-clock time of its device when
     everything asked of that is done.
     """
-    if _accelerator(pipe) is None:
+    device = device_of(pipe)
+    if device.type == "cpu":
         return time.process_time()
-    synchronize(pipe)
+    synchronize(device)
     return time.perf_counter()
-
-
-def _accelerator(pipe: Any) -> Any:
-    """torch.cuda, torch.xpu, torch.mps … for the pipeline's device, None on the CPU."""
-    import torch
-
-    device = getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None)
-    kind = getattr(device, "type", "cpu")
-    return None if kind in ("cpu", "meta") else getattr(torch, kind, None)
-
-
-def synchronize(pipe: Any) -> None:
-    """Waits until the pipeline's device has done what was asked of it."""
-    if (module := _accelerator(pipe)) is not None:
-        module.synchronize()
-
-
-def reset_peak(pipe: Any) -> None:
-    """Begins `peak_bytes` anew."""
-    module = _accelerator(pipe)
-    if module is not None and hasattr(module, "reset_peak_memory_stats"):
-        module.reset_peak_memory_stats()
-
-
-def peak_bytes(pipe: Any) -> int | None:
-    """The most memory of its device that was in use; None on a CPU."""
-    module = _accelerator(pipe)
-    return int(module.max_memory_allocated()) if hasattr(module, "max_memory_allocated") else None

@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from accel.measure.by_lever import LeversApart, LeverSaving, lever_savings, levers_table
 from accel.measure.clip_store import ClipStore
 from accel.measure.contradictions import contradictions
 from accel.measure.intervals import Interval, of_mean, of_ratio, of_share
-from accel.measure.measurements import BASELINE, CANDIDATES, Kind, Measurements, Sample
+from accel.measure.measurements import BASELINE, CANDIDATES, Kind, Measurements, Sample, by_phase
 from accel.measure.media import Pixels, changed_sizes, save_clip, side_by_side
 from accel.measure.metrics import MAX_PSNR
 from accel.measure.sound import Samples, Sound, encode_wav
@@ -83,11 +84,8 @@ class ResultRow:
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds by phase. The denoiser's are those of all steps, with their scheduler; the rest is what the
-        pipeline's call took besides the three.
-        """
-        known = {"text": self.before, "denoiser": self.denoise, "decoder": self.after}
-        return known | {"rest": max(self.seconds - sum(known.values()), 0.0)}
+        """Seconds by phase."""
+        return by_phase(self.seconds, self.before, self.denoise, self.after)
 
     @property
     def decibels(self) -> float | None:
@@ -101,7 +99,8 @@ class Comparison:
 
     `timelines` holds, for each label, the denoiser calls of its first run, `levers` and `notes` what its report says of
     them; `clips` the frames (uint8) of the first seed by (label, number of the prompt), of sound alone the spectrogram;
-    `sounds` by the same key the samples, float32 (samples, channels) at `settings["sampling_rate"]`.
+    `sounds` by the same key the samples, float32 (samples, channels) at `settings["sampling_rate"]`. `apart` names the
+    rows that show a recipe's levers one by one, where that was asked for; `by_lever()` is what they show.
     """
 
     rows: list[ResultRow]
@@ -114,6 +113,7 @@ class Comparison:
     samples: list[Sample] = field(default_factory=list, repr=False)
     clips: MutableMapping[tuple[str, int], Pixels] = field(default_factory=ClipStore, repr=False)
     sounds: MutableMapping[tuple[str, int], Samples] = field(default_factory=ClipStore, repr=False)
+    apart: LeversApart = field(default_factory=dict, repr=False)
 
     def row(self, label: str) -> ResultRow:
         """The row called `label`. Raises ValueError, with the labels there are, for any other."""
@@ -133,6 +133,7 @@ class Comparison:
             "settings": self.settings,
             "environment": self.environment,
             "rows": [asdict(row) for row in self.rows],
+            "by_lever": [asdict(saving) for saving in self.by_lever()],
             "recipes": self.recipes,
             "levers": self.levers,
             "notes": self.notes,
@@ -183,6 +184,10 @@ class Comparison:
 
         return phases_table(self, terminal_width())
 
+    def by_lever(self) -> list[LeverSaving]:
+        """What each lever saved, of a comparison with `by_lever=True`; nothing of others."""
+        return lever_savings(self)
+
     def measures(self) -> Table:
         """How far the numbers may be off, and what can be said without the unaccelerated output."""
         from accel.measure.tables import measures_table, terminal_width
@@ -192,7 +197,8 @@ class Comparison:
     def __str__(self) -> str:
         from accel.measure.tables import WIDTH_OF_TEXT, as_text, comparison_table, measures_table, phases_table
 
-        tables = (comparison_table(self), phases_table(self), measures_table(self, WIDTH_OF_TEXT))
+        levers = [levers_table(self)] if self.apart else []
+        tables = (comparison_table(self), phases_table(self), *levers, measures_table(self, WIDTH_OF_TEXT))
         return "\n".join([*map(as_text, tables), "", *self.headlines(), *contradictions(self), *self.cautions()])
 
     def save(self, folder: str | Path) -> Path:

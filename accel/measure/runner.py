@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from accel.device import device_of, peak, reset_peak, synchronize
 from accel.measure.clip_store import OutputStore
 from accel.measure.energy import EnergyMeter
 from accel.measure.measurements import BASELINE, Measurements, Quality, Sample, Variant, Verifier
 from accel.measure.metrics import flicker
 from accel.measure.output import Metric, PipelineOutput, fidelity, output_of
 from accel.measure.perceptual import lpips_metric
-from accel.measure.pipeline_runs import attach_for_run, call_default, needs_prompt, peak_bytes, reset_peak, synchronize
+from accel.measure.pipeline_runs import attach_for_run, call_default, needs_prompt
 from accel.measure.steadiness import BLOCK, thumbnail, warping_error
 
 WARMUP_STEPS = 4
@@ -106,7 +107,7 @@ class Runner:
         self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int
     ) -> tuple[Sample, PipelineOutput]:
         with attach_for_run(self.pipe, contestant.recipe) as session:
-            reset_peak(self.pipe)
+            reset_peak(device_of(self.pipe))
             self.energy.start()
             output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
             joules = self.energy.stop()
@@ -129,7 +130,7 @@ class Runner:
             predicted=actions.count("predicted"),
             dropped=actions.count("dropped"),
             extra_bytes=sum(lever.extra_bytes for lever in report.levers),
-            peak_bytes=peak_bytes(self.pipe),
+            peak_bytes=peak(device_of(self.pipe)),
             joules=joules,
         )
         return sample, output_of(output, self.pipe)
@@ -144,10 +145,11 @@ class Runner:
         # Some pipelines draw from the global state too, whatever generator they are given.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            synchronize(self.pipe)
+            device = device_of(self.pipe)
+            synchronize(device)
             start, cpu_start = time.perf_counter(), time.process_time()
             output = self.pipe(**arguments)
-            synchronize(self.pipe)
+            synchronize(device)
             return output, time.perf_counter() - start, time.process_time() - cpu_start
 
     def _remember(self, label: str, session: Any, report: Any) -> None:

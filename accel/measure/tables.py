@@ -11,13 +11,14 @@ from rich.table import Table
 
 from accel.measure.energy import NONE
 from accel.measure.intervals import Interval
+from accel.measure.measurements import INDENTED
 from accel.terminal import one_line, plain
 
 if TYPE_CHECKING:
     from accel.measure.results import Comparison, ResultRow
 
 WIDTH_OF_TEXT = 140
-_STYLES = {"baseline": "bold", "recipe": "green", "other": "yellow", "fewer_steps": "dim"}
+_STYLES = {"baseline": "bold", "recipe": "green", "other": "yellow", "fewer_steps": "dim", "part": "dim"}
 
 
 class Column(NamedTuple):
@@ -57,7 +58,7 @@ def phases_table(comparison: Comparison, width: int = WIDTH_OF_TEXT) -> Table:
 
     def column(phase: str) -> Column:
         def read(row: ResultRow) -> str:
-            saved = "" if row.kind == "baseline" else f" ({row.phases[phase] - base[phase]:+.2f})"
+            saved = "" if row.kind == "baseline" else f" ({with_sign(row.phases[phase] - base[phase], 2)})"
             return f"{row.phases[phase]:.2f}{saved}"
 
         return Column(phase, read)
@@ -76,11 +77,22 @@ def measures(rows: list[ResultRow]) -> list[Column]:
 
 
 def _table(rows: list[ResultRow], available: list[Column], width: int, title: str, caption: str) -> Table:
-    names = [("  " if row.kind == "fewer_steps" else "") + one_line(row.label) for row in rows]
+    names = [("  " if row.kind in INDENTED else "") + one_line(row.label) for row in rows]
     columns = [column for column in available if any(column.read(row) for row in rows)]
     while _width(columns, rows, names) > width and any(column.sacrifice for column in columns):
         columns.remove(max(columns, key=lambda column: column.sacrifice))
-    table = Table(
+    table = empty_table(title, caption)
+    table.add_column("")
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(plain(name), *(plain(column.read(row)) for column in columns), style=_STYLES[row.kind])
+    return table
+
+
+def empty_table(title: str, caption: str) -> Table:
+    """In the form that all of a comparison have."""
+    return Table(
         title=plain(title),
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -88,12 +100,6 @@ def _table(rows: list[ResultRow], available: list[Column], width: int, title: st
         caption=caption,
         caption_justify="left",
     )
-    table.add_column("")
-    for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    for name, row in zip(names, rows, strict=True):
-        table.add_row(plain(name), *(plain(column.read(row)) for column in columns), style=_STYLES[row.kind])
-    return table
 
 
 def as_text(table: Table) -> str:
@@ -115,9 +121,9 @@ def megabytes(count: int | None) -> str:
     return f"{count / 1e6:.1f} MB" if count else ""
 
 
-def with_sign(value: float | None) -> str:
-    """Four decimals with a sign, nothing for None; never a negative zero."""
-    return "" if value is None else f"{round(value, 4) + 0.0:+.4f}"
+def with_sign(value: float | None, decimals: int = 4) -> str:
+    """So many decimals with a sign, nothing for None; never a negative zero."""
+    return "" if value is None else f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
 def _width(columns: list[Column], rows: list[ResultRow], names: list[str]) -> int:
@@ -144,10 +150,10 @@ def _calls(row: ResultRow) -> str:
     counts = {
         "baseline": [row.computed],
         "fewer_steps": [row.computed],
-        "recipe": [row.computed, row.predicted, *([row.dropped] if row.dropped else [])],
         "other": [],
     }
-    return "+".join(f"{count:.0f}" for count in counts[row.kind])
+    ours = [row.computed, row.predicted, *([row.dropped] if row.dropped else [])]
+    return "+".join(f"{count:.0f}" for count in counts.get(row.kind, ours))
 
 
 def _range(row: ResultRow) -> str:

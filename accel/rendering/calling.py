@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from accel.device import peak, reset_peak
 from accel.measure.pipeline_runs import attach_for_run
 from accel.measure.sound import sampling_rate
 from accel.recipe import Recipe
 from accel.rendering.inputs import load_input
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.lanes import Lane
-from accel.rendering.memory import peak, reset_peak, use_tiling
+from accel.rendering.memory import use_tiling
 from accel.rendering.outcome import WorkerSettings
 from accel.rendering.pipeline_arguments import arguments_of, files_of, parameters_of, plain_class
 from accel.rendering.seeds import call_seeds, looks_at_seeds

@@ -40,24 +40,6 @@ def use_tiling(pipe: Any) -> AbstractContextManager[None]:
     return undo_later(pipe.vae, pipe.vae.enable_tiling)
 
 
-def device_of(pipe: Any) -> torch.device:
-    """Where the pipeline computes. diffusers looks through all modules for this, which takes milliseconds: ask once."""
-    return torch.device(getattr(pipe, "_execution_device", None) or getattr(pipe, "device", None) or "cpu")
-
-
-def reset_peak(device: torch.device) -> None:
-    """Begins to measure the memory in use at most."""
-    backend: Any = getattr(torch, device.type, None)
-    if hasattr(backend, "reset_peak_memory_stats"):
-        backend.reset_peak_memory_stats()
-
-
-def peak(device: torch.device) -> int | None:
-    """The most bytes in use since :func:`reset_peak`; None where nobody counts (on the CPU)."""
-    backend: Any = getattr(torch, device.type, None)
-    return int(backend.max_memory_allocated()) if hasattr(backend, "max_memory_allocated") else None
-
-
 def device_answers(device: torch.device) -> bool:
     """Whether the device still works. An illegal memory access, for one, breaks CUDA for the rest of the process."""
     try:

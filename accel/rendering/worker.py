@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from accel.device import device_of
 from accel.files import open_file, sync_folder
 from accel.measure.media import changed_sizes
 from accel.measure.output import PipelineOutput, fidelity, outputs_of
@@ -30,7 +31,7 @@ from accel.rendering.failures import DeviceError, ModelError, writing
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.lanes import Lane, Lanes, Turn
 from accel.rendering.lora import LoraError, lora_weights
-from accel.rendering.memory import can_tile, device_answers, device_of, free_memory, is_out_of_memory
+from accel.rendering.memory import can_tile, device_answers, free_memory, is_out_of_memory
 from accel.rendering.noise import batches_repeat_singles
 from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
 from accel.rendering.pipeline_arguments import plain_class, wrong_arguments

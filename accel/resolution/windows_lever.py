@@ -102,9 +102,9 @@ class WindowsLever(ResolutionLever):
         self, call: DenoiserCall, lengths: Sequence[int], sizes: Sequence[int], token: Sequence[int]
     ) -> list[Window]:
         """Cut between tokens. The places of an axis are drawn for itself."""
-        method, along = self.shifted, []
+        method, context, along = self.shifted, call.context, []
         for axis, (length, size, unit) in enumerate(zip(lengths, sizes, token, strict=True), start=3 - len(lengths)):
-            offset = method.offset(call.context.position, axis, size // unit)
+            offset = method.offset(context.position, context.time, axis, size // unit)
             found = segments(length // unit, size // unit, offset, bool(method.circular) and axis == 2)
             along.append([Segment(*(place * unit for place in one)) for one in found])
         return list(product(*along))

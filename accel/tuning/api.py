@@ -56,7 +56,7 @@ def tune(
     seed: int = 0,
     steps: int | None = None,
     minutes: float = 15.0,
-    levers: Sequence[str] = KEEPING,
+    levers: Sequence[str] | None = None,
     generic: bool = False,
     call_arguments: Mapping[str, Any] | None = None,
     verify: Verifier | None = None,
@@ -86,7 +86,8 @@ def tune(
         steps, call_arguments: of every call, as in production: the recipe belongs to them.
         minutes: for all of it. With little time fewer clips are held out; where it cannot suffice at all, that is told
             after the first run. What is under way when it is over ends later.
-        levers: those to choose from; "resolution", which makes other pictures, only where it is named.
+        levers: those to choose from. "resolution" makes another picture, which no bound on likeness can allow: left
+            out, it is among them only where all `bounds` are on metrics of your own.
         generic: only methods without constants of this model.
         verify: as in `accel.compare`, for the evidence.
         out: folder for recipe.json, evidence.html, the videos, and the journal with which the same call, repeated, goes
@@ -112,6 +113,7 @@ def tune(
     measured = next(iter(calibrations(calibration)), None)
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage, min_snr)
     shots = split_clips(prompts, held_out, seed)
+    levers = levers if levers is not None else LEVERS if goal.allows_another_picture else KEEPING
     _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
         folder = Path(journal or out or scratch)

@@ -20,6 +20,7 @@ TUNED = "tuned"
 SEARCH = "tried"  # the series of the candidates
 JUDGED = ("psnr", "ssim", "snr", "si_sdr", "stft_distance")
 _SETTINGS = ("steps", "guidance", "frames", "height", "width", "seconds", "sampling_rate")
+WORTH_KEEPING = 0.1  # share of a call from which text encoders are worth a word
 NO_OTHERS = "Nothing is promised of other prompts: give six or more, and some are put aside to judge on."
 
 
@@ -47,6 +48,7 @@ def evidence_of(
         "denoise_speedup": row.denoise_speedup,
         "cpu_speedup": row.cpu_speedup,
         "seconds": {"unaccelerated": comparison.row(BASELINE).seconds, TUNED: row.seconds},
+        "phases": {"unaccelerated": comparison.row(BASELINE).phases, TUNED: row.phases},
         "quality": quality,
         "adherence": {"unaccelerated": comparison.row(BASELINE).adherence, TUNED: row.adherence},
         "leading": goal.leading,
@@ -88,6 +90,18 @@ def sentence(evidence: Mapping[str, Any]) -> str:
     if (fewer := evidence["fewer_steps"]) is not None:
         text += f"; {fewer['steps']} steps give {fewer[leading(evidence)]:.1f} dB at {fewer['speedup']:.2f}x"
     return f"{text}. {NO_OTHERS}" if evidence["held_out"].get("scope") == "seeds" else f"{text}."
+
+
+def hint(evidence: Mapping[str, Any]) -> str:
+    """What saves more and is no matter of a recipe; "" where nothing is worth a word, or phases are not known."""
+    phases = evidence.get("phases", {}).get(TUNED, {})
+    share = phases.get("text", 0.0) / max(sum(phases.values()), 1e-9)
+    if share < WORTH_KEEPING:
+        return ""
+    return (
+        f"Text encoders take {share:.0%} of what is left to wait for: where the same words come with several seeds, "
+        f"session.keep_texts() encodes them once, with the same bits."
+    )
 
 
 def leading(evidence: Mapping[str, Any]) -> str:
@@ -138,7 +152,7 @@ def save(recipe: Recipe, comparison: Comparison, folder: Path) -> Path:
         e=evidence,
         leading=leading(evidence),
         recipe=recipe,
-        sentence=sentence(evidence),
+        sentence=f"{sentence(evidence)} {hint(evidence)}",
         promised=promised_for(evidence["goal"]["coverage"], scope),
         judged=judged_on(len(evidence["held_out"]["prompts"]) * len(evidence["held_out"]["seeds"]), scope),
         picture=pareto_svg(points(evidence), title="What was tried, and what was verified",

@@ -95,6 +95,11 @@ class TuningGoal:
             raise ValueError(f"coverage is a share of the prompts from 0.5 to below 1, not {self.coverage!r}.")
 
     @property
+    def allows_another_picture(self) -> bool:
+        """Whether all bounds are on metrics of the user's own, which need not ask for the unaccelerated picture."""
+        return bool(self.bounds) and not any(bound.name in SLACK for bound in self.bounds)
+
+    @property
     def metrics(self) -> dict[str, Metric]:
         """Everything to be measured; the leading one always, because the search predicts by it."""
         return {self.leading: METRICS[self.leading]} | {bound.name: bound.function for bound in self.bounds}

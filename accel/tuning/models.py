@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accel.anatomy import components_of, denoisers_of
 from accel.drafting.halving import Scorer
@@ -16,8 +16,10 @@ from accel.measure.comparison import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.measurements import Verifier
 from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, work_seconds
+from accel.presets import resolve
 from accel.recipe import Recipe
 from accel.samplers.model_switch import ModelSwitch
+from accel.tuning.space import settings
 
 SWITCHES = (0.9, 0.7)  # noise levels where another model may take over
 RUNS = "models.jsonl"
@@ -26,13 +28,16 @@ RUNS = "models.jsonl"
 @dataclass(frozen=True)
 class ModelChoice:
     """One way to make a clip. model: which of the pipelines. steps: None for its own default. recipe: as for
-    `accel.accelerate`; a switch to another model is its sampler.
+    `accel.accelerate`; a switch to another model is its sampler. beside: the label of a choice before it, to which it
+    adds a lever that only saves time: where the first prompt shows that this does nothing, or is no faster, no other
+    prompt is run.
     """
 
     label: str
     model: int
     steps: int | None = None
     recipe: Any = field(default_factory=Recipe)
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class ModelFront:
     prompt and scored by `verify` (what `accel.best_of` takes as its verifier), because switched and distilled models
     make other clips, of which PSNR says nothing. `accel.tuning.route.Route` learns from it which prompt needs which.
 
-    results: of all choices that were tried; the first is the base, the first pipeline as it is.
+    results: of all choices that were tried on every prompt; the first is the base, the first pipeline as it is.
+    left_out: why others were not, by their labels.
     """
 
     pipes: tuple[Any, ...] = field(repr=False)
@@ -62,6 +68,7 @@ class ModelFront:
     seed: int
     results: tuple[ChoiceResult, ...]
     call: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> ChoiceResult:
@@ -83,13 +90,19 @@ class ModelFront:
 
     def run(self, choice: ModelChoice, prompt: str | None, seed: int) -> Any:
         """What the pipeline of this choice returns."""
+        return self.reported(choice, prompt, seed)[0]
+
+    def reported(self, choice: ModelChoice, prompt: str | None, seed: int) -> tuple[Any, str]:
+        """The same, and why levers of the recipe did nothing, if there are such."""
         pipe = self.pipes[choice.model]
         call = self.call if choice.steps is None else {**self.call, "num_inference_steps": choice.steps}
-        with attach_for_run(pipe, choice.recipe), without_progress_bars(pipe):
-            return SeededRuns(pipe, prompt, call).once(seed)
+        with attach_for_run(pipe, choice.recipe) as session, without_progress_bars(pipe):
+            output = SeededRuns(pipe, prompt, call).once(seed)
+            return output, "; ".join(lever.reason for lever in session.report().levers if not lever.engaged)
 
     def __str__(self) -> str:
-        return "\n".join(_line(one, self) for one in self.results)
+        lines = [_line(one, self) for one in self.results]
+        return "\n".join([*lines, *(f"  left out, {label}: {why}" for label, why in self.left_out.items())])
 
 
 def tune_models(
@@ -118,17 +131,31 @@ def tune_models(
             if (choice.label, prompt) not in kept.runs:
                 tell(f"{choice.label}, prompt {number + 1} of {len(texts)}")
                 start = work_seconds(pipes[choice.model])
-                output = front.run(choice, prompt, seed)
+                output, idle = front.reported(choice, prompt, seed)
                 seconds = work_seconds(pipes[choice.model]) - start
-                kept.add(choice.label, prompt, score(output), seconds)
-    rows = (zip(*(kept.runs[one.label, prompt] for prompt in texts), strict=True) for one in found)
-    results = [ChoiceResult(one, *row) for one, row in zip(found, rows, strict=True)]
-    return ModelFront(tuple(pipes), texts, seed, tuple(results), call)
+                kept.add(choice.label, prompt, KeptRun(score(output), seconds, idle))
+        if number == 0:
+            left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, kept.runs))}
+            found = tuple(one for one in found if one.label not in left_out)
+    results = [_result(one, [kept.runs[one.label, prompt] for prompt in texts]) for one in found]
+    return ModelFront(tuple(pipes), texts, seed, tuple(results), call, left_out)
+
+
+def _result(choice: ModelChoice, runs: Sequence[KeptRun]) -> ChoiceResult:
+    return ChoiceResult(choice, tuple(run.score for run in runs), tuple(run.seconds for run in runs))
+
+
+def _in_vain(choice: ModelChoice, prompt: str, runs: Mapping[tuple[str, str], KeptRun]) -> str:
+    """Why a choice that adds a lever to another saves no time, by one run of each; nothing where it may."""
+    own, other = runs[choice.label, prompt], runs.get((choice.beside, prompt))
+    if other is None:
+        return ""
+    return own.idle or ("" if own.seconds < other.seconds else f"it is no faster than {choice.beside}")
 
 
 def default_choices(pipes: Sequence[Any]) -> Iterator[ModelChoice]:
-    """Each model as it is, in half its steps and with "fast"; and each other model for a part of the first one's run,
-    late or early.
+    """Each model as it is, in half its steps and with "fast", alone and beside each method of attention and resolution;
+    and each other model for a part of the first one's run, late or early.
     """
     names = [f"{number}: {_name(pipe)}" for number, pipe in enumerate(pipes)]
     for model, (pipe, name) in enumerate(zip(pipes, names, strict=True)):
@@ -136,6 +163,10 @@ def default_choices(pipes: Sequence[Any]) -> Iterator[ModelChoice]:
         if (steps := steps_of(pipe, None)) > 8:
             yield ModelChoice(f"{name}, {steps // 2} steps", model, steps // 2)
             yield ModelChoice(f"{name}, fast", model, None, "fast")
+            for method in (*settings("resolution"), *settings("attention")):
+                changed: dict[str, Any] = {method.lever: method, "name": ""}
+                recipe = replace(resolve("fast"), **changed)
+                yield ModelChoice(f"{name}, fast, {method}", model, None, recipe, f"{name}, fast")
     for pipe, name in zip(pipes[1:], names[1:], strict=True):
         denoiser = next(iter(dict(denoisers_of(components_of(pipe))).values()))
         for side in ("below", "above"):
@@ -149,22 +180,30 @@ def _name(pipe: Any) -> str:
     return Path(path).name or type(pipe).__name__
 
 
+class KeptRun(NamedTuple):
+    """One run of a choice. idle: why levers of it did nothing; nothing where all acted."""
+
+    score: float
+    seconds: float
+    idle: str = ""
+
+
 class _KeptRuns:
-    """Scores and seconds by choice and prompt, in a file where there is a folder: the same call goes on from it."""
+    """Runs by choice and prompt, in a file where there is a folder: the same call goes on from it."""
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self._journal = Journal(path, settings, _kept_run) if path else None
         self.runs = dict(self._journal.entries) if self._journal else {}
 
-    def add(self, label: str, prompt: str, score: float, seconds: float) -> None:
-        self.runs[label, prompt] = (score, seconds)
+    def add(self, label: str, prompt: str, run: KeptRun) -> None:
+        self.runs[label, prompt] = run
         if self._journal:
-            self._journal.add([label, prompt, score, seconds])
+            self._journal.add([label, prompt, *run])
 
 
-def _kept_run(data: Any) -> tuple[tuple[str, str], tuple[float, float]]:
-    label, prompt, score, seconds = data
-    return (label, prompt), (float(score), float(seconds))
+def _kept_run(data: Any) -> tuple[tuple[str, str], KeptRun]:
+    label, prompt, score, seconds, *idle = data
+    return (label, prompt), KeptRun(float(score), float(seconds), *map(str, idle))
 
 
 def _line(one: ChoiceResult, front: ModelFront) -> str:

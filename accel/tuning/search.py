@@ -101,11 +101,17 @@ class CandidateSearch:
         found = self._run(candidate, shot)
         self.standings.add(candidate, shot, found)
         if candidate in self.outlooks:
-            error = 10.0 ** (-min(found.values[self.goal.leading], MAX_PSNR) / 10.0)
+            error = 10.0 ** (-min(self._likeness(candidate, found), MAX_PSNR) / 10.0)
             outlook = self.outlooks[candidate]
             evaluations = outlook.evaluations * found.computed / outlook.computed
             self.seen.append((Observation(candidate, shot, error, found.time, evaluations), outlook))
             self.surrogate.fit(self.seen)
+
+    def _likeness(self, candidate: Candidate, found: TrialResult) -> float:
+        """The decibels of a run. Those of another picture say nothing of how good it is: what is believed stays."""
+        if self.goal.allows_another_picture and candidate.structure.resolution is not None:
+            return self.surrogate.believe(candidate, self.outlooks[candidate]).decibels
+        return found.values[self.goal.leading]
 
     def meets(self, candidate: Candidate) -> bool:
         """Whether the measured runs of a candidate are enough to promise the goal."""
@@ -232,8 +238,9 @@ class CandidateSearch:
         sign = next(bound.sign for bound in self.goal.bounds if bound.name == name)
         points = sorted(
             (found.values[self.goal.leading], sign * found.values[name])
-            for runs in self.standings.runs.values()
+            for candidate, runs in self.standings.runs.items()
             for found in runs.values()
+            if candidate.structure.resolution is None
         )
         good = [decibels for decibels, value in points if value >= sign * limit - slack]
         bad = [decibels for decibels, value in points if value < sign * limit - slack]

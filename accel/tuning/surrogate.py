@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,17 +60,26 @@ class Belief:
     speedup: float
 
 
+class TimeFactors(NamedTuple):
+    """What a method makes of the seconds of an evaluation, and of those of text encoders and decoder."""
+
+    denoise: float = 1.0
+    around: float = 1.0
+
+
 @dataclass
 class Surrogate:
     """Errors of levers add up: error = sum of factor x simulated error, times what is this structure's and this
-    prompt's own. Time is fixed + evaluations, times a factor for each method.
+    prompt's own. Time is fixed + evaluations, each times a factor for each method: it is that of the whole call.
 
-    Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `FACTORS`.
+    Factors are the most probable ones given the runs (Gauss-Newton on logarithms), starting from `FACTORS`, those on
+    time from what short runs have told of a method.
     fixed: share of the unaccelerated time that is not denoising. scale: of squared errors, see `IN_PIXELS`.
     """
 
     fixed: float
     scale: float = 1.0
+    told: Mapping[str, TimeFactors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.factors: dict[str, tuple[float, float]] = {}
@@ -93,13 +102,21 @@ class Surrogate:
         total = sum(errors.values()) + 1e-10
         own, own_spread = self._structures.get(str(candidate.structure), (0.0, STRUCTURE_SPREAD))
         doubt = math.hypot(own_spread, *(errors[name] / total * parts[name][1] for name in parts))
-        time = math.exp(sum(self.times.get(name, 0.0) for name in parts))
+        time = math.exp(sum(self.times.get(name, self._told(name)) for name in parts))
         return Belief(
             decibels=min(-DECIBEL * (math.log(total) + own), 100.0),
             doubt=DECIBEL * doubt,
             scatter=DECIBEL * self.scatter,
-            speedup=1.0 / (self.fixed + (1.0 - self.fixed) * (evaluations or outlook.evaluations) * time),
+            speedup=1.0 / (self._around(parts) + (1.0 - self.fixed) * (evaluations or outlook.evaluations) * time),
         )
+
+    def _told(self, name: str) -> float:
+        """The logarithm of a method's factor on an evaluation, before it has run for the search."""
+        return math.log(max(self.told.get(name, TimeFactors()).denoise, 1e-3))
+
+    def _around(self, names: Iterable[str]) -> float:
+        """The time of all but denoising, over the unaccelerated run's."""
+        return self.fixed * math.prod(self.told[name].around for name in names if name in self.told)
 
     def _factor(self, name: str) -> tuple[float, float]:
         return self.factors.get(name) or self._prior(name)
@@ -139,17 +156,19 @@ class Surrogate:
         self.scatter = math.sqrt(between + within)
 
     def _fit_times(self, seen: Sequence[tuple[Observation, Estimate]]) -> None:
-        """Ridge regression of log time over what the number of evaluations says."""
+        """Ridge regression of log time over what the number of evaluations, and short runs, say."""
         names = sorted({name for run, _ in seen for name in run.candidate.structure.names()})
         rows, wanted = np.zeros((len(seen), len(names))), np.zeros(len(seen))
+        prior = np.array([self._told(name) for name in names])
         for row, (run, _) in enumerate(seen):
             for name in run.candidate.structure.names():
                 rows[row, names.index(name)] = 1.0
             expected = (1.0 - self.fixed) * run.evaluations
-            wanted[row] = math.log(max(run.time - self.fixed, 1e-3) / max(expected, 1e-6))
+            around = self._around(run.candidate.structure.names())
+            wanted[row] = math.log(max(run.time - around, 1e-3) / max(expected, 1e-6)) - rows[row] @ prior
         ridge = np.eye(len(names)) * (0.1 / SPEED_SPREAD) ** 2
         found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted)
-        self.times = dict(zip(names, found.tolist(), strict=True))
+        self.times = dict(zip(names, (prior + found).tolist(), strict=True))
 
 
 def _error(outlook: Estimate, name: str) -> float:

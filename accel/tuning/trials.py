@@ -20,13 +20,14 @@ from accel.measure.output import METRICS, Metric, PipelineOutput, fidelity, outp
 from accel.measure.pipeline_runs import attach_for_run
 from accel.measure.sound import Sound, sampling_rate
 from accel.recipe import Recipe
-from accel.report import LeverReport
+from accel.session import Session
 from accel.tuning.clip_split import PromptSeed
 
 SCHEMA = 1
 JOURNAL = "journal.jsonl"
 # After so many unaccelerated runs' time the machine's pace is measured again, by a run of this share of the steps.
 PACE_EVERY, PACE_SHARE = 3.0, 0.1
+GLANCE_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ class Trial:
     time: float
     computed: float
     idle: Mapping[str, str]  # lever to reason, of those that did nothing
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A short run of one method: whether it acts here, why not, and the seconds of denoising and of all around it over
+    those of an unaccelerated run as short, 1 where it does not act.
+    """
+
+    recipe: str
+    engaged: bool
+    reason: str
+    denoise: float = 1.0
+    around: float = 1.0
 
 
 class TrialRunner:
@@ -66,6 +80,8 @@ class TrialRunner:
         self.runs = 0  # of recipes, in this process
         self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
         self.trials: dict[tuple[str, int], Trial] = {}
+        self._glances: dict[str, Glance] = {}
+        self._short: list[float] | None = None  # an unaccelerated run of so few steps: denoising, all around it
         self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
         self._waited: list[float] = []  # of the runs that were made here: seconds by the clock on the wall
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
@@ -74,6 +90,8 @@ class TrialRunner:
         for entry in self._journal.entries:
             if isinstance(entry, Trial):
                 self._note(entry)
+            elif isinstance(entry, Glance):
+                self._glances[entry.recipe] = entry
             else:
                 self._seconds |= entry
 
@@ -111,11 +129,10 @@ class TrialRunner:
             return known
         begun = time.monotonic()
         with attach_for_run(self.pipe, Recipe()) as session:
-            made, seconds = self._call(shot, self.steps)
-            phases = session.report().seconds
+            made, denoise, around = self._phases(session, shot, self.steps)
         self._waited.append(time.monotonic() - begun)
         self._keep(shot, made)
-        self._seconds[shot] = (seconds, seconds * phases["denoise"] / phases["total"])
+        self._seconds[shot] = (denoise + around, denoise)
         self._journal.add({"reference": shot, "seconds": list(self._seconds[shot])})
         return made
 
@@ -143,11 +160,25 @@ class TrialRunner:
         with attach_for_run(self.pipe, Recipe()):
             self._call(0, min(steps, self.steps))
 
-    def levers(self, recipe: Recipe, steps: int) -> list[LeverReport]:
-        """What the levers of a recipe say after a short run."""
+    def glance(self, recipe: Recipe) -> Glance:
+        """A method in a short run: from the journal, else made now. What it converts in its first call is not timed."""
+        key, steps = key_of(recipe), min(GLANCE_STEPS, self.steps)
+        if key in self._glances:
+            return self._glances[key]
+        if self._short is None:
+            with attach_for_run(self.pipe, Recipe()) as session:
+                _, *self._short = self._phases(session, 0, steps)
         with attach_for_run(self.pipe, recipe) as session:
-            self._call(0, min(steps, self.steps))
-            return list(session.report().levers)
+            self._call(0, steps)
+            (lever,) = session.report().levers
+            found = Glance(key, lever.engaged, lever.reason)
+            if lever.engaged:
+                _, *taken = self._phases(session, 0, steps)
+                shares = (ours / max(plain, 1e-6) for ours, plain in zip(taken, self._short, strict=True))
+                found = Glance(key, lever.engaged, lever.reason, *shares)
+        self._glances[key] = found
+        self._journal.add({"glance": asdict(found)})
+        return found
 
     @property
     def seconds(self) -> float:
@@ -172,12 +203,17 @@ class TrialRunner:
         if time.monotonic() - measured > PACE_EVERY * self.seconds:
             count = max(round(self.steps * PACE_SHARE), 2)
             with attach_for_run(self.pipe, Recipe()) as session:
-                _, taken = self._call(0, count)
-                phases = session.report().seconds
-            denoise = taken * phases["denoise"] / phases["total"]
-            seconds = taken - denoise + denoise * self.steps / count
+                _, denoise, around = self._phases(session, 0, count)
+            seconds = around + denoise * self.steps / count
             self._paced = (time.monotonic(), seconds)
         return seconds
+
+    def _phases(self, session: Session, shot: int, steps: int) -> tuple[PipelineOutput, float, float]:
+        """The output, the seconds of denoising, and those of all around it: text, decoding, the rest."""
+        made, seconds = self._call(shot, steps)
+        phases = session.report().seconds
+        denoise = seconds * phases["denoise"] / phases["total"]
+        return made, denoise, seconds - denoise
 
     def _call(self, shot: int, steps: int) -> tuple[PipelineOutput, float]:
         import torch
@@ -207,8 +243,12 @@ def key_of(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _entry_of(data: Any) -> Trial | dict[int, tuple[float, float]]:
-    """A trial, or the seconds of an unaccelerated run by its shot."""
+def _entry_of(data: Any) -> Trial | Glance | dict[int, tuple[float, float]]:
+    """A trial, a glance, or the seconds of an unaccelerated run by its shot."""
+    if "glance" in data:
+        glance = Glance(**data["glance"])
+        math.fsum((glance.denoise, glance.around))
+        return glance
     if "trial" not in data:
         whole, denoising = map(float, data["seconds"])
         return {int(data["reference"]): (whole, denoising)}

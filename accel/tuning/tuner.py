@@ -28,8 +28,8 @@ from accel.tuning.clip_split import ClipSplit
 from accel.tuning.goal import TuningGoal
 from accel.tuning.search import CandidateSearch, Exhausted
 from accel.tuning.simulate import Estimate, Simulator
-from accel.tuning.space import SEEN_IN_A_RUN, Candidate, Recipes, Space, space_of
-from accel.tuning.surrogate import IN_PIXELS, Surrogate
+from accel.tuning.space import KEEPING, SEEN_IN_A_RUN, Candidate, Recipes, Space, Structure, space_of
+from accel.tuning.surrogate import IN_PIXELS, Surrogate, TimeFactors
 from accel.tuning.trial_log import TrialResult
 from accel.tuning.trials import TrialRunner
 
@@ -107,13 +107,18 @@ class Tuner:
         calibration = self.calibration or self.foresight.calibration
         guided = bool(self.foresight.passes)
         space = space_of(self.anatomy, calibration, self.steps, guided, levers, generic)
-        self.space = acting(space, self.lab, self.tell)
+        space, told = acting(space, self.lab, self.tell)
+        self.space = allowed(space, self.lab, self.goal, self.tell)
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
         outlooks = self._outlooks()
         scale = IN_PIXELS[self.goal.leading]
-        surrogate, clips = Surrogate(self.lab.fixed, scale), len(self.split.shots)
+        surrogate, clips = Surrogate(self.lab.fixed, scale, told), len(self.split.shots)
         self.search = CandidateSearch(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
+        if self.goal.allows_another_picture:  # those that `allowed` has run say how much time they save
+            with _until_exhausted():
+                for method in self.space.others["resolution"]:
+                    self.search.measure(Candidate(Structure(resolution=method)), 0)
 
     def work(self) -> None:
         """Searches and verifies, until the winner is verified, nothing is left to try, or the time is over.
@@ -178,6 +183,9 @@ class Tuner:
                 if recipe is None:
                     continue
                 outlook = self.foresight.outlook(recipe)
+                if self.goal.allows_another_picture:
+                    errors = {lever: error for lever, error in outlook.errors.items() if lever in KEEPING}
+                    outlook = replace(outlook, errors=errors)
                 if recipe.guidance is not None:
                     without = self.foresight.outlook(replace(recipe, guidance=None)).evaluations
                     if outlook.evaluations > WORTH * without:
@@ -340,14 +348,35 @@ class Tuner:
         return {**self.given, "num_inference_steps": self.steps}
 
 
-def acting(space: Space, lab: TrialRunner, tell: Callable[[str], None]) -> Space:
-    """The space without methods that do nothing here, of which most say so only when they see the tokens."""
+def acting(space: Space, lab: TrialRunner, tell: Callable[[str], None]) -> tuple[Space, dict[str, TimeFactors]]:
+    """The space without methods that do nothing here, of which most say so only when they see the tokens; and what the
+    others make of the time, by their names in a structure.
+
+    A short run that is slower says nothing: some make in their first steps what they save later.
+    """
+    told: dict[str, TimeFactors] = {}
     for method in [method for lever in SEEN_IN_A_RUN for method in space.others[lever]]:
         tell(f"trying {method}")
         methods: dict[str, Any] = {method.lever: method}
-        (report,) = lab.levers(Recipe(**methods), steps=3)
-        if not report.engaged:
-            space = space.without(method.lever, method, report.reason)
+        found = lab.glance(Recipe(**methods))
+        if found.engaged:
+            told[f"{method.lever} {method}"] = TimeFactors(min(found.denoise, 1.0), min(found.around, 1.0))
+        else:
+            space = space.without(method.lever, method, found.reason)
+    return space, told
+
+
+def allowed(space: Space, lab: TrialRunner, goal: TuningGoal, tell: Callable[[str], None]) -> Space:
+    """The space without methods that make another picture which the goal does not allow, or no faster. One run tells:
+    nothing can be simulated of another picture.
+    """
+    for method in space.others["resolution"] if goal.allows_another_picture else ():
+        tell(f"trying {method} by itself")
+        found = lab.trial(Recipe(resolution=method), 0)
+        missed = [str(b) for b in goal.bounds if b.margin([found.values[b.name]], goal.coverage) < 0.0]
+        if missed or found.time >= 1.0:
+            why = f"alone it misses {' and '.join(missed)}" if missed else "alone it is no faster"
+            space = space.without("resolution", method, why)
     return space
 
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from accel.app.pair import Side
+from accel.report import spared_words
 
 _WORDS = {
     "computed": "computed",
@@ -59,8 +60,7 @@ def _cell(call: Mapping[str, Any] | None) -> str:
 
 
 def _lever(lever: Mapping[str, Any]) -> str:
-    memory = f"; {lever['extra_bytes'] / 2**20:.1f} MiB extra" if lever.get("extra_bytes") else ""
+    told = f"; spared {spared_words(lever['spared'], lever['spared_seconds'])}" if lever.get("spared") else ""
+    told += f"; {lever['extra_bytes'] / 2**20:.1f} MiB extra" if lever.get("extra_bytes") else ""
     state = "" if lever["engaged"] else "<b>not engaged</b>, "
-    return (
-        f"<li><b>{escape(lever['lever'])}</b> {escape(lever['method'])}: {state}{escape(lever['reason'])}{memory}</li>"
-    )
+    return f"<li><b>{escape(lever['lever'])}</b> {escape(lever['method'])}: {state}{escape(lever['reason'])}{told}</li>"

@@ -93,6 +93,7 @@ class RunPasses:
         other.away = True
         output = rebuilt(asked.outcome.output, other.policy.substitute_output(_conditional(asked, call)))
         self.weigh()
+        call.spared_sizes.append(("guidance", call.rows))
         return DenoiserResult(output, "dropped", verdict.reason)
 
     def settled(

@@ -235,6 +235,7 @@ class FlowTurboStepper(Stepper):
             outcome = DenoiserResult(
                 self._refine(refiner, call, last.output), "predicted", "refined from the last answer", Code.REFINED
             )
+            call.spared_sizes.append((self.method.lever, call.rows))
         else:
             outcome = proceed(call)
         self._remember(key, call, tensors(outcome.output))
@@ -246,7 +247,7 @@ class FlowTurboStepper(Stepper):
             blocks = self.method.blocks(max(self._total, 1)).count(PREDICT)
             said.append(f"no Heun blocks: {self._unpaired}" if self._unpaired else f"{blocks} Heun blocks")
         if self._refiner is not None:
-            said.append(self._refinement(self._refiner, calls))
+            said.append(self._refinement(calls))
         held = self._refiner.bytes + self._kept if self._refiner is not None else 0
         return replace(report, reason="; ".join([report.reason, *said]), extra_bytes=report.extra_bytes + held)
 
@@ -287,19 +288,14 @@ class FlowTurboStepper(Stepper):
         self._history.clear()  # what was asked at the uncorrected point is used up
         return x
 
-    def _refinement(self, refiner: Refiner, calls: Sequence[CallRecord]) -> str:
-        """How much was refined, and what that saved by the host's clock."""
+    def _refinement(self, calls: Sequence[CallRecord]) -> str:
+        """How much was refined."""
         refined = [call for call in calls if call.code == Code.REFINED]
         if not refined:
             asked = REFINE in self.method.blocks(max(self._total, 1))
             return "nothing refined: no stream had an answer that fits" if asked else "nothing to refine"
         steps = len({(call.run, call.step) for call in refined})
-        said = f"{steps} of {len({(call.run, call.step) for call in calls})} steps refined"
-        computed = [call.seconds for call in calls if call.action == "computed"]
-        if next(refiner.model.parameters()).device.type == "cpu" and computed:
-            saved = sum(sum(computed) / len(computed) - call.seconds for call in refined)
-            said += f", {saved:.2f} s saved"
-        return said
+        return f"{steps} of {len({(call.run, call.step) for call in calls})} steps refined"
 
 
 def _count(value: float, total: int) -> float:

@@ -153,6 +153,7 @@ class JumpStepper(Stepper):
             )
             if known is not None:
                 output = rebuilt(known, [tensor.clone() for tensor in tensors(known)])
+                call.spared_sizes.append((self.method.lever, call.rows))
                 return DenoiserResult(output, "dropped", "between the key and the landing step")
         outcome = proceed(call)
         if self._reason is None and self._made < self._key:

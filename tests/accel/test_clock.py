@@ -71,7 +71,7 @@ def build(kind: str) -> tuple[DiffusionPipeline, str, int]:
     return pipe, name, evaluations
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @every_scheduler
 def test_never_skipping_is_bit_identical_with_every_scheduler(kind: str) -> None:
     pipe, name, _ = build(kind)
@@ -82,7 +82,7 @@ def test_never_skipping_is_bit_identical_with_every_scheduler(kind: str) -> None
     assert torch.equal(run(pipe, TINY[name]), plain)
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(2)
 @every_scheduler
 def test_steps_are_counted_and_the_last_is_known_with_every_scheduler(kind: str) -> None:
     """With the loosest setting the first and the last evaluation compute and all between them are predicted."""
@@ -98,7 +98,7 @@ def test_steps_are_counted_and_the_last_is_known_with_every_scheduler(kind: str)
     assert positions == sorted(positions) and positions[0] == 0
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(2)
 @every_scheduler
 def test_sigma_is_that_of_the_timestep_with_every_scheduler(kind: str) -> None:
     """Against what the denoiser was told: t / 1000 for flow matching, else the noise-to-signal ratio at t."""

@@ -146,7 +146,7 @@ def forced(name: str, method: str = "fora") -> Any:
     return lambda denoiser, number: MODULES if schedule[denoiser][number] == "P" else ()
 
 
-@pytest.mark.part(12)
+@pytest.mark.part(3)
 @crossed("method", NEVER)
 def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -154,25 +154,25 @@ def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(2)
 @crossed("method", FORCED, kinds=(*KINDS, "wan_two_experts"))
 def test_forced_reuse_gives_what_each_module_gave_last(name: str, method: str) -> None:
     check(name, FORCED[method], forced(name, method))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_forced_reuse_without_guidance(name: str) -> None:
     check(name, FORCED["fora"], forced(name), guidance=False)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_forced_reuse_in_a_batch_of_another_size(name: str) -> None:
     check(name, FORCED["fora"], forced(name), batch=2, size="other")
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "ltx", "pixart", "sdxl", "animatediff", "svd"])
 def test_kinds_are_reused_each_at_its_own_pace(name: str) -> None:
     """PAB with its window wide open: the n-th step of the run computes."""
@@ -181,7 +181,7 @@ def test_kinds_are_reused_each_at_its_own_pace(name: str) -> None:
     check(name, method, lambda _, number: [kind for kind, steps in ranges.items() if number % steps])
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "ltx", "pixart", "sana", "sdxl", "animatediff", "svd"])
 def test_cross_attention_is_frozen_at_the_gate(name: str) -> None:
     """Gate 6, interval 2, warm-up 1: self-attention is reused in step 3 alone; 4 is a refresh, 5 the gate's."""
@@ -194,6 +194,7 @@ def test_cross_attention_is_frozen_at_the_gate(name: str) -> None:
     check(name, TGate(6, 2, warmup=1, min_steps=1), reused)
 
 
+@pytest.mark.part(2)
 @kinds_only()
 def test_tgate_says_where_there_is_no_cross_attention(name: str) -> None:
     output, report = accelerated(name, TGate(4, min_steps=1))
@@ -206,7 +207,7 @@ def test_tgate_says_where_there_is_no_cross_attention(name: str) -> None:
         assert "no cross attention" in report.levers[0].reason and "FixedInterval" in report.levers[0].reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only(kinds=(*KINDS, "svd"))
 def test_restore_leaves_no_trace_and_the_output_bit_identical(name: str) -> None:
     pipe = TINY[name].build()
@@ -223,7 +224,7 @@ def test_restore_leaves_no_trace_and_the_output_bit_identical(name: str) -> None
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_every_call_starts_anew(name: str) -> None:
     """Another prompt, another size, another step count, and the first again: each as in a session of its own."""
@@ -239,7 +240,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_an_exception_inside_of_a_module_leaves_nothing_behind(name: str) -> None:
     pipe, method = TINY[name].build(), FORCED["fora"]
@@ -264,6 +265,7 @@ def test_an_exception_inside_of_a_module_leaves_nothing_behind(name: str) -> Non
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
+@pytest.mark.part(2)
 @kinds_only(kinds=(*KINDS, "wan_two_experts"))
 def test_extra_memory_is_one_output_of_every_module_and_stream(name: str) -> None:
     """The largest sum over denoisers: when a second expert starts, the first one's outputs are let go."""

@@ -49,7 +49,7 @@ def accelerated(name: str, **recipe: Any) -> tuple[torch.Tensor, Report, list[in
         return run(pipe, ALL[name]), session.report(), seen
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_pipeline
 def test_a_predicted_step_does_not_pay_for_it(name: str) -> None:
     _, report, seen = accelerated(name, cache=EVERY_OTHER)
@@ -64,7 +64,7 @@ def test_nor_does_one_whose_cache_looks_into_the_denoiser(name: str) -> None:
     assert len(seen) == report.computed < len(report.calls)
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @every_pipeline
 @pytest.mark.parametrize("cache", [FixedInterval(2, warmup=99), EasyCache(0.0)], ids=str)
 def test_where_nothing_is_skipped_the_output_is_bit_identical(name: str, cache: Any) -> None:
@@ -72,7 +72,7 @@ def test_where_nothing_is_skipped_the_output_is_bit_identical(name: str, cache: 
     assert torch.equal(output, run(pipeline(name), ALL[name])) and len(seen) == len(report.calls)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", [name for name, tiny in ALL.items() if tiny.guidance == "batched"])
 @pytest.mark.parametrize("cache", [None, EVERY_OTHER], ids=["alone", "with a cache"])
 def test_half_of_the_batch_goes_through_it_where_guidance_leaves_out_the_other(name: str, cache: Any) -> None:

@@ -76,7 +76,7 @@ def test_every_denoising_class_is_here_or_has_its_reason() -> None:
     assert not {*ZOO} & {*NOT_BUILT}
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @every_class
 def test_a_cache_that_never_skips_changes_no_bit_and_leaves_nothing(name: str) -> None:
     pipe = pipeline(name)
@@ -97,7 +97,7 @@ def test_the_cache_skips_or_says_why(name: str) -> None:
     assert cache.engaged or "(" in cache.reason
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @every_class
 def test_an_interrupted_run_leaves_nothing_to_the_next(name: str) -> None:
     pipe = pipeline(name)
@@ -112,7 +112,7 @@ def test_an_interrupted_run_leaves_nothing_to_the_next(name: str) -> None:
     assert torch.equal(run(pipe, ZOO[name]).nan_to_num(), plain(name).nan_to_num())
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_class
 def test_a_batch_of_two_runs_as_it_does_without(name: str) -> None:
     if name in ALONE:
@@ -162,7 +162,7 @@ def same(one: Reader, other: Reader) -> bool:
     )
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_class
 def test_a_callback_reads_what_it_would_without(name: str) -> None:
     skip_without_callbacks(name)
@@ -174,7 +174,7 @@ def test_a_callback_reads_what_it_would_without(name: str) -> None:
     assert [heard[:2] for heard in often.heard] == [heard[:2] for heard in alone.heard]
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_class
 def test_a_callback_interrupts_as_it_would_without(name: str) -> None:
     skip_without_callbacks(name)
@@ -187,7 +187,7 @@ def test_a_callback_interrupts_as_it_would_without(name: str) -> None:
         assert torch.equal(run(pipeline(name), ZOO[name]).nan_to_num(), cached(name).nan_to_num())
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_class
 def test_under_another_scheduler_nothing_is_lost_either(name: str) -> None:
     pipe = ZOO[name].build()

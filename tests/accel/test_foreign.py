@@ -156,6 +156,7 @@ def recipes() -> list[accel.Recipe]:
     ]
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd"])
 @pytest.mark.filterwarnings("ignore")
 def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> None:
@@ -168,6 +169,7 @@ def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> Non
     assert Path(lever.__file__) in SOURCES and len(active) >= 5  # else nobody has looked
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("part", ["pipe", "pipe.scheduler", "pipe.transformer", "pipe.transformer.blocks[0].attn1"])
 def test_a_write_from_one_of_our_files_would_be_noted(part: str) -> None:
     code = compile(f"{part}.mine = 1", str(ROOT / "caching" / "gate.py"), "exec")
@@ -308,6 +310,7 @@ def test_the_progress_bar_is_off_in_the_block_only(own: dict[str, Any] | None) -
     assert vars(pipe) == before
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", GUIDERS)
 def test_a_call_that_fails_before_its_first_step_leaves_the_guider_as_it_was(name: str) -> None:
     pipe = GUIDERS[name].build()
@@ -342,7 +345,7 @@ def failing_at(number: int) -> Callable[..., None]:
     return init
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TINY)
 def test_a_layer_that_fails_leaves_no_other_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, layers, failed = pipeline(name), 0, True

@@ -67,12 +67,14 @@ def accelerated(name: str, label: str, cases: dict[str, Any]) -> tuple[Watch, ac
     return seen, session.report()
 
 
+@pytest.mark.part(2)
 @crossed(STATIC)
 def test_what_is_decided_beforehand_never_makes_the_host_wait(name: str, label: str) -> None:
     seen, _ = accelerated(name, label, STATIC)
     assert not again_and_again(seen.ours)
 
 
+@pytest.mark.part(1)
 @crossed(ADAPTIVE)
 def test_what_goes_by_a_number_reads_one_in_a_step(name: str, label: str) -> None:
     seen, _ = accelerated(name, label, ADAPTIVE)

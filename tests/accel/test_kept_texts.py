@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import accel
+from accel.kept_texts import _encoders
 from accel.pocket import load
 from tests.tiny.case import quiet
 
@@ -90,3 +91,25 @@ def test_only_so_many_bytes_are_kept(pipe: Any) -> None:
         assert counting.last == 2
     with pytest.raises(ValueError, match="accelerate the pipeline again"):
         session.keep_texts()
+
+
+class Plain(torch.nn.Module):
+    """A part of a pipeline that does nothing else."""
+
+
+class Decoding(Plain):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+
+class Stepping:
+    def set_timesteps(self, count: int) -> None: ...
+
+    def step(self) -> None: ...
+
+
+def test_what_decodes_and_schedules_is_told_by_what_it_does() -> None:
+    """Its name may be another: sound has autoencoders of its own, and second stages their scheduler."""
+    parts = {"text_encoder": Plain(), "connectors": Plain(), "transformer": Plain(), "controlnet": Plain()}
+    loop = {"audio_vae": Decoding(), "vqgan": Decoding(), "scheduler": Stepping(), "decoder_scheduler": Stepping()}
+    assert _encoders(parts | loop) == [parts["text_encoder"], parts["connectors"]]

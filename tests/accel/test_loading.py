@@ -30,7 +30,7 @@ def types_of(pipe: Any) -> set[torch.dtype]:
     return {weight.dtype for module in modules for weight in module.parameters()}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
 def test_all_parts_have_the_type_that_was_saved_or_the_one_that_was_asked_for(name: str, saved: Path) -> None:
     assert saved_dtype(saved / name) == getattr(torch, name)

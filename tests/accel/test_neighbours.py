@@ -132,7 +132,7 @@ PAIRS = [(name, (other,)) for name in ("wan", "sd") for other in NEIGHBOURS[name
 TRIPLES = [(name, pair) for name, others in NEIGHBOURS.items() for pair in combinations(others, 2)]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name, others", PAIRS)
 def test_two_neighbours_are_right_in_every_order_of_coming_and_going(name: str, others: tuple[str, ...]) -> None:
     check(name, others, between=True)
@@ -156,7 +156,7 @@ def test_any_three_neighbours_are_right_in_every_order(name: str, others: tuple[
     check(name, others, between=False)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd"])
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_layerwise_casting_which_nothing_takes_off(name: str, ours_first: bool) -> None:
@@ -184,7 +184,7 @@ def test_layerwise_casting_which_nothing_takes_off(name: str, ours_first: bool) 
 # Libraries that replace the pipeline's class
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("ours_first", [True, False])
 @pytest.mark.parametrize("ours_off_first", [True, False])
 @pytest.mark.parametrize("through", [type, lambda pipe: pipe.__class__], ids=["type(pipe)", "pipe.__class__"])
@@ -256,7 +256,7 @@ GUARDS: dict[str, Any] = {"warmup": 1, "final": 0, "max_skips": 1, "min_steps": 
 METHODS = {"easy": EasyCache(math.inf, **GUARDS), "sea": SeaCache(math.inf, **GUARDS)}
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name, method", [*((name, "easy") for name in TINY), ("wan", "sea"), ("sd", "sea")])
 def test_a_wrapped_forward_changes_nothing_whichever_came_first(name: str, method: str) -> None:
     pipe, steps = TINY[name].build(), 8 if name == "wan_two_experts" else STEPS

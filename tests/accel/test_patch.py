@@ -58,7 +58,7 @@ def fast(name: str) -> torch.Tensor:
 # Undo
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @every_pipeline
 def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     pipe = TINY[name].build()
@@ -70,7 +70,7 @@ def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     assert [path for path in before if before[path] != after[path]] == []
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_after_a_run_and_restore_nothing_of_ours_is_left(name: str) -> None:
     pipe = TINY[name].build()
@@ -158,7 +158,7 @@ def test_a_restored_session_dies_with_its_last_name() -> None:
     assert [reference() for reference in references] == [None] * len(references)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.usefixtures("quick_collection")
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "sdxl"])
 def test_deleting_an_accelerated_pipeline_frees_its_weights_as_soon_as_an_untouched_one_would(name: str) -> None:
@@ -282,6 +282,7 @@ def test_a_copied_transformer_is_its_own_and_unaccelerated(duplicate: Callable[[
         assert traces(other) == []
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_copied_pipeline_is_a_plain_one_that_can_be_accelerated_itself(duplicate: Callable[[Any], Any]) -> None:
     pipe = TINY["wan"].build()
@@ -354,7 +355,7 @@ class Patched:
                 assert self.hook.calls == 16
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("other", ["accelerate", "diffusers"])
 @pytest.mark.parametrize("first_on, last_on", [("accel", "hook"), ("hook", "accel")])
 @pytest.mark.parametrize("first_off, last_off", [("accel", "hook"), ("hook", "accel")])
@@ -392,7 +393,7 @@ def test_offload_hooks_taken_off_and_put_back_between_calls_do_not_drop_ours() -
     assert traces(patched.pipe) == []
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("method", [METHOD, PROBING], ids=["fixed", "tea"])
 @pytest.mark.parametrize("offload_first", [True, False])
 def test_weights_offloaded_for_real_come_back_for_every_computed_step(
@@ -440,7 +441,7 @@ class StreamsOfACpu:
         return nullcontext()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
 @pytest.mark.parametrize("name", ["wan", "flux"])
 def test_group_offloading_with_streams_from_the_first_run_on(

@@ -93,7 +93,7 @@ def _made(pipe: Any) -> Any:
     return result.frames[0] if hasattr(result, "frames") else result.images[0][None]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("preset", PROMISES)
 @pytest.mark.parametrize("scheduler", FOR_PICTURES)
 def test_on_pictures_from_noise_predictions(scheduler: str, preset: str) -> None:

@@ -76,7 +76,7 @@ def anatomy(name: str) -> SchedulerAnatomy:
     return scheduler_anatomy(SCHEDULERS[name]())
 
 
-@pytest.mark.part(20)
+@pytest.mark.part(10)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_corrected_or_one_true_clause_says_why_not(name: str) -> None:
     reason = anatomy(name).uncorrectable
@@ -90,7 +90,7 @@ def test_what_the_output_is_is_read_off_where_it_leads(name: str) -> None:
     assert anatomy(name).prediction == PREDICTIONS[name]
 
 
-@pytest.mark.part(20)
+@pytest.mark.part(10)
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in UNCORRECTABLE["alone"]])
 def test_the_map_gives_what_the_scheduler_gives_for_random_outputs(name: str) -> None:
     scheduler = timed(name)
@@ -130,7 +130,7 @@ def _walked(scheduler: Any, outputs: torch.Tensor) -> torch.Tensor:
     return torch.stack(samples)
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", CORRECTABLE)
 def test_a_corrected_run_ends_where_the_plain_one_does_if_the_answers_are_a_parabola(name: str) -> None:
     """Whatever was forecast in between: here the last answer, held."""

@@ -74,7 +74,7 @@ def test_a_check_is_plain_data(checks: list[Check]) -> None:
     assert reason.startswith(f"cache: {skipped} of 28 calls predicted")
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd", "flux_img2img", "svd"])
 def test_videos_pictures_and_pipelines_that_start_from_an_image(name: str) -> None:
     pipe, arguments = tiny(name)
@@ -187,6 +187,7 @@ def test_an_output_that_is_no_picture_is_said_to_be_incomparable_before_the_runs
         accel.check(pipe, None, HALF, **arguments)
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("given", "words"),
     [

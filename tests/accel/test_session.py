@@ -92,7 +92,7 @@ def siblings() -> tuple[DiffusionPipeline, DiffusionPipeline]:
     return pipe, other
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_method
 def test_a_pipeline_that_shares_its_parts_with_an_accelerated_one_is_untouched(method: str) -> None:
     pipe, other = siblings()
@@ -193,7 +193,7 @@ def test_two_runs_inside_of_one_running_block_are_two_runs() -> None:
 # Guidance that changes
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(2)
 @every_method
 @pytest.mark.parametrize("step", [2, 3, 4, 5])
 def test_guidance_switched_off_in_mid_run_does_not_mix_the_streams(method: str, step: int) -> None:
@@ -270,7 +270,7 @@ def stop_after(step: int) -> Any:
     return callback
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("name", "step"), [("wan", 2), ("flux", 4)])
 @every_method
 def test_a_run_stopped_by_its_callback_leaves_nothing_for_the_next(name: str, method: str, step: int) -> None:
@@ -383,6 +383,7 @@ def test_sigma_of_a_flow_run_is_the_schedulers() -> None:
 THREE = accel.Recipe(cache=OptimalSchedule(0.5, min_steps=1), guidance=accel.GuidanceDelta(), sampler=accel.UniPC())
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("recipe", "most"), [(accel.Recipe(), 130), (THREE, 550)], ids=["empty", "three levers"])
 def test_a_step_costs_so_many_calls_of_functions(recipe: accel.Recipe, most: int) -> None:
     """Counted, and not timed: a busy machine is as quick at that. In microseconds: `benchmarks.real_shapes`."""

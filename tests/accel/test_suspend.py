@@ -35,7 +35,7 @@ METHOD = FixedInterval(3, warmup=2, min_steps=1)
 every_pipeline = pytest.mark.parametrize("name", TINY)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @kinds_only()
 def test_a_suspended_pipeline_is_the_untouched_one_and_the_same_session_is_on_again(name: str) -> None:
     pipe = pipeline(name)
@@ -85,6 +85,7 @@ def test_what_is_accelerated_in_the_block_ends_with_it() -> None:
     assert traces(pipe) == []
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("sampler", [None, DiffusersScheduler("DDIMScheduler")], ids=["cache", "exchanged scheduler"])
 def test_a_session_can_be_suspended_in_the_middle_of_a_call(sampler: Any) -> None:
     """For a look at the denoiser itself, say; the run goes on as if nothing had been."""
@@ -210,7 +211,7 @@ def using(context: Any, act: Callable[[], Any]) -> Any:
         return act()
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("borrower", BORROWERS)
 def test_a_borrower_sees_the_pipeline_itself_and_gives_the_same_session_back(borrower: str, tmp_path: Path) -> None:
     pipe, borrow = pocket_pipe(), BORROWERS[borrower]
@@ -224,7 +225,7 @@ def test_a_borrower_sees_the_pipeline_itself_and_gives_the_same_session_back(bor
     assert session_of(pipe) is None
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("borrower", BORROWERS)
 def test_a_borrower_that_is_interrupted_gives_the_same_session_back(borrower: str, tmp_path: Path) -> None:
     def interrupt(*_: Any) -> None:

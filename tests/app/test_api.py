@@ -16,6 +16,7 @@ pytest.importorskip("gradio", reason="the app needs gradio")
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from accel import FixedInterval, Recipe
 from accel.app.settings import StudioSettings, embedded
 from accel.rendering.manifest import read_manifest
 from tests.app.served import SMALL, Served
@@ -40,6 +41,12 @@ def connected(served: Served, **options: Any) -> Client:
 @pytest.fixture
 def client(served: Served, tmp_path: Path) -> Client:
     return connected(served, download_files=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def visitor(served: Served) -> Client:
+    """Of whom nothing is remembered that a test looks at: to connect takes a second."""
+    return connected(served)
 
 
 def last(client: Client, *values: Any, endpoint: str = "/run", **named: Any) -> dict[str, Any]:
@@ -137,16 +144,16 @@ def test_manifest_is_what_render_reads(client: Client) -> None:
     assert len(lines) == 2 and problems == []
 
 
-def test_code_to_take_along(client: Client) -> None:
-    code = client.predict(SMALL, api_name="/code")
+def test_code_to_take_along(visitor: Client) -> None:
+    code = visitor.predict(SMALL, api_name="/code")
     compile(code["python"], "taken.py", "exec")
     assert code["command"].startswith("accel ") or "accel " in code["command"]
 
 
-def test_what_there_is_to_choose_from(client: Client) -> None:
-    assert "pocket:video" in client.predict(api_name="/models")
-    assert set(client.predict(api_name="/presets")) == {"lossless", "balanced", "fast", "turbo"}
-    names = [knob["name"] for knob in client.predict(api_name="/methods")["cache"]["EasyCache"]]
+def test_what_there_is_to_choose_from(visitor: Client) -> None:
+    assert "pocket:video" in visitor.predict(api_name="/models")
+    assert set(visitor.predict(api_name="/presets")) == {"lossless", "balanced", "fast", "turbo"}
+    names = [knob["name"] for knob in visitor.predict(api_name="/methods")["cache"]["EasyCache"]]
     assert "threshold" in names
 
 
@@ -176,7 +183,12 @@ def test_a_client_that_goes_away_stops_its_work(served: Served, client: Client) 
         assert served.at_rest() - before <= 8  # the server notices between two answers
 
 
-def test_tune_ends_with_a_pair(client: Client) -> None:
+@pytest.mark.parametrize("tuner", ["of a test", pytest.param("real", marks=pytest.mark.slow)])
+def test_tune_ends_with_a_pair(client: Client, tuner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/tuning has the real one on its own."""
+    if tuner == "of a test":
+        recipe = Recipe(cache=FixedInterval(2, min_steps=4), evidence={"met": True})
+        monkeypatch.setattr("accel.tuning.tune", lambda *_, **__: recipe)
     tiny = SMALL | {"steps": 12, "width": 16, "height": 16, "frames": 1}
     answer = last(client, tiny, endpoint="/tune", min_psnr=5.0, minutes=0.2)
     assert answer["stage"] == "done" and answer["pair"]["metrics"]["psnr"] > 5
@@ -195,18 +207,18 @@ def test_tune_ends_with_a_pair(client: Client) -> None:
         ({"colour": "red"}, "'colour' is not a field"),
     ],
 )
-def test_bad_input_is_one_sentence(client: Client, changes: dict[str, Any], sentence: str) -> None:
+def test_bad_input_is_one_sentence(visitor: Client, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AppError) as error:
-        last(client, SMALL | changes)
+        last(visitor, SMALL | changes)
     assert sentence.lower() in str(error.value).lower()
     assert "Traceback" not in str(error.value)
 
 
-def test_a_file_without_settings_is_refused(client: Client, tmp_path: Path) -> None:
+def test_a_file_without_settings_is_refused(visitor: Client, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     with pytest.raises(AppError, match="holds no settings"):
-        client.predict(handle_file(str(path)), api_name="/restore")
+        visitor.predict(handle_file(str(path)), api_name="/restore")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{root}/pyproject.toml"])

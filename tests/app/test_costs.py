@@ -44,7 +44,7 @@ STATIC = {
 }
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", STATIC)
 def test_a_rehearsal_counts_what_the_model_will_compute(pipe: Any, rehearsal: DryRun, name: str) -> None:
     settings = replace(BASE, recipe=STATIC[name])

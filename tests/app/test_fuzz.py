@@ -23,7 +23,7 @@ from accel.recipe import LEVERS, Recipe
 from accel.rendering.encoding import encode
 from accel.rendering.jobs import Job
 
-INPUTS = 10_000
+every_count = pytest.mark.parametrize("inputs", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 LIMITS = Limits(hub=False)
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 10**30, -(10**400), 0.5, -0.0, 1e308, math.inf, -math.inf, math.nan, "", "inf",
@@ -69,19 +69,20 @@ def recipes() -> list[dict[str, Any]]:
     return found
 
 
-def settings(chance: random.Random) -> Iterator[Any]:
+def settings(chance: random.Random, inputs: int) -> Iterator[Any]:
     known = recipes()
     base = StudioSettings(prompt="a red circle").to_dict()
-    for _ in range(INPUTS):
+    for _ in range(inputs):
         data = base | {"recipe": chance.choice(known)}
         for _ in range(chance.randrange(1, 4)):
             data = changed(data, chance)
         yield data
 
 
-def test_settings_and_recipes_are_taken_or_refused() -> None:
+@every_count
+def test_settings_and_recipes_are_taken_or_refused(inputs: int) -> None:
     taken = 0
-    for data in settings(random.Random(1)):
+    for data in settings(random.Random(1), inputs):
         try:
             found = StudioSettings.from_dict(data).check(LIMITS)
         except ValueError as error:
@@ -93,13 +94,14 @@ def test_settings_and_recipes_are_taken_or_refused() -> None:
         again = StudioSettings.from_dict(json.loads(json.dumps(found.to_dict())))  # what it is as a file
         assert again.key() == found.key()
         found.job().to_line()
-    assert INPUTS // 20 < taken < INPUTS  # neither everything nor nothing
+    assert inputs // 20 < taken < inputs  # neither everything nor nothing
 
 
-def test_what_the_pages_editor_sends_is_taken_or_refused() -> None:
+@every_count
+def test_what_the_pages_editor_sends_is_taken_or_refused(inputs: int) -> None:
     chance, taken = random.Random(2), 0
     known = [editor_value(Recipe.from_dict(recipe)) for recipe in recipes()]
-    for _ in range(INPUTS // 5):
+    for _ in range(inputs // 5):
         value = changed(chance.choice(known), chance)
         try:
             found = dataclasses.replace(StudioSettings(), recipe=edited_recipe(value)).check(LIMITS)
@@ -111,13 +113,14 @@ def test_what_the_pages_editor_sends_is_taken_or_refused() -> None:
     assert taken > 20
 
 
+@every_count
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken EXIF
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".mp4", ".json"])
-def test_a_broken_file_gives_its_settings_or_a_sentence(tmp_path: Path, suffix: str) -> None:
+def test_a_broken_file_gives_its_settings_or_a_sentence(tmp_path: Path, suffix: str, inputs: int) -> None:
     chance, taken = random.Random(3), 0
     whole = _file(suffix)
     path = tmp_path / f"file{suffix}"
-    for _ in range(INPUTS // 10):
+    for _ in range(inputs // 10):
         data = bytearray(whole[: chance.choice((len(whole), chance.randrange(len(whole))))])
         for _ in range(chance.randrange(8)):
             place, most = chance.randrange(len(data) or 1), chance.choice((1, 2, 4, 8))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -16,22 +15,10 @@ import pytest
 pytest.importorskip("gradio", reason="the app needs gradio")
 
 from accel.app.scratch import PREFIX, Scratch, clear_dead
+from accel.app.serve import serve
 from tests.app.raw import Raw, eventually
 from tests.ports import free_port
-
-APP = """
-import sys
-from accel.app.serve import serve
-serve(int(sys.argv[1]), model="pocket:few", quiet=True)
-"""
-CRASH = """
-import os, sys
-from accel.app.scratch import Scratch
-scratch = Scratch(1)
-(scratch.clips / "clip.mp4").write_bytes(b"video")
-print(scratch.folder, flush=True)
-os._exit(9)
-"""
+from tests.processes import needs_fork
 
 
 @pytest.fixture
@@ -51,10 +38,19 @@ def test_it_is_private_and_goes_with_its_owner(temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
+def crash() -> None:
+    scratch = Scratch(1)
+    (scratch.clips / "clip.mp4").write_bytes(b"video")
+    os._exit(9)
+
+
+@needs_fork
 def test_what_a_killed_process_left_goes_at_the_next_start(temporary: Path) -> None:
-    told = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True, check=False)
-    left = Path(told.stdout.strip())
-    assert told.returncode == 9 and (left / "files" / "clips" / "clip.mp4").exists()
+    killed = multiprocessing.get_context("fork").Process(target=crash)
+    killed.start()
+    killed.join()
+    (left,) = temporary.glob(f"{PREFIX}*")
+    assert killed.exitcode == 9 and (left / "files" / "clips" / "clip.mp4").exists()
     alive, scratch = Scratch(1), Scratch(1)
     assert not left.exists() and alive.folder.exists()
     alive.close()
@@ -91,19 +87,25 @@ def test_old_uploads_make_room_and_clips_stay(temporary: Path) -> None:
     scratch.close()
 
 
+def open_app(port: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
+    serve(port, model="pocket:few", quiet=True)
+
+
+@needs_fork
 @pytest.mark.part(1)
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_app_that_is_ended_leaves_nothing(temporary: Path, ending: signal.Signals) -> None:
     port = free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    app = subprocess.Popen([sys.executable, "-c", APP, str(port)], **quiet)
+    app = multiprocessing.get_context("fork").Process(target=open_app, args=(port,))
+    app.start()
     raw = Raw(f"http://127.0.0.1:{port}/")
     try:
-        assert eventually(lambda: app.poll() is not None or _answers(raw)) and app.poll() is None
+        assert eventually(lambda: not app.is_alive() or _answers(raw)) and app.is_alive()
         uploaded = Path(raw.upload("mine.json", b"{}"))
         assert uploaded.exists() and any(uploaded.is_relative_to(path) for path in temporary.glob(f"{PREFIX}*"))
-        app.send_signal(ending)
-        app.wait(300)
+        os.kill(app.pid, ending)
+        app.join(300)
     finally:
         app.kill()
     assert [path for path in temporary.rglob("*") if path.is_file() or path.name.startswith(PREFIX)] == []

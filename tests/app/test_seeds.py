@@ -43,7 +43,7 @@ def test_a_draft_looks_like_what_it_becomes(stage: Stage) -> None:
 
 
 def test_the_best_seed_is_run_with_the_recipe(stage: Stage) -> None:
-    last = list(stage.studio.best_of(replace(SETTINGS, steps=40), 2, user="somebody"))[-1]
+    last = list(stage.studio.best_of(replace(SETTINGS, steps=24), 2, user="somebody"))[-1]
     assert last.pair is not None and last.pair.settings.seed in (40, 41)
     assert last.pair.settings.recipe == SETTINGS.recipe
     assert last.note.startswith(f"Best: seed {last.pair.settings.seed} of 2")

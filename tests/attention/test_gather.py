@@ -27,6 +27,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.part(24)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [4, 7, 60])
 @pytest.mark.parametrize("form", ["identity", "shared", "own blocks", "own order"])

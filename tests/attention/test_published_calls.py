@@ -44,6 +44,7 @@ def test_sage_is_called_by_names_and_values_that_are_published(
     assert error(output, F.scaled_dot_product_attention(q, k, v, scale=0.2)) < 3e-2
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize("size", [4, 7, 60])
 @pytest.mark.parametrize("form", ["identity", "shared", "own blocks", "own order"])
 @pytest.mark.parametrize("text", [0, 4])

@@ -34,7 +34,7 @@ SIGNALS = {
 }
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("label", STATIC)
 @pytest.mark.parametrize("name", ["wan", "flux", "sdxl"])
 def test_with_a_static_schedule_a_batch_of_four_is_four_single_runs(name, label):
@@ -78,6 +78,7 @@ def observed(signal, latents, step):
     return distance
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "cache"),
     [

@@ -45,6 +45,7 @@ def level(wrong: torch.Tensor, right: torch.Tensor) -> float:
     return float(20 * torch.log10(right.abs().max() / (wrong - right).pow(2).mean().sqrt()))
 
 
+@pytest.mark.part(2)
 @kinds_only(name for name in TINY if name not in ("pixart", "svd"))  # they take no such callback
 def test_a_prompt_that_is_exchanged_begins_a_new_history_in_every_pipeline(name: str) -> None:
     pipe, heard = TINY[name].build(), list[torch.Tensor]()
@@ -72,6 +73,7 @@ def test_most_pipelines_hand_on_an_exchanged_prompt() -> None:
         assert actions(report(TINY[name].build(), name), EXCHANGED + 1) == {"predicted"}, name
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sd"])
 @pytest.mark.parametrize(("size", "kept"), [(0.01, True), (0.5, False)])
 def test_a_prompt_that_moves_a_little_keeps_its_history_and_one_that_jumps_does_not(
@@ -90,6 +92,7 @@ def test_a_prompt_that_moves_a_little_keeps_its_history_and_one_that_jumps_does_
     assert len(found.timeline()) <= 2
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(4), FORA(4)], ids=str)
 def test_another_strength_of_a_lora_begins_a_new_history(cache: Any) -> None:
     pipe = TINY["wan"].build()
@@ -132,6 +135,7 @@ def test_another_strength_of_an_image_prompt_is_seen() -> None:
     assert regime.key(call) != before
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd3_controlnet", "flux_controlnet"])
 def test_a_controlnet_that_ends_begins_a_new_history(name: str) -> None:
     """Pipelines go on calling it and multiply its answers by 0."""
@@ -141,6 +145,7 @@ def test_a_controlnet_that_ends_begins_a_new_history(name: str) -> None:
     assert next(iter(report(pipe, name).timeline().values())) == "███···█···██"
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd3_controlnet", "flux_controlnet"])
 def test_a_controlnet_that_ends_costs_no_quality(name: str) -> None:
     pipe, levels = TINY[name].build(), []

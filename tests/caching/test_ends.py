@@ -29,7 +29,7 @@ def line(report: Report) -> str:
     return only
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("end", [0.5, 0.8])
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_a_run_that_is_cut_off_ends_on_a_computed_step(cache: Any, end: float) -> None:
@@ -40,7 +40,7 @@ def test_a_run_that_is_cut_off_ends_on_a_computed_step(cache: Any, end: float) -
     assert done[-1] == "█"
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_timesteps_of_the_users_own_end_on_a_computed_step(cache: Any) -> None:
     cut = list(range(901, 300, -50))
@@ -81,7 +81,7 @@ def test_a_run_that_is_interrupted_after_a_prediction_says_so() -> None:
 # Two experts
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("cache", [*CACHES, FirstBlockCache(0.2)], ids=str)
 @pytest.mark.parametrize("steps", [12, 30])
 def test_each_expert_ends_on_a_computed_step_and_begins_with_a_history_of_its_own(cache: Any, steps: int) -> None:

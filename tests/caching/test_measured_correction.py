@@ -102,6 +102,7 @@ def test_the_same_call_gives_the_same_bits_whatever_ran_before() -> None:
         assert torch.equal(pipe(num_inference_steps=30), first)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux", "sd", "wan_two_experts", "cogvideox"])
 def test_on_real_pipelines_it_acts_through_a_recipes_file_and_is_undone(name: str, tmp_path: Any) -> None:
     pipe = TINY[name].build()
@@ -130,6 +131,7 @@ def test_a_method_without_measurements_corrects_as_ever() -> None:
     assert method.informed(method.predictor, None, range(3), None) == (method.predictor, "")
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("steps", [14, 30])
 def test_presets_compute_the_same_steps(preset: str, steps: int) -> None:

@@ -162,7 +162,7 @@ def test_guidance_that_is_cut_off_does_not_mix_the_streams() -> None:
     assert held == [2 * one] * 5 + [one] * 3  # after the next computed step (4) there is nobody to ask for them
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 @pytest.mark.parametrize("last", [3, 4])
 def test_a_batch_that_shrinks_in_mid_run_computes_first(name: str, last: int) -> None:

@@ -14,7 +14,9 @@ from accel.call import DenoiserCall
 from accel.clock import StepContext
 from tests.caching import ranks
 from tests.caching.ranks import MODULES, PROBED, RANKS, WHOLE
+from tests.processes import needs_fork
 
+pytestmark = needs_fork
 ADAPTIVE = [(name, label) for name in ("wan", "flux") for label in ("sea", *PROBED)]
 BEFORE = [("before", label) for label in ("sea", "first block")]
 
@@ -23,7 +25,7 @@ BEFORE = [("before", label) for label in ("sea", "first block")]
 def found(tmp_path_factory):
     """What both ranks report, by scenario: a pair."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.work, (folder,), nprocs=RANKS)
+    torch.multiprocessing.start_processes(ranks.work, (folder,), nprocs=RANKS, start_method="fork")  # at once
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS))
     assert list(first) == list(second)
     return {scenario: (first[scenario], second[scenario]) for scenario in first}

@@ -47,7 +47,7 @@ def level(wrong: torch.Tensor, right: torch.Tensor) -> float:
 
 
 # Without the key-value cache no answer has the shape of the input, so that there is no residual to compare with.
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("cache", [one for one in CACHES if "LastResidual" not in str(one)], ids=str)
 def test_a_longer_first_answer_changes_nothing_for_any_cache(cache: Any) -> None:
     tiny = UNUSUAL["qwen_image21"]
@@ -64,6 +64,7 @@ def test_a_longer_first_answer_changes_nothing_for_any_cache(cache: Any) -> None
 # Answers that carry state: AnyFlow, chunk by chunk
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(3), SeaCache(0.3), FirstBlockCache(0.2)], ids=str)
 def test_answers_that_carry_state_are_computed(cache: Any) -> None:
     tiny = UNUSUAL["anyflow_far"]
@@ -104,6 +105,7 @@ def test_any_structure_can_be_rebuilt(output: Any) -> None:
 # Steps that nobody hears: diffusion forcing steps a copy of the scheduler for each frame, panorama one for each view
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(3), FORA(3)], ids=str)
 def test_steps_on_copies_of_the_scheduler_are_told_by_the_timesteps(cache: Any) -> None:
     tiny = UNUSUAL["skyreels_df"]
@@ -130,6 +132,7 @@ def test_each_view_of_a_panorama_is_a_stream_and_its_scheduler_is_given_back() -
     assert torch.equal(run(pipe, tiny, steps=2, guidance=False), run(tiny.build(), tiny, steps=2, guidance=False))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [FixedInterval(3), EasyCache(0.3), FirstBlockCache(0.2), "balanced"], ids=str)
 def test_diffusion_forcing_is_accelerated_as_well_as_other_videos(cache: Any) -> None:
     tiny = UNUSUAL["skyreels_df"]

@@ -46,7 +46,7 @@ def test_inference_mode_changes_nothing(label: str) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @every_cache
 def test_weights_of_16_bits_keep_their_data_type_and_stay_near(label: str, dtype: torch.dtype) -> None:
@@ -81,6 +81,7 @@ def test_autocast_leaves_the_latents_in_their_data_type() -> None:
     assert (found - plain).norm() < 0.5 * plain.norm()
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["flux", "ltx"])
 @every_cache
 def test_outputs_that_the_next_evaluation_writes_over_are_not_kept(name: str, label: str) -> None:

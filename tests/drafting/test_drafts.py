@@ -52,6 +52,7 @@ def plain(pipe: Any, recipe: Recipe, arguments: dict[str, Any], seed: int = 3) -
         return to_frames(pipe(**arguments, generator=torch.Generator("cpu").manual_seed(seed)))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", kinds())
 def test_a_finished_draft_is_the_plain_run_bit_for_bit(name: str) -> None:
     pipe, arguments = tiny(name)
@@ -63,6 +64,7 @@ def test_a_finished_draft_is_the_plain_run_bit_for_bit(name: str) -> None:
         assert np.array_equal(one, plain(pipe, recipe, arguments))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "flux", "ltx", "flux_img2img"])
 def test_a_draft_costs_its_share_and_shows_what_comes(name: str) -> None:
     """Nothing is skipped, so a draft of more of the run is nearer to its end."""
@@ -97,6 +99,7 @@ def test_weights_that_have_changed_since_are_noticed() -> None:
     assert np.array_equal(to_frames(draft.finish(CAREFUL)), plain(pipe, CAREFUL, arguments))
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     "inside",
     [

@@ -31,7 +31,7 @@ def plain(pipe: Any, arguments: dict[str, Any]) -> torch.Tensor:
     return pipe(**arguments, **LATENTS, generator=torch.Generator("cpu").manual_seed(5))[0]
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_second_run_is_led_and_the_pipeline_comes_back(name: str) -> None:
     pipe, arguments = large(name)
@@ -41,6 +41,7 @@ def test_the_second_run_is_led_and_the_pipeline_comes_back(name: str) -> None:
     assert of_denoisers(pipe) == before and torch.equal(plain(pipe, arguments), untouched)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "flux", "sd"])
 def test_without_a_lead_it_is_the_plain_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enlarging, "lead_of", lambda step, steps: 0.0)

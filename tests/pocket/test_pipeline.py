@@ -68,6 +68,7 @@ def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kind", ["video", "image"])
 def test_a_saved_pipeline_loads_in_a_program_that_has_only_imported_accel(kind, tmp_path):
     pocket.load(kind).save_pretrained(tmp_path)

@@ -30,6 +30,7 @@ def pictures(pipe: Any, name: str) -> torch.Tensor:
     return run(pipe, TINY[name], steps=2, output_type="np")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd", "flux"])
 def test_pictures_are_near_and_the_pipeline_comes_back_bit_for_bit(name: str) -> None:
     pipe = TINY[name].build()

@@ -50,7 +50,7 @@ def account(session: accel.Session) -> LeverReport:
     return next(lever for lever in session.report().levers if lever.lever == "precision")
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(2)
 @every_method
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "sd", "pixart"])
 def test_it_acts_and_gives_the_pipeline_back_bit_for_bit(method: ReducedPrecision, name: str) -> None:
@@ -178,6 +178,7 @@ def test_an_adapter_stays_exact_above_a_layer_in_fewer_bits() -> None:
     assert account(session).engaged and 0 < (near - plain).norm() < 0.1 * plain.norm()
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("how", ["assigned", "in place", "through data"])
 def test_weights_that_change_between_calls_are_converted_anew(how: str) -> None:
     pipe = TINY["wan"].build()
@@ -338,7 +339,7 @@ def test_packed_products_have_the_same_bits() -> None:
 DECIBELS = {"bfloat16": 40, "more exact": 45, "int8": 38, "int8 weights": 45}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("model", ["video", pytest.param("image", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("format", DECIBELS)
 def test_pocket_models_stay_near(model: str, format: str, request: pytest.FixtureRequest) -> None:

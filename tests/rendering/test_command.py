@@ -126,6 +126,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert "interrupted; 0 of 1 jobs are in" in capsys.readouterr().err
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("script", "arguments", "files"),
     [

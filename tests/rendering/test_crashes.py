@@ -44,6 +44,7 @@ def killed(out: Path, after: int, delay: float, shard: str | None = None) -> boo
     return driver.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow  # test_random_kills.py kills drivers too, one at a time
 def test_a_driver_killed_again_and_again_renders_each_job_once(tmp_path: Path) -> None:
     chance = random.Random(0)
     deaths = sum(killed(tmp_path, chance.randrange(1, 7), chance.random() * 0.02) for _ in range(8))

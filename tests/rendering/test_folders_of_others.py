@@ -42,6 +42,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     "name", [".accel", ".accel/parts", ".accel/parts-1-of-2", ".accel/lock.json", ".accel/guard", ".accel/parts/a.part"]
 )
@@ -173,6 +174,7 @@ RAW = {
 }
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("line", RAW.values(), ids=RAW)
 def test_lines_that_end_other_readers_count_as_torn(line: bytes, out: Path) -> None:
     with open(out / "ledger.jsonl", "ab") as file:

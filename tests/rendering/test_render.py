@@ -181,6 +181,7 @@ def full(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("module", "name"), [(worker_module, "write_synced"), (ledger_module.os, "fsync"), (folder_module.os, "link")]
 )

@@ -81,10 +81,26 @@ def test_every_place_is_taken_from_one_window_that_holds_it(
 
 
 def test_seams_are_elsewhere_in_every_step_and_the_same_in_every_run() -> None:
-    method = ShiftedWindows(16)
-    places = [method.offset(step, 2, 16) for step in range(50)]
-    assert places == [ShiftedWindows(16).offset(step, 2, 16) for step in range(50)]
-    assert len(set(places)) > 10 and places != [ShiftedWindows(16, seed=1).offset(step, 2, 16) for step in range(50)]
+    places = [ShiftedWindows(16).offset(step, 0.5, 2, 16) for step in range(50)]
+    assert places == [ShiftedWindows(16).offset(step, 0.5, 2, 16) for step in range(50)]
+    assert len(set(places)) > 10
+    assert places != [ShiftedWindows(16, seed=1).offset(step, 0.5, 2, 16) for step in range(50)]
+
+
+def test_windows_stay_in_their_places_while_noise_is_high() -> None:
+    """A canvas of two windows is two calls' worth then, side by side, and three where they move."""
+    _, seen, _ = windowed(8, 16, window=8)
+    batches = [shape[0] // 2 for shape in seen]
+    assert batches[:2] == [2, 2] and 3 in batches
+    assert {shape[0] // 2 for shape in windowed(8, 16, window=8, still=0.0)[1]} == {2}
+    assert windowed(8, 16, window=8, still=1.0)[1][0][0] // 2 == 3, "as published"
+
+
+def test_in_time_windows_always_move() -> None:
+    """A part of a clip that began by itself would be a cut between shots."""
+    method = ShiftedWindows(16, frames=5)
+    assert any(method.offset(step, 1.0, 0, 5) for step in range(9))
+    assert not any(method.offset(step, 1.0, axis, 16) for step in range(9) for axis in (1, 2))
 
 
 def test_one_window_changes_no_bit_and_says_so() -> None:
@@ -99,11 +115,11 @@ def test_nothing_set_is_off() -> None:
 
 
 def test_the_work_grows_with_the_area() -> None:
-    pixels = [max(shape[0] for shape in windowed(8, width, window=8)[1]) for width in (32, 64, 128)]
+    pixels = [max(shape[0] for shape in windowed(8, width, window=8, still=1.0)[1]) for width in (32, 64, 128)]
     assert pixels == [2 * (4 + 1), 2 * (8 + 1), 2 * (16 + 1)]
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(5)
 @pytest.mark.parametrize("name", TINY)
 def test_every_pipeline_is_cut_or_says_why_not(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]

@@ -67,6 +67,7 @@ def test_lcm_is_diffusers_lcm_with_the_same_noise(prediction: str, steps: int) -
     assert relative(accelerated(scheduler, LCM(), steps, generator=seeded()), expected) < 2e-5
 
 
+@pytest.mark.part(9)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 4, 8])
@@ -240,7 +241,7 @@ SEEDED = [
 ]
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:
@@ -254,6 +255,7 @@ def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:
     assert session.report().levers[0].reason.startswith("4 of 4 updates replaced")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name_of_pipeline", ["wan", "sdxl", "ltx", "cogvideox"])
 def test_a_batch_with_a_generator_for_each_sample_is_its_single_runs(name_of_pipeline: str) -> None:
     pipe, tiny = pipeline(name_of_pipeline), TINY[name_of_pipeline]
@@ -271,7 +273,7 @@ def test_one_step_is_eulers_step_to_the_end(name: str) -> None:
     assert relative(found, plain("sd3", steps=1)) < 1e-6
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_sampler
 @pytest.mark.parametrize("name_of_pipeline", ["wan", "sdxl"])
 def test_restore_gives_the_pipeline_back_also_after_an_exception(name: str, name_of_pipeline: str) -> None:

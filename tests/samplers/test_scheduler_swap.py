@@ -108,6 +108,7 @@ def vars_of(kind: str) -> set[str]:
     return set(inspect.signature(getattr(diffusers, kind).__init__).parameters)
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("kind", [name for name, row in KNOWN.items() if row.exchanges])
 def test_every_pair_in_the_table_has_the_same_model(kind: str, prediction: str) -> None:
@@ -123,6 +124,7 @@ def test_every_pair_in_the_table_has_the_same_model(kind: str, prediction: str) 
         assert not made.config.get("clip_sample") and not made.config.get("thresholding")
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
     ("kind", "into"),
@@ -167,6 +169,7 @@ def test_ddim_does_not_begin_to_clip_where_the_old_scheduler_had_no_such_setting
     assert not DiffusersScheduler("DDIMScheduler").made_from(own).config.clip_sample
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("steps", "gain"), [(10, 1.2), (16, 2.0), (20, 3.0)])
 def test_karras_spacing_beats_ddim_on_an_exact_score(steps: int, gain: float) -> None:
     """Against the exact flow of a Gaussian mixture; evenly spaced timesteps gain little or nothing."""
@@ -245,6 +248,7 @@ def test_wrong_parameters_are_refused_in_one_sentence() -> None:
 # In pipelines
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", SWAPPED)
 def test_it_is_the_pipeline_with_that_scheduler(name: str) -> None:
     """The same as exchanging it by hand, and the pipeline's own again between calls."""
@@ -260,6 +264,7 @@ def test_it_is_the_pipeline_with_that_scheduler(name: str) -> None:
     assert lever.engaged and lever.reason.startswith("UniPCMultistepScheduler made the 8 updates")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "sd", "cogvideox"])
 def test_restore_gives_the_pipeline_back_also_after_an_exception(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]

@@ -180,6 +180,7 @@ def told(name: str, schedule: Sigmas, **options: Any) -> tuple[list[float], Any,
 TABLE = (1.0, 0.97, 0.9, 0.8, 0.6, 0.5, 0.3, 0.1)  # ends where LTX's scheduler does
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     "name", ["flux", "flux_img2img", "sd3", "qwen_image", "z_image", "ltx", "mochi", "hunyuan_video", "wan", "wan_i2v"]
 )
@@ -191,6 +192,7 @@ def test_flow_schedulers_take_exactly_the_levels_asked_for(name: str) -> None:
     assert torch.isfinite(output).all() and not torch.equal(output, plain(name))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "svd"])
 def test_euler_takes_exactly_the_levels_asked_for(name: str) -> None:
     table = (2.0, 1.5, 1.0, 0.7, 0.4, 0.2, 0.1, 0.05)
@@ -261,6 +263,7 @@ def test_a_scheduler_that_makes_something_else_of_them_gets_its_own_back() -> No
     assert levels[1] == pytest.approx(1 - 0.1 * 0.9 / 0.8, abs=1e-4)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux_img2img", "sdxl", "wan_two_experts"])
 def test_a_solver_and_a_schedule_compose_and_leave_nothing(name: str) -> None:
     schedule = Karras() if name == "sdxl" else Sway()

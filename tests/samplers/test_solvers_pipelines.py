@@ -58,6 +58,7 @@ def test_every_tiny_pipeline_is_in_one_of_the_groups() -> None:
     assert sorted([*EULER_FLOWS, *EULER_OTHERS, *MULTISTEP, *IDLE]) == sorted(TINY)
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", EULER_FLOWS)
 def test_euler_is_the_flow_schedulers_own_update_bit_for_bit(name: str) -> None:
     output, report = sampled(name, Euler())
@@ -66,11 +67,13 @@ def test_euler_is_the_flow_schedulers_own_update_bit_for_bit(name: str) -> None:
     assert report.levers[0].engaged and "updates replaced" in report.levers[0].reason
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", EULER_OTHERS)
 def test_euler_is_the_update_of_epsilon_and_v_schedulers_to_rounding(name: str) -> None:
     assert relative(sampled(name, Euler())[0], plain(name)) < 3e-6
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "solver"), [("wan", UniPC()), ("wan_i2v", UniPC()), ("sana", DPMSolver()), ("pixart", DPMSolver())]
 )
@@ -78,7 +81,7 @@ def test_solvers_that_diffusers_has_are_the_same_as_there_in_a_pipeline(name: st
     assert relative(sampled(name, solver, steps=16)[0], plain(name, steps=16)) < 1e-5
 
 
-@pytest.mark.part(12)
+@pytest.mark.part(4)
 @crossed("solver", HISTORY)
 def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver: str) -> None:
     output, report = sampled(name, HISTORY[solver])
@@ -118,6 +121,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.part(20)
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.parametrize("steps", [6, 16])
 @pytest.mark.parametrize("solver", [UniPC(1), UniPC(2), UniPC(3), DPMSolver(1), DPMSolver(2)], ids=str)
@@ -149,6 +153,7 @@ def test_multistep_solvers_agree_with_diffusers_step_for_step(kind: str, steps: 
 ZERO_TERMINAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
+@pytest.mark.part(8)
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
@@ -378,7 +383,7 @@ def test_what_a_pipeline_changes_between_steps_is_kept() -> None:
     torch.testing.assert_close(seen[4].sample, seen[3].result * 0.5)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("solver", HISTORY, ["wan", "sdxl", "flux", "cogvideox"], kinds=["wan"])
 def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
     batch, _ = sampled(name, HISTORY[solver], batch=3)
@@ -390,7 +395,7 @@ def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
 # Runs one after another, and ends
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("solver", HISTORY, ["wan", "sdxl", "flux_img2img", "animatediff"], kinds=())
 def test_a_session_starts_anew_with_every_call(name: str, solver: str) -> None:
     asked: list[dict[str, Any]] = [{}, {"size": "other"}, {"steps": 5, "prompt": 1}, {"batch": 3}, {}]
@@ -405,6 +410,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "flux", "sdxl"])
 def test_an_exception_leaves_nothing_for_the_next_run(name: str) -> None:
     pipe = TINY[name].build()
@@ -429,6 +435,7 @@ def attributes(pipe: Any) -> dict[str, set[str]]:
     return {name: set(vars(part)) for name, part in pipe.components.items() if hasattr(part, "__dict__")}
 
 
+@pytest.mark.part(2)
 @kinds_only()
 def test_restored_is_bit_identical_without_residue(name: str) -> None:
     pipe = TINY[name].build()
@@ -459,6 +466,7 @@ def test_two_pipelines_that_share_a_scheduler_have_each_their_own_update() -> No
 # Steps, and other levers
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "flux", "animatediff"])
 def test_a_share_of_the_steps_is_the_run_with_fewer_steps(name: str) -> None:
     seen: list[int] = []

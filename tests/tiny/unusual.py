@@ -16,11 +16,12 @@ from diffusers import (
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2Transformer3DModel,
     StableDiffusionPanoramaPipeline,
+    UNet2DConditionModel,
 )
 
 from tests.tiny.case import Ask, TinyPipeline, quiet
 from tests.tiny.image import BETAS, TEXT, flux_scheduler, image_vae
-from tests.tiny.unet import sd_arguments, sd_unet
+from tests.tiny.unet import SHAPE, sd_arguments
 from tests.tiny.video import wan_arguments, wan_scheduler, wan_vae
 from tests.tiny.weights import randomise
 
@@ -87,9 +88,15 @@ def build_anyflow_far() -> DiffusionPipeline:
 def build_panorama() -> DiffusionPipeline:
     """Steps every view of a step with a state of the scheduler that it copies out of it and writes back into it."""
     scheduler = DDIMScheduler(**BETAS, steps_offset=1, clip_sample=False)
+    unet = UNet2DConditionModel(  # a view is 64 x 64, which is large for attention
+        **SHAPE,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+    )
     return quiet(
         StableDiffusionPanoramaPipeline(
-            image_vae(4), None, None, sd_unet(), scheduler, None, None, requires_safety_checker=False
+            image_vae(4), None, None, randomise(unet), scheduler, None, None, requires_safety_checker=False
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from accel.cli import main
 from accel.recipe import Recipe
 
 SHORT = ["--steps", "8", "--frames", "1", "--prompts", "6", "--levers", "cache", "--minutes", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried() -> Iterator[None]:
+    """Of twelve candidates that may be verified, two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accel.tuning.tuner.VERIFICATIONS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")

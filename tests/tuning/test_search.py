@@ -70,6 +70,7 @@ def at_least(limit: float) -> TuningGoal:
     return TuningGoal((Bound("psnr", psnr, least=limit, slack=1.0),))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("limit", [25.0, 30.0, 35.0, 42.0])
 def test_it_finds_nearly_the_fastest_candidate_that_keeps_the_quality(limit: float) -> None:
     truth = Truth(outlooks())
@@ -83,6 +84,7 @@ def test_it_finds_nearly_the_fastest_candidate_that_keeps_the_quality(limit: flo
     assert len(truth.runs) <= 60
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("speedup", [2.0, 3.0, 4.0])
 def test_it_finds_nearly_the_most_faithful_candidate_at_a_speed(speedup: float) -> None:
     truth = Truth(outlooks())

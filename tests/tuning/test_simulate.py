@@ -22,7 +22,7 @@ from accel.tuning.space import Candidate, Recipes, Structure, caches, space_of
 
 STEPS = 20
 PROMPT = pocket.prompts(1, 41)[0]
-CALL: dict[str, Any] = {"num_inference_steps": STEPS, "num_frames": 5, "output_type": "np"}
+CALL: dict[str, Any] = {"num_inference_steps": STEPS, "num_frames": 1, "output_type": "np"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         return frames, session.report()
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "recipe",
     [

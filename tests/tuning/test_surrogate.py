@@ -6,10 +6,11 @@ import math
 
 import pytest
 
+from accel.precision import BFloat16
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
 from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.surrogate import Observation, Surrogate
+from accel.tuning.surrogate import Observation, Surrogate, TimeFactors
 
 CACHE, GUIDED = Structure("planned"), Structure("planned", AdaptiveGuidance())
 
@@ -73,6 +74,18 @@ def test_a_method_that_costs_time_is_believed_to_be_slower() -> None:
     about = outlook(1e-3, 1e-3)
     surrogate.fit([seen(slow, about, 0.008, clip, time=0.75) for clip in range(4)])
     assert surrogate.believe(slow, about).speedup == pytest.approx(1 / 0.75, rel=0.1)
+
+
+def test_what_short_runs_have_told_is_believed_until_real_ones_say_otherwise() -> None:
+    """A decoder in fewer bits takes off what no cache can, so that the whole call counts."""
+    halves = Structure("planned", precision=BFloat16(decoder="16 bits"))
+    name, about = halves.names()[1], outlook(1e-3)
+    surrogate = Surrogate(0.5, told={name: TimeFactors(denoise=0.5, around=0.25)})
+    believed = 0.5 * 0.25 + 0.5 * 0.5 * 0.5
+    assert surrogate.believe(Candidate(halves, 0.5), about).speedup == pytest.approx(1 / believed)
+    assert surrogate.believe(Candidate(CACHE, 0.5), about).speedup == pytest.approx(1 / 0.75)
+    surrogate.fit([seen(Candidate(halves, 0.5), about, 0.008, clip, time=0.125 + 0.2) for clip in range(4)])
+    assert surrogate.believe(Candidate(halves, 0.5), about).speedup == pytest.approx(1 / 0.325, rel=0.05)
 
 
 def test_what_is_not_denoising_is_not_saved() -> None:

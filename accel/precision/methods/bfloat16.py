@@ -38,7 +38,7 @@ class BFloat16(ReducedPrecision):
 
     @classmethod
     def for_tuning(cls) -> Sequence[BFloat16]:
-        return (cls(), cls(attention="own"))
+        return (cls(), cls(attention="own"), cls(decoder="16 bits"))
 
     def formats(self) -> Mapping[str, Format]:
         return {"": BFloat16Format()}

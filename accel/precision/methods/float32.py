@@ -44,6 +44,10 @@ class Float32(Method, lever="precision"):
     still when it is loaded in it: `from_pretrained(..., torch_dtype=torch.float32)`. Numbers: docs/precision.md.
     """
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[Float32]:
+        return (cls(),)
+
     def build(self, anatomy: Anatomy) -> Lever:
         return WideProductsLever(self, tuple(dtype for dtype in HALVES if multiplies_in_loops(dtype)))
 

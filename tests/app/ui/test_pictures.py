@@ -64,6 +64,12 @@ def test_levers_that_do_not_engage_are_named(tmp_path: Path) -> None:
     assert "cache TeaCache: not engaged , no table; 2.0 MiB extra" in text(html)
 
 
+def test_what_a_lever_spared_is_told(tmp_path: Path) -> None:
+    lever = {"lever": "cache", "method": "FORA", "engaged": True, "reason": "30 of 50 calls predicted"}
+    html = strip_html(replace(side(tmp_path), levers=[lever | {"spared": 30.0, "spared_seconds": 12.3}]), "fast")
+    assert "30 of 50 calls predicted; spared 30 evaluations (about 12.30 s)" in text(html)
+
+
 def test_curve_marks_the_worst_frame() -> None:
     root = ElementTree.fromstring(curve_svg((33.0, 32.0, 28.5, 31.0, 100.0), 2))
     heights = [float(place.split(",")[1]) for place in root.find("polyline").get("points").split()]  # type: ignore[union-attr]

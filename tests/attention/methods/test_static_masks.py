@@ -85,7 +85,7 @@ def radial_sees(query: int, key: int, frame: int, block: int, decay: float, sink
     return apart <= max(decay * width, block) and (width >= block or distance % int(block / width) == 0)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("sink", [False, True])
 @pytest.mark.parametrize(("layout", "decay"), [(TokenLayout(9, 5, 8), 0.2), (TokenLayout(7, 6, 6), 0.7)])
 def test_the_mask_of_radial_attention_by_tokens(layout: TokenLayout, decay: float, sink: bool) -> None:

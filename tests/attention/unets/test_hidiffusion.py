@@ -157,7 +157,7 @@ def test_windows_move_by_seed_step_and_module_and_by_nothing_else(name: str, pla
     assert shifts(planned(name, replace(WINDOWS, seed=1)).masks) != shifts(first)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize("options", [{}, {"size": "other", "batch": 2}], ids=str)
 def test_the_u_net_with_windows_is_the_u_net_with_these_masks(
@@ -305,7 +305,7 @@ def check_steps(
     return session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("size", "batch"), [("default", 1), ("other", 2)])
 @every_unet
 def test_a_u_net_with_halved_features_is_the_one_written_down_by_hand(name: str, size: str, batch: int) -> None:
@@ -327,6 +327,7 @@ def test_sdxl_halves_one_level_deeper_at_the_very_first() -> None:
     assert "5 of 13 calls (T1 0.4, T2 0, deeper up to 0.16)" in report.levers[0].reason
 
 
+@pytest.mark.part(1)
 @every_unet
 def test_without_windows_and_with_both_switches_at_zero_nothing_changes(name: str) -> None:
     output, report = accelerated(name, replace(HALVED, t1=0.0, t2=0.0), steps=3)
@@ -377,6 +378,7 @@ def test_which_module_halves_in_which_step(shares: Switches, marks: str) -> None
     assert "".join(names[active] for active in steps) == marks
 
 
+@pytest.mark.part(2)
 @every_unet
 @pytest.mark.parametrize("size", [(16, 16), (9, 13), (7, 24)], ids=str)
 def test_sizes_of_skip_connections_are_those_of_the_u_net(name: str, size: Size) -> None:
@@ -433,7 +435,7 @@ ADAPTER_SIDES = {
 }
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_unet
 @pytest.mark.parametrize("stage", ["first", "both"])
 @pytest.mark.parametrize("kind", ["controlnet", "adapter", "adapter, as it used to be"])
@@ -524,7 +526,7 @@ def test_beside_deep_cache_with_any_of_its_branches(name: str, size: str) -> Non
         assert all(lever.engaged for lever in session.report().levers)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize(
     "recipe",
@@ -593,7 +595,7 @@ def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
 # Where it cannot act
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", [name for name in TINY if name not in ("flux_kontext",)])
 def test_other_models_are_left_alone_and_the_report_says_why(name: str) -> None:
     """Among them the tiny U-Nets of two levels, AnimateDiff's and Stable Video Diffusion's."""

@@ -146,7 +146,7 @@ def test_a_ratio_of_zero_changes_no_bit(name: str) -> None:
     assert not report.levers[0].engaged and "as the method chose" in report.levers[0].reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize("options", [{}, {"size": "other", "batch": 2}, {"guidance": False}], ids=str)
 def test_only_the_self_attentions_of_the_highest_resolution_are_merged(name: str, options: dict[str, Any]) -> None:

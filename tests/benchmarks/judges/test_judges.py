@@ -56,7 +56,7 @@ def apart(one: Clip, other: Clip) -> float:
     return float(np.abs(one - other).mean())
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_judge
 def test_output_has_the_size_of_the_data(judge: Judge) -> None:
     drawn = judge.draw(np.random.default_rng(0), judge.language.words(judge.prompts[0]))
@@ -79,7 +79,7 @@ def test_the_same_call_gives_the_same_output(judge: Judge) -> None:
     assert np.array_equal(clip(judge), usual(judge.name))
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_judge
 def test_output_depends_on_prompt_guidance_and_seed(judge: Judge) -> None:
     assert apart(clip(judge, prompt=1), usual(judge.name)) > 0.01
@@ -87,13 +87,14 @@ def test_output_depends_on_prompt_guidance_and_seed(judge: Judge) -> None:
     assert apart(clip(judge, seed=1), usual(judge.name)) > 0.01
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @every_scheduler
 def test_steps_matter(judge: Judge, scheduler: str) -> None:
     four, six = (clip(judge, scheduler=scheduler, steps=steps) for steps in (4, 6))
     assert (psnr(four, six) if four.ndim == 4 else snr(four, six)) < 40
 
 
+@pytest.mark.part(2)
 @every_judge
 def test_schedulers_differ(judge: Judge) -> None:
     first, second = (clip(judge, scheduler=name) for name in judge.schedulers)

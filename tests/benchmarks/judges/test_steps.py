@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from benchmarks.judges import JUDGES, steps
+from benchmarks.judges.steps import Line
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
     """Runs of a few steps, so that the table takes a moment."""
-    monkeypatch.setattr(steps, "FULL", 8)
-    monkeypatch.setattr(steps, "FEWER", (6, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "FULL", 8)
+        patch.setattr(steps, "FEWER", (6, 3))
+        yield
 
 
-def test_there_is_a_line_for_each_scheduler_and_guidance_scale() -> None:
+@pytest.fixture(scope="module")
+def lines(few: None) -> list[Line]:
+    return list(steps.lines(JUDGES["cells"], prompts=2))
+
+
+def test_there_is_a_line_for_each_scheduler_and_guidance_scale(lines: list[Line]) -> None:
     judge = JUDGES["cells"]
-    lines = list(steps.lines(judge, prompts=2))
     assert [(line.scheduler, line.guidance) for line in lines] == [
         (scheduler, scale) for scheduler in judge.schedulers for scale in judge.guidance_scales
     ]
 
 
-def test_fewer_steps_are_farther_from_all_of_them_and_the_worst_is_not_above_the_mean() -> None:
-    for line in steps.lines(JUDGES["cells"], prompts=2):
+def test_fewer_steps_are_farther_from_all_of_them_and_the_worst_is_not_above_the_mean(lines: list[Line]) -> None:
+    for line in lines:
         assert line.means[0] > line.means[1]
         assert all(worst <= mean for worst, mean in zip(line.worst, line.means, strict=True))
 

@@ -275,7 +275,7 @@ def test_probes_are_simulated_exactly_where_tokens_do_not_depend_on_the_answers(
     assert foretold == computed(pipe, method, num_inference_steps=24)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", EXPERTS, "sd", "flux_img2img"])
 def test_content_free_schedules_are_simulated_exactly_on_real_models(name):
     """Time embeddings, ratios and noise levels do not depend on the outputs."""
@@ -629,7 +629,7 @@ def test_the_report_says_what_is_known_and_what_is_unreliable():
 # The recorder
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", EXPERTS, "flux", "sd3", "z_image", "sdxl", "mochi"])
 def test_recording_changes_no_output_and_leaves_nothing_behind(name):
     pipe = TINY[name].build()

@@ -24,7 +24,7 @@ def toy() -> ToyPipeline:
     return ToyPipeline(lambda latents, sigma: torch.full_like(latents, 3.0 - 2.0 * sigma + sigma**2))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd", "wan_two_experts", "flux"])
 def test_one_ordinary_call_measures_what_calibrate_measures_and_returns_what_it_always_does(name: str) -> None:
     pipe = pipeline(name)

@@ -48,7 +48,7 @@ def accelerated(pipe: DiffusionPipeline, name: str, method: DeepCache, **options
 # Bit identity
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @crossed("branch", BRANCHES, UNETS)
 def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     output, report = accelerated(pipeline(name), name, deep(1, branch))
@@ -57,7 +57,7 @@ def test_never_skipping_is_bit_identical(name: str, branch: int) -> None:
     assert not report.levers[0].engaged and "every 1" in report.levers[0].reason
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(3)
 @every_unet
 @every_branch
 @pytest.mark.parametrize("size", ["default", "other"])
@@ -95,14 +95,14 @@ def layers_kept(name: str, branch: int) -> list[str]:
     return [*down, "down_blocks.0.downsamplers", "up_blocks.1", *deeper]
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @every_unet
 @every_branch
 def test_a_skipped_step_is_the_u_net_with_the_kept_feature(name: str, branch: int) -> None:
     check_formula(pipeline(name), twin(name), name, branch)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 @every_branch
 def test_free_u_scales_features_in_place_and_does_no_harm(name: str, branch: int) -> None:
@@ -118,6 +118,7 @@ def test_controlnet_residuals_of_the_layers_that_run_are_this_steps_own(branch: 
     check_formula(*(controlled() for _ in range(2)), "sd", branch, image=picture(0, 128, 128))
 
 
+@pytest.mark.part(2)
 @every_branch
 def test_a_forced_skip_with_controlnet_or_t2i_adapter_gives_the_full_output(branch: int) -> None:
     pipe = pipeline("sd")
@@ -249,7 +250,7 @@ def test_which_steps_are_full(method: DeepCache, marks: str) -> None:
     assert report.levers[0].engaged == ("·" in marks)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize(("branch", "batch"), [(0, 1), (1, 2), (2, 1)])
 def test_extra_memory_is_one_hidden_state(name: str, branch: int, batch: int) -> None:
@@ -276,6 +277,7 @@ def test_a_session_starts_anew_with_every_call_and_after_an_exception(name: str)
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
+@pytest.mark.part(1)
 @kinds_only(UNETS, kinds=["sd", "sdxl"])
 def test_nothing_is_left_on_the_u_net_after_a_call_and_after_an_interrupted_one(name: str) -> None:
     pipe = TINY[name].build()

@@ -77,6 +77,7 @@ def steps_of(name: str) -> int:
     return 9 if name.startswith("sd_") or name == "sd" else 8
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in CONDITIONED), (PICTURES[0], 3)])
 def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     """Residuals and pictures' embeddings are halved as well: the output is the conditional one in both places."""
@@ -92,6 +93,7 @@ def test_half_of_everything_is_half_of_the_batch(name: str, batch: int) -> None:
     assert list(report.timeline().values()) == ["█" * first + "◐" * (steps_of(name) - first)]
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", PICTURES)
 def test_without_guidance_nothing_is_halved(name: str) -> None:
     output, report, _ = accelerated(name, None, HALF, guidance=False)
@@ -99,6 +101,7 @@ def test_without_guidance_nothing_is_halved(name: str) -> None:
     assert report.halved == 0 and report.launches == report.evaluations == len(report.calls)
 
 
+@pytest.mark.part(3)
 @kinds_only(ALL)
 def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     """One launch in each step as before, of the whole batch where the pass is due; the report says so."""
@@ -109,6 +112,7 @@ def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     assert f"{report.halved} for half of the batch, in {report.launches} launches" in str(report)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["ltx", "sd3_controlnet", "z_image", *PICTURES])
 def test_nor_does_it_with_a_cache_that_does_not_look_inside(name: str) -> None:
     cache = FixedInterval(2, warmup=1, final=0, min_steps=1)
@@ -117,6 +121,7 @@ def test_nor_does_it_with_a_cache_that_does_not_look_inside(name: str) -> None:
     assert report.launches == round(seen.count(unaccelerated(name)) * steps_of(name))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "cache"),
     [
@@ -133,6 +138,7 @@ def test_launches_that_a_cache_needs_for_each_half_are_told(name: str, cache: An
     assert f"{more} more launches" in next(lever.reason for lever in report.levers if lever.lever == "guidance")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "ltx", "animatediff_controlnet", "z_image"])
 @pytest.mark.parametrize("cache", [None, FixedInterval(1, warmup=1, final=0, min_steps=1)], ids=["alone", "cache"])
 def test_a_difference_measured_at_every_step_changes_nothing(name: str, cache: Any) -> None:

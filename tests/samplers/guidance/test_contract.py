@@ -49,6 +49,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> b
     return bool((got - wanted).norm() <= tolerance * wanted.norm())
 
 
+@pytest.mark.part(2)
 @crossed("method", NEVER)
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -59,6 +60,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method
         assert "(" in report.levers[0].reason  # and says why
 
 
+@pytest.mark.part(2)
 @kinds_only()
 def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     output, report = accelerated(name, NOTHING, guidance=False)
@@ -67,6 +69,7 @@ def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     assert report.levers[0].reason.startswith(("no unconditional pass was seen", "the guidance scale is an input"))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: str) -> None:
     output, report = accelerated(name, NOTHING)
@@ -74,6 +77,7 @@ def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: st
     assert "true_cfg_scale" in report.levers[0].reason
 
 
+@pytest.mark.part(2)
 @crossed("batch", [1, 3], GUIDED)
 def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batch: int) -> None:
     output, report = accelerated(name, NOTHING, batch=batch)
@@ -84,6 +88,7 @@ def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batc
     assert report.levers[0].engaged
 
 
+@pytest.mark.part(2)
 @crossed("method", [HALF, PAPER], GUIDED, ids=lambda method: type(method).__name__)
 def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, method: Any) -> None:
     first = math.ceil(0.5 * steps_of(name)) + (method is PAPER)  # the step that agrees is itself guided
@@ -93,6 +98,7 @@ def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, me
     assert f"{steps_of(name) - first} of " in report.levers[0].reason
 
 
+@pytest.mark.part(2)
 @kinds_only(GUIDED)
 def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
     """Counted by hooks outside: samples that went through the denoiser."""
@@ -111,6 +117,7 @@ def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
         assert sum(seen) < 0.85 * before
 
 
+@pytest.mark.part(1)
 @kinds_only(GUIDED)
 def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     fresh = [accelerated(name, HALF, **options)[0] for options in ({}, {"size": "other", "batch": 2})]
@@ -119,6 +126,7 @@ def test_another_size_in_the_next_call_and_the_first_again(name: str) -> None:
     assert torch.equal(again[0], fresh[0]) and torch.equal(again[1], fresh[1]) and torch.equal(again[2], fresh[0])
 
 
+@pytest.mark.part(1)
 @kinds_only(GUIDED)
 @pytest.mark.parametrize("method", [HALF, GuidanceDelta(growth=math.inf, every=3)], ids=["interval", "delta"])
 def test_restore_gives_the_pipeline_back_without_residue(name: str, method: Any) -> None:
@@ -133,6 +141,7 @@ def test_restore_gives_the_pipeline_back_without_residue(name: str, method: Any)
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
+@pytest.mark.part(1)
 @kinds_only(GUIDED)
 def test_an_exception_in_a_run_leaves_nothing_for_the_next(name: str) -> None:
     pipe, method = pipeline(name), GuidanceDelta(growth=math.inf, every=3)
@@ -153,6 +162,7 @@ def test_an_exception_in_a_run_leaves_nothing_for_the_next(name: str) -> None:
         assert torch.equal(run(pipe, TINY[name]), expected)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "z_image"])
 def test_a_batch_of_three_is_three_single_runs(name: str) -> None:
     """Each sample's guidance ends where its own passes agree."""
@@ -190,6 +200,7 @@ def threshold(name: str) -> float:
     raise AssertionError("these samples agree at the same steps whatever the threshold")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "ltx", "mochi"])
 def test_two_samples_of_one_seed_without_guidance_are_no_pair(name: str) -> None:
     def same() -> list[torch.Generator]:
@@ -201,6 +212,7 @@ def test_two_samples_of_one_seed_without_guidance_are_no_pair(name: str) -> None
     assert not report.levers[0].engaged
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "sdxl", "ltx"])
 def test_guidance_rescale(name: str) -> None:
     output, _ = accelerated(name, HALF, guidance_rescale=0.7)
@@ -225,6 +237,7 @@ def test_perturbed_attention_batches_other_things_and_is_left_alone() -> None:
     assert "perturbed attention" in session.report().levers[0].reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sd3", "sdxl", "ltx"])
 def test_a_scale_that_changes_within_the_run(name: str) -> None:
     def change(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +262,7 @@ def test_guidance_that_the_user_ends_within_the_run() -> None:
     assert report.timeline() == {"cond": "████████", "uncond": "████"}
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl"])
 def test_the_negative_prompt_has_its_effect_on_what_is_carried(name: str) -> None:
     method = GuidanceDelta(growth=math.inf, every=3)

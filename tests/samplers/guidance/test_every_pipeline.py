@@ -52,6 +52,7 @@ def accelerated(name: str, method: Any) -> tuple[torch.Tensor, Report]:
         return run(pipeline(name), ZOO[name], steps=6), session.report()
 
 
+@pytest.mark.part(1)
 @every_class
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str) -> None:
     output, report = accelerated(name, GuidanceInterval(low=0.0))
@@ -59,6 +60,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str) -> Non
     assert not report.levers[0].engaged
 
 
+@pytest.mark.part(8)
 @every_class
 def test_passes_are_left_out_or_a_sentence_says_why_not(name: str) -> None:
     _, report = accelerated(name, HALF)
@@ -72,6 +74,7 @@ def test_passes_are_left_out_or_a_sentence_says_why_not(name: str) -> None:
         assert ("guidance is off" in guidance.reason) <= (told is False)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ACT)
 def test_the_same_call_gives_the_same_output(name: str) -> None:
     first, report = accelerated(name, GuidanceDelta())

@@ -63,6 +63,7 @@ def test_every_guidance_method_is_tried() -> None:
     assert tried == set(Method.registry["guidance"])
 
 
+@pytest.mark.part(1)
 @every_pipeline
 @pytest.mark.parametrize("method", NEVER)
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method: str) -> None:
@@ -71,6 +72,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method
     assert report.timeline() == {"pred_cond": "████████", "pred_uncond": "████████"}
 
 
+@pytest.mark.part(2)
 @every_pipeline
 @pytest.mark.parametrize("method", SAVING)
 def test_passes_are_saved_and_the_next_call_does_the_same(name: str, method: str) -> None:
@@ -87,6 +89,7 @@ def test_passes_are_saved_and_the_next_call_does_the_same(name: str, method: str
     assert session.report().levers[0].engaged
 
 
+@pytest.mark.part(1)
 @every_pipeline
 def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str) -> None:
     assert torch.equal(accelerated(name, HALF)[0], by_rule(name, cut(4)))
@@ -98,6 +101,7 @@ def test_without_momentum_that_is_the_pipeline_whose_guider_stops() -> None:
     assert torch.equal(accelerated("hunyuan_video_15", HALF)[0], run(pipe, GUIDERS["hunyuan_video_15"]))
 
 
+@pytest.mark.part(1)
 @every_pipeline
 def test_linear_is_calibrated_there(name: str) -> None:
     generate = lambda pipe, _: run(pipe, GUIDERS[name])  # noqa: E731
@@ -106,6 +110,7 @@ def test_linear_is_calibrated_there(name: str) -> None:
     assert accelerated(name, linear)[1].levers[0].reason.startswith("2 of 8 unconditional passes left out")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("method", [None, HALF], ids=["no lever", "interval"])
 def test_a_guider_that_stops_can_be_called_again(method: Any) -> None:
     """diffusers alone keeps the end of the last run in the guider, encodes no negative prompt and fails."""
@@ -143,6 +148,7 @@ def test_a_guider_with_a_third_pass_keeps_it() -> None:
     assert calls == {"pred_cond": 8, "pred_uncond": 4, "pred_cond_skip": 7}  # the guider begins after the first step
 
 
+@pytest.mark.part(1)
 @every_pipeline
 def test_restore_gives_the_pipeline_back_also_after_an_exception(name: str) -> None:
     pipe, tiny = GUIDERS[name].build(), GUIDERS[name]

@@ -41,6 +41,7 @@ def accelerated(pipe: Any, name: str, method: Any = HALF, **options: Any) -> tup
         return run(pipe, TINY[name], **options), session.report()
 
 
+@pytest.mark.part(2)
 @crossed("method", [HALF, GuidanceDelta()], BATCHED, ids=lambda method: type(method).__name__)
 def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(
     name: str, method: Any, monkeypatch: pytest.MonkeyPatch
@@ -54,6 +55,7 @@ def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(
     assert torch.equal(seen, known) and report.halved == recorded.halved > 0
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", NAMED)
 def test_calls_without_a_name_are_seen_at_the_first_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """These pipelines name their calls; where one does not, calls are told apart by their prompts."""
@@ -164,6 +166,7 @@ def test_what_cannot_be_saved_is_left_alone_with_the_reason(order: str, combine:
     assert same and not report.levers[0].engaged and reason in report.levers[0].reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "sd3", "ltx"])
 def test_guidance_with_one_prompt_for_both_passes_is_not_said_to_be_off(name: str) -> None:
     given = TINY[name].arguments(pipeline(name))
@@ -179,6 +182,7 @@ def test_named_calls_with_one_prompt_for_both_passes_are_left_out_as_always() ->
     assert report.timeline() == {"cond": "████████", "uncond": "████○○○○"}
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "wan"])
 @pytest.mark.parametrize(
     "method", [AdaptiveGuidance(), GuidanceDelta(), HALF], ids=lambda method: type(method).__name__

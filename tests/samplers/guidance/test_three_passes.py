@@ -71,6 +71,7 @@ def conditional_from(first: int, **options: Any) -> torch.Tensor:
         handle.remove()
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("options", [{}, {"batch": 2}, {"image_guidance_scale": 2.5}], ids=str)
 def test_the_pass_with_prompt_and_picture_takes_the_place_of_all(options: dict[str, Any]) -> None:
     output, report = accelerated(HALF, **options)
@@ -79,6 +80,7 @@ def test_the_pass_with_prompt_and_picture_takes_the_place_of_all(options: dict[s
     assert "8 of 16 unconditional passes left out" in report.levers[0].reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "method", [AdaptiveGuidance(2.0), GuidanceDelta(growth=1.0), GuidanceInterval(low=0.0)], ids=str
 )

@@ -60,6 +60,7 @@ def composed(name: str, cache: Any, guidance: Any, **options: Any) -> tuple[torc
         return run(pipe, TINY[name], **options), session.report(), seen.exchanges
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TWO_CALLS)
 def test_two_calls_composed_by_hand(name: str) -> None:
     """Every other step is the last output of its own stream; the last four unconditional outputs are conditional."""
@@ -77,6 +78,7 @@ def test_two_calls_composed_by_hand(name: str) -> None:
         assert torch.equal(exchange.outputs[0], expected)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", BATCHED)
 def test_one_batch_composed_by_hand(name: str) -> None:
     """The whole batch is one stream of the cache and the conditional half alone another, which begins anew."""
@@ -96,6 +98,7 @@ def test_one_batch_composed_by_hand(name: str) -> None:
         torch.testing.assert_close(whole[other], halves[other if guided else conditional], rtol=close, atol=close)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TOLD)
 def test_each_half_of_a_batch_is_answered_from_its_own_past(name: str) -> None:
     """The difference is measured at every third step, where the cache computes both halves in one launch."""
@@ -113,6 +116,7 @@ def test_each_half_of_a_batch_is_answered_from_its_own_past(name: str) -> None:
         torch.testing.assert_close(whole[conditional], last, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", ["qwen_image", "flux_true_guidance", "wan"])
 @pytest.mark.parametrize("guidance", [HALF, LATE], ids=["ends", "begins late"])
 def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance: Any) -> None:
@@ -187,6 +191,7 @@ def test_agreement_counts_evaluated_steps_only() -> None:
     assert report.timeline() == {"cond": "██·█·█·█", "uncond": "██·█·█○○"}
 
 
+@pytest.mark.part(2)
 @crossed("cache", CACHES, GUIDED, kinds=("wan", "ltx"))
 def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> None:
     """The difference is measured at every third step, so that the batch changes its size again and again."""
@@ -201,6 +206,7 @@ def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> N
     assert torch.equal(run(pipeline(name), TINY[name]), plain(name))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "ltx"])
 def test_nothing_of_guidance_reaches_a_cache_that_never_skips(name: str) -> None:
     """With a cache that only records, the composition is guidance alone."""

@@ -43,6 +43,7 @@ def together(name: str, guidance: Any, sampler: Sampler | None) -> tuple[torch.T
         return run(pipeline(name), TINY[name]), session.report()
 
 
+@pytest.mark.part(1)
 @every_pair
 def test_guidance_that_is_never_left_out_is_the_sampler_alone(name: str, sampler: str) -> None:
     alone, _ = together(name, None, SAMPLERS[sampler])
@@ -50,6 +51,7 @@ def test_guidance_that_is_never_left_out_is_the_sampler_alone(name: str, sampler
     assert torch.equal(together(name, method, SAMPLERS[sampler])[0], alone)
 
 
+@pytest.mark.part(2)
 @every_pair
 @pytest.mark.parametrize("method", SAVING)
 def test_passes_are_left_out_with_every_solver(name: str, sampler: str, method: str) -> None:
@@ -59,6 +61,7 @@ def test_passes_are_left_out_with_every_solver(name: str, sampler: str, method: 
     assert report.levers[0].reason.startswith("8 of 8 updates replaced")
 
 
+@pytest.mark.part(1)
 @every_pair
 def test_the_solver_sees_the_answers_that_the_pipeline_combined(name: str, sampler: str) -> None:
     """No guidance from the fifth step on, against a pipeline whose unconditional outputs are overwritten by hand."""

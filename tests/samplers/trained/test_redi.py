@@ -49,7 +49,7 @@ def redi(name: str, **settings: Any) -> ReDi:
     return ReDi(bank(name), **{"radius": FAR, "key": KEY, "landing": LANDING, **settings})
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_bank_with_the_query_gives_the_full_run_bit_for_bit(name: str) -> None:
     """With another seed: the noise is the bank's."""
@@ -63,6 +63,7 @@ def test_a_bank_with_the_query_gives_the_full_run_bit_for_bit(name: str) -> None
     assert report.levers[0].engaged and "3 steps taken over from 'prompt 2', 0 away" in report.levers[0].reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "flux"])
 def test_a_batch_looks_up_every_sample_for_itself(name: str) -> None:
     full = torch.cat([sampled(name, Euler(), seed=SEED, prompt=prompt)[0] for prompt in (1, 2, 3)])
@@ -145,6 +146,7 @@ def test_a_combination_that_contains_the_query_is_the_query() -> None:
     torch.testing.assert_close(output, full, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "cogvideox"])
 def test_distances_are_differences_of_clean_latents_in_every_convention(name: str) -> None:
     """Two trajectories x = a x0 + b n from one noise, whose clean latents differ by a constant of 0.3."""
@@ -255,7 +257,7 @@ def test_steps_that_the_bank_does_not_keep_are_refused() -> None:
 # With other levers, runs one after another, exceptions
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl"])
 @pytest.mark.parametrize("lever", ["cache", "modules", "guidance"])
 def test_other_levers_start_anew_after_the_jump(name: str, lever: str) -> None:
@@ -285,6 +287,7 @@ def test_runs_one_after_another_do_not_know_of_each_other() -> None:
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("step", [1, KEY + 1])
 def test_an_exception_leaves_nothing_for_the_next_run(step: int) -> None:
     pipe: DiffusionPipeline = TINY["wan"].build()

@@ -32,6 +32,9 @@ FRAMES = (0, 3, 6, 10, 13, 16)  # of 17
 MOST_BENT, MOST_WORN = 0.25, 0.7  # of half a window, and of the cover, where a shape tells nothing any more
 LEAST_SHAPE = 0.4
 OUTLINE_READERS = 3
+Train = Callable[
+    [nn.Module, torch.Tensor, torch.Tensor, int], None
+]  # of clips and the numbers of their words, in steps
 _HUES = torch.tensor([[value > 0.5 for value in rgb] for rgb in COLOURS.values()])  # each colour as on and off
 
 
@@ -110,7 +113,7 @@ def trained(folder: Path, autoencoder: Any, *, scenes: int = 4000, steps: int = 
     autoencoder: the pocket model's, through which rendered clips go first, as generated ones come out of it.
     """
     verifier = SecondVerifier(WordReader(), tuple(OutlineReader() for _ in range(OUTLINE_READERS)))
-    tasks = [(verifier.words, "words.pt", _train_words)]
+    tasks: list[tuple[nn.Module, str, Train]] = [(verifier.words, "words.pt", _train_words)]
     tasks += [(reader, f"outlines-{number}.pt", _train_outlines) for number, reader in enumerate(verifier.outlines)]
     drawn = functools.cache(lambda: rendered(autoencoder, scenes, seed))
     for number, (reader, name, train) in enumerate(tasks):
@@ -152,7 +155,8 @@ def _train_outlines(reader: nn.Module, clips: torch.Tensor, labels: torch.Tensor
         seen, badly = bent(cuts[chosen])
         # The worse a shape, the less its word is to be believed: so that clean ones are preferred to ragged ones.
         sure = functional.one_hot(labels[chosen, 1], len(SHAPES)) * (1.0 - badly[:, None])
-        return -((sure + badly[:, None] / len(SHAPES)) * reader(seen)).sum(1).mean()
+        read: torch.Tensor = reader(seen)
+        return -((sure + badly[:, None] / len(SHAPES)) * read).sum(1).mean()
 
     _descend(reader, loss, steps)
 

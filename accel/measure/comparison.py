@@ -52,25 +52,22 @@ def compare(
 ) -> Comparison:
     """Measures `recipes` against the unaccelerated pipeline, and against fewer steps in the same time.
 
-    One process. Every variant runs once briefly to warm up; then the unaccelerated pipeline and all
-    recipes take turns on each prompt, seed and repeat, so that a machine that slows down slows all of them.
-    In a second batch, interleaved in the same way, the unaccelerated pipeline runs with as many steps as fit
-    in the time of each recipe.
+    One process. Every variant runs once briefly to warm up; then the unaccelerated pipeline and all recipes take turns
+    on each prompt, seed and repeat, so that a machine that slows down slows all of them. In a second batch, interleaved
+    in the same way, the unaccelerated pipeline runs with as many steps as fit in the time of each recipe.
 
     Args:
         pipe: a diffusers pipeline. It comes back as it was, accelerated or not, also after an error or Ctrl-C.
-        recipes: each a preset name, a Recipe, a path to a recipe, or a pair (label, recipe). In a pair the
-            recipe may also be a function that takes the pipeline, accelerates it in a way of its own and
-            returns a function that undoes this: so other libraries are measured by the same protocol.
+        recipes: each a preset name, a Recipe, a path to a recipe, or a pair (label, recipe). In a pair the recipe may
+            also be a function that takes the pipeline, accelerates it in a way of its own and returns a function that
+            undoes this: so other libraries are measured by the same protocol.
         prompts: one or more prompts; none for a pipeline that takes none, or gets it as `prompt_embeds`.
         seeds: each prompt runs once for each seed. Noise is drawn on the CPU.
         steps: number of inference steps; the pipeline's own default where left out.
         repeats: timed runs per prompt and seed. Quality is taken from the first.
-        call_arguments: further arguments of every call, such as guidance_scale, height, width and num_frames. Images
-            and videos may be paths.
-        verify: function (frames, prompt) whose result has `.correct` (bool) and `.matches` (attribute to
-            bool); frames are float32 (frames, height, width, 3) in [0, 1], of a pipeline that makes sound alone float32
-            (samples, channels).
+        call_arguments: further arguments of every call, such as guidance_scale and height. Images may be paths.
+        verify: function (frames, prompt) whose result has `.correct` (bool) and `.matches` (attribute to bool); frames
+            are float32 (frames, height, width, 3) in [0, 1], of sound alone float32 (samples, channels).
         metrics: further functions (frames, unaccelerated frames) -> number by name; `Sample.quality.others` has them.
         fewer_steps: True measures the equal-time counts, a list of counts exactly these, False none.
         by_lever: run each recipe also without each of its levers, and each of these alone, interleaved with the whole:
@@ -79,13 +76,12 @@ def compare(
         fps: frames per second of the videos that `Comparison.save` writes.
         progress: show a progress bar.
 
-    Raises ValueError or TypeError for bad arguments, and Interrupted (a KeyboardInterrupt) with what was
+    Raises ValueError or TypeError for bad arguments, and ComparisonInterrupted (a KeyboardInterrupt) with what was
     measured so far on Ctrl-C.
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     _check(pipe, recipes, seeds, repeats)
     arguments = call_arguments_of(pipe, call_arguments or {})
-    texts = _prompts(pipe, texts, arguments)
+    texts = _prompts(pipe, (prompts,) if isinstance(prompts, str) else tuple(prompts), arguments)
     count = steps_of(pipe, steps)
     contestants, apart = _contestants(recipes, count), LeversApart()
     if by_lever:
@@ -94,8 +90,7 @@ def compare(
     first = [*contestants, *(_fewer(number) for number in explicit)]
     contest = Runner(pipe, texts, seeds, arguments, verify, metrics)
     equal_time: dict[int, list[str]] = {number: [] for number in explicit}
-    everyone = list(first)
-    rounds = len(texts) * len(seeds) * repeats
+    everyone, rounds = list(first), len(texts) * len(seeds) * repeats
 
     def result() -> Comparison:
         return _result(contest, everyone, equal_time, apart, count, repeats, fps)
@@ -110,9 +105,8 @@ def compare(
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
                 equal_time.update(_equal_time_counts(result(), count))
-                second = [_fewer(number) for number in equal_time]
-                everyone += second
-                if second:
+                if second := [_fewer(number) for number in equal_time]:
+                    everyone += second
                     extend(rounds * (len(second) + 1))
                     contest.measure([contestants[0], *second], repeats, tick)
     except KeyboardInterrupt as interrupt:

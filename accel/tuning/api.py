@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.anatomy import components_of
+from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import calibrations
 from accel.measure.measurements import Verifier
 from accel.measure.pipeline_runs import accepts, without_progress_bars
@@ -72,9 +73,8 @@ def tune(
     """Finds the fastest recipe that keeps a quality on this pipeline, or the most faithful one at a speed.
 
     It records the pipeline unaccelerated on two prompts, simulates every candidate of all levers on the recording
-    (no model runs), runs the promising ones for real while a surrogate learns from each run, and verifies the winner
-    against the unaccelerated pipeline on prompts or seeds that the search has not seen. What is returned is verified;
-    its `evidence` says how. A session on the pipeline is suspended meanwhile.
+    (no model runs), runs the promising ones for real while a surrogate learns from each run, and verifies the winner on
+    prompts or seeds that the search has not seen: its `evidence` says how. A session is suspended meanwhile.
 
     Args:
         prompts: the more, the surer; of six and more a third is searched with and the others are held out. Of fewer all
@@ -110,20 +110,23 @@ def tune(
         return _over_models(pipe, prompts, verify, choices, seed, call_arguments, out, tell, progress)
     if choices is not None:
         raise ValueError("choices are for several models: give tune a list of pipelines, or leave them out.")
-    measured = next(iter(calibrations(calibration)), None)
     goal = goal_of(min_psnr, min_ssim, max_lpips, bounds, target_speedup, coverage, min_snr)
     shots = split_clips(prompts, held_out, seed)
     levers = levers if levers is not None else LEVERS if goal.allows_another_picture else KEEPING
     _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
         folder = Path(journal or out or scratch)
-        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, said, measured)
+        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, said, _first(calibration))
         recipe = _found(tuner, levers, generic, 60.0 * minutes, None if folder == Path(scratch) else folder)
         if out is not None and tuner.comparison is not None:
             evidence.save(recipe, tuner.comparison, Path(out))
     if recipe.evidence["met"]:
         return recipe
     raise GoalNotMet(_apology(goal, recipe), recipe)
+
+
+def _first(calibration: Any) -> Calibration | None:
+    return next(iter(calibrations(calibration)), None)
 
 
 def _found(tuner: Tuner, levers: Sequence[str], generic: bool, seconds: float, journal: Path | None) -> Recipe:

@@ -87,6 +87,7 @@ class Speeds:
         for run in runs:
             self._by.setdefault(run.setting, []).append(run)
         self.case = runs[0].case
+        self._whole = fewer(self.case.steps)
 
     @property
     def theirs(self) -> list[str]:
@@ -96,11 +97,12 @@ class Speeds:
         return [kind for kind in kinds if kind not in own]
 
     def fastest(self, kinds: Sequence[str], promise: float) -> Fastest:
-        """Of these kinds."""
+        """Of these kinds, by settings that ran on every prompt."""
         kept = [
             Fastest(self.speed(runs), setting)
             for setting, runs in self._by.items()
-            if setting.partition(":")[0] in kinds and setting != fewer(self.case.steps)
+            if setting.partition(":")[0] in kinds and setting != self._whole
+            if len(runs) == len(self._by[self._whole])
             if np.mean([run.psnr >= promise for run in runs]) >= KEPT
         ]
         return max(kept, default=Fastest(1.0, ""))

@@ -26,6 +26,10 @@ class SchedulerSolver(Sampler):
     Not a better solver: with fewer steps it is what the pipeline gives with so many.
     """
 
+    @classmethod
+    def for_tuning(cls) -> Sequence[SchedulerSolver]:
+        return (cls(steps=0.5), cls(steps=0.35))
+
     @property
     def depth(self) -> int:
         return 0

@@ -24,6 +24,11 @@ def test_the_fastest_keeps_the_promise_in_every_clip() -> None:
     assert judge.fastest(["cache"], 50.0) == (1.0, "")
 
 
+def test_what_ran_on_some_prompts_alone_promises_nothing() -> None:
+    judge = Speeds([*PLAIN_RUNS, *runs("cache: 25", 5.0, 45, 44), *runs("cache: 9", 2.0, 45)])
+    assert judge.fastest(["cache"], 30.0) == (2.0, "cache: 25")
+
+
 def test_speeds_are_by_the_clip_beside_and_not_by_the_first() -> None:
     slow = runs("cache: 25", 10.0, 45, 44, beside=20.0)  # the machine had become half as fast
     assert Speeds([*PLAIN_RUNS, *slow]).fastest(["cache"], 30.0).speed == 2.0

@@ -114,7 +114,7 @@ def _trials(folder: Path, monkeypatch: pytest.MonkeyPatch, add: bool) -> Any:
 def _models(folder: Path, _: Any, add: bool) -> Any:
     kept = models._KeptRuns(folder / models.RUNS, {"seed": 0})
     if add:
-        kept.add("base", "a prompt", 1.0, 2.0)
+        kept.add("base", "a prompt", models.KeptRun(1.0, 2.0))
     return list(kept.runs)
 
 

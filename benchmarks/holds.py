@@ -23,7 +23,7 @@ from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.recipe import Recipe
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, known_runs, read
 from benchmarks.judges import JUDGES
 
 SHARES = (0.66, 0.5, 0.42, 0.34, 0.28, 0.22)
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     # A file for each set of judges, so that two commands with different ones may run at once.
     path = options.out / f"{'-'.join(options.names)}.jsonl"
-    known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
+    known = known_runs(options.out)
     for case in [] if options.table else cases(options.names):
         bench = Bench(case, path, known)
         bench.plain(options.prompts, SHARES)

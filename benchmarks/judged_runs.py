@@ -162,5 +162,10 @@ def read(folder: Path) -> list[Run]:
     return [run for path in sorted(folder.glob("*.jsonl")) for run in entries_of(path, _run_of)]
 
 
+def known_runs(folder: Path) -> dict[tuple[Case, str, int], Run]:
+    """The same, by what `Bench` asks for: case, setting and number of the prompt."""
+    return {(run.case, run.setting, run.prompt): run for run in read(folder)}
+
+
 def _run_of(data: dict[str, Any]) -> Run:
     return Run(**{**data, "case": Case(**data["case"])})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,9 +32,9 @@ FRAMES = (0, 3, 6, 10, 13, 16)  # of 17
 MOST_BENT, MOST_WORN = 0.25, 0.7  # of half a window, and of the cover, where a shape tells nothing any more
 LEAST_SHAPE = 0.4
 OUTLINE_READERS = 3
-Train = Callable[
-    [nn.Module, torch.Tensor, torch.Tensor, int], None
-]  # of clips and the numbers of their words, in steps
+
+# Of clips and the numbers of their words, in so many steps.
+Train = Callable[[nn.Module, torch.Tensor, torch.Tensor, int], None]
 _HUES = torch.tensor([[value > 0.5 for value in rgb] for rgb in COLOURS.values()])  # each colour as on and off
 
 
@@ -71,6 +71,9 @@ class OutlineReader(nn.Module):
     def forward(self, cuts: torch.Tensor) -> torch.Tensor:
         """cuts as `cut_out` makes them; (clips, shapes)."""
         return self.layers(cuts).log_softmax(1)  # type: ignore[no-any-return]
+
+
+Reader = TypeVar("Reader", WordReader, OutlineReader)
 
 
 @dataclass(frozen=True)
@@ -112,29 +115,25 @@ def trained(folder: Path, autoencoder: Any, *, scenes: int = 4000, steps: int = 
 
     autoencoder: the pocket model's, through which rendered clips go first, as generated ones come out of it.
     """
-    verifier = SecondVerifier(WordReader(), tuple(OutlineReader() for _ in range(OUTLINE_READERS)))
-    tasks: list[tuple[nn.Module, str, Train]] = [(verifier.words, "words.pt", _train_words)]
-    tasks += [(reader, f"outlines-{number}.pt", _train_outlines) for number, reader in enumerate(verifier.outlines)]
     drawn = functools.cache(lambda: rendered(autoencoder, scenes, seed))
-    for number, (reader, name, train) in enumerate(tasks):
+
+    def reader(kind: type[Reader], name: str, train: Train, start: int) -> Reader:
         path = folder / name
         if not path.is_file():
-            torch.manual_seed(seed + number)
-            _restart(reader)
-            train(reader.train(), *drawn(), steps)
+            torch.manual_seed(start)
+            learner = kind()
+            train(learner.train(), *drawn(), steps)
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(reader.state_dict(), path.with_suffix(".part"))
+            torch.save(learner.state_dict(), path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
-        reader.load_state_dict(torch.load(path, weights_only=True))
-        reader.eval()
-    return verifier
+        found = kind()
+        found.load_state_dict(torch.load(path, weights_only=True))
+        return found.eval()
 
-
-def _restart(reader: nn.Module) -> None:
-    """Draws its weights anew, so that they depend on the seed of now alone."""
-    for layer in reader.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            layer.reset_parameters()
+    words = reader(WordReader, "words.pt", _train_words, seed)
+    numbers = range(OUTLINE_READERS)
+    outlines = (reader(OutlineReader, f"outlines-{n}.pt", _train_outlines, seed + 1 + n) for n in numbers)
+    return SecondVerifier(words, tuple(outlines))
 
 
 def _train_words(reader: nn.Module, clips: torch.Tensor, labels: torch.Tensor, steps: int) -> None:

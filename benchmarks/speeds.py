@@ -25,7 +25,7 @@ from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.samplers.solvers import SchedulerSolver
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import PLAIN, Bench, Case, Run, cases, fewer, read
+from benchmarks.judged_runs import PLAIN, Bench, Case, Run, cases, fewer, known_runs, read
 from benchmarks.judges import JUDGES
 from benchmarks.rivals import rivals
 
@@ -33,6 +33,7 @@ KEPT = 0.95  # the share of clips that a promise is kept in
 MEASURED = 9  # the number of the prompt that calibrations come from; those that are judged come first
 COMPUTED = (33, 25, 20, 16, 13, 11, 9, 7)  # of 50 steps
 FEWER = (0.5, 0.3)  # shares of the steps that composed recipes take, and other libraries beside all
+OURS = ("cache", "preset", "composed")
 CALIBRATED = ", calibrated"
 IN_FEWER = " in fewer steps"
 
@@ -92,7 +93,7 @@ class Speeds:
     @property
     def theirs(self) -> list[str]:
         """The other libraries that ran."""
-        own = {PLAIN, *(f"{kind}{end}" for kind in ("cache", "preset", "composed") for end in ("", CALIBRATED))}
+        own = {PLAIN, *(f"{kind}{end}" for kind in OURS for end in ("", CALIBRATED))}
         kinds = dict.fromkeys(setting.partition(":")[0].removesuffix(IN_FEWER) for setting in self._by)
         return [kind for kind in kinds if kind not in own]
 
@@ -114,8 +115,8 @@ class Speeds:
 
 def table(judges: Sequence[Speeds], promise: float) -> Iterator[str]:
     """A line for each judge."""
-    kinds = {"cache alone": ["cache", "preset"], "composed": ["cache", "preset", "composed"]}
-    kinds["composed, calibrated"] = [*kinds["composed"], *(f"{kind}{CALIBRATED}" for kind in kinds["composed"])]
+    kinds = {"cache alone": ["cache", "preset"], "composed": [*OURS]}
+    kinds["composed, calibrated"] = [*OURS, *(f"{kind}{CALIBRATED}" for kind in OURS)]
     kinds["fewer steps"] = [PLAIN]
     titles = [*kinds, "best other library", "the same in fewer steps", "composed and calibrated over other libraries"]
     yield f"| at {promise:g} dB in {KEPT:.0%} of clips | {' | '.join(titles)} |"
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     options.out.mkdir(parents=True, exist_ok=True)
-    known = {(run.case, run.setting, run.prompt): run for run in read(options.out)}
+    known = known_runs(options.out)
     for name in () if options.table else options.names:
         case = cases([name])[0]
         # A file for each judge, so that two commands with different ones may run at once.

@@ -44,18 +44,19 @@ EXPERTS = "wan_two_experts"
 
 
 def recorded(name: str = "wan", steps: int = 12, prompts: int = 2, **options: Any) -> tuple[Any, Calibration]:
-    """A tiny pipeline and its calibration."""
-    pipe = TINY[name].build()
-
-    def generate(pipe: Any, _: str, index: int) -> None:
-        run(pipe, TINY[name], steps=steps, seed=index, prompt=index)
-
-    return pipe, calibrate(pipe, ["x"] * prompts, generate=generate, **options)
+    """A tiny pipeline and its calibration, which is made once: nothing changes a calibration."""
+    return TINY[name].build(), calibration_of(name, steps, prompts, **options)
 
 
 @functools.cache
+def calibration_of(name: str, steps: int, prompts: int, **options: Any) -> Calibration:
+    def generate(pipe: Any, _: str, index: int) -> None:
+        run(pipe, TINY[name], steps=steps, seed=index, prompt=index)
+
+    return calibrate(TINY[name].build(), ["x"] * prompts, generate=generate, **options)
+
+
 def of_forty_steps() -> Calibration:
-    """For tests that only read it."""
     return recorded(steps=40)[1]
 
 

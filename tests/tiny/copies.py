@@ -38,7 +38,7 @@ def _attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
     if type(value) is tuple and all(type(each) in PLAIN for each in value):
         return value
     if name in HELD:
-        return {key: None if held is None else _held(held, memo) for key, held in value.items()}
+        return type(value)((key, None if held is None else _held(held, memo)) for key, held in value.items())
     if torch.is_tensor(value) and not value.is_leaf:  # a product of parameters, which is made anew in each call
         return value.detach().clone()
     return deepcopy(value, memo)

@@ -42,7 +42,7 @@ def memory(objects: dict[int, Any]) -> set[int]:
     return {one.untyped_storage().data_ptr() for one in objects.values() if torch.is_tensor(one) and one.numel()}
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(6)
 @every_pipeline
 def test_two_pipelines_share_nothing_that_can_change(name: str) -> None:
     one, other = (reached(ALL[name].build()) for _ in range(2))
@@ -50,7 +50,7 @@ def test_two_pipelines_share_nothing_that_can_change(name: str) -> None:
     assert memory(one) and not memory(one) & memory(other)
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(3)
 @every_pipeline
 def test_it_gives_what_one_that_was_made_anew_gives_however_the_last_one_was_treated(name: str) -> None:
     tiny = ALL[name]
@@ -65,7 +65,7 @@ def test_it_gives_what_one_that_was_made_anew_gives_however_the_last_one_was_tre
     assert torch.equal(run(built, tiny, steps=4).nan_to_num(), run(made, tiny, steps=4).nan_to_num())
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(3)
 @every_pipeline
 def test_it_has_the_parts_the_settings_and_the_weights_of_one_that_was_made_anew(name: str) -> None:
     built, made = ALL[name].build().components, ALL[name].make().components

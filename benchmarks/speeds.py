@@ -14,7 +14,6 @@ import argparse
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +125,7 @@ def time_again(bench: Bench, found: Mapping[str, Setting]) -> None:
     folder.mkdir(exist_ok=True)
     again = [run for run in read(folder) if run.case == bench.case]
     judge = Speeds([run for run in read(bench.out.parent) if run.case == bench.case], again)
-    for label in judge.finalists():
+    for label in dict.fromkeys(label for promise in sorted(PROMISES) for label in judge.finalists(promise)):
         attach, steps, *_ = found.get(label) or Setting(_nothing, int(label.split()[-2]))
         bench.again(label, attach, judge.untimed(label), steps, folder / bench.out.name)
 
@@ -142,8 +141,8 @@ class Fastest(NamedTuple):
 
 
 class Speeds:
-    """What the runs of one judge say. again: speeds that were measured once more. They count where all that may be the
-    fastest of a column were.
+    """What the runs of one judge say. again: speeds that were measured once more, which count once all were that may be
+    the fastest of a column.
     """
 
     def __init__(self, runs: Sequence[Run], again: Sequence[Run] = ()) -> None:
@@ -169,10 +168,9 @@ class Speeds:
             "the same in fewer steps": [f"{kind}{IN_FEWER}" for kind in self.theirs],
         }
 
-    def finalists(self) -> list[str]:
+    def finalists(self, promise: float) -> list[str]:
         """Settings that may be the fastest of a column."""
-        columns = product(sorted(PROMISES), self.columns().values())
-        return list(dict.fromkeys(setting for promise, kinds in columns for setting in self._near(kinds, promise)))
+        return list(dict.fromkeys(name for kinds in self.columns().values() for name in self._near(kinds, promise)))
 
     def untimed(self, setting: str) -> list[int]:
         """The prompts on which its speed was not measured once more yet."""
@@ -182,8 +180,9 @@ class Speeds:
     def fastest(self, kinds: Sequence[str], promise: float) -> Fastest:
         """Of these kinds, by settings that ran on every prompt."""
         near = self._near(kinds, promise)
-        again = [Fastest(speed(self._again[setting]), setting) for setting in near if not self.untimed(setting)]
-        return max(again if len(again) == len(near) else self._kept(kinds, promise), default=Fastest(1.0, ""))
+        if any(self.untimed(setting) for setting in self.finalists(promise)):
+            return max(self._kept(kinds, promise), default=Fastest(1.0, ""))
+        return max([Fastest(speed(self._again[setting]), setting) for setting in near], default=Fastest(1.0, ""))
 
     def _near(self, kinds: Sequence[str], promise: float) -> list[str]:
         """Those that were nearly as fast as the fastest the first time."""

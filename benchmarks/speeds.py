@@ -179,10 +179,11 @@ class Speeds:
 
     def fastest(self, kinds: Sequence[str], promise: float) -> Fastest:
         """Of these kinds, by settings that ran on every prompt."""
-        near = self._near(kinds, promise)
-        if any(self.untimed(setting) for setting in self.finalists(promise)):
-            return max(self._kept(kinds, promise), default=Fastest(1.0, ""))
-        return max([Fastest(speed(self._again[setting]), setting) for setting in near], default=Fastest(1.0, ""))
+        kept = self._kept(kinds, promise)
+        if not any(self.untimed(setting) for setting in self.finalists(promise)):
+            timed = [one.setting for one in kept if not self.untimed(one.setting)]
+            kept = [Fastest(speed(self._again[setting]), setting) for setting in timed]
+        return max(kept, default=Fastest(1.0, ""))
 
     def _near(self, kinds: Sequence[str], promise: float) -> list[str]:
         """Those that were nearly as fast as the fastest the first time."""

@@ -20,8 +20,8 @@ class PlannedDeepCache(OptimalSchedule):
     The steps between are forecast; of those that compute, the others run the shallow layers on their own latents, and
     the deep feature that they need (`DeepCache`) goes on along a straight line through the last ones. Both find
     something to save that the other leaves: a line through deep features is nearer than the last of them, and what
-    shallow layers say is new. On the judge of U-Nets (photos, guidance 7.5) it is about 1.5 dB above either at equal
-    cost (docs/holds.md).
+    shallow layers say is new. On the judge of U-Nets (photos, guidance 7.5) it is 1 to 2 dB above `OptimalSchedule` at
+    equal cost, from 18 computed of 50 steps up (docs/negative-results.md).
 
     For the U-Nets of `DeepCache`; other pipelines are left alone, and the report says so. Errors, and when not to use
     it: as with `OptimalSchedule`. Memory: that of `OptimalSchedule`, and three hidden states per stream at the place of

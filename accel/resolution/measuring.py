@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from accel.anatomy import components_of
 from accel.resolution.block_maps import fitted, in_blocks
 from accel.resolution.coarse_to_fine import CoarseToFine
 
@@ -22,7 +23,7 @@ def measure(pipe: Any, pictures: Iterable[Any], method: CoarseToFine) -> CoarseT
 
     Raises ValueError for a pipeline without an autoencoder that encodes, and for too few pictures.
     """
-    vae = getattr(pipe, "components", {}).get("vae")
+    vae = components_of(pipe).get("vae")
     if vae is None or not hasattr(vae, "encode"):
         raise ValueError(f"{type(pipe).__name__} has no autoencoder that encodes pictures, so none can be measured.")
     side, full, small = method.factor, [], []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from accel.anatomy import components_of
 from accel.resolution.block_maps import fitted, in_blocks
 from accel.resolution.coarse_to_fine import CoarseToFine
 
@@ -23,7 +22,8 @@ def measure(pipe: Any, pictures: Iterable[Any], method: CoarseToFine) -> CoarseT
 
     Raises ValueError for a pipeline without an autoencoder that encodes, and for too few pictures.
     """
-    vae = components_of(pipe).get("vae")
+    parts = getattr(pipe, "components", None)  # a property where `pipe` is the class
+    vae = parts.get("vae") if isinstance(parts, Mapping) else None
     if vae is None or not hasattr(vae, "encode"):
         raise ValueError(f"{type(pipe).__name__} has no autoencoder that encodes pictures, so none can be measured.")
     side, full, small = method.factor, [], []

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from accel.app.page_beginning import PageBeginning
 from accel.app.visitors import COOKIE, Listeners, Sessions
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -130,11 +131,16 @@ class Gatekeeper:
 
 
 class GuardedApp(App):
-    """gradio's application behind a gatekeeper, which stands in front of everything that gradio puts around it."""
+    """gradio's application behind a gatekeeper, which stands in front of everything that gradio puts around it.
 
-    def __init__(self, guard: Callable[[ASGIApp], Gatekeeper]) -> None:
+    first: elements that the page begins with, which are there before any of gradio's scripts is.
+    """
+
+    def __init__(self, guard: Callable[[ASGIApp], Gatekeeper], first: str = "") -> None:
         super().__init__(default_response_class=ORJSONResponse)
         self._guard = guard
+        if first:  # before gradio adds what compresses, which is then around it
+            self.add_middleware(PageBeginning, first=first)
 
     def build_middleware_stack(self) -> ASGIApp:
         return self._guard(super().build_middleware_stack())

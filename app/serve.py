@@ -23,6 +23,7 @@ from accel.app.limits import Limits
 from accel.app.page import build
 from accel.app.studio import Studio
 from accel.app.ui.assets import read
+from accel.app.ui.first_look import first_look
 from accel.app.visitors import Listeners
 from accel.caching.calibration.fitting import calibrations
 from accel.loading import POCKET
@@ -69,7 +70,7 @@ def launch(
         return Gatekeeper(app, known, listeners, studio.limits.upload_bytes, studio.make_room)
 
     _, local, shared = blocks.launch(
-        _app=GuardedApp(guard),
+        _app=GuardedApp(guard, first_look(example) if (example := studio.example(model)) else ""),
         server_name=host,
         server_port=port,
         share=share,

@@ -38,9 +38,11 @@ def screenshots(options: argparse.Namespace) -> None:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
             page.set_default_timeout(_PATIENCE)
             begun = time.monotonic()
-            page.goto(url)
+            page.goto(url, wait_until="commit")
+            page.wait_for_selector("#first-look[data-drawn=yes]")
+            print(f"A comparison is on the screen after {time.monotonic() - begun:.1f} s,")
             _ready(page, "compare")
-            print(f"A comparison is on the page after {time.monotonic() - begun:.1f} s.")
+            print(f"and one that can be used after {time.monotonic() - begun:.1f} s.")
             _compare(page, options.out / "app.png")
             _seeds(page, options.out / "app-seeds.png")
         finally:

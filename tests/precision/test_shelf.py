@@ -59,7 +59,7 @@ def test_they_are_away_during_a_call_and_back_after_it_or_an_exception() -> None
     with accel.accelerate(pipe, REPLACED) as session:
         with pytest.raises(InterruptedError):
             run(pipe, TINY["wan"], steps=3, callback_on_step_end=stop)
-        # Memory that the first numbers left may be given to the last ones: `before` and the address now can be the same.
+        # The last numbers may be given the memory that the first left, so `before` and the address now can be one.
         assert len(set(seen)) == 1 and seen[0] not in (before, weight.data_ptr())
         assert "of the model's own weights were in files meanwhile" in session.report().levers[0].reason
         with session.suspended():

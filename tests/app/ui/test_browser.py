@@ -352,6 +352,24 @@ def test_a_new_page_has_a_comparison_and_every_accordion_may_be_open(served: Ser
     assert (made.width, made.frames, made.guidance, made.seed) == (None, None, None, 2**53 + 1)
 
 
+def test_an_example_is_drawn_without_gradios_scripts_and_goes_when_the_page_is_there(
+    browser: Any, served: Served, visit: Open
+) -> None:
+    """A stranger sees a comparison before the page has loaded."""
+    early = browser.new_page(viewport=NARROW)
+    early.route("**/*.js", lambda route: route.abort())
+    early.goto(served.url)
+    drawn = early.locator("#first-look[data-drawn=yes]")
+    expect(drawn).to_contain_text("faster")
+    clips = [pixels(drawn, pane) for pane in (0, 1)]
+    assert clips[0] != clips[1] and all(len(set(each)) > 10 for each in clips)
+    assert overflow(early) == 0
+    early.close()
+    page = visit(new=True)
+    shown(page)
+    expect(page.locator("#first-look")).to_have_count(0)
+
+
 def test_an_impossible_seed_and_a_reload_leave_the_page_alive(served: Served, visit: Open) -> None:
     """gradio loads the page anew once a connection was lost; what was typed is there again."""
     page = visit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from accel.journal import Journal
 
@@ -13,7 +13,7 @@ from accel.journal import Journal
 class Keyed(Protocol):
     """A dataclass with a name of what was measured: nothing is measured twice."""
 
-    __dataclass_fields__: Any
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def key(self) -> tuple[str, str]: ...

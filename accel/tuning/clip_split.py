@@ -57,8 +57,8 @@ def split_clips(prompts: Sequence[str], held_out: Sequence[str] | None, seed: in
     for name, given in (("prompts", prompts), ("held_out", held_out)):
         if given is None and name == "held_out":
             continue
-        several = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
-        if not (several and all(isinstance(text, str) for text in given)):
+        several: Sequence[object] = () if isinstance(given, str) or not isinstance(given, Sequence) else given
+        if len(several) == 0 or not all(isinstance(text, str) for text in several):
             raise ValueError(
                 f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
             )

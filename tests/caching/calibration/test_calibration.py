@@ -547,6 +547,8 @@ def test_the_hub_gets_the_file(monkeypatch, tmp_path):
         (lambda data: data.pop("tables"), 'with "schema", "key" and "tables"'),
         (lambda data: data.update(schema=7), "schema is 7, but this version reads 1"),
         (lambda data: data.update(tables=[]), "tables is empty"),
+        (lambda data: data.update(notes=None), "notes is missing"),
+        (lambda data: data.update(notes=3), "notes is not valid: 3"),
         (lambda data: data["key"].pop("pipeline"), "key.pipeline is missing"),
         (lambda data: data["key"].update(wrong=1), "key.wrong is not a field"),
         (lambda data: data["key"].update(euler_steps=1), "key.euler_steps is not valid: 1"),

@@ -20,6 +20,7 @@
     cover.dataset.drawn = images.every((image) => image.complete) ? "yes" : "";
   }
   const playing = setInterval(() => {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     frame = (frame + 1) % clip.frames;
     images.forEach((_, side) => draw(side));
   }, 1000 / clip.fps);

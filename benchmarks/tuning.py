@@ -26,6 +26,7 @@ from accel.commands.options import (
 from accel.files import write_whole
 from accel.measure.comparison import compare
 from accel.measure.measurements import Verifier
+from accel.measure.metrics import psnr
 from accel.measure.page import render_page
 from accel.measure.pareto import FEWER_STEPS, ParetoPoint, pareto_svg
 from accel.measure.results import Comparison
@@ -124,7 +125,7 @@ class Bench:
             if values:
                 # The margin over a bound of 0 is the bound that could be promised.
                 grouped.setdefault(series_of(row), []).append(
-                    (row.speedup, Bound("psnr", _never, least=0.0).margin(values, 0.95))
+                    (row.speedup, Bound("psnr", psnr, least=0.0).margin(values, 0.95))
                 )
         return {name: Curve(name, tuple(sorted(points))) for name, points in grouped.items()}
 
@@ -232,10 +233,6 @@ def save(bench: Bench, out: Path, limits: Sequence[float]) -> list[str]:
 
 def _fewer(steps: int) -> list[int]:
     return sorted({max(round(steps / speed), 1) for speed in (1.25, 1.5, 2, 2.5, 3, 4, 5)})
-
-
-def _never(one: Any, other: Any) -> float:
-    raise NotImplementedError
 
 
 def bench(options: argparse.Namespace) -> None:

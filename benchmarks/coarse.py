@@ -35,6 +35,17 @@ ROWS: dict[str, tuple[float, Recipe]] = {
     "0.24 of the steps": (0.24, Recipe()),
 }
 """The share of the steps, and the recipe."""
+LONG = {
+    **{
+        f"thirds of the frames above {until:g}": (1.0, Recipe(resolution=CoarseToFine(until, factor=1, frames=3)))
+        for until in (0.9, 0.8, 0.7)
+    },
+    "cache, thirds of the frames above 0.7": (
+        1.0,
+        Recipe(cache=CACHE, resolution=CoarseToFine(0.7, factor=1, frames=3)),
+    ),
+}
+"""Rows for clips that are longer than trained, by name alone: `--side 64 --frames 57 --rows ...`."""
 
 
 def clip(pipe: Any, prompt: str, seed: int, size: dict[str, int], steps: int) -> Any:
@@ -68,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Small sizes at high noise, beside fewer steps and the cache.")
     for option, default in {"prompts": 8, "side": 128, "frames": 17, "steps": 50}.items():
         parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--prompt-seed", type=int, default=7)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), help="some of the rows, by name")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -76,12 +88,12 @@ def main(arguments: list[str] | None = None) -> None:
     size = {"height": options.side, "width": options.side, "num_frames": options.frames}
     rows = {
         name: (share, with_maps(pipe, recipe, options.side) if name.startswith(MEASURED) else recipe)
-        for name, (share, recipe) in ROWS.items()
+        for name, (share, recipe) in (ROWS | LONG).items()
         if name in ("unaccelerated", *options.rows)
     }
     found: dict[str, list[tuple[float, bool, float]]] = {}
     reference: Any = None
-    for seed, prompt in enumerate(accel.pocket.prompts(options.prompts, seed=7)):
+    for seed, prompt in enumerate(accel.pocket.prompts(options.prompts, seed=options.prompt_seed)):
         for name, (share, recipe) in rows.items():
             with accel.accelerate(pipe, recipe):
                 start = time.process_time()

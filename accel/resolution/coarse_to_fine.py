@@ -25,7 +25,8 @@ class CoarseToFine(Method, lever="resolution"):
     early steps; unlike there nothing is trained and nothing is noised anew.
 
     until: the flow time (1 is pure noise, for other models sigma / (1 + sigma)) at which full size begins; 1 is never
-    small. frames: a video's latent frames that are averaged; their number must be a multiple of it.
+    small. frames: a video's latent frames that are averaged; their number must be a multiple of it. With factor 1 it is
+    for clips longer than trained: of 57 frames that begin as 17, 79 % show their prompt, and of plain ones 29 %.
     maps: () takes means. `accel.resolution.measure(pipe, pictures, CoarseToFine(...))` finds the autoencoder's own: of
     all maps of a block to one latent that keep noise white, the one that agrees most with latents of smaller pictures.
     Cost: a small step costs 1/n of the tokens, and less of attention. No memory. A compiled denoiser is compiled again

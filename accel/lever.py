@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,9 +28,9 @@ class JumpedResult(NamedTuple):
 class Lever(ABC):
     """What a lever does with denoiser calls. A session passes each call through its levers, outermost first.
 
-    The order within one pipeline call: accompany, begin, arguments, then per run after_set_timesteps, reset, and per
-    step the calls and after_step, then report and end. Whatever a lever does not override costs nothing, and no frame
-    in a denoiser call.
+    The order within one pipeline call: accompany, begin, around_call, arguments, then per run after_set_timesteps,
+    reset, and per step the calls and after_step, then report and end. Whatever a lever does not override costs nothing,
+    and no frame in a denoiser call.
     """
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +46,12 @@ class Lever(ABC):
     def accompany(self, components: Mapping[str, Any]) -> None:
         """The pipeline call that begins next has these parts, its denoisers and all others, by name."""
         return None
+
+    def around_call(self) -> AbstractContextManager[object]:
+        """What stands around the pipeline call in its own thread. It is left there too, also where another thread has
+        restored the session, and so ended the call, before.
+        """
+        return nullcontext()
 
     def after_set_timesteps(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
@@ -125,6 +132,9 @@ class CompositeLever(Lever):
         for part in self.parts:
             part.begin(denoisers)
 
+    def around_call(self) -> AbstractContextManager[object]:
+        return _nested([part.around_call() for part in self.parts])
+
     def after_set_timesteps(
         self, name: str, scheduler: Any, set_timesteps: Callable[..., Any], arguments: Mapping[str, Any]
     ) -> None:
@@ -188,6 +198,14 @@ class CompositeLever(Lever):
         given = (call.args, call.kwargs) if call.probed else (read_all(call.args), read_all(call.kwargs))
         call.raw_output = call.forward(*given[0], **given[1])
         return DenoiserResult(call.raw_output, "computed", "computed", Code.COMPUTED)
+
+
+@contextmanager
+def _nested(contexts: Sequence[AbstractContextManager[object]]) -> Iterator[None]:
+    with ExitStack() as entered:
+        for one in contexts:
+            entered.enter_context(one)
+        yield
 
 
 def _handles(lever: Lever) -> Sequence[Callable[..., DenoiserResult]]:

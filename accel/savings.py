@@ -58,5 +58,8 @@ def _with_counts(
 
 
 def _instead(call: CallRecord) -> float:
-    """Seconds of what stood in for an evaluation, for the whole of it."""
-    return 0.0 if call.action == "computed" else call.seconds / sum(share for _, share in call.spared)
+    """Seconds of what stood in for an evaluation, for the whole of it; none where no evaluation was spared, but a part
+    of one, which is not counted (DeepCache).
+    """
+    spared = sum(share for _, share in call.spared)
+    return call.seconds / spared if spared and call.action != "computed" else 0.0

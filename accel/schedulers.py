@@ -57,20 +57,21 @@ _asked: dict[object, SchedulerAnatomy] = {}  # by class and complete state: the 
 def scheduler_anatomy(scheduler: Any) -> SchedulerAnatomy:
     """Asks a copy of a scheduler, on a timetable of its own choice: 5 to 50 ms, for equal ones once in a process.
 
+    Two are equal if they are with that timetable: what the last run has left in them counts for nothing.
     The scheduler is not touched.
     """
-    state = state_of(scheduler)
+    rehearsed = with_timetable(scheduler)
+    state = state_of(rehearsed)
     if state is None:  # somebody's, that holds what cannot be compared
-        return _ask(scheduler)
+        return _ask(rehearsed)
     if state not in _asked:
-        _asked[state] = _ask(scheduler)
+        _asked[state] = _ask(rehearsed)
         if len(_asked) > KEPT:
             del _asked[next(iter(_asked))]
     return _asked[state]
 
 
-def _ask(scheduler: Any) -> SchedulerAnatomy:
-    rehearsed = with_timetable(scheduler)
+def _ask(rehearsed: Any) -> SchedulerAnatomy:
     table = Timetable(rehearsed)
     samples = samples_of(table)
     prediction = _prediction(table, samples)
@@ -78,7 +79,7 @@ def _ask(scheduler: Any) -> SchedulerAnatomy:
     if unknown is None and prediction != "unknown" and _fresh(table, prediction):
         unknown = Unknown(FRESH)
     return SchedulerAnatomy(
-        kind=type(scheduler).__name__,
+        kind=type(rehearsed).__name__,
         prediction=prediction,
         samples=samples,
         told=_told(rehearsed, table),
@@ -88,7 +89,7 @@ def _ask(scheduler: Any) -> SchedulerAnatomy:
         depth=0 if updates is None else updates.depth,
         leveled=table.told,
         twice=any(now == then for now, then in pairwise(table.sigmas)),
-        exchangeable=exchangeable(scheduler, prediction),
+        exchangeable=exchangeable(rehearsed, prediction),
     )
 
 

@@ -64,6 +64,13 @@ class Session:
             self.restore()
             raise
 
+    def __reduce_ex__(self, _: object) -> Any:
+        """A copy would put a second session on the same pipeline."""
+        raise TypeError(
+            "A session belongs to its pipeline and is neither copied nor pickled: keep session.recipe, and accelerate "
+            "the other pipeline with it."
+        )
+
     def __repr__(self) -> str:
         pipe = self.pipe
         if pipe is None:
@@ -181,7 +188,8 @@ class Session:
                 self._calls.append(call)
             try:
                 call.begin(pipe, components)
-                yield
+                with call.levers.around_call():
+                    yield
             finally:
                 self._calls.remove(call)
                 call.end()

@@ -171,23 +171,26 @@ class _Walk:
 
     def influence(self) -> tuple[Array, bool]:
         """The map, and whether the updates have noise. Noise is added to what the outputs make of the sample, so a
-        second walk without outputs, which meets the same noise, tells it apart."""
+        second walk without outputs, which meets the same noise, tells it apart; it is made where a number that starts
+        at zero and meets outputs of zero does not stay there."""
         count = len(getattr(self.scheduler, "timesteps", ())) - self.first
         if count < 1:
             raise Unknown("it has no timetable of its own")
         # One number more meets random outputs: it does not arrive where the map says where something (clipping,
         # thresholding) is not linear.
         random = 3.0 * torch.randn(count + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), random[:, None]], dim=1)
-        noise = self._made_of(torch.zeros_like(outputs))
-        samples = self._made_of(outputs) - noise
+        outputs = torch.cat([torch.eye(count + 1, dtype=torch.float64), torch.stack([random, 0.0 * random], 1)], dim=1)
+        samples = self._made_of(outputs)
+        noisy = bool(samples[:, -1].any())
+        if noisy:
+            samples = samples - self._made_of(torch.zeros_like(outputs))
         influence: Array = samples[:, : count + 1].numpy()
         size = 10.0 * np.linalg.norm(influence, axis=1) + 1e-12
         if not bool(torch.isfinite(samples).all()):
             raise Unknown("its updates do not stay finite")
-        if not bool((np.abs(influence @ random.numpy() - samples[:, -1].numpy()) <= 1e-4 * size).all()):
+        if not bool((np.abs(influence @ random.numpy() - samples[:, -2].numpy()) <= 1e-4 * size).all()):
             raise Unknown("its updates are not linear")
-        return influence, bool(noise.any())
+        return influence, noisy
 
     def _made_of(self, outputs: torch.Tensor) -> torch.Tensor:
         """The samples after each step of these outputs, the first of which is the sample at the start: (steps, N)."""
@@ -195,7 +198,7 @@ class _Walk:
         if self.first and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(self.first)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed every GPU's generator too
             for step, timestep in enumerate(list(scheduler.timesteps[self.first :])):
                 sample = self._step(scheduler, outputs[step + 1].view_as(sample), timestep, sample, self.first + step)
                 samples.append(sample.flatten())

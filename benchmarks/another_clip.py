@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from accel import pocket
 from accel.attention import LowPrecision, PooledKeys, WindowResidual
 from accel.caching import OptimalSchedule
 from accel.cli import run
-from accel.journal import Journal, entries_of
+from accel.journal import entries_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, psnr, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
@@ -37,6 +37,7 @@ from accel.terminal import show
 from benchmarks.best_of import share
 from benchmarks.coarse import with_maps
 from benchmarks.command import command_of
+from benchmarks.kept_rows import KeptRows
 
 PLAIN, ALL, COARSE = "unaccelerated", "all levers", "`CoarseToFine` alone"
 SIZE = {"height": 128, "width": 128, "num_frames": 33}
@@ -85,38 +86,29 @@ class OneClip:
     cpu_seconds: float
     psnr: float
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.row, self.prompt
 
-class ClipsMade:
-    """The clips of one part of the prompts, each written down as soon as it is made.
 
-    The unaccelerated ones are kept, to compare with after an interruption.
-    """
+def kept(folder: Path, part: tuple[int, int], settings: dict[str, Any]) -> KeptRows[OneClip]:
+    """The clips of one part of the prompts."""
+    return KeptRows(folder / f"part-{part[0]}-of-{part[1]}.jsonl", settings, OneClip)
 
-    def __init__(self, folder: Path, part: tuple[int, int], settings: dict[str, Any]) -> None:
-        self.folder = folder
-        path = folder / f"part-{part[0]}-of-{part[1]}.jsonl"
-        self._journal = Journal(path, settings, lambda data: OneClip(**data))
-        self.entries = self._journal.entries
 
-    def has(self, row: str, prompt: str) -> bool:
-        return any((entry.row, entry.prompt) == (row, prompt) for entry in self.entries)
-
-    def add(self, entry: OneClip) -> None:
-        self.entries.append(entry)
-        self._journal.add(asdict(entry))
-
-    def compared(self, row: str, number: int, clip: Clip) -> float:
-        """PSNR against the prompt's unaccelerated clip, which is this one or was made before it."""
-        path = self.folder / f"unaccelerated-{number}.npy"
-        if row == PLAIN:
-            np.save(path, clip.astype(np.float16))
-        return psnr(clip, np.load(path).astype(np.float32))
+def compared(folder: Path, row: str, number: int, clip: Clip) -> float:
+    """PSNR against the prompt's unaccelerated clip, which is this one or was made before it, perhaps by an earlier
+    process: it is kept."""
+    path = folder / f"unaccelerated-{number}.npy"
+    if row == PLAIN:
+        np.save(path, clip.astype(np.float16))
+    return psnr(clip, np.load(path).astype(np.float32))
 
 
 def measure(given: argparse.Namespace) -> None:
     """How fast all levers together are where the clip may be another one, and whether it still shows its prompt."""
     stop, part = time.monotonic() + 60.0 * given.minutes, (given.part[0], given.part[1])
-    made = ClipsMade(given.out, part, {"prompt_seed": given.prompt_seed})
+    made = kept(given.out, part, {"prompt_seed": given.prompt_seed})
     torch.set_num_threads(1)
     pipe = pocket.load("video")
     rows = {name: row._replace(recipe=_measured(pipe, row.recipe)) for name, row in ROWS.items() if name in given.rows}
@@ -127,12 +119,12 @@ def measure(given: argparse.Namespace) -> None:
             if time.monotonic() > stop:
                 show("The time is over; the same command goes on from here.")
                 break
-            made.add(_one(made, pipe, name, rows[name], prompts[number], number))
+            made.add(_one(given.out, pipe, name, rows[name], prompts[number], number))
     show(table([entry for path in sorted(given.out.glob("part-*.jsonl")) for entry in _entries(path)]))
 
 
 def left(
-    made: ClipsMade, prompts: Sequence[str], rows: dict[str, Row], part: tuple[int, int]
+    made: KeptRows[OneClip], prompts: Sequence[str], rows: dict[str, Row], part: tuple[int, int]
 ) -> Iterator[tuple[str, int]]:
     """The clips of this part that are still to be made, all rows of a prompt together, so that a machine that slows
     down slows all of them."""
@@ -147,12 +139,12 @@ def _measured(pipe: Any, recipe: Recipe) -> Recipe:
     return recipe if recipe.resolution is None else with_maps(pipe, recipe, SIZE["height"])
 
 
-def _one(made: ClipsMade, pipe: Any, name: str, row: Row, prompt: str, number: int) -> OneClip:
+def _one(folder: Path, pipe: Any, name: str, row: Row, prompt: str, number: int) -> OneClip:
     with accel.accelerate(pipe, row.recipe):
         generator, start = torch.Generator("cpu").manual_seed(number), time.process_time()
         clip = to_frames(pipe(prompt, generator=generator, num_inference_steps=row.steps, output_type="np", **SIZE))
         seconds = time.process_time() - start
-    return OneClip(name, prompt, pocket.verify(clip, prompt).correct, seconds, made.compared(name, number, clip))
+    return OneClip(name, prompt, pocket.verify(clip, prompt).correct, seconds, compared(folder, name, number, clip))
 
 
 def _entries(path: Path) -> list[OneClip]:

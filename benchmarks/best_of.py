@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ import accel
 from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.cli import run
-from accel.journal import Journal
 from accel.measure.intervals import Interval, of_ratio, of_share
 from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
+from benchmarks.kept_rows import KeptRows
 from benchmarks.rankers import RANKERS, Ranker, ranker, verdict
 from benchmarks.second_verifier import SecondVerifier, trained
 
@@ -51,20 +51,14 @@ class Outcome:
     tried: int = 1
     agrees: dict[str, bool] | None = None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.way, self.prompt
 
-class Experiment:
-    """The runs of one setting, each kept as soon as it is made."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self._journal = Journal(folder / ROWS, settings, lambda data: Outcome(**data))
-        self.rows = self._journal.entries
-
-    def has(self, way: str, prompt: str) -> bool:
-        return any((row.way, row.prompt) == (way, prompt) for row in self.rows)
-
-    def add(self, row: Outcome) -> None:
-        self.rows.append(row)
-        self._journal.add(asdict(row))
+def kept(folder: Path, settings: dict[str, Any]) -> KeptRows[Outcome]:
+    """The runs of one setting."""
+    return KeptRows(folder / ROWS, settings, Outcome)
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ def measure(given: argparse.Namespace) -> None:
     """How often the best of many seeds is what the caption says, beside one unaccelerated run."""
     out, stop = given.out, time.monotonic() + 60.0 * given.minutes
     settings = {name: getattr(given, name) for name in ("budget", "draft", "looks", "seeds", "prompt_seed")}
-    experiment = Experiment(out, settings)
+    experiment = kept(out, settings)
     pipe = pocket.load("video")
     second = trained(out, pipe.vae) if "second" in given.rank else None
     draft: Any = DRAFT if given.draft is None else given.draft
@@ -123,7 +117,7 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def _left(
-    experiment: Experiment, prompts: Sequence[str], count: int, rankers: Sequence[str]
+    experiment: KeptRows[Outcome], prompts: Sequence[str], count: int, rankers: Sequence[str]
 ) -> Iterator[tuple[str, str, range]]:
     """What is still to be run, all ways of a prompt together. Each prompt has seeds of its own."""
     for index, prompt in enumerate(prompts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Bench:
     """Runs one case, and keeps what ended in a file. speeds: each setting beside an unaccelerated clip of its own."""
 
     def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run], *, speeds: bool = False) -> None:
-        self.case, self._out, self._known, self._speeds = case, out, known, speeds
+        self.case, self.out, self._known, self._speeds = case, out, known, speeds
         self._beside: tuple[str, float] = ("", 0.0)
         self.judge = named(case.judge)
         self.pipe: DiffusionPipeline = self.judge.load(case.scheduler)
@@ -117,13 +117,28 @@ class Bench:
         finally:
             undo()
 
+    def again(self, setting: str, attach: Attach, prompts: Sequence[int], steps: int, out: Path) -> None:
+        """The seconds of known clips anew, each right after an unaccelerated clip of the same prompt, into a file."""
+        for prompt in prompts:
+            beside = self._seconds(prompt, self.case.steps)
+            undo = attach(self.pipe)
+            try:
+                seconds = self._seconds(prompt, steps)
+            finally:
+                undo()
+            known = self._known[self.case, setting, prompt]
+            append_line(out, json.dumps(asdict(replace(known, seconds=seconds, beside=beside))))
+
+    def _seconds(self, prompt: int, steps: int) -> float:
+        began = time.process_time()
+        self.clip(prompt, steps)
+        return time.process_time() - began
+
     def _time_plain(self, setting: str, prompts: Sequence[int]) -> None:
         """An unaccelerated clip, for the speed of a setting that is next: busy machines change by the minute."""
         unknown = any((self.case, setting, prompt) not in self._known for prompt in prompts)
         if self._speeds and unknown and setting != self._beside[0]:
-            began = time.process_time()
-            self.clip(prompts[0], self.case.steps)
-            self._beside = (setting, time.process_time() - began)
+            self._beside = (setting, self._seconds(prompts[0], self.case.steps))
 
     def _measure(self, setting: str, prompt: int, steps: int = 0, session: Session | None = None) -> int:
         """Runs and keeps one clip, if it is not known yet; the number of steps that it computed, as far as we know."""
@@ -139,12 +154,12 @@ class Bench:
                 computed = round(report.computed / len(report.calls) * report.steps)
             known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds, self._beside[1])
             self._known[self.case, setting, prompt] = known
-            append_line(self._out, json.dumps(asdict(known)))
+            append_line(self.out, json.dumps(asdict(known)))
         return known.computed
 
     def _reference(self, prompt: int, bare: bool) -> Clip:
         if prompt not in self._references:
-            path = self._out.parent / "references" / f"{self.case}, {prompt}.npy".replace(" ", "")
+            path = self.out.parent / "references" / f"{self.case}, {prompt}.npy".replace(" ", "")
             if not path.is_file():
                 if not bare:
                     raise ValueError(f"{self.case}: the unaccelerated clip {prompt} is to be made first.")

@@ -11,63 +11,123 @@ Runs are kept in OUT as they end; the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import accel
+from accel.anatomy import inspect
+from accel.caching import Calibration
+from accel.caching.methods.planned_deepcache import PlannedDeepCache
 from accel.caching.methods.schedules import OptimalSchedule
+from accel.lever import InactiveLever
 from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.samplers.solvers import SchedulerSolver
 from benchmarks.command import add_judges
 from benchmarks.judged_runs import PLAIN, Bench, Case, Run, cases, fewer, known_runs, read
 from benchmarks.judges import JUDGES
-from benchmarks.rivals import rivals
+from benchmarks.rivals import Attach, rivals
 
 KEPT = 0.95  # the share of clips that a promise is kept in
 MEASURED = 9  # the number of the prompt that calibrations come from; those that are judged come first
 COMPUTED = (33, 25, 20, 16, 13, 11, 9, 7)  # of 50 steps
+SHALLOW = (25, 22, 21, 20, 19, 18, 16)  # of which every other runs shallow layers alone, where there is a U-Net
+HALF = "every other shallow"
 FEWER = (0.5, 0.3)  # shares of the steps that composed recipes take, and other libraries beside all
 OURS = ("cache", "preset", "composed")
 CALIBRATED = ", calibrated"
 IN_FEWER = " in fewer steps"
+PROMISES = (40.0, 30.0)  # dB
+AGAIN = "again"  # the folder of the speeds that were measured once more
+WITHIN, MOST = 1.2, 3  # which are: those that were nearly as fast as the fastest of a column, at most so many
 
 
 def ours(steps: int) -> dict[str, Recipe]:
     """Recipes by "kind: setting"."""
     found = {f"cache: {count}": Recipe(cache=OptimalSchedule(count / steps)) for count in COMPUTED}
+    found |= {f"cache: {count}, {HALF}": Recipe(cache=PlannedDeepCache(count / steps)) for count in SHALLOW}
     found |= {f"preset: {name}": preset.recipe for name, preset in PRESETS.items()}
     for share in FEWER:
-        taken = round(share * steps)
+        taken, sampler = round(share * steps), SchedulerSolver(steps=share)
         for count in (count for count in COMPUTED if count < taken - 1):
-            cache, sampler = OptimalSchedule(count / taken), SchedulerSolver(steps=share)
+            cache = OptimalSchedule(count / taken)
             found[f"composed: {count} of {taken} steps"] = Recipe(cache=cache, sampler=sampler)
+        for count in (count for count in SHALLOW if count < taken - 1):
+            cache = PlannedDeepCache(count / taken)
+            found[f"composed: {count} of {taken} steps, {HALF}"] = Recipe(cache=cache, sampler=sampler)
     return found
 
 
+class Setting(NamedTuple):
+    """How one setting is attached to a pipeline, and in how many steps it is called. recipe: of our own ones."""
+
+    attach: Attach
+    steps: int
+    recipe: Recipe | None = None
+    calibration: Calibration | None = None
+
+
+def settings(pipe: Any, steps: int, calibration: Calibration | None) -> dict[str, Setting]:
+    """All of ours, then all of theirs, by label."""
+    found, anatomy = dict[str, Setting](), inspect(pipe)
+    for label, recipe in ours(steps).items():
+        if recipe.cache is None or isinstance(recipe.cache.build(anatomy), InactiveLever):
+            continue
+        kind, _, setting = label.partition(": ")
+        for name, measured in ((label, None), (f"{kind}{CALIBRATED}: {setting}", calibration)):
+            attach = functools.partial(_attach, recipe=recipe, calibration=measured)
+            found[name] = Setting(attach, steps, recipe, measured)
+    for label, rival in rivals(pipe):
+        name, _, setting = label.partition(": ")
+        found[label] = Setting(rival, steps)
+        for share in FEWER:
+            taken = round(share * steps)
+            found[f"{name}{IN_FEWER}: {setting}, {taken} steps"] = Setting(rival, taken)
+    return found
+
+
+def _attach(pipe: Any, recipe: Recipe, calibration: Calibration | None) -> Callable[[], None]:
+    return accel.accelerate(pipe, recipe, calibration=calibration).restore
+
+
+def _nothing(pipe: Any) -> Callable[[], None]:
+    return lambda: None
+
+
 def measure(bench: Bench, prompts: range) -> None:
-    """All settings on one judge."""
+    """All settings on one judge, and then the fastest once more, because only their speeds are shown."""
     steps = bench.case.steps
     for prompt in prompts:
         for count in dict.fromkeys((steps, *(round(share * steps) for share in FEWER), *COMPUTED)):
             bench.fewer(count, prompt)
     with accel.calibrating(bench.pipe) as calibration:
         bench.clip(MEASURED, steps)
-    for label, recipe in ours(steps).items():
-        bench.ours(label, recipe, prompts)
-        kind, _, setting = label.partition(": ")
-        bench.ours(f"{kind}{CALIBRATED}: {setting}", recipe, prompts, calibration)
-    for label, attach in rivals(bench.pipe):
-        name, _, setting = label.partition(": ")
-        bench.theirs(label, attach, prompts, steps)
-        for share in FEWER:
-            taken = round(share * steps)
-            bench.theirs(f"{name}{IN_FEWER}: {setting}, {taken} steps", attach, prompts, taken)
+    found = settings(bench.pipe, steps, calibration)
+    for label, setting in found.items():
+        if setting.recipe is not None:
+            bench.ours(label, setting.recipe, prompts, setting.calibration)
+        else:
+            bench.theirs(label, setting.attach, prompts, setting.steps)
+    time_again(bench, found)
+
+
+def time_again(bench: Bench, found: Mapping[str, Setting]) -> None:
+    """The speeds of the fastest of each kind once more, in pairs. Clips of a busy machine take up to twice as long as
+    others, and who has more settings would win by luck.
+    """
+    folder = bench.out.parent / AGAIN
+    folder.mkdir(exist_ok=True)
+    again = [run for run in read(folder) if run.case == bench.case]
+    judge = Speeds([run for run in read(bench.out.parent) if run.case == bench.case], again)
+    for label in dict.fromkeys(label for promise in sorted(PROMISES) for label in judge.finalists(promise)):
+        attach, steps, *_ = found.get(label) or Setting(_nothing, int(label.split()[-2]))
+        bench.again(label, attach, judge.untimed(label), steps, folder / bench.out.name)
 
 
 class Fastest(NamedTuple):
@@ -81,12 +141,12 @@ class Fastest(NamedTuple):
 
 
 class Speeds:
-    """What the runs of one judge say."""
+    """What the runs of one judge say. again: speeds that were measured once more, which count once all were that may be
+    the fastest of a column.
+    """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._by: dict[str, list[Run]] = {}
-        for run in runs:
-            self._by.setdefault(run.setting, []).append(run)
+    def __init__(self, runs: Sequence[Run], again: Sequence[Run] = ()) -> None:
+        self._by, self._again = _by_setting(runs), _by_setting(again)
         self.case = runs[0].case
         self._whole = fewer(self.case.steps)
 
@@ -97,44 +157,81 @@ class Speeds:
         kinds = dict.fromkeys(setting.partition(":")[0].removesuffix(IN_FEWER) for setting in self._by)
         return [kind for kind in kinds if kind not in own]
 
+    def columns(self) -> dict[str, list[str]]:
+        """The kinds of settings among which the fastest is shown, by title."""
+        return {
+            "cache alone": ["cache", "preset"],
+            "composed": [*OURS],
+            "composed, calibrated": [*OURS, *(f"{kind}{CALIBRATED}" for kind in OURS)],
+            "fewer steps": [PLAIN],
+            "best other library": self.theirs,
+            "the same in fewer steps": [f"{kind}{IN_FEWER}" for kind in self.theirs],
+        }
+
+    def finalists(self, promise: float) -> list[str]:
+        """Settings that may be the fastest of a column."""
+        return list(dict.fromkeys(name for kinds in self.columns().values() for name in self._near(kinds, promise)))
+
+    def untimed(self, setting: str) -> list[int]:
+        """The prompts on which its speed was not measured once more yet."""
+        timed = {run.prompt for run in self._again.get(setting, [])}
+        return [run.prompt for run in self._by[setting] if run.prompt not in timed]
+
     def fastest(self, kinds: Sequence[str], promise: float) -> Fastest:
         """Of these kinds, by settings that ran on every prompt."""
-        kept = [
-            Fastest(self.speed(runs), setting)
+        kept = self._kept(kinds, promise)
+        if not any(self.untimed(setting) for setting in self.finalists(promise)):
+            timed = [one.setting for one in kept if not self.untimed(one.setting)]
+            kept = [Fastest(speed(self._again[setting]), setting) for setting in timed]
+        return max(kept, default=Fastest(1.0, ""))
+
+    def _near(self, kinds: Sequence[str], promise: float) -> list[str]:
+        """Those that were nearly as fast as the fastest the first time."""
+        kept = sorted(self._kept(kinds, promise), reverse=True)[:MOST]
+        return [one.setting for one in kept if one.speed * WITHIN > kept[0].speed]
+
+    def _kept(self, kinds: Sequence[str], promise: float) -> list[Fastest]:
+        """Those that keep the promise."""
+        return [
+            Fastest(speed(runs), setting)
             for setting, runs in self._by.items()
             if setting.partition(":")[0] in kinds and setting != self._whole
             if len(runs) == len(self._by[self._whole])
             if np.mean([run.psnr >= promise for run in runs]) >= KEPT
         ]
-        return max(kept, default=Fastest(1.0, ""))
 
-    def speed(self, runs: Sequence[Run]) -> float:
-        """Times as fast as the unaccelerated clips beside them."""
-        return float(np.mean([run.beside for run in runs]) / np.mean([run.seconds for run in runs]))
+
+def speed(runs: Sequence[Run]) -> float:
+    """Times as fast as the unaccelerated clips beside them."""
+    return float(np.mean([run.beside for run in runs]) / np.mean([run.seconds for run in runs]))
+
+
+def _by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    by: dict[str, list[Run]] = {}
+    for run in runs:
+        by.setdefault(run.setting, []).append(run)
+    return by
 
 
 def table(judges: Sequence[Speeds], promise: float) -> Iterator[str]:
     """A line for each judge."""
-    kinds = {"cache alone": ["cache", "preset"], "composed": [*OURS]}
-    kinds["composed, calibrated"] = [*OURS, *(f"{kind}{CALIBRATED}" for kind in OURS)]
-    kinds["fewer steps"] = [PLAIN]
-    titles = [*kinds, "best other library", "the same in fewer steps", "composed and calibrated over other libraries"]
+    titles = [*judges[0].columns(), "composed and calibrated over other libraries"] if judges else []
     yield f"| at {promise:g} dB in {KEPT:.0%} of clips | {' | '.join(titles)} |"
     yield "| --- " * (1 + len(titles)) + "|"
     for judge in judges:
-        found = [judge.fastest(some, promise) for some in kinds.values()]
-        found += [judge.fastest([f"{kind}{end}" for kind in judge.theirs], promise) for end in ("", IN_FEWER)]
-        *_, composed, calibrated, _, rival, _ = found
+        found = [judge.fastest(kinds, promise) for kinds in judge.columns().values()]
+        _, composed, calibrated, _, rival, _ = found
         times = f"{composed.speed / rival.speed:.2f}, {calibrated.speed / rival.speed:.2f}"
         yield f"| {judge.case} | {' | '.join(map(str, found))} | {times} |"
 
 
-def judged(runs: Sequence[Run]) -> list[Speeds]:
+def judged(runs: Sequence[Run], again: Sequence[Run] = ()) -> list[Speeds]:
     """By judge, those that another library ran on."""
     by: dict[Case, list[Run]] = {}
     for run in runs:
         by.setdefault(run.case, []).append(run)
-    return [judge for judge in map(Speeds, by.values()) if judge.theirs]
+    judges = [Speeds(found, [run for run in again if run.case == case]) for case, found in by.items()]
+    return [judge for judge in judges if judge.theirs]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -153,8 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
         # A file for each judge, so that two commands with different ones may run at once.
         measure(Bench(case, options.out / f"{name}.jsonl", known, speeds=True), range(options.prompts))
         print(f"{case}: done", flush=True)
-    for promise in (40.0, 30.0):
-        print("\n" + "\n".join(table(judged(read(options.out)), promise)))
+    for promise in PROMISES:
+        print("\n" + "\n".join(table(judged(read(options.out), read(options.out / AGAIN)), promise)))
 
 
 if __name__ == "__main__":

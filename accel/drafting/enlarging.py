@@ -56,9 +56,10 @@ def enlarge(
     Raises ValueError, in one sentence, for sizes that do not divide and where it is not known what the scheduler takes
     the denoiser's output to be; the pipeline comes back as it was.
     """
-    if not (isinstance(by, int) and by >= 2) or height % by or width % by:
+    whole = all(type(number) is int and number > 0 for number in (height, width, by))
+    if not whole or by < 2 or height % by or width % by:
         raise ValueError(
-            f"height and width are to be whole multiples of by, 2 or more, not {height}, {width} and {by}."
+            f"height and width are to be whole multiples of by, 2 or more, not {height!r}, {width!r} and {by!r}."
         )
     first = {**call, "height": height // by, "width": width // by}
     guide = _Guide(by)

@@ -121,7 +121,7 @@ def best_of(
     a run. Raises ValueError or TypeError, in one sentence, for bad arguments; the pipeline comes back as it was.
     """
     score = Scorer(verifier, prompt)
-    if not budget > 0.0:
+    if not (isinstance(budget, (int, float)) and budget > 0.0):
         raise ValueError(f"The budget is a number of unaccelerated runs above 0, not {budget!r}.")
     stages = _stages(looks, whole=recipe is None)
     runs, tried = SeededRuns(pipe, prompt, call), several_seeds(seeds)
@@ -244,7 +244,9 @@ class Scorer:
         if not callable(verifier):
             raise TypeError(f"The verifier is a function that gives frames a score, not {verifier!r}.")
         self._verifier = verifier
-        self._further = (prompt,) if _takes_two(verifier) else ()
+        self._further = (prompt,) if _takes(verifier, 2) else ()
+        if not self._further and not _takes(verifier, 1, untold=True):
+            raise TypeError(f"The verifier is called with frames, or with frames and the prompt, unlike {verifier!r}.")
 
     def __call__(self, output: Any) -> float:
         answer = self._verifier(to_frames(output), *self._further)
@@ -258,18 +260,21 @@ class Scorer:
         return score
 
 
-def _takes_two(verifier: Callable[..., Any]) -> bool:
+def _takes(verifier: Callable[..., Any], count: int, *, untold: bool = False) -> bool:
+    """Whether it can be called with so many arguments; untold: what is said of one that does not tell."""
     try:
-        inspect.signature(verifier).bind(None, None)
+        inspect.signature(verifier).bind(*[None] * count)
     except TypeError:
         return False
-    except ValueError:  # a built-in function that does not tell
-        return False
+    except ValueError:  # a built-in function
+        return untold
     return True
 
 
 def _stages(looks: Sequence[float], *, whole: bool) -> list[float]:
     """The shares of a run at which seeds are compared, with its end where the search goes there."""
+    if not isinstance(looks, Iterable):
+        raise ValueError(f"looks are shares of a run in rising order, such as {LOOKS}, not {looks!r}.")
     for share in looks:
         check_share(share)
     if list(looks) != sorted(set(looks)):

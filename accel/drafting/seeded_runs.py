@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from accel.anatomy import components_of
 from accel.api import accelerate
 from accel.drafting.call_memory import CallMemory, attached
 from accel.drafting.early_end import EarlyEnd, above, below
 from accel.drafting.initial_noise import InitialNoise, heard
 from accel.drafting.own_layers import Slot
-from accel.measure.pipeline_runs import needs_prompt, without_progress_bars
+from accel.measure.pipeline_runs import check_seed, needs_prompt, without_progress_bars
 from accel.session import bare
 
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
@@ -52,6 +53,7 @@ class SeededRuns:
     """
 
     def __init__(self, pipe: Any, prompt: str | None, call: Mapping[str, Any]) -> None:
+        components_of(pipe)  # or it is no pipeline
         if "generator" in call:
             raise ValueError("The noise is made here: give seeds instead of generator=...")
         if not (prompt is None or isinstance(prompt, str)):
@@ -92,6 +94,7 @@ class SeededRuns:
 
     def once(self, seed: int) -> Any:
         """What the pipeline, as it is, returns with this seed."""
+        check_seed(seed)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             return self.pipe(**self._call, generator=torch.Generator("cpu").manual_seed(seed))
@@ -125,5 +128,5 @@ def several_seeds(seeds: Any) -> list[int]:
 
 def check_share(share: float) -> None:
     """Raises ValueError for what is no share of a run."""
-    if not (isinstance(share, (int, float)) and 0.0 < share <= 1.0):
+    if isinstance(share, bool) or not (isinstance(share, (int, float)) and 0.0 < share <= 1.0):
         raise ValueError(f"A share of a run is above 0 and at most 1, not {share!r}.")

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accel.api import recipe_of
-from accel.measure.measurements import BASELINE, Sample, Variant
+from accel.measure.measurements import BASELINE, Sample, Variant, free_label
 from accel.measure.metrics import MAX_PSNR
 from accel.measure.tables import empty_table, with_sign
 from accel.recipe import Recipe
@@ -75,6 +75,7 @@ def taken_apart(variants: Sequence[Variant]) -> tuple[list[Variant], LeversApart
     def label_of(part: Recipe, name: str) -> str:
         same = next((label for recipe, label in known if recipe == part), None)
         if same is None:
+            name = free_label(name, [one.label for one in (*variants, *found)])
             known.append((part, name))
             found.append(Variant(name, "part", variants[0].steps, part))
         return same or name

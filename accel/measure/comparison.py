@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accel.files import last_name
 from accel.measure.by_lever import LeversApart, families, taken_apart
-from accel.measure.measurements import BASELINE, Variant, Verifier
+from accel.measure.measurements import BASELINE, Variant, Verifier, free_label
 from accel.measure.output import Metric
 from accel.measure.pipeline_runs import accepts, call_default, check_seed, needs_prompt, without_progress_bars
 from accel.measure.results import Comparison, summarise
@@ -81,13 +81,13 @@ def compare(
     """
     _check(pipe, recipes, seeds, repeats)
     arguments = call_arguments_of(pipe, call_arguments or {})
-    texts = _prompts(pipe, (prompts,) if isinstance(prompts, str) else tuple(prompts), arguments)
+    texts = _prompts(pipe, (prompts,) if isinstance(prompts, str) else prompts, arguments)
     count = steps_of(pipe, steps)
     contestants, apart = _contestants(recipes, count), LeversApart()
     if by_lever:
         contestants, apart = taken_apart(contestants)
     explicit = _explicit_counts(fewer_steps)
-    first = [*contestants, *(_fewer(number) for number in explicit)]
+    first = [*contestants, *_fewer(explicit, contestants)]
     contest = Runner(pipe, texts, seeds, arguments, verify, metrics)
     equal_time: dict[int, list[str]] = {number: [] for number in explicit}
     everyone, rounds = list(first), len(texts) * len(seeds) * repeats
@@ -105,7 +105,7 @@ def compare(
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
                 equal_time.update(_equal_time_counts(result(), count))
-                if second := [_fewer(number) for number in equal_time]:
+                if second := _fewer(equal_time, contestants):
                     everyone += second
                     extend(rounds * (len(second) + 1))
                     contest.measure([contestants[0], *second], repeats, tick)
@@ -142,12 +142,13 @@ def _check(pipe: Any, recipes: Sequence[Any], seeds: Sequence[int], repeats: int
         raise ValueError(f"seeds must be one or more whole numbers, not {seeds!r}.")
     for seed in seeds:
         check_seed(seed)
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats!r}.")
+    if type(repeats) is not int or repeats < 1:
+        raise ValueError(f"repeats must be a whole number of at least 1, not {repeats!r}.")
 
 
-def _prompts(pipe: Any, prompts: tuple[str, ...], call_arguments: Mapping[str, Any]) -> tuple[str, ...]:
+def _prompts(pipe: Any, prompts: Iterable[str], call_arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """The prompts, and one that is empty where the call takes none."""
+    prompts = tuple(prompts) if isinstance(prompts, Iterable) else ()
     if not needs_prompt(pipe, call_arguments):
         if any(prompts):
             raise TypeError(f"{type(pipe).__name__} takes no prompt in this call: leave the prompts out.")
@@ -169,6 +170,8 @@ def call_arguments_of(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of every call besides prompt, steps and seed. Raises ValueError for those that it does not take."""
     from accel.rendering.inputs import read_inputs  # not before it is asked for: rendering measures, too
 
+    if not isinstance(given, Mapping):
+        raise TypeError(f'call_arguments must be a dictionary such as {{"guidance_scale": 5.0}}, not {given!r}.')
     reserved = sorted({"prompt", "num_inference_steps", "generator", "return_dict"} & set(given))
     if reserved:
         raise ValueError(f"call_arguments must not hold {', '.join(reserved)}; use prompts, steps and seeds instead.")
@@ -221,8 +224,9 @@ def _label(entry: Any) -> str:
     return str(getattr(entry, "label", entry))
 
 
-def _fewer(steps: int) -> Variant:
-    return Variant(f"{steps} steps", "fewer_steps", steps, Recipe())
+def _fewer(counts: Iterable[int], others: Sequence[Variant]) -> list[Variant]:
+    taken = [one.label for one in others]
+    return [Variant(free_label(f"{steps} steps", taken), "fewer_steps", steps, Recipe()) for steps in counts]
 
 
 def _equal_time_counts(comparison: Comparison, steps: int) -> dict[int, list[str]]:

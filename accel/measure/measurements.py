@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
 
 from accel.measure.clip_store import ClipStore
@@ -30,6 +31,12 @@ class Variant:
     kind: Kind
     steps: int
     recipe: Any
+
+
+def free_label(name: str, taken: Collection[str]) -> str:
+    """The name, with a number behind it where another variant is called so: people label theirs as they like."""
+    numbered = (f"{name} ({number})" for number in count(2))
+    return next(label for label in chain([name], numbered) if label not in taken)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,10 @@ def _to_unit_floats(frames: NDArray[Any]) -> Clip:
         raise ValueError("the frames contain NaN or infinite values; try a wider dtype such as torch.float32.")
     low, high = float(frames.min()), float(frames.max())
     if low < -_RANGE_TOLERANCE or high > 1.0 + _RANGE_TOLERANCE:
-        raise ValueError(f"float frames must lie in [0, 1], these span [{low:.3g}, {high:.3g}]; rescale them first.")
+        raise ValueError(
+            f"float frames must lie in [0, 1], these span [{low:.3g}, {high:.3g}]; rescale them first, or call the "
+            "pipeline with output_type='np' if they are latents."
+        )
     return np.asarray(np.clip(frames, 0.0, 1.0), np.float32)
 
 

@@ -39,6 +39,7 @@ class Runner:
         verify: Verifier | None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
+        check_judges({"verify": verify, **(metrics or {})})
         self.pipe = pipe
         self.prompts = tuple(prompts)
         self.seeds = tuple(seeds)
@@ -49,6 +50,7 @@ class Runner:
         self.energy = EnergyMeter()
         self._lpips = lpips_metric()
         self._batches = 0
+        self._device = device_of(pipe)
 
     def check(self, contestant: Variant) -> None:
         """Attaches the recipe and takes it off again, so that a wrong one is found before anything runs."""
@@ -107,7 +109,7 @@ class Runner:
         self, contestant: Variant, batch: int, prompt: int, seed: int, repeat: int
     ) -> tuple[Sample, PipelineOutput]:
         with attach_for_run(self.pipe, contestant.recipe) as session:
-            reset_peak(device_of(self.pipe))
+            reset_peak(self._device)
             self.energy.start()
             output, seconds, cpu_seconds = self._call(self.prompts[prompt], seed, contestant.steps)
             joules = self.energy.stop()
@@ -130,7 +132,7 @@ class Runner:
             predicted=actions.count("predicted"),
             dropped=actions.count("dropped"),
             extra_bytes=sum(lever.extra_bytes for lever in report.levers),
-            peak_bytes=peak(device_of(self.pipe)),
+            peak_bytes=peak(self._device),
             joules=joules,
         )
         return sample, output_of(output, self.pipe)
@@ -145,11 +147,10 @@ class Runner:
         # Some pipelines draw from the global state too, whatever generator they are given.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            device = device_of(self.pipe)
-            synchronize(device)
+            synchronize(self._device)
             start, cpu_start = time.perf_counter(), time.process_time()
             output = self.pipe(**arguments)
-            synchronize(device)
+            synchronize(self._device)
             return output, time.perf_counter() - start, time.process_time() - cpu_start
 
     def _remember(self, label: str, session: Any, report: Any) -> None:
@@ -195,6 +196,13 @@ class Runner:
         if self._lpips is not None and output.frames is not None and reference.frames is not None:
             own["lpips"] = self._lpips(output.frames, reference.frames)
         return Quality(**{**fidelity(output, reference), **own}, others=others)
+
+
+def check_judges(functions: Mapping[str, Any]) -> None:
+    """Raises TypeError, before anything runs, for what cannot be asked about frames; None is nobody."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be a function that judges frames, not {function!r}.")
 
 
 def _steadiness(output: PipelineOutput) -> dict[str, Any]:

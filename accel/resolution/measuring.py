@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,8 @@ def measure(pipe: Any, pictures: Iterable[Any], method: CoarseToFine) -> CoarseT
 
     Raises ValueError for a pipeline without an autoencoder that encodes, and for too few pictures.
     """
-    vae = getattr(pipe, "components", {}).get("vae")
+    parts = getattr(pipe, "components", None)  # a property where `pipe` is the class
+    vae = parts.get("vae") if isinstance(parts, Mapping) else None
     if vae is None or not hasattr(vae, "encode"):
         raise ValueError(f"{type(pipe).__name__} has no autoencoder that encodes pictures, so none can be measured.")
     side, full, small = method.factor, [], []

@@ -55,9 +55,10 @@ def split_clips(prompts: Sequence[str], held_out: Sequence[str] | None, seed: in
     Raises ValueError, in one sentence, for what is not a list of prompts.
     """
     for name, given in (("prompts", prompts), ("held_out", held_out)):
-        if given is not None and (
-            isinstance(given, str) or not given or not all(isinstance(text, str) for text in given)
-        ):
+        if given is None and name == "held_out":
+            continue
+        several: Sequence[object] = () if isinstance(given, str) or not isinstance(given, Sequence) else given
+        if len(several) == 0 or not all(isinstance(text, str) for text in several):
             raise ValueError(
                 f'{name} must be a list of one or more strings, such as ["a corgi surfing"], not {given!r}.'
             )

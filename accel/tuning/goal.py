@@ -35,6 +35,12 @@ class Bound:
     slack: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or not callable(self.function):
+            raise TypeError(f"a Bound has the name of a metric and its function, not {self.name!r}, {self.function!r}.")
+        if self.function is not METRICS.get(self.name, self.function):
+            raise ValueError(f"{self.name} is a metric that accel measures itself; give yours another name.")
+        if not _finite(self.slack) or self.slack < 0.0:
+            raise ValueError(f"the slack of the bound on {self.name} must be a number from 0, not {self.slack!r}.")
         limits = [limit for limit in (self.least, self.most) if limit is not None]
         if len(limits) != 1 or not _finite(limits[0]):
             raise ValueError(

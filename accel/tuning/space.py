@@ -119,7 +119,9 @@ def space_of(
     left_out: dict[str, str] = {}
     constants = None if generic else calibration
     known = caches() if "cache" in levers else {}
-    dialled = tuple(name for name, method in known.items() if _dialled(name, method, constants, steps, left_out))
+    dialled = tuple(
+        name for name, method in known.items() if _dialled(name, method, constants, steps, anatomy, left_out)
+    )
     chosen = {lever: settings(lever) if guided or lever != "guidance" else [] for lever in LEVERS[1:]}
     if not guided:
         left_out["guidance"] = "classifier-free guidance is off, so there is no second pass to save"
@@ -166,11 +168,23 @@ def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str]) -> bool:
     return not isinstance(lever, InactiveLever)
 
 
-def _dialled(name: str, method: Cache, calibration: Calibration | None, steps: int, left_out: dict[str, str]) -> bool:
-    """Whether the cache can be set to a speed, with the calibration if there is one; why not goes to `left_out`."""
+def _dialled(
+    name: str,
+    method: Cache,
+    calibration: Calibration | None,
+    steps: int,
+    anatomy: Anatomy,
+    left_out: dict[str, str],
+) -> bool:
+    """Whether the cache can be set to a speed, with the calibration if there is one, and acts here; why not goes to
+    `left_out`.
+    """
     try:
-        method.at_share(1.0, calibration, steps)
+        found = method.at_share(1.0, calibration, steps)
     except ValueError as error:
         left_out[name] = str(error)
         return False
-    return True
+    lever = found.build(anatomy)
+    if isinstance(lever, InactiveLever):
+        left_out[name] = lever.reason
+    return not isinstance(lever, InactiveLever)

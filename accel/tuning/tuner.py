@@ -21,6 +21,7 @@ from accel.measure.environment import environment
 from accel.measure.measurements import Verifier
 from accel.measure.output import METRICS, output_of
 from accel.measure.results import Comparison
+from accel.measure.runner import check_judges
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
 from accel.tuning import evidence
@@ -58,6 +59,7 @@ class Tuner:
     def __post_init__(self) -> None:
         self.steps = steps_of(self.pipe, self.asked_steps)
         self.arguments = call_arguments_of(self.pipe, self.given)
+        check_judges({"verify": self.verify})
         self.anatomy: Anatomy = inspect(self.pipe)
         if self.calibration is not None and (problem := self.calibration.misfit(self.anatomy)):
             raise ValueError(f"The calibration does not fit this pipeline. {problem}")

@@ -73,7 +73,7 @@ def from_dict(data: object) -> Calibration:
             arguments=dict(_get(key, "arguments", Mapping, "key.")),
         ),
         tuple(_table(table, f"tables[{index}].") for index, table in enumerate(tables)),
-        tuple(map(str, data.get("notes", ()))),
+        tuple(map(str, _get(data, "notes", list, "") if "notes" in data else ())),
     )
 
 

@@ -180,7 +180,7 @@ def new_refiner(denoiser: torch.nn.Module, pipeline: str, width: int) -> Refiner
     """
     original: Any = getattr(denoiser, "_orig_mod", denoiser)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # and no GPU's, which are not put back
         model = type(original).from_config(refiner_config(original.config, width))
     known = original.state_dict()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from diffusers import WanPipeline
 
 import accel
 from accel import EasyCache, FixedInterval
+from accel.drafting.fast_init import fast_init
+from accel.drafting.free_init import free_init
 from accel.presets import PRESETS
 from tests.accel.residue import snapshot
 from tests.accel.witness import pipeline, plain
@@ -125,6 +128,30 @@ def test_what_is_not_a_pipeline_is_refused_in_one_sentence(what: str) -> None:
     refuse((accel.restore, TypeError, expected), value)
 
 
+VERBS: dict[str, Callable[[Any], Any]] = {
+    "draft": lambda pipe: accel.draft(pipe, "a"),
+    "best_of": lambda pipe: accel.best_of(pipe, "a", verifier=len),
+    "enlarge": lambda pipe: accel.enlarge(pipe, "a", height=64, width=64),
+    "free_init": lambda pipe: free_init(pipe, "a"),
+    "fast_init": lambda pipe: fast_init(pipe, "a"),
+    "check": lambda pipe: accel.check(pipe, "a"),
+    "compare": lambda pipe: accel.compare(pipe, ["fast"], ["a"]),
+    "tune": lambda pipe: accel.tune(pipe, ["a"], steps=9, min_psnr=30, progress=False),
+    "calibrate": lambda pipe: accel.calibrate(pipe, ["a"]),
+    "calibrating": lambda pipe: accel.calibrating(pipe).__enter__(),
+    "search_sigmas": lambda pipe: accel.search_sigmas(pipe, ["a", "b"], steps=4),
+    "precision.measure": lambda pipe: accel.precision.measure(pipe, len),
+    "attention.measure": lambda pipe: accel.attention.measure(pipe, len, accel.attention.SlidingTile()),
+    "resolution.measure": lambda pipe: accel.resolution.measure(pipe, [], accel.resolution.CoarseToFine()),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("what", ["nothing", "name", "class", "model"])
+def test_every_verb_refuses_it_in_one_sentence(what: str, verb: str) -> None:
+    refuse((VERBS[verb], (TypeError, ValueError), "."), NOT_PIPELINES[what][0])
+
+
 def test_a_pipeline_without_a_denoiser_is_refused_in_one_sentence() -> None:
     refuse((accel.accelerate, ValueError, "NoDenoiser has no denoiser that accel knows"), NoDenoiser())
     pipe = TINY["wan"].build()
@@ -132,7 +159,7 @@ def test_a_pipeline_without_a_denoiser_is_refused_in_one_sentence() -> None:
     refuse((accel.accelerate, ValueError, "WanPipeline has no scheduler"), pipe)
 
 
-def refuse(case: tuple[Any, type[Exception], str], value: Any) -> None:
+def refuse(case: tuple[Any, Any, str], value: Any) -> None:
     call, kind, expected = case
     with pytest.raises(kind) as refusal:
         call(value)

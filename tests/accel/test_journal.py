@@ -18,7 +18,8 @@ from accel.journal import Journal, append_line, entries_of
 from accel.tuning import models, trials
 from accel.tuning.trials import Trial, TrialRunner
 from benchmarks import holds
-from benchmarks.best_of import Experiment, Outcome
+from benchmarks.best_of import Outcome
+from benchmarks.best_of import kept as kept_outcomes
 from benchmarks.models import KeptAnswers
 
 HEAD = {"seed": 0, "steps": [4, 8]}
@@ -119,7 +120,7 @@ def _models(folder: Path, _: Any, add: bool) -> Any:
 
 
 def _best_of(folder: Path, _: Any, add: bool) -> Any:
-    kept = Experiment(folder, {"seeds": 6})
+    kept = kept_outcomes(folder, {"seeds": 6})
     if add:
         kept.add(OUTCOME)
     return kept.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -46,6 +47,10 @@ class Part(Lever):
 
     def accompany(self, components):
         self._hear("accompany", components)
+
+    def around_call(self):
+        self._hear("around_call")
+        return nullcontext()
 
     def begin(self, denoisers):
         self._hear("begin", sorted(denoisers))
@@ -152,3 +157,18 @@ def test_what_parts_make_of_updates_is_made_one_after_the_other() -> None:
     composite, _ = both()
     around: Any = composite.rehearsal("scheduler", GIVEN["table"])
     assert around(SCHEDULER, {}, "result") == "result, first, second"
+
+
+def test_what_stands_around_a_call_is_nested_as_the_parts_are() -> None:
+    heard: list[str] = []
+
+    class Around(InactiveLever):
+        @contextmanager
+        def around_call(self):
+            heard.append(f"{self.reason} in")
+            yield
+            heard.append(f"{self.reason} out")
+
+    with CompositeLever(None, [Around(Euler(), "first"), Around(Euler(), "second")]).around_call():
+        pass
+    assert heard == ["first in", "second in", "second out", "first out"]

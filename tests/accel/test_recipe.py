@@ -25,6 +25,7 @@ from accel import (
     LastResidual,
     MagCache,
     OptimalSchedule,
+    PlannedDeepCache,
     SeaCache,
     SmoothCache,
     StaticSchedule,
@@ -49,7 +50,8 @@ METHODS = [
     TGate(0.3, self_interval=4, warmup=3),
     AdaCache(codebook=(0.1, 4, 0.2, 2), otherwise=1),
     SmoothCache(0.2, most=2),
-    DeepCache(4, branch=1, warmup=2),
+    DeepCache(4, branch=1, warmup=2, line=0.5),
+    PlannedDeepCache(0.3, interval=3, branch=1, line=0.4, **GUARDS),
     MagCache(0.06, most=2, retention=0.1, ratios=(1.0, 0.98, 0.9), predictor=Extrapolate(0), **GUARDS),
 ]
 

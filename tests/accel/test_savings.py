@@ -67,6 +67,19 @@ def test_without_a_computed_call_only_the_count_is_known() -> None:
     assert (lever.spared, lever.spared_seconds) == (1.0, None)
 
 
+def test_a_step_of_which_a_part_was_evaluated_is_no_evaluation_that_was_spared() -> None:
+    """It used to be a division by zero, beside a sampler that takes fewer steps."""
+    shallow = record("predicted", 1.0, 1.0)
+    told = [LeverReport("sampler", "", True, "", spared=1.0), LeverReport("cache", "", True, "")]
+    sampler, cache = with_savings(told, [*CALLS[:3], shallow], 30.0, on_host=True)
+    assert (sampler.spared, sampler.spared_seconds) == (1.0, 4.0)
+    assert (cache.spared, cache.spared_seconds) == (0.0, None)
+    pipe = TINY["sd"].build()
+    with accel.accelerate(pipe, accel.Recipe(cache=accel.DeepCache(2, min_steps=1), sampler=SAMPLER)) as session:
+        run(pipe, TINY["sd"])
+        assert session.report().predicted
+
+
 @pytest.mark.parametrize("name", ["wan", "sd", "sdxl"])
 def test_what_was_spared_and_what_was_computed_are_all_there_would_have_been(name: str) -> None:
     """Two calls for each step, and one batch: nothing is counted twice, and nothing is missing."""

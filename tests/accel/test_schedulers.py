@@ -114,6 +114,14 @@ def test_the_map_gives_what_the_scheduler_gives_for_random_outputs(name: str) ->
     assert bool(noise.any()) == (name in RANDOM)
 
 
+def test_to_ask_one_that_adds_noise_seeds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's generator is put back; `torch.manual_seed` would also seed all others, and leave them so."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    assert measure_updates(on_cpu(timed("DDPMScheduler"))).random
+    assert seeds == []
+
+
 def _outputs(steps: int) -> torch.Tensor:
     """The sample at the start and the outputs of all steps, (steps + 1, C, N)."""
     return torch.randn(steps + 1, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

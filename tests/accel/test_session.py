@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +49,17 @@ def fresh(method: accel.caching.CacheMethod, name: str = "wan", **options: Any) 
     pipe = build(name)
     with accel.accelerate(pipe, cache=method):
         return output(pipe, name, **options)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_session_is_not_copied_and_its_recipe_is(duplicate: Any) -> None:
+    """A copy that is suspended and goes on would be a second session on the pipeline."""
+    pipe = build()
+    with accel.accelerate(pipe, cache=EVERY_THIRD) as session:
+        with pytest.raises(TypeError, match=r"neither copied nor pickled: keep session.recipe"):
+            duplicate(session)
+        duplicate(session.recipe)
+        assert copy.deepcopy(pipe).transformer is not pipe.transformer  # a pipeline may be, without its session
 
 
 # Its parts

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accel.pocket.scenes import Caption, captions, render, sample_scene
-from benchmarks.best_of import PLAIN, Experiment, Outcome, _left, table
+from benchmarks.best_of import PLAIN, Outcome, _left, kept, table
 from benchmarks.rankers import ranker, verdict
 from benchmarks.second_verifier import WORDS, bent, cut_out, stacked, varied
 
@@ -19,9 +19,9 @@ def outcome(way: str, prompt: str, correct: bool, seconds: float) -> Outcome:
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    first = Experiment(tmp_path, {"seeds": 6})
+    first = kept(tmp_path, {"seeds": 6})
     first.add(outcome(PLAIN, "one", True, 3.0))
-    again = Experiment(tmp_path, {"seeds": 6})
+    again = kept(tmp_path, {"seeds": 6})
     assert again.rows == first.rows
     assert [(way, prompt) for way, prompt, _ in _left(again, ["one", "two"], 6, ["second"])] == [
         ("second", "one"),
@@ -29,7 +29,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         ("second", "two"),
     ]
     with pytest.raises(ValueError, match="holds runs with other settings"):
-        Experiment(tmp_path, {"seeds": 8})
+        kept(tmp_path, {"seeds": 8})
 
 
 def test_the_table_compares_each_way_with_one_seed_on_its_own_prompts() -> None:

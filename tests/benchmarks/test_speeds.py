@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
-from benchmarks.speeds import Speeds, judged, ours, table
+from benchmarks.judges import JUDGES
+from benchmarks.speeds import HALF, Speeds, judged, ours, settings, table
 
 CASE = Case("a", "euler", 2.0, 50)
 
@@ -32,6 +33,41 @@ def test_what_ran_on_some_prompts_alone_promises_nothing() -> None:
 def test_speeds_are_by_the_clip_beside_and_not_by_the_first() -> None:
     slow = runs("cache: 25", 10.0, 45, 44, beside=20.0)  # the machine had become half as fast
     assert Speeds([*PLAIN_RUNS, *slow]).fastest(["cache"], 30.0).speed == 2.0
+
+
+def test_speeds_that_were_measured_once_more_count_and_luck_does_not() -> None:
+    """The first clips of "cache: 11" were on an idle machine, and the one beside them was not."""
+    first = [*PLAIN_RUNS, *runs("cache: 25", 5.0, 45, 44), *runs("cache: 11", 5.0, 35, 34, beside=11.0)]
+    assert Speeds(first).fastest(["cache"], 30.0) == (2.2, "cache: 11")
+    again = [*runs("cache: 25", 5.0, 45, 44), *runs("cache: 11", 5.5, 35, 34)]
+    assert Speeds(first, again).fastest(["cache"], 30.0) == (2.2, "cache: 11"), "fewer steps were not"
+    again += runs(fewer(20), 4.0, 32, 31)
+    assert Speeds(first, again).fastest(["cache"], 30.0) == (2.0, "cache: 25")
+
+
+def test_what_may_be_the_fastest_is_measured_once_more_and_nothing_twice() -> None:
+    slow, fast, near = runs("cache: 33", 7.0, 45, 44), runs("cache: 11", 3.0, 35, 34), runs("cache: 13", 3.2, 38, 37)
+    judge = Speeds([*PLAIN_RUNS, *slow, *fast, *near], runs("cache: 11", 3.0, 35))
+    assert {"cache: 11", "cache: 13"} <= set(judge.finalists(30.0))
+    assert judge.untimed("cache: 11") == [1] and judge.untimed("cache: 13") == [0, 1]
+
+
+def test_clips_are_timed_once_more_in_pairs(tmp_path: Path) -> None:
+    case = cases(["photos"])[0]
+    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    bench.fewer(case.steps, 0)
+    bench.fewer(10, 0)
+    bench.again(fewer(10), lambda pipe: lambda: None, [0], 10, tmp_path / "again.jsonl")
+    [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 10)
+    assert (run.setting, run.psnr) == (known.setting, known.psnr)
+    assert run.beside > run.seconds > 0.0
+
+
+def test_recipes_of_u_nets_run_where_there_is_one() -> None:
+    photos, waves = (settings(JUDGES[name].load(), 50, None) for name in ("photos", "waves"))
+    shallow = {label for label in photos if HALF in label}
+    assert f"composed, calibrated: 20 of 25 steps, {HALF}" in shallow
+    assert shallow.isdisjoint(waves) and set(waves) - shallow
 
 
 def test_other_libraries_are_told_from_ours_and_have_fewer_steps_too() -> None:

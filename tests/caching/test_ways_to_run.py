@@ -23,7 +23,7 @@ BOUNDARY = {
     for label, recipe in (STATIC | ADAPTIVE).items()
     if recipe.cache is not None
     and recipe.attention is None
-    and label not in ("DeepCache", "PAB", "FORA", "SmoothCache")
+    and label not in ("DeepCache", "DeepCache, planned", "PAB", "FORA", "SmoothCache")
 }
 FAST = ("planned", "EasyCache")
 STEPS = 6

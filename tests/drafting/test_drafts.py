@@ -174,13 +174,16 @@ def test_two_threads_take_turns_on_one_pipeline_and_share_weights() -> None:
     [
         ({"share": 0.0}, "A share of a run is above 0 and at most 1, not 0.0"),
         ({"share": "half"}, "A share of a run is above 0 and at most 1, not 'half'"),
+        ({"share": True}, "A share of a run is above 0 and at most 1, not True"),
+        ({"seed": True}, "a seed must be a whole number from .*, not True"),
+        ({"seed": 2**64}, "a seed must be a whole number from"),
         ({"seed": []}, "seeds is a number of seeds, or different whole numbers"),
         ({"seed": [1, 1]}, "seeds is a number of seeds, or different whole numbers"),
         ({"generator": torch.Generator()}, "The noise is made here"),
         ({"num_videos_per_prompt": 2}, "leave num_videos_per_prompt out"),
         ({"prompt": ["one", "two"]}, "one prompt at a time"),
         ({"recipe": "faster"}, "There is no preset or recipe file"),
-        ({"output_type": "latent"}, "float frames must lie in"),
+        ({"output_type": "latent"}, "output_type='np' if they are latents"),
     ],
 )
 def test_bad_input_is_one_sentence(wrong: dict[str, Any], sentence: str) -> None:

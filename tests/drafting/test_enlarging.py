@@ -75,8 +75,8 @@ def test_the_lead_falls_from_all_to_nothing() -> None:
     assert [round(enlarging.lead_of(step, 4), 2) for step in range(5)] == [1.0, 0.85, 0.5, 0.15, 0.0]
 
 
-@pytest.mark.parametrize(("height", "by"), [(33, 2), (32, 1), (32, 2.0)])
-def test_sizes_that_do_not_divide_are_one_sentence(height: int, by: Any) -> None:
+@pytest.mark.parametrize(("height", "by"), [(33, 2), (32, 1), (32, 2.0), ("64", 2), (None, 2), (0, 2), (-32, 2)])
+def test_sizes_that_do_not_divide_are_one_sentence(height: Any, by: Any) -> None:
     with pytest.raises(ValueError, match="whole multiples"):
         accel.enlarge(object(), "a corgi", height=height, width=32, by=by)
 

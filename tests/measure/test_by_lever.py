@@ -46,6 +46,15 @@ def test_what_runs_already_does_not_run_twice() -> None:
     assert apart["cached"] == {"cache": Apart(BASELINE, "cached")}
 
 
+def test_a_part_is_never_called_as_one_of_the_recipes_is() -> None:
+    both, other = Recipe(cache=CACHE, guidance=GUIDANCE), Recipe(sampler=SAMPLER)
+    given = variants(**{"both without cache": other, "both": both, "cache of both alone": other})
+    found, apart = taken_apart([*given, Variant("theirs", "other", 8, lambda pipe: pipe)])
+    labels = [one.label for one in found]
+    assert len(set(labels)) == len(labels)
+    assert apart["both"]["cache"] == Apart("both without cache (2)", "cache of both alone (2)")
+
+
 def test_presets_and_other_libraries_are_as_they_are() -> None:
     others = [Variant("fast", "recipe", 8, "fast"), Variant("theirs", "other", 8, lambda pipe: pipe)]
     found, apart = taken_apart([*variants(), *others])

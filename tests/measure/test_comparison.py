@@ -226,6 +226,20 @@ def test_fewer_steps_can_be_given_as_a_list(pipe: FakePipeline) -> None:
     assert psnrs[0] > psnrs[1]
 
 
+def test_a_recipe_may_be_called_as_fewer_steps_are(pipe: FakePipeline) -> None:
+    result = run(pipe, recipes=[("10 steps", "half")], fewer_steps=[10])
+    assert [row.label for row in result.rows] == ["unaccelerated", "10 steps", "10 steps (2)"]
+    assert [row.kind for row in result.rows] == ["baseline", "recipe", "fewer_steps"]
+    assert result.row("10 steps (2)").equal_time_to == () and result.row("10 steps").computed != result.rows[2].computed
+
+
+def test_the_device_is_asked_for_once(pipe: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(runner, "device_of", lambda pipe: asked.append(pipe) or torch.device("cpu"))
+    run(pipe, fewer_steps=False)
+    assert asked == [pipe]
+
+
 def test_another_library_is_measured_by_the_same_protocol(pipe: FakePipeline) -> None:
     events: list[str] = []
 
@@ -311,13 +325,18 @@ def test_save_writes_json_page_and_videos(pipe: FakePipeline, tmp_path: Any) -> 
         ({"seeds": [0.5]}, "a seed must be a whole number"),
         ({"steps": 0}, "steps must be"),
         ({"repeats": 0}, "repeats must be"),
+        ({"repeats": "two"}, "repeats must be a whole number of at least 1, not 'two'"),
+        ({"prompts": None}, "prompts must be"),
+        ({"call_arguments": [3]}, "call_arguments must be a dictionary"),
+        ({"verify": "clip"}, "verify must be a function that judges frames, not 'clip'"),
+        ({"metrics": {"mine": 3}}, "mine must be a function that judges frames, not 3"),
         ({"fewer_steps": [0]}, "fewer_steps must be"),
         ({"call_arguments": {"num_inference_steps": 3}}, "must not hold num_inference_steps"),
         ({"call_arguments": {"colour": 3}}, "takes no argument called colour"),
     ],
 )
 def test_bad_arguments_give_one_sentence(pipe: FakePipeline, arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         run(pipe, **arguments)
     assert pipe.log == []
 

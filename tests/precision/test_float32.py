@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import accel
 from accel import FixedInterval, Float32
@@ -141,6 +144,66 @@ def test_other_threads_do_not_notice() -> None:
     with accel.accelerate(pipe, accel.Recipe(precision=Float32())):
         run(pipe, TINY["wan"], steps=1)
     assert found and all(not each for each in found)
+
+
+@pytest.mark.parametrize("meanwhile", ["restored", "accelerated anew"])
+def test_it_leaves_its_thread_where_another_one_ends_the_session(meanwhile: str) -> None:
+    pipe = in_half("wan")
+    plain, session = run(pipe, TINY["wan"], steps=2), accel.accelerate(pipe, accel.Recipe(precision=Float32()))
+    end = session.restore if meanwhile == "restored" else lambda: accel.accelerate(pipe, accel.Recipe())
+    failed: list[BaseException | None] = []
+
+    def in_another_thread(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            with ThreadPoolExecutor(1) as thread:
+                failed.append(thread.submit(end).exception())
+        return kept
+
+    run(pipe, TINY["wan"], steps=2, callback_on_step_end=in_another_thread)
+    assert failed == [None] and modes() == []
+    assert torch.equal(run(pipe, TINY["wan"], steps=2), plain)
+
+
+def test_another_task_of_the_thread_multiplies_as_ever() -> None:
+    """torch keeps modes by thread, and a task may wait in the middle of a `running` block."""
+    pipe, half = in_half("wan"), torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    plain, wide = half @ half, (half.float() @ half.float()).bfloat16()
+    seen: dict[str, bool] = {}
+
+    async def first(go_on: asyncio.Event, done: asyncio.Event) -> None:
+        with accel.accelerate(pipe, accel.Recipe(precision=Float32())) as session, session.running():
+            go_on.set()
+            await done.wait()
+            seen["widened"] = bool(torch.equal(half @ half, wide))
+
+    async def both() -> None:
+        go_on, done = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(first(go_on, done))
+        await go_on.wait()
+        seen["left alone"] = bool(torch.equal(half @ half, plain))
+        done.set()
+        await task
+
+    asyncio.run(both())
+    assert not torch.equal(plain, wide) and seen == {"widened": True, "left alone": True} and modes() == []
+
+
+def test_it_takes_out_itself_and_nothing_that_was_put_on_top() -> None:
+    class Theirs(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    pipe, theirs = in_half("wan"), Theirs()
+
+    def enter(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if step == 0:
+            theirs.__enter__()
+        return kept
+
+    with accel.accelerate(pipe, accel.Recipe(precision=Float32())):
+        run(pipe, TINY["wan"], steps=2, callback_on_step_end=enter)
+    assert modes() == [theirs]
+    theirs.__exit__(None, None, None)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from inspect import signature
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from tests.tiny.copies import copied
 from tests.tiny.inputs import embeddings, generators
 
 Guidance = Literal["two calls", "batched", "embedded", "none"]
@@ -47,17 +49,25 @@ class Ask:
 class TinyPipeline:
     """A real diffusers pipeline class with two or three layers of random weights.
 
-    build: makes fresh objects each time, always with the same weights.
+    make: makes it anew, always with the same weights.
     answer: keyword arguments of a call that gives what is asked for, but for seed and step count.
     guidance: how the conditional and unconditional predictions of one step are asked for; with "embedded" the
         scale is an input of the denoiser and there is one prediction.
     """
 
     name: str
-    build: Callable[[], DiffusionPipeline]
+    make: Callable[[], DiffusionPipeline]
     answer: Callable[[Ask], dict[str, Any]]
     guidance: Guidance
     video: bool
+
+    def build(self) -> DiffusionPipeline:
+        """Fresh objects each time, always with the same weights: copies of one that nobody else has."""
+        return copied(self._untouched)
+
+    @cached_property
+    def _untouched(self) -> DiffusionPipeline:
+        return self.make()
 
     def arguments(
         self,
@@ -70,7 +80,8 @@ class TinyPipeline:
     ) -> dict[str, Any]:
         """Keyword arguments for `pipe(...)`, on its device and in its dtype."""
         arguments = self.answer(Ask(batch, guidance, size, prompt))
-        return {name: _placed(value, pipe) for name, value in arguments.items()}
+        device, dtype = pipe.device, pipe.dtype  # which diffusers looks for in every module, each time
+        return {name: _placed(value, device, dtype) for name, value in arguments.items()}
 
 
 def run(
@@ -93,7 +104,8 @@ def run(
     """
     arguments = call_of(pipe, tiny, seed, steps, batch=batch, guidance=guidance, size=size, prompt=prompt)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not `torch.manual_seed`: without a GPU it notes its whole stack of calls for the one that may come.
+        torch.default_generator.manual_seed(seed)
         output = pipe(**(arguments | overrides))
     return as_tensor(output)
 
@@ -122,6 +134,7 @@ def _common(pipe: DiffusionPipeline, steps: int, generator: Any) -> dict[str, An
     return {name: value for name, value in given.items() if name in taken}
 
 
+@cache
 def _named(kind: type) -> list[str]:
     """The arguments of its calls, by the class that names them: another may only pass them on."""
     calls = (signature(each.__call__).parameters.values() for each in kind.__mro__ if "__call__" in vars(each))
@@ -135,12 +148,12 @@ def quiet(pipe: DiffusionPipeline) -> DiffusionPipeline:
     return pipe
 
 
-def _placed(value: Any, pipe: DiffusionPipeline) -> Any:
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(value, list):
-        return [_placed(part, pipe) for part in value]
+        return [_placed(part, device, dtype) for part in value]
     if not torch.is_tensor(value):
         return value
-    return value.to(pipe.device, pipe.dtype if value.is_floating_point() else value.dtype)
+    return value.to(device, dtype if value.is_floating_point() else value.dtype)
 
 
 def _tensor(output: Any) -> torch.Tensor:

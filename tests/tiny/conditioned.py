@@ -129,7 +129,7 @@ CONDITIONED: dict[str, TinyPipeline] = {
             replace(
                 tiny,
                 name=f"{tiny.name}_ip_adapter",
-                build=with_ip_adapter(tiny.build),
+                make=with_ip_adapter(tiny.make),
                 answer=lambda ask, own=tiny.answer: own(ask) | _pictures(ask),
             )
             for tiny in UNET

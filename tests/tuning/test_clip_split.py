@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from accel.tuning.clip_split import FEWEST_HELD_OUT, PromptSeed, split_clips
 
 PROMPTS = [f"prompt {number}" for number in range(12)]
@@ -33,3 +37,9 @@ def test_with_little_time_fewer_are_judged_on_and_the_first_ones_stay() -> None:
     assert found.judged_on(0).held_out == FEWEST_HELD_OUT
     assert found.judged_on(100) == found
     assert split_clips(PROMPTS[:2], None, seed=0).judged_on(1).held_out >= FEWEST_HELD_OUT
+
+
+@pytest.mark.parametrize("prompts", [None, [], "a corgi surfing", [3], iter(["a corgi surfing"])])
+def test_what_is_no_list_of_prompts_is_one_sentence(prompts: Any) -> None:
+    with pytest.raises(ValueError, match="prompts must be a list of one or more strings"):
+        split_clips(prompts, None, seed=0)

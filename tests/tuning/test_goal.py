@@ -70,3 +70,18 @@ def test_what_cannot_be_asked_for_is_said_in_one_sentence(asked: dict[str, Any],
 def test_a_bound_needs_exactly_one_limit() -> None:
     with pytest.raises(ValueError, match="the bound on mine needs one number"):
         Bound("mine", psnr, least=1.0, most=2.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"function": 3}, "a Bound has the name of a metric and its function, not 'mine', 3"),
+        ({"name": ""}, "a Bound has the name of a metric and its function"),
+        ({"name": "psnr", "function": max}, "psnr is a metric that accel measures itself"),
+        ({"slack": -1.0}, "the slack of the bound on mine must be a number from 0, not -1.0"),
+        ({"slack": "some"}, "the slack of the bound on mine must be a number from 0, not 'some'"),
+    ],
+)
+def test_a_bound_that_cannot_be_judged_is_refused_before_anything_runs(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        Bound(**{"name": "mine", "function": psnr, "least": 1.0, **wrong})

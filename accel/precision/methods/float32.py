@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from accel.anatomy import Anatomy
 from accel.lever import Lever
 from accel.method import Method
+from accel.ownership import owner_of
 from accel.processor import multiplies_in_loops
 from accel.report import CallRecord, LeverReport
 
@@ -58,15 +59,13 @@ class WideProductsLever(Lever):
     def __init__(self, method: Method, dtypes: Collection[torch.dtype]) -> None:
         self.method, self._dtypes = method, dtypes
         self._mode: _InFloat32 | None = None
-        self._around = ExitStack()
 
-    def accompany(self, components: Mapping[str, Any]) -> None:
-        self.end()
-        self._mode = self._around.enter_context(_InFloat32(self._dtypes))
+    def around_call(self) -> AbstractContextManager[object]:
+        self._mode = _InFloat32(self._dtypes)
+        return self._mode
 
     def end(self) -> None:
         self._mode = None
-        self._around.close()
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         products = self._mode.products if self._mode is not None else 0
@@ -80,17 +79,30 @@ class WideProductsLever(Lever):
 
 
 class _InFloat32(TorchFunctionMode):
-    """Makes products of 16-bit tensors on the CPU in float32, and rounds what they give."""
+    """Makes products of 16-bit tensors on the CPU in float32, and rounds what they give.
+
+    torch keeps modes by thread. So it acts for the pipeline call in which it is made, and neither for another asyncio
+    task of the thread nor when the call is over, and takes out itself alone, whatever was put on top of it meanwhile.
+    """
 
     def __init__(self, dtypes: Collection[torch.dtype]) -> None:
         super().__init__()
-        self._dtypes, self.products = dtypes, 0
+        self._dtypes, self._of, self.products = dtypes, owner_of(), 0
+
+    def __exit__(self, *_: object) -> None:
+        if any(mode is self for mode in _get_current_function_mode_stack()):  # of this thread
+            above = []
+            while (top := _pop_mode()) is not self:
+                above.append(top)
+            for mode in reversed(above):
+                _push_mode(mode)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        dtype = self._narrow(args, kwargs) if func in PRODUCTS and not _is_small(func, args) else None
+        ours = func in PRODUCTS and owner_of() is self._of and not _is_small(func, args)
+        dtype = self._narrow(args, kwargs) if ours else None
         if dtype is None:
             return func(*args, **kwargs)
         self.products += 1

@@ -44,18 +44,19 @@ EXPERTS = "wan_two_experts"
 
 
 def recorded(name: str = "wan", steps: int = 12, prompts: int = 2, **options: Any) -> tuple[Any, Calibration]:
-    """A tiny pipeline and its calibration."""
-    pipe = TINY[name].build()
-
-    def generate(pipe: Any, _: str, index: int) -> None:
-        run(pipe, TINY[name], steps=steps, seed=index, prompt=index)
-
-    return pipe, calibrate(pipe, ["x"] * prompts, generate=generate, **options)
+    """A tiny pipeline and its calibration, which is made once: nothing changes a calibration."""
+    return TINY[name].build(), calibration_of(name, steps, prompts, **options)
 
 
 @functools.cache
+def calibration_of(name: str, steps: int, prompts: int, **options: Any) -> Calibration:
+    def generate(pipe: Any, _: str, index: int) -> None:
+        run(pipe, TINY[name], steps=steps, seed=index, prompt=index)
+
+    return calibrate(TINY[name].build(), ["x"] * prompts, generate=generate, **options)
+
+
 def of_forty_steps() -> Calibration:
-    """For tests that only read it."""
     return recorded(steps=40)[1]
 
 
@@ -546,6 +547,8 @@ def test_the_hub_gets_the_file(monkeypatch, tmp_path):
         (lambda data: data.pop("tables"), 'with "schema", "key" and "tables"'),
         (lambda data: data.update(schema=7), "schema is 7, but this version reads 1"),
         (lambda data: data.update(tables=[]), "tables is empty"),
+        (lambda data: data.update(notes=None), "notes is missing"),
+        (lambda data: data.update(notes=3), "notes is not valid: 3"),
         (lambda data: data["key"].pop("pipeline"), "key.pipeline is missing"),
         (lambda data: data["key"].update(wrong=1), "key.wrong is not a field"),
         (lambda data: data["key"].update(euler_steps=1), "key.euler_steps is not valid: 1"),

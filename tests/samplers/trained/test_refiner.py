@@ -38,11 +38,13 @@ def test_a_refiner_is_one_block_that_sees_what_the_denoiser_sees_and_its_answer(
     assert sum(torch.equal(weight, own[key]) for key, weight in taken.items() if key in own.keys() - {*wider}) >= 10
 
 
-def test_making_one_draws_no_random_numbers() -> None:
+def test_making_one_draws_no_random_numbers_and_seeds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     state = torch.get_rng_state()
     _, one = tiny("wan")
     _, other = tiny("wan")
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(torch.get_rng_state(), state) and seeds == []
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 

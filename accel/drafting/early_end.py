@@ -8,7 +8,7 @@ goes through the rest of its loop for free and decodes what it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy, schedulers_of
-from accel.call import noise_part
+from accel.call import LATENTS, Arguments, noise_part, tensors
 from accel.call_forms import CallForms
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
@@ -25,6 +25,8 @@ from accel.patch import Around
 from accel.report import CallRecord
 from accel.samplers.stepper import sample_of, with_sample
 from accel.session import Session
+
+Sizes = tuple[tuple[int, ...], ...]
 
 
 class EarlyEnd:
@@ -42,7 +44,7 @@ class EarlyEnd:
         self._per_step: list[int] = [0]  # the last is of the step at hand
         self._first: int | None = None
         self._computed = True  # the last step
-        self._last: dict[tuple[str, int], Any] = {}
+        self._last: dict[tuple[str, Sizes], Any] = {}  # what denoisers answered, by the latents' sizes
         self._result: Any = None
         self._handed: Any = None  # what the last step gave the pipeline
 
@@ -65,17 +67,19 @@ class EarlyEnd:
 
     def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a denoiser, below the session."""
-        rows = rows_of(part.names, args, kwargs)
-        self._per_step[-1] += rows
-        if self.ended and (name, rows) in self._last:
-            return copied(self._last[name, rows])
+        sizes = sizes_of(part.names, args, kwargs)
+        self._per_step[-1] += rows_of(part.names, args, kwargs)
+        if self.ended and (name, sizes) in self._last:
+            return copied(self._last[name, sizes])
         answer = inner(*args, **kwargs)
-        self._last[name, rows] = copied(answer)
+        self._last[name, sizes] = copied(answer)
         return answer
 
     def denoise(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Around a denoiser, above the session."""
-        known = self._last.get((name, rows_of(part.names, args, kwargs)))
+        """Around a denoiser, above the session: after the end it is asked no more where the last answer fits. Where
+        levers ask about another size, the last answer about that one reaches them, of which they make one that fits.
+        """
+        known = self._last.get((name, sizes_of(part.names, args, kwargs)))
         return inner(*args, **kwargs) if not self.ended or self._foresee or known is None else copied(known)
 
     def step(
@@ -135,6 +139,12 @@ def around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Arou
     for name, part in networks_of(pipe):
         if part.denoises:
             yield part.module, forward_of(part.module), partial(around, name, part)
+
+
+def sizes_of(names: Arguments, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sizes:
+    """The shapes of the latents that a denoiser is asked about."""
+    latents = Arguments.pick(names.bind(args, kwargs), LATENTS)
+    return tuple(tuple(one.shape) for one in tensors(latents))
 
 
 def steps_of(share: float, steps: int) -> int:

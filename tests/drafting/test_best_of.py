@@ -47,6 +47,17 @@ def test_the_winner_is_its_plain_run_bit_for_bit(wan: tuple[Any, dict[str, Any]]
     assert np.array_equal(found.frames, plain(pipe, found.seed, arguments))
 
 
+@pytest.mark.parametrize("resolution", [accel.CoarseToFine(0.7), accel.ShiftedWindows(window=2)])
+def test_steps_of_another_size_are_searched_too(wan: tuple[Any, dict[str, Any]], resolution: Any) -> None:
+    """The first look foresees what the rest of the run will ask, at full size too where only a smaller one was."""
+    pipe, arguments = wan
+    draft = Recipe(resolution=resolution)
+    found = accel.best_of(pipe, seeds=3, verifier=brightness, draft=draft, budget=2.0, **arguments)
+    with accel.accelerate(pipe, draft) as session:
+        assert np.array_equal(found.frames, plain(pipe, found.seed, arguments))
+        assert session.report().levers[0].engaged
+
+
 def test_with_a_budget_for_all_the_best_of_whole_runs_wins(wan: tuple[Any, dict[str, Any]]) -> None:
     pipe, arguments = wan
     found = accel.best_of(pipe, seeds=4, verifier=brightness, draft=Recipe(), budget=4.0, **arguments)

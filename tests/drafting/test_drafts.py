@@ -99,7 +99,7 @@ def test_weights_that_have_changed_since_are_noticed() -> None:
     assert np.array_equal(to_frames(draft.finish(CAREFUL)), plain(pipe, CAREFUL, arguments))
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "inside",
     [
@@ -109,8 +109,11 @@ def test_weights_that_have_changed_since_are_noticed() -> None:
         Recipe(attention=accel.Radial()),
         Recipe(guidance=accel.GuidanceDelta()),
         Recipe(sampler=accel.Euler()),
+        Recipe(precision=accel.Int8Weights(min_tokens=2)),
+        Recipe(resolution=accel.CoarseToFine(0.0)),
+        Recipe(resolution=accel.ShiftedWindows(window=2)),
     ],
-    ids=["blocks", "probe", "first block", "attention", "guidance", "sampler"],
+    ids=["blocks", "probe", "first block", "attention", "guidance", "sampler", "precision", "smaller", "windows"],
 )
 def test_levers_of_every_kind_finish_exactly(inside: Recipe) -> None:
     """Those within the denoiser too, whose answers are not a function of its arguments alone."""

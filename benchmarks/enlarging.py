@@ -54,7 +54,7 @@ def best(pipe: Any, prompt: str, seed: int, *, side: int, recipe: Recipe, score:
         blocks = frames.reshape(count, HOME, height // HOME, HOME, width // HOME, 3)
         return score(blocks.mean((2, 4)), prompt)
 
-    size = {"height": side, "width": side, "num_frames": FRAMES}
+    size: dict[str, Any] = {"height": side, "width": side, "num_frames": FRAMES}
     seeds = range(5 * seed, 5 * seed + 5)
     return accel.best_of(pipe, prompt, seeds, verifier=small, budget=0.72, draft=recipe, **size).output
 

@@ -14,8 +14,9 @@ import argparse
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,10 +31,11 @@ from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.samplers.solvers import SchedulerSolver
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import PLAIN, Bench, Case, Run, cases, fewer, known_runs, read
+from benchmarks.judged_runs import PLAIN, Bench, Run, cases, fewer, known_runs, read
 from benchmarks.judges import JUDGES
 from benchmarks.rivals import Attach, rivals
 
+Key = TypeVar("Key")
 KEPT = 0.95  # the share of clips that a promise is kept in
 MEASURED = 9  # the number of the prompt that calibrations come from; those that are judged come first
 COMPUTED = (33, 25, 20, 16, 13, 11, 9, 7)  # of 50 steps
@@ -146,7 +148,7 @@ class Speeds:
     """
 
     def __init__(self, runs: Sequence[Run], again: Sequence[Run] = ()) -> None:
-        self._by, self._again = _by_setting(runs), _by_setting(again)
+        self._by, self._again = (_grouped(some, attrgetter("setting")) for some in (runs, again))
         self.case = runs[0].case
         self._whole = fewer(self.case.steps)
 
@@ -206,10 +208,10 @@ def speed(runs: Sequence[Run]) -> float:
     return float(np.mean([run.beside for run in runs]) / np.mean([run.seconds for run in runs]))
 
 
-def _by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    by: dict[str, list[Run]] = {}
+def _grouped(runs: Sequence[Run], key: Callable[[Run], Key]) -> dict[Key, list[Run]]:
+    by: dict[Key, list[Run]] = {}
     for run in runs:
-        by.setdefault(run.setting, []).append(run)
+        by.setdefault(key(run), []).append(run)
     return by
 
 
@@ -227,10 +229,8 @@ def table(judges: Sequence[Speeds], promise: float) -> Iterator[str]:
 
 def judged(runs: Sequence[Run], again: Sequence[Run] = ()) -> list[Speeds]:
     """By judge, those that another library ran on."""
-    by: dict[Case, list[Run]] = {}
-    for run in runs:
-        by.setdefault(run.case, []).append(run)
-    judges = [Speeds(found, [run for run in again if run.case == case]) for case, found in by.items()]
+    timed = _grouped(again, attrgetter("case"))
+    judges = [Speeds(found, timed.get(case, ())) for case, found in _grouped(runs, attrgetter("case")).items()]
     return [judge for judge in judges if judge.theirs]
 
 

@@ -34,6 +34,10 @@ class Part(NamedTuple):
     hooks: list[int]
     denoises: bool
 
+    def latents(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a denoiser is asked about in a call with these arguments."""
+        return Arguments.pick(self.names.bind(args, kwargs), LATENTS)
+
 
 class CallMemory:
     """The answers of a pipeline's denoisers and encoders in the runs of one seed.
@@ -60,10 +64,10 @@ class CallMemory:
         key = None if _changed_inside(part) else _key(name, args, kwargs)
         known = self._known.get(key) if key is not None else None
         if known is not None and (self._proven is None or name in self._proven):
-            self.reused += rows_of(part.names, args, kwargs) if part.denoises else 0
+            self.reused += rows_of(part.latents(args, kwargs)) if part.denoises else 0
             return copied(known)
         answer = inner(*args, **kwargs)
-        self.rows += rows_of(part.names, args, kwargs) if part.denoises else 0
+        self.rows += rows_of(part.latents(args, kwargs)) if part.denoises else 0
         if known is not None and not _same_bits(known, answer):
             self._known.clear()
         if self._proven is not None:
@@ -93,9 +97,8 @@ def networks_of(pipe: Any) -> Iterator[tuple[str, Part]]:
             yield name, Part(module, Arguments(module), _hooks(module), name in denoisers)
 
 
-def rows_of(names: Arguments, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def rows_of(latents: Any) -> int:
     """The number of samples that a denoiser is asked about."""
-    latents = Arguments.pick(names.bind(args, kwargs), LATENTS)
     return len(latents) if isinstance(latents, (torch.Tensor, list, tuple)) else 1
 
 

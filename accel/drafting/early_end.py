@@ -8,7 +8,7 @@ goes through the rest of its loop for free and decodes what it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy, schedulers_of
-from accel.call import LATENTS, Arguments, noise_part, tensors
+from accel.call import noise_part, tensors
 from accel.call_forms import CallForms
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
@@ -67,8 +67,9 @@ class EarlyEnd:
 
     def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a denoiser, below the session."""
-        sizes = sizes_of(part.names, args, kwargs)
-        self._per_step[-1] += rows_of(part.names, args, kwargs)
+        latents = part.latents(args, kwargs)
+        sizes = sizes_of(latents)
+        self._per_step[-1] += rows_of(latents)
         if self.ended and (name, sizes) in self._last:
             return copied(self._last[name, sizes])
         answer = inner(*args, **kwargs)
@@ -79,8 +80,10 @@ class EarlyEnd:
         """Around a denoiser, above the session: after the end it is asked no more where the last answer fits. Where
         levers ask about another size, the last answer about that one reaches them, of which they make one that fits.
         """
-        known = self._last.get((name, sizes_of(part.names, args, kwargs)))
-        return inner(*args, **kwargs) if not self.ended or self._foresee or known is None else copied(known)
+        if not self.ended or self._foresee:
+            return inner(*args, **kwargs)
+        known = self._last.get((name, sizes_of(part.latents(args, kwargs))))
+        return inner(*args, **kwargs) if known is None else copied(known)
 
     def step(
         self, session: Session, name: str, scheduler: Any, inner: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -141,9 +144,8 @@ def around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Arou
             yield part.module, forward_of(part.module), partial(around, name, part)
 
 
-def sizes_of(names: Arguments, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sizes:
+def sizes_of(latents: Any) -> Sizes:
     """The shapes of the latents that a denoiser is asked about."""
-    latents = Arguments.pick(names.bind(args, kwargs), LATENTS)
     return tuple(tuple(one.shape) for one in tensors(latents))
 
 

@@ -160,11 +160,11 @@ class Recipes:
             return None
 
 
-def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str]) -> bool:
-    """Whether the method finds anything to act on; why not goes to `left_out`."""
+def _able(method: Method, anatomy: Anatomy, left_out: dict[str, str], name: str = "") -> bool:
+    """Whether the method finds anything to act on; why not goes to `left_out`, under its name if it has one there."""
     lever = method.build(anatomy)
     if isinstance(lever, InactiveLever):
-        left_out[str(method)] = lever.report([]).reason
+        left_out[name or str(method)] = lever.reason
     return not isinstance(lever, InactiveLever)
 
 
@@ -184,7 +184,4 @@ def _dialled(
     except ValueError as error:
         left_out[name] = str(error)
         return False
-    lever = found.build(anatomy)
-    if isinstance(lever, InactiveLever):
-        left_out[name] = lever.reason
-    return not isinstance(lever, InactiveLever)
+    return _able(found, anatomy, left_out, name)

@@ -25,9 +25,4 @@ def first_look(pair: Pair) -> str:
         "sheets": [files[0] for files in value["sheets"][:2]],
     }
     data = json.dumps(drawn).replace("<", "\\u003c")  # nothing in it ends the script
-    return f"<style>{read('first_look.css')}</style><script>({_code()})({data})</script>"
-
-
-def _code() -> str:
-    """The script without the comment in front of its function."""
-    return read("first_look.js").partition("\n")[2].strip()
+    return f"<style>{read('first_look.css')}</style><script>({read('first_look.js')})({data})</script>"

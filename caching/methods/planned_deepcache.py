@@ -33,14 +33,6 @@ class PlannedDeepCache(OptimalSchedule):
     branch: int = setting(0, 0, 100, "down layers that run in the others; 0 is cheapest")
     line: float = setting(0.8, 0.0, 1.0, "the most of the way along a line that a deep feature goes; 0 holds it")
 
-    @classmethod
-    def for_tuning(cls) -> Sequence[PlannedDeepCache]:
-        return (cls(),)
-
-    @classmethod
-    def for_comparison(cls) -> Sequence[PlannedDeepCache]:
-        return (cls(),)
-
     def build(self, anatomy: Anatomy) -> Lever:
         """The plan around the shallow steps, or an inactive lever that says why there is none."""
         inner = DeepCache(self.interval, self.branch, line=self.line, min_steps=1).build(anatomy)

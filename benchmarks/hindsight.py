@@ -20,7 +20,8 @@ from accel import pocket
 from accel.anatomy import inspect
 from accel.files import write_whole
 from accel.loading import load_pipeline
-from accel.measure.comparison import call_arguments_of, compare
+from accel.measure.call_arguments import call_arguments_of
+from accel.measure.comparison import compare
 from accel.measure.metrics import psnr
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe

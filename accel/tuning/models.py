@@ -13,7 +13,7 @@ from accel.anatomy import components_of, denoisers_of
 from accel.drafting.halving import Scorer
 from accel.drafting.seeded_runs import SeededRuns
 from accel.journal import Journal
-from accel.measure.comparison import call_arguments_of, steps_of
+from accel.measure.call_arguments import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.measurements import Verifier
 from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, work_seconds

@@ -16,7 +16,8 @@ from accel.anatomy import Anatomy, inspect
 from accel.caching.calibration.calibrate import record
 from accel.caching.calibration.calibration import Calibration
 from accel.files import last_name
-from accel.measure.comparison import call_arguments_of, compare, steps_of
+from accel.measure.call_arguments import call_arguments_of, steps_of
+from accel.measure.comparison import compare
 from accel.measure.environment import environment
 from accel.measure.measurements import Verifier
 from accel.measure.output import METRICS, output_of

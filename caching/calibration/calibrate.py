@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from accel.anatomy import Anatomy, components_of
-from accel.caching.calibration.calibration import Calibration, Key, is_plain, scheduler_settings
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.key import Key, is_plain, scheduler_settings
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, round_row, round_value

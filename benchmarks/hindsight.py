@@ -28,10 +28,10 @@ from accel.recipe import Recipe
 from accel.tuning.api import tune
 from accel.tuning.clip_split import PromptSeed
 from accel.tuning.goal import SLACK, may_break
+from accel.tuning.narrowing import acting
 from accel.tuning.simulate import Simulator
 from accel.tuning.space import KEEPING, Candidate, Recipes, Space, Structure, space_of
 from accel.tuning.trials import TrialRunner
-from accel.tuning.tuner import acting
 
 TUNED = "tuned"
 TIMED = 6  # clips on which the speeds are compared

@@ -59,7 +59,7 @@ class Session:
         try:
             self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
-            self._call_layer = CallWrapper(pipe, _Around(self), self)
+            self._call_layer = CallWrapper(pipe, _PipelineListener(self), self)
         except BaseException:
             self.restore()
             raise
@@ -233,28 +233,28 @@ class Session:
         """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         plan = list(self._plan(self._exchange.parts(components_of(pipe))))
         self._layers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
-        self._call_layer = CallWrapper(pipe, _Around(self), self)
+        self._call_layer = CallWrapper(pipe, _PipelineListener(self), self)
         if self._texts is not None:
             self._texts.attach(pipe)
 
-    def _covered(self, plan: list[tuple[Any, str, _Heard]]) -> bool:
+    def _covered(self, plan: list[tuple[Any, str, _PartListener]]) -> bool:
         """Whether the layers are, or were, over just these methods."""
         return len(plan) == len(self._layers) and all(
             layer.covers(owner, method) for layer, (owner, method, _) in zip(self._layers, plan, strict=True)
         )
 
-    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Heard]]:
+    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _PartListener]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
             step = next(method for method in STEPS if hasattr(scheduler, method))
-            yield scheduler, "set_timesteps", _Heard(self, "set_timesteps", scheduler, name)
-            yield scheduler, step, _Heard(self, "step", scheduler, name)
+            yield scheduler, "set_timesteps", _PartListener(self, "set_timesteps", scheduler, name)
+            yield scheduler, step, _PartListener(self, "step", scheduler, name)
         for name, module in denoisers_of(components):
-            yield module, _called(module), _Heard(self, "denoise", module, name)
+            yield module, _called(module), _PartListener(self, "denoise", module, name)
             if hasattr(module, "cache_context"):
-                yield module, "cache_context", _Heard(self, "cache_context", module, name)
+                yield module, "cache_context", _PartListener(self, "cache_context", module, name)
         for name, module in adapters_of(components):
-            yield module, _called(module), _Heard(self, "adapt", module, name)
+            yield module, _called(module), _PartListener(self, "adapt", module, name)
 
     def _follow(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
@@ -309,7 +309,7 @@ def bare(pipe: Any) -> AbstractContextManager[None]:
     return nullcontext() if session is None else session.suspended()
 
 
-class _Around:
+class _PipelineListener:
     """What stands around the pipeline's call. Holds the session weakly, because layers must not keep it alive."""
 
     __slots__ = ("_session",)
@@ -322,7 +322,7 @@ class _Around:
         return inner(*args, **kwargs) if session is None else session._run(inner, args, kwargs)
 
 
-class _Heard:
+class _PartListener:
     """What stands around a method of a part. A pipeline call in progress here handles it; calls from elsewhere pass
     through. Holds the session weakly, as above, and the part too.
     """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from accel.measure.pipeline_runs import accepts, call_default, needs_prompt
+from accel.call_forms import accepts, call_default
+from accel.measure.pipeline_runs import needs_prompt
 
 
 def prompts_of(pipe: Any, prompts: Iterable[str], call_arguments: Mapping[str, Any]) -> tuple[str, ...]:

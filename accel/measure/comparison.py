@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accel.call_forms import call_default
 from accel.files import last_name
 from accel.measure.by_lever import LeversApart, families, taken_apart
 from accel.measure.call_arguments import call_arguments_of, prompts_of, steps_of
 from accel.measure.measurements import Variant, Verifier
 from accel.measure.output import Metric
-from accel.measure.pipeline_runs import call_default, check_seed, without_progress_bars
+from accel.measure.pipeline_runs import check_seed, without_progress_bars
 from accel.measure.progress import run_progress
 from accel.measure.results import Comparison
 from accel.measure.rows import summarise

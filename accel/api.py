@@ -81,6 +81,7 @@ def accelerate(
 
 def _cautions(recipe: Recipe, anatomy: Anatomy, measured: Sequence[Calibration]) -> list[str]:
     """What must be said before the recipe runs on this pipeline."""
+    # A method that took the calibration says itself what does not fit.
     own = [why for method in recipe.methods().values() if (why := method.caution(anatomy))]
     misfits = [f"The calibration does not fit this pipeline. {why}" for one in measured if (why := one.misfit(anatomy))]
     caution = presets.caution(recipe, anatomy)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accel import presets
-from accel.anatomy import Anatomy, components_of
+from accel.anatomy import Anatomy
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import Given, calibrated, calibrations
+from accel.components import components_of
 from accel.method import Method
 from accel.patch import session_of
 from accel.precision import automatic

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from accel import conventions
-from accel.anatomy import Anatomy, denoisers_of
+from accel.anatomy import Anatomy
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.call_forms import CallForms, with_arguments
 from accel.clock import Clock
+from accel.components import denoisers_of
 from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from accel.anatomy import Anatomy, adapters_of, components_of, denoisers_of, guiders_of, inspect, schedulers_of
+from accel.anatomy import Anatomy, inspect
 from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
+from accel.components import adapters_of, components_of, denoisers_of, guiders_of, schedulers_of
 from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import decoders_of
+from accel.components import decoders_of
 from accel.lever import Lever
 from accel.method import Method
 from accel.ownership import owner_of

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import decoders_of, denoisers_of
+from accel.components import decoders_of, denoisers_of
 from accel.patch import wrap_methods
 from accel.rendering.beside import SharedState
 

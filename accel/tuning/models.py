@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from accel.anatomy import components_of, denoisers_of
+from accel.components import components_of, denoisers_of
 from accel.drafting.halving import Scorer
 from accel.drafting.seeded_runs import SeededRuns
 from accel.journal import Journal

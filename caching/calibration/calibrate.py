@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from accel.anatomy import Anatomy, components_of
+from accel.anatomy import Anatomy
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.key import Key, is_plain, scheduler_settings
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, round_row, round_value
 from accel.call_forms import call_default
+from accel.components import components_of
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from accel.anatomy import Anatomy, components_of, schedulers_of
+from accel.anatomy import Anatomy
 from accel.caching.calibration.table import StepTable
+from accel.components import components_of, schedulers_of
 
 Plain = str | int | float | bool | None
 # Settings of schedulers that do not change the noise levels of a run.

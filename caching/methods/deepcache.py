@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import Anatomy, submodule
+from accel.anatomy import Anatomy
 from accel.caching.cache_method import Cache, NotApplicable
 from accel.caching.conditions import StreamConditions
 from accel.caching.kept_feature import KeptFeature
 from accel.caching.policy import Decision, EveryNth, guard
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
+from accel.components import submodule
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
 from accel.patch import Wrapper, is_compiled

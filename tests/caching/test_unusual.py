@@ -47,7 +47,7 @@ def level(wrong: torch.Tensor, right: torch.Tensor) -> float:
 
 
 # Without the key-value cache no answer has the shape of the input, so that there is no residual to compare with.
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [one for one in CACHES if "LastResidual" not in str(one)], ids=str)
 def test_a_longer_first_answer_changes_nothing_for_any_cache(cache: Any) -> None:
     tiny = UNUSUAL["qwen_image21"]

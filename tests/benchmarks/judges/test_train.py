@@ -30,7 +30,7 @@ def updates_in(out: Path) -> int:
     return int(torch.load(out / "checkpoint.pt", weights_only=True)["step"])
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_an_update_changes_the_model(name: str) -> None:
     trainer = Trainer(small(name, updates=2))

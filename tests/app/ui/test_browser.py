@@ -538,6 +538,7 @@ def test_blind_vote_and_history(served: Served, visit: Open) -> None:
     expect(page.locator("#seed input")).to_have_value("8")
 
 
+@pytest.mark.slow  # of the studio, test_studio_jobs.py asks it, and test_api.py and test_security.py of its server
 def test_two_visitors_at_once_get_their_own(served: Served, visit: Open) -> None:
     one = visit(replace(SMALL, seed=31))
     two = visit(replace(SMALL, seed=32, recipe=Recipe(cache=accel.OptimalSchedule(0.9))), guest=True)
@@ -553,6 +554,7 @@ def test_two_visitors_at_once_get_their_own(served: Served, visit: Open) -> None
     expect(two.locator("#history tbody tr")).to_have_count(own_runs(served, 32))
 
 
+@pytest.mark.slow  # test_api.py has a client that goes away
 def test_a_page_that_is_closed_stops_its_work(served: Served, visit: Open) -> None:
     page = visit(replace(SMALL, seed=22, steps=100), guest=True)
     with served.slowly(0.2):

@@ -25,7 +25,7 @@ from accel.attention.tokens import Tokens
 from accel.attention.verdicts import Verdicts
 from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, is_graph, reachable
 from accel.report import CallRecord, LeverReport
 
 NONE = slice(0, 0)  # tokens that a mask must not leave out
@@ -93,7 +93,7 @@ class AttentionLever(Lever):
         for place in self._places:
             root = denoisers.get(place.denoiser)
             module = None if root is None else reachable(root, place.path)
-            if module is None or is_compiled(module):
+            if module is None or is_graph(module):
                 self._stats.unreachable += 1
             else:
                 self._layers.append(Wrapper(module, "forward", partial(self._module, place)))

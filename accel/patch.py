@@ -88,6 +88,15 @@ class Wrapper:
     def __name__(self) -> str:
         return self.name
 
+    # torch.compile takes what is below, by its own marks for that: this layer would be a part of the graph.
+    @property
+    def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
+        return self.inner
+
+    @property
+    def _torchdynamo_wrapper_id(self) -> int:
+        return id(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or pickled owner gets its own plain method: a copied layer would go on calling the original."""
         return _itself, (self.inner,)
@@ -445,7 +454,13 @@ def is_graph(module: torch.nn.Module) -> bool:
 
 def is_compiled_function(method: Any) -> bool:
     """Whether a function or method is `torch.compile`'s, or says that it wraps one."""
-    return any(hasattr(each, "_torchdynamo_orig_callable") for each in _chain(method))
+    return any(_is_of_the_compiler(each) for each in _chain(method))
+
+
+def _is_of_the_compiler(method: Any) -> bool:
+    """Those that are kept from the compiler (`torch.compiler.disable`) are marked as well."""
+    marked = hasattr(method, "_torchdynamo_orig_callable") and not isinstance(method, Wrapper)
+    return marked and not getattr(method, "_torchdynamo_disable", False)
 
 
 def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:

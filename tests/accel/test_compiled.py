@@ -84,6 +84,8 @@ def test_a_graph_is_told_in_whichever_way_it_was_made(way: str) -> None:
     assert not is_graph(plain.transformer) and reachable(plain.transformer, "blocks.0.attn1") is not None
     with accel.accelerate(plain, RECIPES["boundary"][0]):
         assert not is_graph(plain.transformer)
+    plain.transformer.forward = torch.compiler.disable(plain.transformer.forward)
+    assert not is_graph(plain.transformer)
 
 
 @pytest.mark.part(5)

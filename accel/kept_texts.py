@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import adapters_of, components_of, decoders_of, denoisers_of, schedulers_of
+from accel.components import adapters_of, components_of, decoders_of, denoisers_of, schedulers_of
 from accel.few_numbers import address, few_numbers
 from accel.pipeline_call import PipelineCall
 from accel.text_cache import Answers, TextCache, frozen

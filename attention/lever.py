@@ -82,7 +82,7 @@ class AttentionLever(Lever):
         self._verdicts = Verdicts(() if self._sparse is None else self._sparse.measured)
         self._chosen = ChosenKernel(verdicts=self._verdicts)
         self._places = places(anatomy)
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._state: ForwardState | None = None
         self._stats = self._blank()
         self.reset()
@@ -96,16 +96,16 @@ class AttentionLever(Lever):
             if module is None or is_graph(module):
                 self._stats.unreachable += 1
             else:
-                self._layers.append(Wrapper(module, "forward", partial(self._module, place)))
+                self._wrappers.append(Wrapper(module, "forward", partial(self._module, place)))
 
     def reset(self) -> None:
         self._left()
         self._planners: dict[tuple[str, tuple[object, ...]], Planner] = {}
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def before_evaluation(self, call: DenoiserCall) -> None:
         self._left()

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import submodule
 from accel.caching import parallel
 from accel.caching.signal import Probe
 from accel.call import tensors
+from accel.components import submodule
 from accel.patch import is_graph, listening
 
 

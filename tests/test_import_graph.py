@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import statements
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
@@ -22,16 +24,17 @@ def modules() -> dict[str, Path]:
     return {package if path.stem == "__init__" else f"{package}.{path.stem}": path for package, path in files}
 
 
-def imports(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """The module and name of every import below a node, but for those that only type checkers see."""
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        return
-    if isinstance(node, ast.Import):
-        yield from ((alias.name, "") for alias in node.names)
-    if isinstance(node, ast.ImportFrom):
-        yield from ((node.module or "", alias.name) for alias in node.names)
-    for child in ast.iter_child_nodes(node):
-        yield from imports(child)
+def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """The module and name of every import in a file, but for those that only type checkers see."""
+    for node in statements(tree, but=_for_types):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def graph(files: Mapping[str, str]) -> dict[str, set[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Container, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ MODELS = {
 }
 STEPS = 12
 KEPT = ("generator", "output_type", "return_dict", "latents")
-FAST = ("FLUX.1", "LTX-Video", "Qwen-Image", "LoRA")
 
 
 def blocks(section: str, kind: str) -> list[str]:
@@ -93,16 +93,18 @@ def written(frames: Any, path: str, fps: int) -> None:
     save_clip(Path(path).with_suffix(""), to_pixels(np.asarray(frames)), fps)
 
 
-every_model = pytest.mark.parametrize(
-    "model", [pytest.param(model, marks=() if model in FAST else pytest.mark.slow) for model in MODELS]
-)
+def cases(name: str, every: Iterable[str], fast: Container[str]) -> pytest.MarkDecorator:
+    """All of them, of which `--slow` alone runs those that are not among the fast ones."""
+    return pytest.mark.parametrize(
+        name, [pytest.param(each, marks=() if each in fast else pytest.mark.slow) for each in every]
+    )
 
 
 def test_every_model_of_the_page_is_tried() -> None:
     assert {section for section in SECTIONS if len(blocks(section, "python")) == 1} == {*MODELS}
 
 
-@every_model
+@cases("model", MODELS, fast=("FLUX.1", "LTX-Video", "Qwen-Image"))
 def test_the_script_checks_accelerates_and_writes_its_file(
     model: str, machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,17 +117,14 @@ def test_the_script_checks_accelerates_and_writes_its_file(
     assert [path.suffix for path in machine.iterdir()] in ([".png"], [".mp4"])
 
 
-@every_model
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(text, id=name, marks=() if name in FAST else pytest.mark.slow) for name, text in VARIANTS.items()],
-)
+@cases("model", MODELS, fast=("FLUX.1",))
+@cases("variant", VARIANTS, fast=("LoRA",))
 def test_the_variant_goes_on_from_there(
     model: str, variant: str, machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (script,) = blocks(model, "python")
     loading = script[: script.index("print(accel.check")]
-    exec(compile(loading + variant, "docs/real-models.md", "exec"), {})
+    exec(compile(loading + VARIANTS[variant], "docs/real-models.md", "exec"), {})
     assert capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ FILES = sorted(
 SENTENCES = ("reason", "reasons")
 DESCRIBED = ("anatomy", "guidance")
 SEARCHES = ("startswith", "endswith", "find", "index", "count", "split", "partition", "removeprefix", "removesuffix")
+MENTIONED = re.compile(rf"\b({'|'.join(SENTENCES)})\b|\b{DESCRIBED[0]}\s*\.\s*{DESCRIBED[1]}\b")
+"""Without these in its text a file has no sentence to look at."""
 MATCHES = ("search", "match", "fullmatch", "findall")
 
 
@@ -53,8 +56,12 @@ def read_by_programs(tree: ast.AST) -> Iterator[int]:
 
 
 def test_no_program_reads_a_sentence() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in FILES}
     found = [
-        f"{path.relative_to(ROOT)}:{line}" for path in FILES for line in read_by_programs(ast.parse(path.read_text()))
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, text in texts.items()
+        if MENTIONED.search(text)  # to read the others would take most of the time
+        for line in read_by_programs(ast.parse(text))
     ]
     assert found == []
 
@@ -73,6 +80,7 @@ def test_no_program_reads_a_sentence() -> None:
 )
 def test_such_lines_are_found(line: str) -> None:
     assert list(read_by_programs(ast.parse(line))) == [1]
+    assert MENTIONED.search(line)
 
 
 @pytest.mark.parametrize("line", ["if reason is not None: pass", "said = reason or why", "Counter(call.reason)"])

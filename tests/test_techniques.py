@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +27,7 @@ from accel.rendering.batches import AUTO, may_share_call
 from accel.rendering.jobs import Job
 from accel.tuning.simulate import Simulator
 from accel.tuning.space import Candidate, Recipes, Structure, space_of
+from tests.processes import needs_fork, start
 from tests.tiny import TINY, run
 
 ROOT = Path(__file__).parents[1]
@@ -73,15 +72,20 @@ def recording() -> CalibrationRuns:
     return record(pipe, ["x"], generate=lambda pipe, *_: run(pipe, TINY["wan"], **arguments), layer_lags=0)
 
 
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    """Without a technique."""
+    return run(TINY["wan"].build(), TINY["wan"], steps=STEPS)
+
+
 @every_lever
-def test_it_goes_through_a_recipe_file_and_acts(lever: str, tmp_path: Path) -> None:
+def test_it_goes_through_a_recipe_file_and_acts(lever: str, plain: torch.Tensor, tmp_path: Path) -> None:
     method = first_setting(lever)
     if lever == "cache":
         method = replace(method, threshold=1e6)  # random weights move the means by a multiple of themselves
     recipe = recipe_of(**{lever: method})
     recipe.save(tmp_path / "recipe.json")
     pipe = TINY["wan"].build()
-    plain = run(pipe, TINY["wan"], steps=STEPS)
     with accel.accelerate(pipe, str(tmp_path / "recipe.json")) as session:
         output = run(pipe, TINY["wan"], steps=STEPS)
     assert session.recipe == recipe
@@ -139,30 +143,38 @@ def test_a_batch_of_jobs_asks_whether_it_looks_at_data() -> None:
     assert may_share_call(blind, AUTO, lambda model: None) > 1
 
 
-def test_files_dropped_into_the_folders_are_found(tmp_path: Path) -> None:
-    """In a copy of the package as a wheel lays it out, in an interpreter of its own."""
-    only_code = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.js", "*.css", "*.html")
-    shutil.copytree(ROOT / "accel", tmp_path / "accel", ignore=only_code)
-    for folder in ("attention", "caching", "samplers"):
-        shutil.copytree(ROOT / folder, tmp_path / "accel" / folder, ignore=only_code)
-    for file, folder, *_ in OUTSIDE.values():
-        shutil.copy(ROOT / "tests" / "outside" / f"{file}.py", tmp_path / "accel" / folder)
-    program = """
-import accel, json
+FINDS = """
+import json, sys
+folder, outside = sys.argv[1], json.loads(sys.argv[2])
+for name in [name for name in sys.modules if name.partition(".")[0] == "accel"]:
+    del sys.modules[name]
+sys.path.insert(0, folder)
+import accel
 from accel.recipe import Recipe
 found = {}
-for lever, (file, folder, name, _) in OUTSIDE.items():
+for lever, (file, folder, name, _) in outside.items():
     kind, package = getattr(accel, name), getattr(accel, folder.partition("/")[0])
     assert kind is getattr(package, name) and name in dir(package)
     assert Recipe.from_dict({lever: {"method": name}}) == Recipe(**{lever: kind()})
     found[name] = kind.__module__
 print(json.dumps([found, dir(accel), accel.__file__]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", f"OUTSIDE = {OUTSIDE!r}\n{program}"],
-        capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    found, shown, where = json.loads(done.stdout)
+
+
+@needs_fork
+def test_files_dropped_into_the_folders_are_found(tmp_path: Path) -> None:
+    """In a copy of the package as a wheel lays it out, in a process that has not imported any other."""
+    only_code = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.js", "*.css", "*.html")
+    shutil.copytree(ROOT / "accel", tmp_path / "accel", ignore=only_code)
+    for folder in ("attention", "caching", "samplers"):
+        shutil.copytree(ROOT / folder, tmp_path / "accel" / folder, ignore=only_code)
+    for file, folder, *_ in OUTSIDE.values():
+        shutil.copy(ROOT / "tests" / "outside" / f"{file}.py", tmp_path / "accel" / folder)
+    script = tmp_path / "finds.py"
+    script.write_text(FINDS)
+    code, said, complained = start(script, [str(tmp_path), json.dumps(OUTSIDE)], {}, tmp_path / "said").end(600)
+    assert code == 0, complained
+    found, shown, where = json.loads(said)
     assert Path(where).is_relative_to(tmp_path)
     assert found == {name: f"accel.{folder.replace('/', '.')}.{file}" for file, folder, name, _ in OUTSIDE.values()}
     assert set(shown) == set(dir(accel))

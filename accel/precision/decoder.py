@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import decoders_of
+from accel.components import decoders_of
 from accel.lever import Lever
 from accel.method import Method
 from accel.ownership import owner_of
@@ -33,7 +33,7 @@ class DecoderLever(Lever):
         self.method = method
         self._copies: weakref.WeakKeyDictionary[torch.nn.Module, tuple[object, torch.nn.Module]]
         self._copies = weakref.WeakKeyDictionary()
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._checked: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._calls, self._reasons = 0, ["this pipeline has no decoder"]
 
@@ -55,12 +55,12 @@ class DecoderLever(Lever):
                 ours = decoder is not None and owner_of() is mine and not torch.is_grad_enabled()
                 return self._decoded(decoder, args, kwargs) if ours else inner(*args, **kwargs)
 
-            self._layers.append(Wrapper(decoder, "forward", around, everywhere=True))
+            self._wrappers.append(Wrapper(decoder, "forward", around, everywhere=True))
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """The pictures are decoded behind the last step, and before this is asked."""

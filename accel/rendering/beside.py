@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, decoders_of, guiders_of, schedulers_of
+from accel.components import components_of, decoders_of, guiders_of, schedulers_of
 from accel.device import device_of
 from accel.few_numbers import address
 from accel.patch import Wrapper, is_graph, other_method

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of
+from accel.components import components_of
 from accel.few_numbers import few_numbers
 from accel.rendering.pipeline_arguments import plain_class
 

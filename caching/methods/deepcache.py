@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import Anatomy, submodule
+from accel.anatomy import Anatomy
 from accel.caching.cache_method import Cache, NotApplicable
 from accel.caching.conditions import StreamConditions
 from accel.caching.kept_feature import KeptFeature
 from accel.caching.policy import Decision, EveryNth, guard
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
+from accel.components import submodule
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
 from accel.patch import Wrapper, is_compiled, reachable
@@ -125,16 +126,16 @@ class ShallowGate(Lever):
 
     def __init__(self, method: DeepCache, cuts: Mapping[str, UNetCut]) -> None:
         self.method, self.cuts = method, cuts
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._compiled: set[str] = set()
         self._stream: ShallowState | None = None  # whose denoiser call is under way
         self._skipping = False
-        self._regime = StreamConditions()
+        self._conditions = StreamConditions()
         self._peak = 0
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._regime.arguments(given)
+        self._conditions.arguments(given)
         return {}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
@@ -147,16 +148,16 @@ class ShallowGate(Lever):
                 if module is not None:
                     around = functools.partial(self._around, path, path == self.cuts[name].feature)
                     method = "_compiled_call_impl" if is_compiled(module) else "forward"
-                    self._layers.append(Wrapper(module, method, around))
+                    self._wrappers.append(Wrapper(module, method, around))
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers.clear()
         self._compiled.clear()
 
     def reset(self) -> None:
-        self._regime.reset()
+        self._conditions.reset()
         self._streams: dict[tuple[str, str], ShallowState] = {}
         self._decisions: dict[str, Decision] = {}
 
@@ -188,7 +189,7 @@ class ShallowGate(Lever):
         return LeverReport("cache", str(self.method), shallow > 0, reason, peak)
 
     def _known(self, call: DenoiserCall) -> ShallowState:
-        key = (call.layout, self._regime.key(call))
+        key = (call.layout, self._conditions.key(call))
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:

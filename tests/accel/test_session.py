@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, WanPip
 
 import accel
 from accel import EasyCache, Extrapolate, FixedInterval, LastResidual, MagCache, OptimalSchedule, SeaCache, TeaCache
-from accel.anatomy import components_of
+from accel.components import components_of
 from tests.accel.residue import traces
 from tests.accel.witness import Exchange, plain, witness
 from tests.tiny import TINY, run

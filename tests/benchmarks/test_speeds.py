@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, kept_in, read
 from benchmarks.judges import JUDGES
 from benchmarks.speeds import HALF, Speeds, judged, ours, settings, table
 
@@ -54,10 +54,10 @@ def test_what_may_be_the_fastest_is_measured_once_more_and_nothing_twice() -> No
 
 def test_clips_are_timed_once_more_in_pairs(tmp_path: Path) -> None:
     case = cases(["photos"])[0]
-    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    bench = Bench(case, tmp_path / "photos.jsonl", speeds=True)
     bench.fewer(case.steps, 0)
     bench.fewer(10, 0)
-    bench.again(fewer(10), lambda pipe: lambda: None, [0], 10, tmp_path / "again.jsonl")
+    bench.again(fewer(10), lambda pipe: lambda: None, [0], 10, kept_in(tmp_path / "again.jsonl"))
     [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 10)
     assert (run.setting, run.psnr) == (known.setting, known.psnr)
     assert run.beside > run.seconds > 0.0
@@ -88,7 +88,7 @@ def test_a_judge_without_other_libraries_has_no_line() -> None:
 
 def test_composed_recipes_compute_what_they_say(tmp_path: Path) -> None:
     case = cases(["photos"])[0]
-    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    bench = Bench(case, tmp_path / "photos.jsonl", speeds=True)
     bench.fewer(case.steps, 0)
     bench.ours("composed: 9 of 15 steps", ours(case.steps)["composed: 9 of 15 steps"], [0])
     [run] = [run for run in read(tmp_path) if run.setting == "composed: 9 of 15 steps"]

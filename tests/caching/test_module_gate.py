@@ -279,7 +279,7 @@ def test_nothing_is_held_after_the_call_and_layers_stand_during_it_alone() -> No
     assert layers(pipe) == 0
     gate = session._levers[0]
     assert isinstance(gate, ModuleGate)
-    assert gate._store.bytes_now == 0 and not gate._store._kept and not gate._courses and not gate._layers
+    assert gate._store.bytes_now == 0 and not gate._store._kept and not gate._courses and not gate._wrappers
 
 
 def test_a_module_that_is_called_several_times_in_one_call_has_an_output_for_each() -> None:

@@ -12,7 +12,8 @@ from accel import pocket
 from accel.measure.contradictions import contradictions
 from accel.measure.intervals import of_share
 from accel.measure.page import render_page
-from accel.measure.results import Comparison, ResultRow
+from accel.measure.results import Comparison
+from accel.measure.rows import ResultRow
 from accel.measure.tables import as_text, phases_table
 from tests.measure.rows import row
 

@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 import accel
-from accel.rendering import Busy, OutputError, RenderInterrupted, RenderSummary, settings_of
+from accel.rendering import Busy, OutputError, RenderInterrupted, RenderSummary, finishing, settings_of
 from accel.rendering import folder as folder_module
 from accel.rendering import ledger as ledger_module
-from accel.rendering import worker as worker_module
 from accel.rendering.lock import lock_folder
 from tests.accel.residue import traces
 from tests.rendering.studio import SMALL, Worded, check_exactly_once, direct, ledger_lines, media_files, worded
@@ -231,7 +230,7 @@ def full(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.part(1)
 @pytest.mark.parametrize(
-    ("module", "name"), [(worker_module, "write_synced"), (ledger_module.os, "fsync"), (folder_module.os, "link")]
+    ("module", "name"), [(finishing, "write_synced"), (ledger_module.os, "fsync"), (folder_module.os, "link")]
 )
 def test_a_full_disk_stops_the_render_and_nothing_is_lost(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,7 +33,6 @@ from tests.accel.witness import plain as tiny_plain
 from tests.attention.by_the_letter import ask, mask_of, random, under
 from tests.attention.unets.tiny import SHARED, build, pipeline, plain
 from tests.tiny import TINY, picture, run
-from tests.tiny.kinds import crossed
 from tests.tiny.weights import randomise
 
 NAMES = ("sd", "sdxl")
@@ -117,9 +116,10 @@ def test_one_window_is_dense() -> None:
 
 @dataclass
 class Planned:
-    """What the kernels were asked for: the mask of each self-attention, by step and path."""
+    """What the kernels were asked for: the mask of each self-attention, by step and path; and what came of it."""
 
     masks: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    outcome: tuple[torch.Tensor, accel.Report] | None = None
 
     def __call__(self, inputs: AttentionInputs, plans: list[HeadPlan], *kernel: Any) -> torch.Tensor:
         self.masks[inputs.site.context.step, inputs.site.path] = mask_of(inputs, plans)[0, 0]
@@ -131,10 +131,10 @@ ATTEND = lever_module.attend
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Planned]:
-    def asked(name: str, method: HiDiffusion, **options: Any) -> Planned:
+    def asked(name: str, method: HiDiffusion, steps: int = 2, **options: Any) -> Planned:
         heard = Planned()
         monkeypatch.setattr(lever_module, "attend", heard)
-        accelerated(name, method, steps=4, **options)
+        heard.outcome = accelerated(name, method, steps=steps, **options)
         return heard
 
     return asked
@@ -163,8 +163,9 @@ def test_windows_move_by_seed_step_and_module_and_by_nothing_else(name: str, pla
 def test_the_u_net_with_windows_is_the_u_net_with_these_masks(
     name: str, options: dict[str, Any], planned: Callable[..., Planned]
 ) -> None:
-    masks = planned(name, WINDOWS, **options).masks
-    output, report = accelerated(name, WINDOWS, steps=4, **options)
+    heard = planned(name, WINDOWS, steps=3, **options)
+    assert heard.outcome is not None
+    masks, (output, report) = heard.masks, heard.outcome
     twin, step, inside = build(name), [-1], []
     twin.unet.register_forward_pre_hook(lambda *_: step.__setitem__(0, step[0] + 1))
     for path in FINEST[name]:
@@ -178,11 +179,11 @@ def test_the_u_net_with_windows_is_the_u_net_with_these_masks(
 
     F.scaled_dot_product_attention = attention
     try:
-        expected = run(twin, TINY[name], steps=4, **options)
+        expected = run(twin, TINY[name], steps=3, **options)
     finally:
         F.scaled_dot_product_attention = dense
     torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(output, plain(name, steps=4, **options), atol=1e-2)
+    assert not torch.allclose(output, plain(name, steps=3, **options), atol=1e-2)
     assert report.levers[0].engaged
 
 
@@ -323,8 +324,8 @@ def test_a_u_net_with_halved_features_is_the_one_written_down_by_hand(name: str,
 
 def test_sdxl_halves_one_level_deeper_at_the_very_first() -> None:
     early, first = BY_HAND["sdxl", "default", "early"], BY_HAND["sdxl", "default", "first"]
-    report = check_steps(build("sdxl"), "sdxl", HALVED, [early] * 2 + [first] * 3 + [None] * 8, steps=13)
-    assert "5 of 13 calls (T1 0.4, T2 0, deeper up to 0.16)" in report.levers[0].reason
+    report = check_steps(build("sdxl"), "sdxl", HALVED, [early] + [first] * 2 + [None] * 5, steps=8)
+    assert "3 of 8 calls (T1 0.4, T2 0, deeper up to 0.16)" in report.levers[0].reason
 
 
 @pytest.mark.part(1)
@@ -339,7 +340,7 @@ def test_without_windows_and_with_both_switches_at_zero_nothing_changes(name: st
 
 
 def asked(name: str, size: Size, controlled: bool = False, t1: float = -1.0, t2: float = -1.0, **config: Any) -> Any:
-    part = inspect(build(name)).denoisers["unet"]
+    part = inspect(pipeline(name)).denoisers["unet"]
     unet = high_resolution(replace(part, config={**part.config, **config}))
     assert unet is not None
     return switches(unet, size, controlled, t1, t2)
@@ -512,18 +513,20 @@ def test_lora_on_the_convolution_that_takes_every_fourth_place() -> None:
 GUARDS: dict[str, Any] = {"warmup": 1, "final": 0, "min_steps": 1}
 
 
-@pytest.mark.part(1)
-@crossed("size", ["default", "other"], NAMES, kinds=())
-def test_beside_deep_cache_with_any_of_its_branches(name: str, size: str) -> None:
+@pytest.mark.part(6)
+@pytest.mark.parametrize("size", ["default", "other"])
+@pytest.mark.parametrize(
+    ("name", "branch"), [(name, branch) for name in NAMES for branch in range(len(CONTROL[name]) - 2 + 1)]
+)
+def test_beside_deep_cache_with_any_of_its_branches(name: str, branch: int, size: str) -> None:
     """Its kept feature may come from a step with other sizes, and skipped steps reach into the halved layers."""
     pipe = build(name, sample_size=4)
     method = HiDiffusion(t1=0.7, t2=0.4, min_tokens=0)
-    for branch in range(len(CONTROL[name]) - 2 + 1):
-        recipe = accel.Recipe(attention=method, cache=DeepCache(3, branch, min_steps=1))
-        with accel.accelerate(pipe, recipe) as session:
-            output = run(pipe, TINY[name], steps=6, guidance=False, size=size)
-        assert output.isfinite().all()
-        assert all(lever.engaged for lever in session.report().levers)
+    recipe = accel.Recipe(attention=method, cache=DeepCache(3, branch, min_steps=1))
+    with accel.accelerate(pipe, recipe) as session:
+        output = run(pipe, TINY[name], steps=4, guidance=False, size=size)
+    assert output.isfinite().all()
+    assert all(lever.engaged for lever in session.report().levers)
 
 
 @pytest.mark.part(1)
@@ -576,16 +579,16 @@ def test_half_of_a_batch_is_treated_as_the_whole(name: str) -> None:
 @every_unet
 def test_restore_and_exceptions_leave_no_trace(name: str) -> None:
     pipe = build(name)
-    run(pipe, TINY[name], steps=2)
+    assert torch.equal(run(pipe, TINY[name], steps=2), plain(name, steps=2))
     before = of_denoisers(pipe)
     with accel.accelerate(pipe, accel.Recipe(attention=HiDiffusion(min_tokens=0))) as session:
         inside = of_denoisers(pipe)
         handle = pipe.unet.get_submodule("down_blocks.1.downsamplers.0").register_forward_pre_hook(raising_in_call(2))
         with pytest.raises(InterruptedError):
-            run(pipe, TINY[name], steps=4)
+            run(pipe, TINY[name], steps=2)
         handle.remove()
         assert of_denoisers(pipe) == inside
-        run(pipe, TINY[name], steps=4)
+        run(pipe, TINY[name], steps=2)
         assert session.report().levers[0].engaged
     assert of_denoisers(pipe) == before
     assert traces(pipe) == []

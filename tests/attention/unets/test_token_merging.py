@@ -141,8 +141,8 @@ def test_means_of_projections_are_projections_of_means() -> None:
 
 @every_unet
 def test_a_ratio_of_zero_changes_no_bit(name: str) -> None:
-    output, report = accelerated(name, replace(FORCED, ratio=0.0), steps=3)
-    assert torch.equal(output, plain(name, steps=3))
+    output, report = accelerated(name, replace(FORCED, ratio=0.0), steps=2)
+    assert torch.equal(output, plain(name, steps=2))
     assert not report.levers[0].engaged and "as the method chose" in report.levers[0].reason
 
 
@@ -150,12 +150,12 @@ def test_a_ratio_of_zero_changes_no_bit(name: str) -> None:
 @every_unet
 @pytest.mark.parametrize("options", [{}, {"size": "other", "batch": 2}, {"guidance": False}], ids=str)
 def test_only_the_self_attentions_of_the_highest_resolution_are_merged(name: str, options: dict[str, Any]) -> None:
-    output, report = accelerated(name, FORCED, steps=3, **options)
-    again, _ = accelerated(name, FORCED, steps=3, **options)
+    output, report = accelerated(name, FORCED, steps=2, **options)
+    again, _ = accelerated(name, FORCED, steps=2, **options)
     assert torch.equal(output, again)
-    assert not torch.allclose(output, plain(name, steps=3, **options), atol=1e-2)
-    assert not torch.allclose(output, accelerated(name, replace(FORCED, seed=1), steps=3, **options)[0], atol=1e-3)
-    calls, merged, every = (4, 5, 16) if name == "sd" else (3, 10, 22)
+    assert not torch.allclose(output, plain(name, steps=2, **options), atol=1e-2)
+    assert not torch.allclose(output, accelerated(name, replace(FORCED, seed=1), steps=2, **options)[0], atol=1e-3)
+    calls, merged, every = (3, 5, 16) if name == "sd" else (2, 10, 22)
     assert report.levers[0].reason.startswith(
         f"{calls * merged} of {calls * every} self-attentions sparse, computing 2"  # 25 to 27 %: odd sizes round up
     )
@@ -163,15 +163,15 @@ def test_only_the_self_attentions_of_the_highest_resolution_are_merged(name: str
 
 
 def test_samples_do_not_mix() -> None:
-    batch, _ = accelerated("sd", FORCED, steps=3, batch=2)
+    batch, _ = accelerated("sd", FORCED, steps=2, batch=2)
     for sample in range(2):
-        alone, _ = accelerated("sd", FORCED, steps=3, seed=sample, prompt=sample)
+        alone, _ = accelerated("sd", FORCED, steps=2, seed=sample, prompt=sample)
         torch.testing.assert_close(batch[sample : sample + 1], alone, atol=1e-3, rtol=1e-3)
 
 
 def test_small_pictures_are_left_alone() -> None:
-    output, report = accelerated("sd", TokenMerging(), steps=3)
-    assert torch.equal(output, plain("sd", steps=3))
+    output, report = accelerated("sd", TokenMerging(), steps=2)
+    assert torch.equal(output, plain("sd", steps=2))
     assert "too short to gain (256 tokens, from 512 on it pays: min_tokens)" in report.levers[0].reason
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
 from tests.tiny import TINY, run
+from tests.tiny.copies import copied
 from tests.tiny.image import POOLED, TEXT
 from tests.tiny.unet import build_sd, build_sdxl
 from tests.tiny.weights import randomise
@@ -42,6 +43,12 @@ def unet(name: str, **changes: Any) -> UNet2DConditionModel:
 
 
 def build(name: str, **changes: Any) -> DiffusionPipeline:
+    """Fresh objects each time, always with the same weights."""
+    return copied(_untouched(name, **changes))
+
+
+@cache
+def _untouched(name: str, **changes: Any) -> DiffusionPipeline:
     pipe = build_sd() if name == "sd" else build_sdxl()
     pipe.unet = unet(name, **changes)
     return pipe

@@ -14,8 +14,8 @@ from accel.patch import Wrapper, wrap_methods
 
 def set_aside_in_callbacks(call: CallOwner, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Wrapper]]:
     """Sees to it that the call is set aside while the callbacks among its arguments run. Returns the arguments that
-    take the place of some, and the layers over others, to be detached when the call ends: pipelines ask of what kind a
-    callback is (`diffusers.callbacks.PipelineCallback`), so such objects stay, and their method gets a layer.
+    take the place of some, and the wrappers of others, to be detached when the call ends: pipelines ask of what kind a
+    callback is (`diffusers.callbacks.PipelineCallback`), so such objects stay, and their method is wrapped.
     """
 
     def around(inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ class PipelineCall(CallOwner):
         self._answer = self.levers.chain()  # what a denoiser call goes through
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
-        self._callbacks: list[Wrapper] = []
+        self._callbacks: list[Wrapper] = []  # over those that are objects
         self.called_again = False  # the same pipeline, from its own callback
         self._adapters: dict[str, Adapter] = {}
         self._absent: set[str] = set()  # attributes that the pipeline does not have
@@ -79,7 +79,8 @@ class PipelineCall(CallOwner):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the pipeline's call as the levers want them, and with callbacks that are none of it."""
         self._given = self._forms.named(method, args, kwargs)
-        others, self._callbacks = set_aside_in_callbacks(self, self._given)
+        others, wrapped = set_aside_in_callbacks(self, self._given)
+        self._callbacks += wrapped  # a pipeline may call itself
         others |= self.levers.arguments(self._given)
         return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
@@ -225,8 +226,8 @@ class PipelineCall(CallOwner):
     def end(self) -> None:
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
         self.hand_back()
-        for layer in reversed(self._callbacks):
-            layer.detach()
+        for wrapper in reversed(self._callbacks):
+            wrapper.detach()
         if self._started:
             self.report.notes += self._notes()
         if self._started and self.report.calls:

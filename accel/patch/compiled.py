@@ -31,10 +31,10 @@ def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:
     """The module at a dotted path, or None where it does not exist or one of those above it is compiled."""
     module: Any = denoiser
     for part in path.split("."):
-        if is_graph(module):
+        module = None if is_graph(module) else getattr(module, part, None)
+        if not isinstance(module, torch.nn.Module):
             return None
-        module = getattr(module, part, None)
-    return module if isinstance(module, torch.nn.Module) else None
+    return module
 
 
 def _is_of_the_compiler(method: Any) -> bool:

@@ -29,11 +29,12 @@ def is_compiled_function(method: Any) -> bool:
 
 def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:
     """The module at a dotted path, or None where it does not exist or one of those above it is compiled."""
-    module: Any = denoiser
+    module = denoiser
     for part in path.split("."):
-        module = None if is_graph(module) else getattr(module, part, None)
-        if not isinstance(module, torch.nn.Module):
+        inner = None if is_graph(module) else getattr(module, part, None)
+        if not isinstance(inner, torch.nn.Module):
             return None
+        module = inner
     return module
 
 

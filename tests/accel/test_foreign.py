@@ -163,7 +163,7 @@ def test_no_method_sets_an_attribute_of_a_part_of_the_pipeline(name: str) -> Non
     pipe, active = pipeline(name), set()
     for recipe in recipes():
         with noted_writes() as found, accel.accelerate(pipe, recipe) as session:
-            run(pipe, TINY[name])
+            run(pipe, TINY[name], steps=4)
             active |= {type(each) for each in session._levers} - {InactiveLever}
         assert {write for write in found if not write.startswith("accel/patch/")} == set(), recipe
     assert Path(lever.__file__) in SOURCES and len(active) >= 5  # else nobody has looked

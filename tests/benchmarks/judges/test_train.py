@@ -23,7 +23,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(name: str, updates: int) -> Judge:
-    return replace(CANDIDATES[name], training=Training(updates=updates, batch=4, pool=12))
+    return replace(CANDIDATES[name], training=Training(updates=updates, batch=2, pool=6))
 
 
 def updates_in(out: Path) -> int:

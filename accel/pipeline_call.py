@@ -15,15 +15,22 @@ from accel import conventions
 from accel.anatomy import Anatomy
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.call_forms import CallForms, with_arguments
+from accel.callbacks import set_aside_in_callbacks
 from accel.clock import Clock
 from accel.components import denoisers_of
 from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
+from accel.patch import Wrapper
 from accel.reasons import Code
 from accel.report import CallRecord, Report
 from accel.savings import with_savings
 from accel.update import LinearUpdates, Unknown, handed_on
+
+CALLED_AGAIN = (
+    "The pipeline was called again from its own callback, which starts its scheduler anew under the run in progress: "
+    "call another pipeline there, type(pipe)(**{**pipe.components, 'scheduler': copy.deepcopy(pipe.scheduler)})."
+)
 
 
 class PipelineCall(CallOwner):
@@ -47,6 +54,8 @@ class PipelineCall(CallOwner):
         self._answer = self.levers.chain()  # what a denoiser call goes through
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
+        self._callbacks: list[Wrapper] = []  # over those that are objects
+        self.called_again = False  # the same pipeline, from its own callback
         self._adapters: dict[str, Adapter] = {}
         self._absent: set[str] = set()  # attributes that the pipeline does not have
         self._forms = CallForms()
@@ -68,9 +77,11 @@ class PipelineCall(CallOwner):
     def changed_arguments(
         self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the pipeline's call as the levers want them."""
+        """The arguments of the pipeline's call as the levers want them, and with callbacks that are none of it."""
         self._given = self._forms.named(method, args, kwargs)
-        others = self.levers.arguments(self._given)
+        others, wrapped = set_aside_in_callbacks(self, self._given)
+        self._callbacks += wrapped  # a pipeline may call itself
+        others |= self.levers.arguments(self._given)
         return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
     @property
@@ -215,6 +226,8 @@ class PipelineCall(CallOwner):
     def end(self) -> None:
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
         self.hand_back()
+        for wrapper in reversed(self._callbacks):
+            wrapper.detach()
         if self._started:
             self.report.notes += self._notes()
         if self._started and self.report.calls:
@@ -234,6 +247,7 @@ class PipelineCall(CallOwner):
         self.levers.reset()
         self.levers.end()
         self.levers, self._given, self._adapters, self._known_updates = CompositeLever(None, ()), {}, {}, {}
+        self._callbacks = []
         self._answer, self._forms = self.levers.chain(), CallForms()
 
     def _notes(self) -> Iterator[str]:
@@ -247,6 +261,8 @@ class PipelineCall(CallOwner):
         for name, adapter in self._adapters.items():
             if adapter.computed < adapter.asked:
                 yield f"The {name} was computed in {adapter.computed:.3g} of its {adapter.asked} calls."
+        if self.called_again:
+            yield CALLED_AGAIN
         if self._clock.copies:
             yield (
                 f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "

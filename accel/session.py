@@ -15,9 +15,9 @@ from accel.components import adapters_of, components_of, denoisers_of, guiders_o
 from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
-from accel.ownership import owner_of, owners
+from accel.ownership import owner_of, owners, paused
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
-from accel.pipeline_call import PipelineCall
+from accel.pipeline_call import CALLED_AGAIN, PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
 from accel.text_cache import MOST_BYTES
@@ -117,7 +117,8 @@ class Session:
 
         Words are encoded anew where any argument differs, and where an encoder's weights, adapters or settings do (its
         weights are compared by address, torch's count of changes, and 64 of the numbers of each); nothing is kept of
-        calls with pictures or embeddings, of encoders in training mode, and where an encoder draws random numbers.
+        calls with pictures or embeddings, of encoders in training mode or with weights elsewhere (sequential offload),
+        and where an encoder draws random numbers.
         Memory: copies of the encodings, where they were made, `most_bytes` at most; the oldest go first. Ends with the
         session, and rests while that is suspended. It is not worth having where every call has other words.
         """
@@ -179,6 +180,9 @@ class Session:
         if pipe is None or self._call_here() is not None:
             yield
             return
+        outers = [outer for outer in paused() if isinstance(outer, PipelineCall) and outer in self._calls]
+        for outer in outers:
+            outer.called_again = True
         with ExitStack() as put_back:
             with CHANGING:
                 components = self._follow(pipe, components_of(pipe))
@@ -191,9 +195,15 @@ class Session:
                 call.begin(pipe, components)
                 with call.levers.around_call():
                     yield
+            except Exception as error:
+                if call.called_again:
+                    error.add_note(CALLED_AGAIN)
+                raise
             finally:
                 self._calls.remove(call)
                 call.end()
+                for outer in outers[:1]:
+                    self._report = outer.report
 
     def _new_call(self, components: dict[str, Any]) -> PipelineCall:
         """With this session's clock and levers, or with others of their kind while these serve in another thread."""

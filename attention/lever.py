@@ -16,16 +16,16 @@ import torch
 from accel import conventions
 from accel.anatomy import Anatomy
 from accel.attention.break_even import max_density_to_gain
-from accel.attention.kernels import ChosenKernel, attend
+from accel.attention.kernels import ChosenKernel, NoKernel, attend
 from accel.attention.low_precision import LowPrecisionAttention, VerifiedKernels
 from accel.attention.planner import AttentionInputs, AttentionResult, AttentionSite, HeadPlan, Planner, SparseAttention
 from accel.attention.sdpa import KeyMasks, SdpaCall, SdpaObserver
-from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, SLOWER, WARMUP, AttentionStats
+from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, SLOWER, UNFIT, WARMUP, AttentionStats
 from accel.attention.tokens import Tokens
 from accel.attention.verdicts import Verdicts
 from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, is_graph, reachable
 from accel.report import CallRecord, LeverReport
 
 NONE = slice(0, 0)  # tokens that a mask must not leave out
@@ -93,7 +93,7 @@ class AttentionLever(Lever):
         for place in self._places:
             root = denoisers.get(place.denoiser)
             module = None if root is None else reachable(root, place.path)
-            if module is None or is_compiled(module):
+            if module is None or is_graph(module):
                 self._stats.unreachable += 1
             else:
                 self._wrappers.append(Wrapper(module, "forward", partial(self._module, place)))
@@ -204,7 +204,10 @@ class AttentionLever(Lever):
         if density > most and not pays:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
         kernel = (self._low_precision and self._low_precision.for_plans(site, attention)) or self._chosen
-        output = planner.correct(inputs, attend(inputs, plans, kernel))
+        try:
+            output = planner.correct(inputs, attend(inputs, plans, kernel))
+        except NoKernel:
+            return UNFIT
         self._stats.record_plan(1.0 if refreshed else density, kernel.name)
         return output
 

@@ -7,13 +7,14 @@ owner, and steps aside instead of tearing off what others have put on top of it.
 or after, on the instance or on its class, finds and puts back what would be there without us.
 
 `method.py` covers a method, `pipeline_class.py` the call of a pipeline, `attribute.py` replaces what is no method, and
-`listening.py` hears what a module receives and returns.
+`listening.py` hears what a module receives and returns, and `compiled.py` says what can be heard where torch compiles.
 """
 
 from __future__ import annotations
 
 from accel.patch.attribute import Replacement, exchange_memory, replace_attribute, undo_later
-from accel.patch.listening import is_compiled, listening, reachable
+from accel.patch.compiled import is_compiled, is_compiled_function, is_graph, reachable
+from accel.patch.listening import listening
 from accel.patch.method import CHANGING, Around, Wrapper, other_method, wrap_methods
 from accel.patch.pipeline_class import CallWrapper, session_of
 
@@ -25,6 +26,8 @@ __all__ = [
     "Wrapper",
     "exchange_memory",
     "is_compiled",
+    "is_compiled_function",
+    "is_graph",
     "listening",
     "other_method",
     "reachable",

@@ -11,6 +11,7 @@ import torch
 from accel import conventions
 from accel.call import Arguments
 from accel.ownership import AT_WORK
+from accel.patch.compiled import is_compiled
 from accel.patch.method import Wrapper
 
 
@@ -56,18 +57,3 @@ def listening(module: torch.nn.Module, part: str, hear: Callable[[Any], None]) -
         yield
     finally:
         remove()
-
-
-def is_compiled(module: torch.nn.Module) -> bool:
-    """Whether the module was compiled in place (`module.compile()`), which keeps its class and its `forward`."""
-    return getattr(module, "_compiled_call_impl", None) is not None
-
-
-def reachable(denoiser: torch.nn.Module, path: str) -> torch.nn.Module | None:
-    """The module at a dotted path, or None where it does not exist or one of those above it is compiled."""
-    module: Any = denoiser
-    for part in path.split("."):
-        if is_compiled(module) or hasattr(module, "_orig_mod"):
-            return None
-        module = getattr(module, part, None)
-    return module if isinstance(module, torch.nn.Module) else None

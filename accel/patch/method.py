@@ -72,6 +72,15 @@ class Wrapper:
     def __name__(self) -> str:
         return self.name
 
+    # torch.compile takes what is below, by its own marks for that: this layer would be a part of the graph.
+    @property
+    def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
+        return self.inner
+
+    @property
+    def _torchdynamo_wrapper_id(self) -> int:
+        return id(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or pickled owner gets its own plain method: a copied layer would go on calling the original."""
         return _itself, (self.inner,)
@@ -127,7 +136,7 @@ class Wrapper:
             return
         with CHANGING:
             for holder, key in self._places(owner):
-                for above in _chain(holder.get(key)):
+                for above in chain(holder.get(key)):
                     if not isinstance(above, Wrapper) and getattr(above, "__dict__", {}).get("__wrapped__") is self:
                         above.__dict__["__wrapped__"] = self.inner
                 if holder.get(key) is self or self._is_copied(holder.get(key)):
@@ -186,7 +195,7 @@ def _living(method: Any) -> Any:
     return method
 
 
-def _chain(method: Any) -> Iterator[Any]:
+def chain(method: Any) -> Iterator[Any]:
     """A method and those that it says it wraps, from the top down."""
     while method is not None:
         yield method

@@ -22,7 +22,7 @@ from accel.attention.unets.high_resolution import HighResolution
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.clock import StepContext
 from accel.lever import Lever
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, is_graph, reachable
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
 
@@ -142,7 +142,7 @@ class RauNet(Lever):
         self._open()
         for name, parts in self._wirings.items():
             modules = {path: reachable(denoisers[name], path) if name in denoisers else None for path in parts.sized}
-            if any(module is None or is_compiled(module) for module in modules.values()):
+            if any(module is None or is_graph(module) for module in modules.values()):
                 self._compiled.add(name)
                 continue
             for path, module in modules.items():

@@ -18,12 +18,16 @@ from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.components import submodule
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
-from accel.patch import Wrapper, is_compiled
+from accel.patch import Wrapper, is_compiled, reachable
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
 
 NO_FEATURE = Decision(False, "no deep feature yet", Code.NO_HISTORY)
+CUT_THROUGH = (
+    "the U-Net, or a block of which a part is left out, was compiled as a whole: compile the blocks within it instead "
+    "(compile_repeated_blocks)"
+)
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,11 @@ class ShallowGate(Lever):
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         for name, denoiser in denoisers.items():
-            if is_compiled(denoiser) or hasattr(denoiser, "_orig_mod"):
+            modules = {path: submodule(denoiser, path) for path in self.cuts[name].skipped}
+            if any(module is not None and reachable(denoiser, path) is None for path, module in modules.items()):
                 self._compiled.add(name)
                 continue
-            for path in self.cuts[name].skipped:
-                module = submodule(denoiser, path)
+            for path, module in modules.items():
                 if module is not None:
                     around = functools.partial(self._around, path, path == self.cuts[name].feature)
                     method = "_compiled_call_impl" if is_compiled(module) else "forward"
@@ -210,7 +214,7 @@ class ShallowGate(Lever):
     def _scheduled(self, call: DenoiserCall, stream: ShallowState) -> Decision:
         method, context = self.method, call.context
         if call.denoiser in self._compiled:
-            return Decision(False, "the U-Net was compiled as a whole: compile its blocks instead", Code.UNREACHABLE)
+            return Decision(False, CUT_THROUGH, Code.UNREACHABLE)
         forced = guard(
             step=context.step, steps=context.steps, left=context.left, skipped=0,
             warmup=method.warmup, final=method.final, max_skips=1, min_steps=method.min_steps,

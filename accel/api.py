@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accel import presets
-from accel.anatomy import Anatomy, components_of
+from accel.anatomy import Anatomy
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import Given, calibrated, calibrations
+from accel.components import components_of
 from accel.method import Method
 from accel.patch import session_of
 from accel.precision import automatic
@@ -81,6 +82,7 @@ def accelerate(
 
 def _cautions(recipe: Recipe, anatomy: Anatomy, measured: Sequence[Calibration]) -> list[str]:
     """What must be said before the recipe runs on this pipeline."""
+    # A method that took the calibration says itself what does not fit.
     own = [why for method in recipe.methods().values() if (why := method.caution(anatomy))]
     misfits = [f"The calibration does not fit this pipeline. {why}" for one in measured if (why := one.misfit(anatomy))]
     caution = presets.caution(recipe, anatomy)

@@ -81,3 +81,15 @@ def with_arguments(
         handed_on = {name: value for name, value in changed.items() if name not in known}
         bound.arguments[rest] = {**bound.arguments.get(rest, {}), **handed_on}
     return bound.args, bound.kwargs
+
+
+def call_default(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call, None where it has no such argument or no default."""
+    parameter = signature(pipe.__call__).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def accepts(pipe: Any, name: str) -> bool:
+    """Whether the pipeline's call takes an argument called `name`."""
+    parameters = signature(pipe.__call__).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)

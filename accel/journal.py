@@ -1,56 +1,94 @@
 """Files of runs that grow by a line of JSON as each run ends, so that the same call goes on where it was interrupted.
 
+    {"settings": {"seed": 0, "steps": 50}}
+    {"way": "fast", "prompt": "a corgi", "psnr": 31.2}
+    {"way": "fast", "prompt": "a wave", "psnr": 33.0}
+
 A process that is killed while it writes leaves a part of a line at the end. It counts as never written, and the next
-line takes its place. Anything else that is wrong in such a file is an error: runs must not vanish in silence.
+line takes its place. Anything else that is wrong in such a file is an error: runs must not vanish in silence. (Files
+to which strangers write skip such lines instead: `accel/rendering/ledger.py`, `app/votes.py`.)
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from accel.files import read_bounded, write_whole
 from accel.plain_data import parse_json
 
-T = TypeVar("T")
+
+class Keyed(Protocol):
+    """A dataclass of plain data that holds one run. key: which run it is, because none is made twice."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def key(self) -> Hashable: ...
 
 
-class Journal(Generic[T]):
-    """The runs of one setting: `entries` are those of earlier processes, and `add` writes one more to the disk.
+Row = TypeVar("Row", bound=Keyed)
 
-    head: the settings, plain data, which the first line holds. parse: makes an entry of what a line holds, and raises
-    TypeError, ValueError or LookupError for what is none. Raises ValueError, in one sentence, for a file with another
-    head or a line that is no entry. Several processes may read a file that one of them writes.
+
+class Journal(Mapping[Hashable, Row]):
+    """The runs of one setting by their keys, oldest first: those of earlier processes, and those that `add` writes.
+
+    path: the file; None keeps the runs in this process alone. settings: plain data that all the runs have in common.
+    make: a row from the fields of a line, which raises TypeError, ValueError or LookupError for what is none. beside:
+    files of other processes, whose runs count as made and are not written here.
+
+    Raises ValueError, in one sentence that says what to do, for a file with other settings or a line that is no run,
+    and leaves such a file as it is. Several processes may read a file that one of them writes.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any], parse: Callable[[Any], T]) -> None:
-        self.path, self.entries = path, list[T]()
-        lines, asked = _lines_of(path), json.loads(json.dumps(head))
-        first = next(lines, None)
-        if first is None:
-            write_whole(path, json.dumps(head) + "\n")
-        elif first[1] != asked:
+    def __init__(
+        self, path: Path | None, settings: Mapping[str, Any], make: Callable[..., Row], beside: Iterable[Path] = ()
+    ) -> None:
+        self.path = path
+        rows = [row for other in beside for row in rows_of(other, make)]
+        if path is not None:
+            _begin(path, json.loads(json.dumps(settings)))
+            rows += rows_of(path, make)
+        self._rows: dict[Hashable, Row] = {row.key: row for row in rows}
+
+    def __getitem__(self, key: Hashable) -> Row:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Row) -> Row:
+        """The row, which is on the disk when this returns. It takes the place of an earlier one with its key."""
+        self._rows[row.key] = row
+        if self.path is not None:
+            append_line(self.path, json.dumps(asdict(row)))
+        return row
+
+    def once(self, key: Hashable, run: Callable[[], Row]) -> Row:
+        """The run of this key: the one that is there, else what `run` makes now."""
+        return self[key] if key in self else self.add(run())
+
+
+def rows_of(path: Path, make: Callable[..., Row]) -> list[Row]:
+    """The runs of such a file, whatever its settings, none where there is no file; see `Journal`."""
+    lines, rows = _lines_of(path), list[Row]()
+    _settings_in(path, next(lines, None))
+    for number, data in lines:
+        try:
+            rows.append(make(**data))
+        except (TypeError, ValueError, LookupError, AttributeError):
             raise ValueError(
-                f"{path} holds runs with other settings{_differing(first[1], asked)}: "
+                f"{path}: line {number} is no run that was written here: delete that line, and it is run again, or "
                 f"choose another folder (out=... or --out)."
-            )
-        else:
-            self.entries += _parsed(path, lines, parse)
-
-    def add(self, entry: Any) -> None:
-        """Writes an object or a list of plain data."""
-        append_line(self.path, json.dumps(entry))
-
-
-def entries_of(path: Path, parse: Callable[[Any], T], *, headed: bool = False) -> list[T]:
-    """What the lines of such a file hold, none where there is no file; see `Journal`. headed: but for the first."""
-    lines = _lines_of(path)
-    if headed:
-        next(lines, None)
-    return list(_parsed(path, lines, parse))
+            ) from None
+    return rows
 
 
 def append_line(path: Path, text: str) -> None:
@@ -71,8 +109,34 @@ def append_line(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def _begin(path: Path, asked: dict[str, Any]) -> None:
+    """Writes the first line of a new file; raises ValueError where an old one has another first line."""
+    known = _settings_in(path, next(_lines_of(path), None))
+    if known is None:
+        write_whole(path, json.dumps({"settings": asked}) + "\n")
+    elif known != asked:
+        names = sorted(name for name in {*known, *asked} if known.get(name, ...) != asked.get(name, ...))
+        raise ValueError(
+            f"{path} holds runs with other settings ({', '.join(names)}), which it keeps: choose another folder "
+            f"(out=... or --out)."
+        )
+
+
+def _settings_in(path: Path, first: tuple[int, Any] | None) -> dict[str, Any] | None:
+    """The settings in the first line; None where there is no line yet."""
+    match first:
+        case None:
+            return None
+        case (_, {"settings": dict(settings), **others}) if not others:
+            return settings
+    raise ValueError(
+        f"{path} does not begin with the settings of its runs, so it is of an earlier version or no file of ours: "
+        f"choose another folder (out=... or --out)."
+    )
+
+
 def _lines_of(path: Path) -> Iterator[tuple[int, Any]]:
-    """The number of each line, and what it holds; None for what is no entry."""
+    """The number of each line, and what it holds; None for what is neither an object nor a list."""
     try:
         *lines, last = (read_bounded(path) if path.exists() else b"").split(b"\n")
     except (OSError, ValueError) as error:
@@ -91,23 +155,3 @@ def _data_of(line: bytes) -> dict[str, Any] | list[Any] | None:
     except ValueError:
         return None
     return data if isinstance(data, (dict, list)) else None
-
-
-def _parsed(path: Path, lines: Iterator[tuple[int, Any]], parse: Callable[[Any], T]) -> Iterator[T]:
-    for number, data in lines:
-        try:
-            entry = parse(data)
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise ValueError(
-                f"{path}: line {number} is no run that was written here: delete that line, and it is run again, or "
-                f"choose another folder (out=... or --out)."
-            ) from None
-        yield entry
-
-
-def _differing(known: Any, asked: Mapping[str, Any]) -> str:
-    """For example " (seed, steps)"."""
-    if not isinstance(known, dict):
-        return ""
-    names = sorted(name for name in {*known, *asked} if known.get(name, ...) != asked.get(name, ...))
-    return f" ({', '.join(names)})"

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import adapters_of, components_of, decoders_of, denoisers_of, schedulers_of
+from accel.components import adapters_of, components_of, decoders_of, denoisers_of, schedulers_of
+from accel.few_numbers import address, few_numbers
 from accel.pipeline_call import PipelineCall
 from accel.text_cache import Answers, TextCache, frozen
 
@@ -55,6 +56,8 @@ class KeptTexts:
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
         if frozen(plain) is None or any(each.training for part in modules for each in part.modules()):
             return None
+        if any(weight.is_meta for part in modules for weight in part.parameters()):  # nobody can tell what they are
+            return None
         if [known() for known in self._parts] != parts:
             self._parts = [weakref.ref(part) for part in parts]
             self._answers.clear()
@@ -75,9 +78,8 @@ def _numbers(module: torch.nn.Module) -> list[Any]:
     found: list[Any] = []
     for weight in (*module.parameters(), *module.buffers()):
         version = -1 if weight.is_inference() else weight._version
-        found.append([weight.data_ptr(), version, weight.dtype, weight.device])
-    flat = [weight.detach().flatten() for weight in module.parameters()]
-    some = [each[:: max(each.numel() // NUMBERS, 1)].float() for each in flat]
+        found.append([address(weight), version, weight.dtype, weight.device])
+    some = [numbers.float() for weight in module.parameters() for numbers in few_numbers(weight, NUMBERS)]
     return [found, torch.cat(some).tolist() if some else []]
 
 

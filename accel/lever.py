@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.call import DenoiserCall, DenoiserResult, Proceed
-from accel.clock import Timetable
 from accel.deferred import read_all
 from accel.method import Method
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
+from accel.timetable import Timetable
 from accel.update import Around
 
 

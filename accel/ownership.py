@@ -7,6 +7,7 @@ everybody's calls. Context variables tell them apart: each thread and each async
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 
@@ -22,32 +23,77 @@ class CallOwner:
         self._outer: CallOwner | None = None
         self._over = False
 
+    def owns(self, part: object) -> bool:
+        """Whether this part's calls are its own."""
+        return id(part) in self._parts
+
     def take_over(self) -> None:
         """It begins, in this thread or task."""
-        self._outer = owner_of()
+        self._outer = _innermost()
         _OWNER.set(self)
 
     def hand_back(self) -> None:
         """It has ended, wherever this is called: a generator may be closed in another thread than it began in."""
         self._over = True
-        _OWNER.set(owner_of())
+        _OWNER.set(_innermost())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While code of the user's runs in the middle of it, a callback, what that calls is not its own."""
+        pause = _Pause(self)
+        pause.take_over()
+        try:
+            yield
+        finally:
+            pause.hand_back()
+
+
+class _Pause(CallOwner):
+    """A callback of a pipeline call: no part's call in it belongs to that call, or to one around it."""
+
+    def __init__(self, paused: CallOwner) -> None:
+        super().__init__(frozenset())
+        self.paused = paused
+
+    def owns(self, part: object) -> bool:
+        return True
 
 
 def owner_of(part: object | None = None) -> CallOwner | None:
     """To whom a call of this part belongs here and now (without a part: who is in progress here): the innermost."""
     found = _OWNER.get()
-    while found is not None and (found._over or (part is not None and id(part) not in found._parts)):
+    while found is not None and (found._over or not (_is_call(found) if part is None else found.owns(part))):
         found = found._outer
     return found
 
 
 def owners() -> Iterator[CallOwner]:
-    """All that is in progress here, from the inside out."""
+    """All that is in progress here, from the inside out, up to a callback."""
     found = _OWNER.get()
-    while found is not None:
+    while found is not None and (found._over or _is_call(found)):
         if not found._over:
             yield found
         found = found._outer
+
+
+def paused() -> Iterator[CallOwner]:
+    """The calls in whose callbacks we are, from the inside out."""
+    found = _OWNER.get()
+    while found is not None:
+        if isinstance(found, _Pause) and not found._over:
+            yield found.paused
+        found = found._outer
+
+
+def _innermost() -> CallOwner | None:
+    found = _OWNER.get()
+    while found is not None and found._over:
+        found = found._outer
+    return found
+
+
+def _is_call(found: CallOwner) -> bool:
+    return not isinstance(found, _Pause)
 
 
 _OWNER: ContextVar[CallOwner | None] = ContextVar("accel_owner", default=None)

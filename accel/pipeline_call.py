@@ -12,17 +12,25 @@ from typing import Any
 import torch
 
 from accel import conventions
-from accel.anatomy import Anatomy, denoisers_of
+from accel.anatomy import Anatomy
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.call_forms import CallForms, with_arguments
+from accel.callbacks import set_aside_in_callbacks
 from accel.clock import Clock
+from accel.components import denoisers_of
 from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
+from accel.patch import Wrapper
 from accel.reasons import Code
 from accel.report import CallRecord, Report
 from accel.savings import with_savings
 from accel.update import LinearUpdates, Unknown, handed_on
+
+CALLED_AGAIN = (
+    "The pipeline was called again from its own callback, which starts its scheduler anew under the run in progress: "
+    "call another pipeline there, type(pipe)(**{**pipe.components, 'scheduler': copy.deepcopy(pipe.scheduler)})."
+)
 
 
 class PipelineCall(CallOwner):
@@ -43,13 +51,15 @@ class PipelineCall(CallOwner):
     ) -> None:
         super().__init__(parts)
         self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), CompositeLever(None, levers), 0
-        self._answer = self.levers.chain()
+        self._answer = self.levers.chain()  # what a denoiser call goes through
         self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
+        self._callbacks: list[Wrapper] = []  # over those that are objects
+        self.called_again = False  # the same pipeline, from its own callback
         self._adapters: dict[str, Adapter] = {}
-        self._unsaid: set[str] = set()
+        self._absent: set[str] = set()  # attributes that the pipeline does not have
         self._forms = CallForms()
-        self._told: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run, what its updates are
+        self._known_updates: dict[tuple[int, str], LinearUpdates | Unknown] = {}  # by run and space
         self._pipe: weakref.ref[Any] | None = None
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step, self._on_host = False, True
@@ -64,12 +74,14 @@ class PipelineCall(CallOwner):
         self.levers.reset()
         self._started = time.perf_counter()
 
-    def changed(
+    def changed_arguments(
         self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of the pipeline's call as the levers want them."""
+        """The arguments of the pipeline's call as the levers want them, and with callbacks that are none of it."""
         self._given = self._forms.named(method, args, kwargs)
-        others = self.levers.arguments(self._given)
+        others, wrapped = set_aside_in_callbacks(self, self._given)
+        self._callbacks += wrapped  # a pipeline may call itself
+        others |= self.levers.arguments(self._given)
         return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
     @property
@@ -165,35 +177,36 @@ class PipelineCall(CallOwner):
         )
         latents = tensors(Arguments.pick(bound, LATENTS))
         self._on_host &= not latents or latents[0].device.type == "cpu"
-        told = self._said(pipe, "do_classifier_free_guidance")
-        guided = None if told is None else bool(told)
-        entangled = bool(self._said(pipe, conventions.PERTURBS_BY_PLACE))
+        scaled = self._attribute(pipe, "do_classifier_free_guidance")
+        guided = None if scaled is None else bool(scaled)
+        entangled = bool(self._attribute(pipe, conventions.PERTURBS_BY_PLACE))
         return DenoiserCall(
             name, stream, leader, context, args, kwargs, latents, module, bound,
             forward=inner, guided=guided, entangled=entangled, content=content, updates=self._updates,
         )  # fmt: skip
 
-    def _said(self, pipe: Any, name: str) -> Any:
+    def _attribute(self, pipe: Any, name: str) -> Any:
         """What the pipeline says of itself; None where it does not. Then it is not asked again: the attributes that
         diffusers' pipelines do not have are the slow ones.
         """
-        if name in self._unsaid:
+        if name in self._absent:
             return None
         found = getattr(pipe, name, None)
         if found is None:
-            self._unsaid.add(name)
+            self._absent.add(name)
         return found
 
     def _updates(self, space: str) -> LinearUpdates:
         """What this run's updates make of the pipeline's outputs, or of the clean estimates that they imply."""
         place = self._clock.run, space
-        if place not in self._told:
-            self._told = {known: told for known, told in self._told.items() if known[0] == self._clock.run}
+        if place not in self._known_updates:
+            others = self._known_updates.items()
+            self._known_updates = {known: updates for known, updates in others if known[0] == self._clock.run}
             try:
-                self._told[place] = self._measured(space)
+                self._known_updates[place] = self._measured(space)
             except Unknown as reason:
-                self._told[place] = reason.untraced()
-        found = self._told[place]
+                self._known_updates[place] = reason.untraced()
+        found = self._known_updates[place]
         if isinstance(found, Unknown):
             raise found.untraced()
         return found
@@ -213,6 +226,8 @@ class PipelineCall(CallOwner):
     def end(self) -> None:
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
         self.hand_back()
+        for wrapper in reversed(self._callbacks):
+            wrapper.detach()
         if self._started:
             self.report.notes += self._notes()
         if self._started and self.report.calls:
@@ -231,7 +246,8 @@ class PipelineCall(CallOwner):
         self._clock.clear()
         self.levers.reset()
         self.levers.end()
-        self.levers, self._given, self._adapters, self._told = CompositeLever(None, ()), {}, {}, {}
+        self.levers, self._given, self._adapters, self._known_updates = CompositeLever(None, ()), {}, {}, {}
+        self._callbacks = []
         self._answer, self._forms = self.levers.chain(), CallForms()
 
     def _notes(self) -> Iterator[str]:
@@ -245,6 +261,8 @@ class PipelineCall(CallOwner):
         for name, adapter in self._adapters.items():
             if adapter.computed < adapter.asked:
                 yield f"The {name} was computed in {adapter.computed:.3g} of its {adapter.asked} calls."
+        if self.called_again:
+            yield CALLED_AGAIN
         if self._clock.copies:
             yield (
                 f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "

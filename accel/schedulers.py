@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from accel import known_schedulers
-from accel.clock import Timetable
 from accel.parametrization import Prediction, Samples, output_shares, prediction_in, shares
 from accel.scheduler_state import state_of
+from accel.timetable import Timetable
 from accel.update import FRESH, Deep, LinearUpdates, Unknown, config_of, copy_scheduler
 
 # How `set_timesteps` is told: "shifted" takes sigmas and shifts them, "with end" takes them as they are with the end of

@@ -11,7 +11,8 @@ from accel.anatomy import Anatomy, inspect
 from accel.measure.comparison import ComparisonInterrupted, compare
 from accel.measure.measurements import BASELINE
 from accel.measure.metrics import MAX_PSNR
-from accel.measure.results import Comparison, ResultRow
+from accel.measure.results import Comparison
+from accel.measure.rows import ResultRow
 from accel.method import Method
 from accel.presets import DEFAULT, PRESETS, doubt
 from accel.recipe import Recipe

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from accel.anatomy import Anatomy, adapters_of, components_of, denoisers_of, guiders_of, inspect, schedulers_of
+from accel.anatomy import Anatomy, inspect
 from accel.call import Arguments
 from accel.clock import Clock
 from accel.component_swap import ComponentSwap
+from accel.components import adapters_of, components_of, denoisers_of, guiders_of, schedulers_of
 from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
-from accel.ownership import owner_of, owners
+from accel.ownership import owner_of, owners, paused
 from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
-from accel.pipeline_call import PipelineCall
+from accel.pipeline_call import CALLED_AGAIN, PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
 from accel.text_cache import MOST_BYTES
@@ -45,21 +46,21 @@ class Session:
             )
         components = components_of(pipe)
         self.recipe = recipe
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._levers: list[Lever] = []
-        # A layer on top of an offload hook leads to the weights, which must not live as long as a kept session, and a
+        # A wrapper on top of an offload hook leads to the weights, which must not live as long as a kept session, and a
         # lever may hold weights of its own.
-        layers, levers = self._layers.clear, self._levers.clear
-        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (layers(), levers()))
+        wrappers, levers = self._wrappers.clear, self._levers.clear
+        self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (wrappers(), levers()))
         self._clock = Clock()
         self._report, self._suspended = Report(recipe.label), False
-        self._calls: list[PipelineCall] = []  # in progress; several where several threads call this pipeline at once
-        self._call_layer: CallWrapper | None = None
+        self._calls: list[PipelineCall] = []  # in progress: several where several threads call this pipeline at once
+        self._call_wrapper: CallWrapper | None = None
         self._texts: KeptTexts | None = None
         try:
             self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
-            self._call_layer = CallWrapper(pipe, _Around(self), self)
+            self._call_wrapper = CallWrapper(pipe, _PipelineListener(self), self)
         except BaseException:
             self.restore()
             raise
@@ -90,7 +91,7 @@ class Session:
     @property
     def parts(self) -> dict[str, Any]:
         """The parts that the pipeline has during its calls: its own, or those that the recipe puts in their place."""
-        return self._exchange.parts(components_of(self.pipe))
+        return self._swap.parts(components_of(self.pipe))
 
     def report(self) -> Report:
         """The record of the last pipeline call (or of the one in progress)."""
@@ -100,7 +101,7 @@ class Session:
         """Gives the pipeline back as it was, bit for bit; returns it. A second call does nothing."""
         pipe, self._pipe = self.pipe, None
         self._detach()
-        self._layers.clear()
+        self._wrappers.clear()
         self._texts = None
         for call in tuple(self._calls):
             call.end()
@@ -116,7 +117,8 @@ class Session:
 
         Words are encoded anew where any argument differs, and where an encoder's weights, adapters or settings do (its
         weights are compared by address, torch's count of changes, and 64 of the numbers of each); nothing is kept of
-        calls with pictures or embeddings, of encoders in training mode, and where an encoder draws random numbers.
+        calls with pictures or embeddings, of encoders in training mode or with weights elsewhere (sequential offload),
+        and where an encoder draws random numbers.
         Memory: copies of the encodings, where they were made, `most_bytes` at most; the oldest go first. Ends with the
         session, and rests while that is suspended. It is not worth having where every call has other words.
         """
@@ -149,7 +151,7 @@ class Session:
         self._detach()
         self._suspended = True
         try:
-            with self._exchange.swapped_out(pipe):
+            with self._swap.swapped_out(pipe):
                 yield
         finally:
             self._suspended = False
@@ -169,7 +171,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """Switches the session on around a denoising loop of your own that uses the pipeline's parts.
 
-        Calls of the pipeline itself need no such thing. Outside of both, the layers pass everything through, so a
+        Calls of the pipeline itself need no such thing. Outside of both, the wrappers pass everything through, so a
         denoiser or scheduler that is shared with another pipeline is not accelerated there. The block belongs to the
         thread or asyncio task that enters it: a generator that stays in it between two values must be advanced from
         there.
@@ -178,10 +180,13 @@ class Session:
         if pipe is None or self._call_here() is not None:
             yield
             return
+        outers = [outer for outer in paused() if isinstance(outer, PipelineCall) and outer in self._calls]
+        for outer in outers:
+            outer.called_again = True
         with ExitStack() as put_back:
             with CHANGING:
                 components = self._follow(pipe, components_of(pipe))
-                put_back.enter_context(self._exchange.swapped_in(pipe))
+                put_back.enter_context(self._swap.swapped_in(pipe))
                 for guider in guiders_of(components):
                     put_back.enter_context(_unused(guider))
                 call = self._new_call(components)
@@ -190,9 +195,15 @@ class Session:
                 call.begin(pipe, components)
                 with call.levers.around_call():
                     yield
+            except Exception as error:
+                if call.called_again:
+                    error.add_note(CALLED_AGAIN)
+                raise
             finally:
                 self._calls.remove(call)
                 call.end()
+                for outer in outers[:1]:
+                    self._report = outer.report
 
     def _new_call(self, components: dict[str, Any]) -> PipelineCall:
         """With this session's clock and levers, or with others of their kind while these serve in another thread."""
@@ -206,15 +217,16 @@ class Session:
 
     def _attach(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Returns the parts that the pipeline has during its calls."""
-        methods, self._settings = self.recipe.methods(), _settings(own)
-        self._exchange = ComponentSwap(own, methods.values())
-        components = self._exchange.parts(own)
+        methods, self._scheduler_settings = self.recipe.methods(), _settings_of_schedulers(own)
+        self._swap = ComponentSwap(own, methods.values())
+        components = self._swap.parts(own)
         self.anatomy: Anatomy = inspect(pipe, components)
         for method in methods.values():
             self.anatomy = method.adjust_anatomy(self.anatomy)
         self._levers[:] = self._built()
         self._arguments = {name: Arguments(module) for name, module in denoisers_of(components)}
-        self._layers[:] = wrap_methods(self._plan(components), everywhere=True)
+        # Everywhere, not within a call alone: `_PartListener` itself tells whose call it hears.
+        self._wrappers[:] = wrap_methods(self._plan(components), everywhere=True)
         return components
 
     def _built(self) -> list[Lever]:
@@ -224,78 +236,78 @@ class Session:
     def _detach(self) -> None:
         if self._texts is not None:
             self._texts.detach()
-        for layer in reversed(self._layers):
-            layer.detach()
-        if self._call_layer is not None:
-            self._call_layer.detach()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        if self._call_wrapper is not None:
+            self._call_wrapper.detach()
 
     def _resume(self, pipe: Any) -> None:
-        """New layers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
-        plan = list(self._plan(self._exchange.parts(components_of(pipe))))
-        self._layers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
-        self._call_layer = CallWrapper(pipe, _Around(self), self)
+        """New wrappers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
+        plan = list(self._plan(self._swap.parts(components_of(pipe))))
+        self._wrappers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
+        self._call_wrapper = CallWrapper(pipe, _PipelineListener(self), self)
         if self._texts is not None:
             self._texts.attach(pipe)
 
-    def _covered(self, plan: list[tuple[Any, str, _Heard]]) -> bool:
-        """Whether the layers are, or were, over just these methods."""
-        return len(plan) == len(self._layers) and all(
-            layer.covers(owner, method) for layer, (owner, method, _) in zip(self._layers, plan, strict=True)
+    def _covered(self, plan: list[tuple[Any, str, _PartListener]]) -> bool:
+        """Whether the wrappers are, or were, over just these methods."""
+        return len(plan) == len(self._wrappers) and all(
+            wrapper.covers(owner, method) for wrapper, (owner, method, _) in zip(self._wrappers, plan, strict=True)
         )
 
-    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _Heard]]:
+    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _PartListener]]:
         """Every method that is listened to: its owner, its name and what stands around it."""
         for name, scheduler in schedulers_of(components):
             step = next(method for method in STEPS if hasattr(scheduler, method))
-            yield scheduler, "set_timesteps", _Heard(self, "set_timesteps", scheduler, name)
-            yield scheduler, step, _Heard(self, "step", scheduler, name)
+            yield scheduler, "set_timesteps", _PartListener(self, "set_timesteps", scheduler, name)
+            yield scheduler, step, _PartListener(self, "step", scheduler, name)
         for name, module in denoisers_of(components):
-            yield module, _called(module), _Heard(self, "denoise", module, name)
+            yield module, _called(module), _PartListener(self, "denoise", module, name)
             if hasattr(module, "cache_context"):
-                yield module, "cache_context", _Heard(self, "cache_context", module, name)
+                yield module, "cache_context", _PartListener(self, "cache_context", module, name)
         for name, module in adapters_of(components):
-            yield module, _called(module), _Heard(self, "adapt", module, name)
+            yield module, _called(module), _PartListener(self, "adapt", module, name)
 
     def _follow(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
         exchanged a part (`pipe.scheduler = ...`, `torch.compile`) or changed a scheduler's settings. Returns the parts
         that the pipeline has during this call.
         """
-        components = self._exchange.parts(own)
-        if self._covered(list(self._plan(components))) and self._settings == _settings(own):
-            self._layers[:] = [layer.on_top() for layer in self._layers]
+        components = self._swap.parts(own)
+        if self._covered(list(self._plan(components))) and self._scheduler_settings == _settings_of_schedulers(own):
+            self._wrappers[:] = [wrapper.on_top() for wrapper in self._wrappers]
             return components
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers.clear()
         return self._attach(pipe, own)
 
     def _stay_on_top(self, part: Any) -> None:
         """Re-attaches what a denoiser's own call has taken off of it: diffusers' group offloading with streams sees in
         the first call in which order the blocks run, and then puts its hooks on anew.
         """
-        for place, layer in enumerate(self._layers):
-            if layer.covers(part, layer.name) and layer.hidden:
+        for place, wrapper in enumerate(self._wrappers):
+            if wrapper.covers(part, wrapper.name) and wrapper.hidden:
                 with CHANGING:
-                    self._layers[place] = layer.on_top()
+                    self._wrappers[place] = wrapper.on_top()
 
     def _run(self, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The pipeline is called."""
         with self.running():
-            call = next((call for call in owners() if call in self._calls), None)
+            call = self._call_here()
             if call is not None:
-                args, kwargs = call.changed(inner, args, kwargs)
+                args, kwargs = call.changed_arguments(inner, args, kwargs)
             return inner(*args, **kwargs)
 
 
 def _called(module: Any) -> str:
-    """The method that a call ends up in. A module compiled in place has another, and a layer inside of `forward` would
-    be compiled as well.
+    """The method that a call ends up in. A module compiled in place has another, and a wrapper inside of `forward`
+    would be compiled as well.
     """
     return "forward" if getattr(module, "_compiled_call_impl", None) is None else "_compiled_call_impl"
 
 
-def _settings(components: dict[str, Any]) -> list[str]:
+def _settings_of_schedulers(components: dict[str, Any]) -> list[str]:
     """Of the schedulers: what these do hangs on them."""
     return [repr(config_of(scheduler)) for _, scheduler in schedulers_of(components)]
 
@@ -309,8 +321,8 @@ def bare(pipe: Any) -> AbstractContextManager[None]:
     return nullcontext() if session is None else session.suspended()
 
 
-class _Around:
-    """What stands around the pipeline's call. Holds the session weakly, because layers must not keep it alive."""
+class _PipelineListener:
+    """What stands around the pipeline's call. Holds the session weakly, because wrappers must not keep it alive."""
 
     __slots__ = ("_session",)
 
@@ -322,7 +334,7 @@ class _Around:
         return inner(*args, **kwargs) if session is None else session._run(inner, args, kwargs)
 
 
-class _Heard:
+class _PartListener:
     """What stands around a method of a part. A pipeline call in progress here handles it; calls from elsewhere pass
     through. Holds the session weakly, as above, and the part too.
     """
@@ -342,7 +354,7 @@ class _Heard:
                 if self._event == "denoise":
                     session._stay_on_top(part)
                 return result
-            if caller is None and self._event == "denoise":
+            if caller is None and self._event == "denoise":  # perhaps one of ours, in a thread that we cannot tell
                 for call in session._calls:
                     call.strays += 1
         return inner(*args, **kwargs)

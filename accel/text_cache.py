@@ -72,13 +72,13 @@ class TextCache:
         self._answers = answers or Answers()
         self._context = context
         names = [name for name in dir(type(pipe)) if METHODS.fullmatch(name) and callable(getattr(type(pipe), name))]
-        self._layers = [Wrapper(pipe, name, self._remembering(name)) for name in names]
+        self._wrappers = [Wrapper(pipe, name, self._remembering(name)) for name in names]
 
     def detach(self) -> None:
         """Gives the pipeline its own methods back."""
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers.clear()
 
     def _remembering(self, name: str) -> Callable[..., Any]:
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

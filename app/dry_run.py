@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of, schedulers_of
 from accel.app.settings import StudioSettings
-from accel.measure.pipeline_runs import call_default
+from accel.call_forms import call_default
+from accel.components import components_of, denoisers_of, schedulers_of
 from accel.recipe import Recipe
 from accel.rendering.pipeline_arguments import plain_class
 from accel.report import Report

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from accel.anatomy import components_of, denoisers_of
 from accel.app.limits import Limits
 from accel.app.preview import LatentPreview
 from accel.app.settings import StudioSettings
+from accel.call_forms import call_default
+from accel.components import components_of, denoisers_of
 from accel.loading import POCKET, load_pipeline
-from accel.measure.pipeline_runs import call_default
 from accel.rendering.memory import free_memory
 from accel.rendering.pipeline_arguments import class_of, plain_class
 

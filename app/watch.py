@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of, schedulers_of
 from accel.app.pair import Cancelled
 from accel.app.preview import LatentPreview
+from accel.components import components_of, denoisers_of, schedulers_of
 from accel.measure.media import Pixels
 from accel.parametrization import clean_from_output
 from accel.patch import Wrapper, is_compiled

@@ -115,22 +115,19 @@ class ChosenKernel:
 def attend(inputs: AttentionInputs, plans: Sequence[HeadPlan], kernel: Kernel | None = None) -> torch.Tensor:
     """The attention output (B, H, L, D): video rows by the plans, text rows dense, padded text never attended.
 
-    kernel: None takes the fastest of those that pass their tests on this device, and tests them anew in each call. If
-    none does, the model's own attention is used.
+    kernel: None takes the fastest of those that pass their tests on this device, and tests them anew in each call.
+    Raises NoKernel if none does.
     """
     run = kernel or ChosenKernel()
     samples = list(samples_with_text(inputs))
-    try:
-        if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
-            return _heads(inputs, plans[0], run, *samples[0])
-        out = torch.empty_like(inputs.q, memory_format=torch.contiguous_format)
-        for rows, text in samples:
-            for part in plans:
-                heads = slice(None) if part.heads is None else part.heads
-                out[rows, heads] = _heads(inputs, part, run, rows, text)
-        return out
-    except NoKernel:
-        return inputs.dense()
+    if len(plans) == 1 and plans[0].heads is None and len(samples) == 1:
+        return _heads(inputs, plans[0], run, *samples[0])
+    out = torch.empty_like(inputs.q, memory_format=torch.contiguous_format)
+    for rows, text in samples:
+        for part in plans:
+            heads = slice(None) if part.heads is None else part.heads
+            out[rows, heads] = _heads(inputs, part, run, rows, text)
+    return out
 
 
 @functools.cache

@@ -16,16 +16,16 @@ import torch
 from accel import conventions
 from accel.anatomy import Anatomy
 from accel.attention.break_even import max_density_to_gain
-from accel.attention.kernels import ChosenKernel, attend
+from accel.attention.kernels import ChosenKernel, NoKernel, attend
 from accel.attention.low_precision import LowPrecisionAttention, VerifiedKernels
 from accel.attention.planner import AttentionInputs, AttentionResult, AttentionSite, HeadPlan, Planner, SparseAttention
 from accel.attention.sdpa import KeyMasks, SdpaCall, SdpaObserver
-from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, SLOWER, WARMUP, AttentionStats
+from accel.attention.stats import CHOSEN, FIRST_LAYERS, MASKED, SLOWER, UNFIT, WARMUP, AttentionStats
 from accel.attention.tokens import Tokens
 from accel.attention.verdicts import Verdicts
 from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, is_graph, reachable
 from accel.report import CallRecord, LeverReport
 
 NONE = slice(0, 0)  # tokens that a mask must not leave out
@@ -82,7 +82,7 @@ class AttentionLever(Lever):
         self._verdicts = Verdicts(() if self._sparse is None else self._sparse.measured)
         self._chosen = ChosenKernel(verdicts=self._verdicts)
         self._places = places(anatomy)
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._state: ForwardState | None = None
         self._stats = self._blank()
         self.reset()
@@ -93,19 +93,19 @@ class AttentionLever(Lever):
         for place in self._places:
             root = denoisers.get(place.denoiser)
             module = None if root is None else reachable(root, place.path)
-            if module is None or is_compiled(module):
+            if module is None or is_graph(module):
                 self._stats.unreachable += 1
             else:
-                self._layers.append(Wrapper(module, "forward", partial(self._module, place)))
+                self._wrappers.append(Wrapper(module, "forward", partial(self._module, place)))
 
     def reset(self) -> None:
         self._left()
         self._planners: dict[tuple[str, tuple[object, ...]], Planner] = {}
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def before_evaluation(self, call: DenoiserCall) -> None:
         self._left()
@@ -204,7 +204,10 @@ class AttentionLever(Lever):
         if density > most and not pays:
             return f"planned with over {most:.0%} of the pairs, which does not pay"
         kernel = (self._low_precision and self._low_precision.for_plans(site, attention)) or self._chosen
-        output = planner.correct(inputs, attend(inputs, plans, kernel))
+        try:
+            output = planner.correct(inputs, attend(inputs, plans, kernel))
+        except NoKernel:
+            return UNFIT
         self._stats.record_plan(1.0 if refreshed else density, kernel.name)
         return output
 

@@ -15,6 +15,7 @@ FIRST_LAYERS = "in the first layers (dense_layers)"
 FINAL_LAYERS = "in the last layers (final_layers)"
 MASKED = "with a mask that is more than padded text"
 CHOSEN = "as the method chose"
+UNFIT = "because no kernel passes its test here"
 SLOWER = "where the model's own attention was measured to be faster (measured)"
 
 MOST_REASONS = 4

@@ -26,7 +26,7 @@ from accel import pocket
 from accel.attention import LowPrecision, PooledKeys, WindowResidual
 from accel.caching import OptimalSchedule
 from accel.cli import run
-from accel.journal import entries_of
+from accel.journal import Journal, rows_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, psnr, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
@@ -37,7 +37,6 @@ from accel.terminal import show
 from benchmarks.best_of import share
 from benchmarks.coarse import with_maps
 from benchmarks.command import command_of
-from benchmarks.kept_rows import KeptRows
 
 PLAIN, ALL, COARSE = "unaccelerated", "all levers", "`CoarseToFine` alone"
 SIZE = {"height": 128, "width": 128, "num_frames": 33}
@@ -91,9 +90,9 @@ class OneClip:
         return self.row, self.prompt
 
 
-def kept(folder: Path, part: tuple[int, int], settings: dict[str, Any]) -> KeptRows[OneClip]:
+def kept(folder: Path, part: tuple[int, int], settings: dict[str, Any]) -> Journal[OneClip]:
     """The clips of one part of the prompts."""
-    return KeptRows(folder / f"part-{part[0]}-of-{part[1]}.jsonl", settings, OneClip)
+    return Journal(folder / f"part-{part[0]}-of-{part[1]}.jsonl", settings, OneClip)
 
 
 def compared(folder: Path, row: str, number: int, clip: Clip) -> float:
@@ -120,17 +119,17 @@ def measure(given: argparse.Namespace) -> None:
                 show("The time is over; the same command goes on from here.")
                 break
             made.add(_one(given.out, pipe, name, rows[name], prompts[number], number))
-    show(table([entry for path in sorted(given.out.glob("part-*.jsonl")) for entry in _entries(path)]))
+    show(table([clip for path in sorted(given.out.glob("part-*.jsonl")) for clip in rows_of(path, OneClip)]))
 
 
 def left(
-    made: KeptRows[OneClip], prompts: Sequence[str], rows: dict[str, Row], part: tuple[int, int]
+    made: Journal[OneClip], prompts: Sequence[str], rows: dict[str, Row], part: tuple[int, int]
 ) -> Iterator[tuple[str, int]]:
     """The clips of this part that are still to be made, all rows of a prompt together, so that a machine that slows
     down slows all of them."""
     for number in range(part[0], len(prompts), part[1]):
         for name, row in rows.items():
-            if number < row.prompts and not made.has(name, prompts[number]):
+            if number < row.prompts and (name, prompts[number]) not in made:
                 yield name, number
 
 
@@ -145,10 +144,6 @@ def _one(folder: Path, pipe: Any, name: str, row: Row, prompt: str, number: int)
         clip = to_frames(pipe(prompt, generator=generator, num_inference_steps=row.steps, output_type="np", **SIZE))
         seconds = time.process_time() - start
     return OneClip(name, prompt, pocket.verify(clip, prompt).correct, seconds, compared(folder, name, number, clip))
-
-
-def _entries(path: Path) -> list[OneClip]:
-    return entries_of(path, lambda data: OneClip(**data), headed=True)
 
 
 def table(entries: Sequence[OneClip]) -> str:

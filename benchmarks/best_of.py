@@ -21,13 +21,13 @@ import accel
 from accel import pocket
 from accel.caching import OptimalSchedule
 from accel.cli import run
+from accel.journal import Journal
 from accel.measure.intervals import Interval, of_ratio, of_share
 from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import show
 from benchmarks.command import command_of
-from benchmarks.kept_rows import KeptRows
 from benchmarks.rankers import RANKERS, Ranker, ranker, verdict
 from benchmarks.second_verifier import SecondVerifier, trained
 
@@ -56,9 +56,9 @@ class Outcome:
         return self.way, self.prompt
 
 
-def kept(folder: Path, settings: dict[str, Any]) -> KeptRows[Outcome]:
+def kept(folder: Path, settings: dict[str, Any]) -> Journal[Outcome]:
     """The runs of one setting."""
-    return KeptRows(folder / ROWS, settings, Outcome)
+    return Journal(folder / ROWS, settings, Outcome)
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,16 @@ def measure(given: argparse.Namespace) -> None:
                 show("The time is over; the same command goes on from here.")
                 break
             experiment.add(bench.row(way, prompt, seeds))
-    show(table(experiment.rows))
+    show(table(list(experiment.values())))
 
 
 def _left(
-    experiment: KeptRows[Outcome], prompts: Sequence[str], count: int, rankers: Sequence[str]
+    experiment: Journal[Outcome], prompts: Sequence[str], count: int, rankers: Sequence[str]
 ) -> Iterator[tuple[str, str, range]]:
     """What is still to be run, all ways of a prompt together. Each prompt has seeds of its own."""
     for index, prompt in enumerate(prompts):
         for way in (PLAIN, *rankers):
-            if not experiment.has(way, prompt):
+            if (way, prompt) not in experiment:
                 yield way, prompt, range(count * index, count * (index + 1))
 
 

@@ -16,7 +16,7 @@ import torch
 
 import accel
 from accel import FORA, PAB, BFloat16, FixedInterval, LowPrecision, Recipe, pocket
-from accel.measure.results import ResultRow
+from accel.measure.rows import ResultRow
 
 PROMPTS = ("a red circle moves left on a dark background", "a blue square moves up on a light background")
 SHORT: dict[str, Any] = {"warmup": 1, "final": 1, "min_steps": 1}

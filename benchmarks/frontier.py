@@ -29,7 +29,8 @@ from accel.measure.comparison import compare
 from accel.measure.measurements import Verifier
 from accel.measure.pareto import FEWER_STEPS
 from accel.measure.pipeline_runs import without_progress_bars
-from accel.measure.results import Comparison, ResultRow
+from accel.measure.results import Comparison
+from accel.measure.rows import ResultRow
 from accel.method import Method
 from accel.terminal import show, waiting
 from benchmarks.command import command_of

@@ -20,17 +20,18 @@ from accel import pocket
 from accel.anatomy import inspect
 from accel.files import write_whole
 from accel.loading import load_pipeline
-from accel.measure.comparison import call_arguments_of, compare
+from accel.measure.call_arguments import call_arguments_of
+from accel.measure.comparison import compare
 from accel.measure.metrics import psnr
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.tuning.api import tune
 from accel.tuning.clip_split import PromptSeed
 from accel.tuning.goal import SLACK, may_break
+from accel.tuning.narrowing import acting
 from accel.tuning.simulate import Simulator
 from accel.tuning.space import KEEPING, Candidate, Recipes, Space, Structure, space_of
 from accel.tuning.trials import TrialRunner
-from accel.tuning.tuner import acting
 
 TUNED = "tuned"
 TIMED = 6  # clips on which the speeds are compared

@@ -5,7 +5,7 @@ beside the unaccelerated pipeline and, clip by clip, beside fewer steps with as 
 judge the setting is then chosen by all *other* judges, and the table shows how that one does on it. Speeds, and other
 libraries, are the business of `benchmarks.speeds`.
 
-Runs are kept in OUT/runs.jsonl as they end; the same command goes on where it stopped.
+Runs are kept in files of OUT as they end; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.recipe import Recipe
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, known_runs, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
 from benchmarks.judges import JUDGES
 
 SHARES = (0.66, 0.5, 0.42, 0.34, 0.28, 0.22)
@@ -115,9 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     # A file for each set of judges, so that two commands with different ones may run at once.
     path = options.out / f"{'-'.join(options.names)}.jsonl"
-    known = known_runs(options.out)
     for case in [] if options.table else cases(options.names):
-        bench = Bench(case, path, known)
+        bench = Bench(case, path)
         bench.plain(options.prompts, SHARES)
         for candidate, settings in CANDIDATES.items():
             for share in SHARES:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from diffusers import DiffusionPipeline
 
 from accel.api import accelerate
 from accel.caching import Calibration
-from accel.journal import append_line, entries_of
+from accel.journal import Journal, rows_of
 from accel.measure.metrics import Clip, psnr
 from accel.recipe import Recipe
 from accel.session import Session
@@ -54,6 +53,10 @@ class Run:
     seconds: float
     beside: float = 0.0
 
+    @property
+    def key(self) -> tuple[Case, str, int]:
+        return self.case, self.setting, self.prompt
+
 
 def named(judge: str) -> Judge | Home:
     """The judge, or the pocket model, of that name."""
@@ -77,10 +80,12 @@ def cases(names: Sequence[str]) -> list[Case]:
 
 
 class Bench:
-    """Runs one case, and keeps what ended in a file. speeds: each setting beside an unaccelerated clip of its own."""
+    """Runs one case, and keeps what ended in a file, with the unaccelerated clips beside it. speeds: each setting
+    beside an unaccelerated clip of its own.
+    """
 
-    def __init__(self, case: Case, out: Path, known: dict[tuple[Case, str, int], Run], *, speeds: bool = False) -> None:
-        self.case, self.out, self._known, self._speeds = case, out, known, speeds
+    def __init__(self, case: Case, out: Path, *, speeds: bool = False) -> None:
+        self.case, self.folder, self._kept, self._speeds = case, out.parent, kept_in(out), speeds
         self._beside: tuple[str, float] = ("", 0.0)
         self.judge = named(case.judge)
         self.pipe: DiffusionPipeline = self.judge.load(case.scheduler)
@@ -117,8 +122,8 @@ class Bench:
         finally:
             undo()
 
-    def again(self, setting: str, attach: Attach, prompts: Sequence[int], steps: int, out: Path) -> None:
-        """The seconds of known clips anew, each right after an unaccelerated clip of the same prompt, into a file."""
+    def again(self, setting: str, attach: Attach, prompts: Sequence[int], steps: int, kept: Journal[Run]) -> None:
+        """The seconds of known clips anew, each right after an unaccelerated clip of the same prompt."""
         for prompt in prompts:
             beside = self._seconds(prompt, self.case.steps)
             undo = attach(self.pipe)
@@ -126,8 +131,7 @@ class Bench:
                 seconds = self._seconds(prompt, steps)
             finally:
                 undo()
-            known = self._known[self.case, setting, prompt]
-            append_line(out, json.dumps(asdict(replace(known, seconds=seconds, beside=beside))))
+            kept.add(replace(self._kept[self.case, setting, prompt], seconds=seconds, beside=beside))
 
     def _seconds(self, prompt: int, steps: int) -> float:
         began = time.process_time()
@@ -136,13 +140,13 @@ class Bench:
 
     def _time_plain(self, setting: str, prompts: Sequence[int]) -> None:
         """An unaccelerated clip, for the speed of a setting that is next: busy machines change by the minute."""
-        unknown = any((self.case, setting, prompt) not in self._known for prompt in prompts)
+        unknown = any((self.case, setting, prompt) not in self._kept for prompt in prompts)
         if self._speeds and unknown and setting != self._beside[0]:
             self._beside = (setting, self._seconds(prompts[0], self.case.steps))
 
     def _measure(self, setting: str, prompt: int, steps: int = 0, session: Session | None = None) -> int:
         """Runs and keeps one clip, if it is not known yet; the number of steps that it computed, as far as we know."""
-        known = self._known.get((self.case, setting, prompt))
+        known = self._kept.get((self.case, setting, prompt))
         if known is None:
             reference = self._reference(prompt, setting == fewer(self.case.steps))
             began = time.process_time()
@@ -153,13 +157,12 @@ class Bench:
                 report = session.report()
                 computed = round(report.computed / len(report.calls) * report.steps)
             known = Run(self.case, setting, prompt, psnr(clip, reference), computed, seconds, self._beside[1])
-            self._known[self.case, setting, prompt] = known
-            append_line(self.out, json.dumps(asdict(known)))
+            self._kept.add(known)
         return known.computed
 
     def _reference(self, prompt: int, bare: bool) -> Clip:
         if prompt not in self._references:
-            path = self.out.parent / "references" / f"{self.case}, {prompt}.npy".replace(" ", "")
+            path = self.folder / "references" / f"{self.case}, {prompt}.npy".replace(" ", "")
             if not path.is_file():
                 if not bare:
                     raise ValueError(f"{self.case}: the unaccelerated clip {prompt} is to be made first.")
@@ -174,13 +177,15 @@ class Bench:
 
 def read(folder: Path) -> list[Run]:
     """All runs in the files of a folder."""
-    return [run for path in sorted(folder.glob("*.jsonl")) for run in entries_of(path, _run_of)]
+    return [run for path in sorted(folder.glob("*.jsonl")) for run in rows_of(path, _run)]
 
 
-def known_runs(folder: Path) -> dict[tuple[Case, str, int], Run]:
-    """The same, by what `Bench` asks for: case, setting and number of the prompt."""
-    return {(run.case, run.setting, run.prompt): run for run in read(folder)}
+def kept_in(path: Path) -> Journal[Run]:
+    """Runs that end in this file; those in other files of its folder, where another command may be running, are known.
+    A run names all that is set, so that they have no settings in common.
+    """
+    return Journal(path, {}, _run, beside=sorted(path.parent.glob("*.jsonl")))
 
 
-def _run_of(data: dict[str, Any]) -> Run:
-    return Run(**{**data, "case": Case(**data["case"])})
+def _run(case: dict[str, Any], **others: Any) -> Run:
+    return Run(Case(**case), **others)

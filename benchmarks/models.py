@@ -7,9 +7,9 @@ between them with and without a signal, and how different their seeds' clips are
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 import accel
 from accel import pocket
 from accel.cli import run
-from accel.journal import append_line, entries_of
+from accel.journal import Journal, rows_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
@@ -38,23 +38,17 @@ BASE, FEW, FEWER = ModelChoice("video", 0), ModelChoice("few", 1), ModelChoice("
 RISK = 0.15
 
 
-class KeptAnswers:
-    """What was measured, by a key, in a file: nothing is measured twice."""
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and what came of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.known = path, dict(entries_of(path, _answer))
-
-    def get(self, key: str, measure: Callable[..., Any], *given: Any) -> Any:
-        """measure(*given), made once for all runs of the command."""
-        if key not in self.known:
-            self.known[key] = measure(*given)
-            append_line(self.path, json.dumps([key, self.known[key]]))
-        return self.known[key]
+    key: str
+    value: Any
 
 
-def _answer(data: Any) -> tuple[str, Any]:
-    key, value = data
-    return key, value
+def once(kept: Journal[Measured], key: str, measure: Callable[..., Any], *given: Any) -> Any:
+    """measure(*given), made once for all runs of the command."""
+    return kept.once(key, lambda: Measured(key, measure(*given))).value
 
 
 def made(pipe: Any, prompt: str, seed: int, recipe: Any = None, steps: int | None = None) -> tuple[Clip, float]:
@@ -66,7 +60,7 @@ def made(pipe: Any, prompt: str, seed: int, recipe: Any = None, steps: int | Non
         return to_frames(output), time.process_time() - start
 
 
-def front_of(base: Sequence[Outcome], pipes: Sequence[Any], kept: KeptAnswers) -> ModelFront:
+def front_of(base: Sequence[Outcome], pipes: Sequence[Any], kept: Journal[Measured]) -> ModelFront:
     """The base's runs are those of `benchmarks.best_of`; the others are made with the same seeds."""
 
     def judged(choice: ModelChoice, row: Outcome) -> tuple[bool, float]:
@@ -75,7 +69,7 @@ def front_of(base: Sequence[Outcome], pipes: Sequence[Any], kept: KeptAnswers) -
 
     results = [ChoiceResult(BASE, tuple(float(r.correct) for r in base), tuple(r.cpu_seconds for r in base))]
     for choice in (FEW, FEWER):
-        rows = [kept.get(f"{choice.label}/{row.prompt}/{row.seed}", judged, choice, row) for row in base]
+        rows = [once(kept, f"{choice.label}/{row.prompt}/{row.seed}", judged, choice, row) for row in base]
         results.append(ChoiceResult(choice, tuple(float(r[0]) for r in rows), tuple(r[1] for r in rows)))
     return ModelFront(tuple(pipes), tuple(row.prompt for row in base), 0, tuple(results))
 
@@ -121,7 +115,7 @@ def base_then_few() -> Recipe:
     return Recipe(sampler=after, guidance=GuidanceInterval(0.9, unit="sigma"))
 
 
-def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, kept: KeptAnswers) -> str:
+def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, kept: Journal[Measured]) -> str:
     """Adherence and diversity of each way over the seeds of each prompt."""
     ways: dict[str, tuple[Any, Any]] = {
         "video, 5x": (pipes[0], DRAFT),
@@ -140,7 +134,7 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
 
     lines = ["| | correct | diversity over seeds | seconds |", "| --- | --- | --- | --- |"]
     for name, (pipe, recipe) in ways.items():
-        rows = [kept.get(f"{name}/{prompt}/{seeds}", measured, pipe, recipe, prompt) for prompt in prompts]
+        rows = [once(kept, f"{name}/{prompt}/{seeds}", measured, pipe, recipe, prompt) for prompt in prompts]
         spread = [row[0] for row in rows]
         low, high = of_mean(spread)
         hits = [True] * sum(row[1] for row in rows)
@@ -154,11 +148,10 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
 
 def measure(given: argparse.Namespace) -> None:
     """The distilled pocket model beside the base, a route between them, and the diversity of both."""
-    rows = entries_of(given.base, lambda data: Outcome(**data), headed=True)
-    base = [row for row in rows if row.way == PLAIN]
+    base = [row for row in rows_of(given.base, Outcome) if row.way == PLAIN]
     if not base:
         raise ValueError(f"{given.base} holds no runs: `python -m benchmarks.best_of` makes them (--base).")
-    kept = KeptAnswers(given.out / RUNS)
+    kept = Journal(given.out / RUNS, {}, Measured)  # a key says all that was set
     pipes = [pocket.load("video"), pocket.load("few")]
     with without_progress_bars(pipes[0]), without_progress_bars(pipes[1]):
         made(pipes[1], base[0].prompt, 0)  # warm
@@ -166,7 +159,7 @@ def measure(given: argparse.Namespace) -> None:
         errors = EarlyErrors(front)
 
         def early(choice: ModelChoice, prompt: str, seed: int) -> float:
-            found: float = kept.get(f"early/{choice.label}/{prompt}", errors, choice, prompt, seed)
+            found: float = once(kept, f"early/{choice.label}/{prompt}", errors, choice, prompt, seed)
             return found
 
         show(models_table([*front.results, routed(front, early, None), routed(front, early, 0)]))

@@ -25,7 +25,7 @@ from accel.caching import OptimalSchedule
 from accel.presets import PRESETS
 from accel.recipe import Recipe
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, known_runs, named, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, named, read
 from benchmarks.judges import JUDGES
 from benchmarks.judges.home import HOME
 
@@ -176,10 +176,9 @@ def by_model(found: dict[str, Clips]) -> Iterator[str]:
 
 def measure(names: Sequence[str], out: Path, prompts: range, verify: bool) -> None:
     """Runs what is not in the folder yet."""
-    known = known_runs(out)
     path = out / f"{'verify-' * verify}{'-'.join(names)}.jsonl"
     for case in hard_cases(names):
-        bench = Bench(case, path, known)
+        bench = Bench(case, path)
         for prompt in prompts:
             bench.fewer(case.steps, prompt)
         for name, preset in PRESETS.items() if verify else ():

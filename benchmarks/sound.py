@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 import accel
-from accel.measure.results import Comparison, ResultRow
+from accel.measure.results import Comparison
+from accel.measure.rows import ResultRow
 from benchmarks.judges.data.sounds import PITCHES, RATE
 from benchmarks.judges.roster import SOUNDS
 

@@ -31,7 +31,7 @@ from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.samplers.solvers import SchedulerSolver
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import PLAIN, Bench, Run, cases, fewer, known_runs, read
+from benchmarks.judged_runs import PLAIN, Bench, Run, cases, fewer, kept_in, read
 from benchmarks.judges import JUDGES
 from benchmarks.rivals import Attach, rivals
 
@@ -123,13 +123,13 @@ def time_again(bench: Bench, found: Mapping[str, Setting]) -> None:
     """The speeds of the fastest of each kind once more, in pairs. Clips of a busy machine take up to twice as long as
     others, and who has more settings would win by luck.
     """
-    folder = bench.out.parent / AGAIN
-    folder.mkdir(exist_ok=True)
+    folder = bench.folder / AGAIN
     again = [run for run in read(folder) if run.case == bench.case]
-    judge = Speeds([run for run in read(bench.out.parent) if run.case == bench.case], again)
+    kept = kept_in(folder / f"{bench.case.judge}.jsonl")
+    judge = Speeds([run for run in read(bench.folder) if run.case == bench.case], again)
     for label in dict.fromkeys(label for promise in sorted(PROMISES) for label in judge.finalists(promise)):
         attach, steps, *_ = found.get(label) or Setting(_nothing, int(label.split()[-2]))
-        bench.again(label, attach, judge.untimed(label), steps, folder / bench.out.name)
+        bench.again(label, attach, judge.untimed(label), steps, kept)
 
 
 class Fastest(NamedTuple):
@@ -244,11 +244,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     options.out.mkdir(parents=True, exist_ok=True)
-    known = known_runs(options.out)
     for name in () if options.table else options.names:
         case = cases([name])[0]
         # A file for each judge, so that two commands with different ones may run at once.
-        measure(Bench(case, options.out / f"{name}.jsonl", known, speeds=True), range(options.prompts))
+        measure(Bench(case, options.out / f"{name}.jsonl", speeds=True), range(options.prompts))
         print(f"{case}: done", flush=True)
     for promise in PROMISES:
         print("\n" + "\n".join(table(judged(read(options.out), read(options.out / AGAIN)), promise)))

@@ -76,13 +76,13 @@ class CacheGate(Lever):
 
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._regime = StreamConditions()
+        self._conditions = StreamConditions()
         self._guidance: float | None = None
         self._peak = 0
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._regime.arguments(given)
+        self._conditions.arguments(given)
         scale = given.get("guidance_scale")
         self._guidance = float(scale) if isinstance(scale, (int, float)) else None
         return {}
@@ -91,7 +91,7 @@ class CacheGate(Lever):
         self._guidance = None
 
     def reset(self) -> None:
-        self._regime.reset()
+        self._conditions.reset()
         self._streams: dict[tuple[str, str], Stream] = {}
         self._decisions: dict[str, Decision] = {}
         self._alignments: dict[str, torch.Tensor | None] = {}
@@ -133,16 +133,16 @@ class CacheGate(Lever):
 
     def _stream(self, call: DenoiserCall) -> Stream | None:
         name, step = (call.denoiser, call.stream), call.context.step
-        key = (call.layout, self._regime.key(call))
+        key = (call.layout, self._conditions.key(call))
         stream = self._streams.get(name)
         if stream is None and len(self._streams) >= MOST_STREAMS:
             return None
         if stream is None or stream.key != key or step - stream.seen > PAUSE + 1:
-            stream = self._streams[name] = self._begin_step(call, key)
+            stream = self._streams[name] = self._begin_stream(call, key)
         stream.seen = step
         return stream
 
-    def _begin_step(self, call: DenoiserCall, key: Key) -> Stream:
+    def _begin_stream(self, call: DenoiserCall, key: Key) -> Stream:
         """A stream whose history begins with this call. What a solver's older outputs still lack is forgotten: it
         is below 0.1 dB at the handover of two experts, and of other conditioning it says nothing.
         """
@@ -152,8 +152,8 @@ class CacheGate(Lever):
             predictor, known = self.method.informed(predictor, call, span, anatomy)
             if known:
                 self._known.add(known)
-        gap = None if updates is None else ForecastCorrector(updates)
-        stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, gap)
+        corrector = None if updates is None else ForecastCorrector(updates)
+        stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, corrector)
         stream.policy.begin(context.sigmas, span, context.steps)
         return stream
 
@@ -240,7 +240,7 @@ class CacheGate(Lever):
         shapes = [value.shape for value in outputs]
         if stream.history and shapes != stream.shapes:
             # Another kind of output (Qwen-Image 2.1 with its key-value cache returns more the first time).
-            self._streams[call.denoiser, call.stream] = stream = self._begin_step(call, stream.key)
+            self._streams[call.denoiser, call.stream] = stream = self._begin_stream(call, stream.key)
             stream.seen = stream.computed = call.context.step
         stream.shapes = shapes
         if call.leader:

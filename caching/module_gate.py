@@ -67,31 +67,31 @@ class ModuleGate(Lever):
     def __init__(self, method: ReuseMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self._sites = sites(anatomy, method.kinds())
-        self._layers: list[Wrapper] = []
-        self._regime = StreamConditions()
+        self._wrappers: list[Wrapper] = []
+        self._conditions = StreamConditions()
         self._open(0)
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._regime.arguments(given)
+        self._conditions.arguments(given)
         return {}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
-        self._layers, missed = attach(denoisers, self._sites, self._module)
+        self._wrappers, missed = attach(denoisers, self._sites, self._module)
         self._open(len(missed))
 
     def reset(self) -> None:
         self._run, self._keys = -1, dict[tuple[str, str], Hashable]()
-        self._regime.reset()
+        self._conditions.reset()
         self._courses: dict[str, ReuseState] = {}
         self._visit: ReuseVisit | None = None
         self._store.clear()
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         if not self._known(call):
@@ -141,7 +141,7 @@ class ModuleGate(Lever):
         if self._run != call.context.run:
             self.reset()
             self._run = call.context.run
-        name, key = (call.denoiser, call.stream), self._regime.key(call)
+        name, key = (call.denoiser, call.stream), self._conditions.key(call)
         if name not in self._keys and len(self._keys) >= MOST_STREAMS:
             return False
         if self._keys.get(name, key) != key:

@@ -31,7 +31,10 @@ class PastValues:
 
 
 class Predictor(Method, lever="predictor", abstract=True):
-    """Base of the predictors: how many computed outputs to remember, and how to forecast from them."""
+    """Base of the predictors: how many computed outputs to remember, and how to forecast from them.
+
+    kind, wherever it is an argument: what the denoiser predicts (`Anatomy.prediction`, such as "flow" or "epsilon").
+    """
 
     @property
     def depth(self) -> int:

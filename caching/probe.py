@@ -8,23 +8,23 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import submodule
 from accel.caching import parallel
 from accel.caching.signal import Probe
 from accel.call import tensors
-from accel.patch import is_compiled, listening
+from accel.components import submodule
+from accel.patch import is_graph, listening
 
 
 def obstacle(denoiser: torch.nn.Module, probe: Probe) -> str | None:
     """Why nothing can be heard there: no such module, or it is part of a compiled graph, which cannot be left."""
-    if _in_graph(denoiser):
+    if is_graph(denoiser):
         return f"the probe {probe.path} lies inside a compiled denoiser: compile its blocks instead"
     for path in (probe.path, *probe.entries):
         if submodule(denoiser, path) is None:
             return f"there is no module {path} to probe"
         for outer in _above(path):
             module = submodule(denoiser, outer)
-            if module is not None and _in_graph(module):
+            if module is not None and is_graph(module):
                 return f"the probe {path} lies inside the compiled {outer}: use a cache that probes whole blocks"
     return None
 
@@ -79,7 +79,3 @@ def _above(path: str) -> list[str]:
     """The paths of the modules that this one is part of, from the outermost."""
     names = path.split(".")
     return [".".join(names[:length]) for length in range(1, len(names))]
-
-
-def _in_graph(module: torch.nn.Module) -> bool:
-    return is_compiled(module) or hasattr(module, "_orig_mod")

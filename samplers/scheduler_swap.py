@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accel.anatomy import Anatomy, schedulers_of
+from accel.anatomy import Anatomy
+from accel.components import schedulers_of
 from accel.known_schedulers import KNOWN, SPACINGS, known_scheduler
 from accel.lever import InactiveLever, Lever
 from accel.method import setting

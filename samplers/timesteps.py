@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel.clock import Timetable
 from accel.parametrization import Samples
 from accel.samplers.sigmas import Grid, Sigmas, unshift_sigma
 from accel.schedulers import TimestepInput
+from accel.timetable import Timetable
 from accel.update import config_of
 
 

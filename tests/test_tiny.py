@@ -74,7 +74,7 @@ def prediction(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return torch.stack(answer) if isinstance(answer, list) else answer
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @kinds_only()
 def test_output_is_finite_and_of_order_one(name: str) -> None:
     latents = output(name, steps=8)
@@ -82,14 +82,14 @@ def test_output_is_finite_and_of_order_one(name: str) -> None:
     assert 0.5 < float(latents.std()) < 5
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(3)
 @every_pipeline
 def test_output_repeats_bit_for_bit_in_the_same_and_in_a_fresh_pipeline(name: str) -> None:
     assert torch.equal(output(name), usual(name))
     assert torch.equal(run(TINY[name].build(), TINY[name], steps=4), usual(name))
 
 
-@pytest.mark.part(16)
+@pytest.mark.part(8)
 @crossed("option", [{"seed": 1}, {"prompt": 1}, {"guidance": False}, {"steps": 2}])
 def test_output_moves_with(name: str, option: dict[str, Any]) -> None:
     assert change(output(name, **option), usual(name)) > 0.03
@@ -145,7 +145,7 @@ def test_other_size_runs_and_is_not_square(name: str) -> None:
     assert latents.shape != usual(name).shape
 
 
-@pytest.mark.part(12)
+@pytest.mark.part(6)
 @crossed("guidance", [True, False], ids=lambda guided: "guided" if guided else "unguided")
 def test_guidance_is_asked_for_as_declared(name: str, guidance: bool) -> None:
     calls = recorded_calls(name, guidance=guidance)
@@ -196,6 +196,7 @@ def test_pictures_can_be_decoded(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wan", "sd3_controlnet"])
 def test_global_random_state_is_neither_read_nor_moved(name: str) -> None:
+    pipeline(name)  # to make the first of its kind draws weights that nobody sees
     torch.manual_seed(123)
     before = torch.get_rng_state()
     latents = output(name)

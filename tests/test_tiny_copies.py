@@ -42,7 +42,7 @@ def memory(objects: dict[int, Any]) -> set[int]:
     return {one.untyped_storage().data_ptr() for one in objects.values() if torch.is_tensor(one) and one.numel()}
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(3)
 @every_pipeline
 def test_two_pipelines_share_nothing_that_can_change(name: str) -> None:
     one, other = (reached(ALL[name].build()) for _ in range(2))

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of
 from accel.call import LATENTS, Arguments, carries_state, rebuilt, tensors
+from accel.components import components_of, denoisers_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.patch import Wrapper
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import Anatomy, schedulers_of
+from accel.anatomy import Anatomy
 from accel.call import noise_part, tensors
 from accel.call_forms import CallForms
+from accel.components import schedulers_of
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, forward_of, own_layers
 from accel.parametrization import clean_from_output

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import schedulers_of
 from accel.api import accelerate
 from accel.call_forms import CallForms
+from accel.components import schedulers_of
 from accel.drafting.call_memory import Part
 from accel.drafting.early_end import around_denoisers, scheduler_input
 from accel.drafting.own_layers import own_layers

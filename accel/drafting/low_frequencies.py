@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of
+from accel.components import components_of, denoisers_of
 
 LEAK = 0.936
 """How much of the first sample is noise (t of `accel.parametrization`) where FreeInit was published: 1 / (1 + 14.6) is

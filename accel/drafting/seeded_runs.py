@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of
 from accel.api import accelerate
+from accel.components import components_of
 from accel.drafting.call_memory import CallMemory, attached
 from accel.drafting.early_end import EarlyEnd, above, below
 from accel.drafting.initial_noise import InitialNoise, heard

@@ -17,7 +17,8 @@ from accel.terminal import one_line, plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from accel.measure.results import Comparison, ResultRow
+    from accel.measure.results import Comparison
+    from accel.measure.rows import ResultRow
 
 
 class Apart(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from accel.measure.results import Comparison, ResultRow
+    from accel.measure.results import Comparison
+    from accel.measure.rows import ResultRow
 
 ANOTHER_CLIP = 20.0  # dB of PSNR below which it is another picture, be it as good or not
 CLOSE = 30.0  # dB from which it is called the same

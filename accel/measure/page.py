@@ -17,7 +17,8 @@ from accel.measure.tables import measures, megabytes, with_sign
 from accel.report import spared_words
 
 if TYPE_CHECKING:
-    from accel.measure.results import Comparison, ResultRow
+    from accel.measure.results import Comparison
+    from accel.measure.rows import ResultRow
 
 DIFFERENCE_GAIN = 8.0
 _LONGEST_SIDE = 512

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from accel.api import accelerate
+from accel.call_forms import accepts
 from accel.device import device_of, synchronize
 from accel.patch import undo_later
 from accel.recipe import Recipe
@@ -38,18 +38,6 @@ def without_progress_bars(pipe: Any) -> AbstractContextManager[None]:
     if not hasattr(pipe, "set_progress_bar_config"):
         return nullcontext()
     return undo_later(pipe, lambda: pipe.set_progress_bar_config(disable=True))
-
-
-def call_default(pipe: Any, name: str) -> Any:
-    """The default of an argument of the pipeline's call, None where it has no such argument or no default."""
-    parameter = inspect.signature(pipe.__call__).parameters.get(name)
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default
-
-
-def accepts(pipe: Any, name: str) -> bool:
-    """Whether the pipeline's call takes an argument called `name`."""
-    parameters = inspect.signature(pipe.__call__).parameters.values()
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def needs_prompt(pipe: Any, call_arguments: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from accel.call_forms import call_default
 from accel.device import device_of, peak, reset_peak, synchronize
 from accel.measure.clip_store import OutputStore
 from accel.measure.energy import EnergyMeter
@@ -17,7 +18,7 @@ from accel.measure.measurements import BASELINE, Measurements, Quality, Sample, 
 from accel.measure.metrics import flicker
 from accel.measure.output import Metric, PipelineOutput, fidelity, output_of
 from accel.measure.perceptual import lpips_metric
-from accel.measure.pipeline_runs import attach_for_run, call_default, needs_prompt
+from accel.measure.pipeline_runs import attach_for_run, needs_prompt
 from accel.measure.steadiness import BLOCK, thumbnail, warping_error
 
 WARMUP_STEPS = 4

@@ -15,7 +15,8 @@ from accel.measure.measurements import INDENTED
 from accel.terminal import one_line, plain
 
 if TYPE_CHECKING:
-    from accel.measure.results import Comparison, ResultRow
+    from accel.measure.results import Comparison
+    from accel.measure.rows import ResultRow
 
 WIDTH_OF_TEXT = 140
 _STYLES = {"baseline": "bold", "recipe": "green", "other": "yellow", "fewer_steps": "dim", "part": "dim"}

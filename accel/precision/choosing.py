@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of
+from accel.components import components_of, denoisers_of
 from accel.precision.methods.bfloat16 import BFloat16
 from accel.precision.methods.float32 import HALVES, Float32
 from accel.processor import has_instructions, multiplies_in_loops

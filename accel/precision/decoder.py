@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import decoders_of
+from accel.components import decoders_of
 from accel.lever import Lever
 from accel.method import Method
 from accel.ownership import owner_of
-from accel.patch import Wrapper
+from accel.patch import Wrapper, is_compiled_function, is_graph, other_method
 from accel.precision.inside import cast
 from accel.precision.weights import identity_of
 from accel.processor import has_instructions
@@ -33,7 +33,7 @@ class DecoderLever(Lever):
         self.method = method
         self._copies: weakref.WeakKeyDictionary[torch.nn.Module, tuple[object, torch.nn.Module]]
         self._copies = weakref.WeakKeyDictionary()
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._checked: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._calls, self._reasons = 0, ["this pipeline has no decoder"]
 
@@ -43,7 +43,7 @@ class DecoderLever(Lever):
         found = dict(_inner_decoders(components))
         self._calls, self._reasons = 0, [] if found else ["this pipeline has no decoder"]
         for name, decoder in found.items():
-            if reason := why_not(decoder):
+            if reason := _compiled(components[name]) or why_not(decoder):
                 self._reasons.append(f"the {name}'s decoder stays as it is, {reason}")
                 continue
             known, mine = weakref.ref(decoder), owner_of()
@@ -55,12 +55,12 @@ class DecoderLever(Lever):
                 ours = decoder is not None and owner_of() is mine and not torch.is_grad_enabled()
                 return self._decoded(decoder, args, kwargs) if ours else inner(*args, **kwargs)
 
-            self._layers.append(Wrapper(decoder, "forward", around, everywhere=True))
+            self._wrappers.append(Wrapper(decoder, "forward", around, everywhere=True))
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """The pictures are decoded behind the last step, and before this is asked."""
@@ -97,6 +97,12 @@ def _inner_decoders(components: Mapping[str, Any]) -> Iterator[tuple[str, torch.
             yield name, decoder
 
 
+def _compiled(component: Any) -> str:
+    """Why a layer over this component's decoder would be a part of a graph; "" where it would not."""
+    whole = any(is_graph(part) for part in (component, component.decoder) if isinstance(part, torch.nn.Module))
+    return "because it is compiled" if whole or is_compiled_function(getattr(component, "decode", None)) else ""
+
+
 def why_not(decoder: torch.nn.Module) -> str:
     """Why this decoder cannot be run like that, or gains nothing; "" where it can."""
     weights = list(decoder.parameters())
@@ -104,8 +110,10 @@ def why_not(decoder: torch.nn.Module) -> str:
         return "because it is not in float32"
     if weights[0].device.type == "cpu" and not has_instructions():
         return "because this CPU has no instructions for bfloat16"
-    if any(hasattr(part, "_hf_hook") for part in decoder.modules()):
-        return "because its weights come and go (offload)"
+    if any(type(weight) is not torch.nn.Parameter for weight in weights):
+        return "because another library has quantised it already"
+    if any(hasattr(part, "_hf_hook") or other_method(part, "forward") is not None for part in decoder.modules()):
+        return "because its weights come and go (offload) or another library stands around its layers"
     return ""
 
 

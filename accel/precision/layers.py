@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from accel.anatomy import Anatomy, DenoiserAnatomy
-from accel.patch import is_compiled, reachable
+from accel.patch import is_graph, reachable
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 UNET_PARTS = ("down_blocks", "mid_block", "up_blocks")
@@ -76,7 +76,7 @@ def _collect(
 ) -> None:
     for root in roots:
         module = reachable(denoiser, root)
-        if module is None or is_compiled(module):
+        if module is None or is_graph(module):
             found.compiled += 1
             continue
         leaves = dict(_leaves(module, root))
@@ -112,7 +112,7 @@ def _leaves(module: torch.nn.Module, path: str) -> Iterator[tuple[str, torch.nn.
     if not children:
         yield path, module
     for name, child in children.items():
-        if not is_compiled(child):
+        if not is_graph(child):
             yield from _leaves(child, f"{path}.{name}")
 
 

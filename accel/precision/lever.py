@@ -112,7 +112,7 @@ class PrecisionLever(Lever):
         self.method, self.anatomy, self._throughout = method, anatomy, throughout
         self._formats, self._sparing = formats, sparing
         self._kept = ConvertedWeights(Shelf() if replaces else None)
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._open(FoundLayers())
         self.reset()
 
@@ -128,7 +128,7 @@ class PrecisionLever(Lever):
             if (format := self._format(where)) is not None and (format.convolutions or not isinstance(layer, Conv2d))
         }
         for where, place in places.items():
-            self._layers.append(Wrapper(found.layers[where], "forward", partial(self._layer, place)))
+            self._wrappers.append(Wrapper(found.layers[where], "forward", partial(self._layer, place)))
         for (name, path), part in found.parts.items():
             if self._throughout or not part.is_attention:
                 inside = [places[name, each] for each in part.layers if (name, each) in places]
@@ -142,12 +142,14 @@ class PrecisionLever(Lever):
         if module is None or not dtypes:
             return
         (dtype,) = dtypes
-        self._layers.append(Wrapper(module, "forward", partial(self._part, _Part(places[0], dtype, Arguments(module)))))
+        self._wrappers.append(
+            Wrapper(module, "forward", partial(self._part, _Part(places[0], dtype, Arguments(module))))
+        )
         for parent in module.modules():
             child = parent._modules.get("proj")
             place = next((each for each in places if each.layer() is child), None)
             if place is not None and (how := gelu_behind(parent, "proj")):
-                self._layers.append(Wrapper(parent, "forward", partial(self._gelu, place, how)))
+                self._wrappers.append(Wrapper(parent, "forward", partial(self._gelu, place, how)))
 
     def _format(self, layer: tuple[str, str]) -> Format | None:
         return self._formats.get("/".join(layer), self._formats.get(""))
@@ -159,9 +161,9 @@ class PrecisionLever(Lever):
         self._inside: torch.dtype | None = None  # what the attention or feed-forward in progress is computed in
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
         self._kept.end()
         self.reset()
 
@@ -260,7 +262,7 @@ class PrecisionLever(Lever):
         """What happened, in a sentence."""
         total = sum(self._computed.values()) + sum(self._exact.values())
         done = ", ".join(f"{count} in {name}" for name, count in self._computed.items()) or "none in fewer bits"
-        parts = [f"of {total} products of {self._products} layers {done}" if self._layers else "no layer is computed"]
+        parts = [f"of {total} products of {self._products} layers {done}" if self._wrappers else "no layer is computed"]
         if self._exact:
             reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
             parts.append("exact: " + ", ".join(reasons))

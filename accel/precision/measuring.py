@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import components_of, denoisers_of, inspect
+from accel.anatomy import inspect
+from accel.components import components_of, denoisers_of
 from accel.patch import listening
 from accel.precision.format import Format
 from accel.precision.layers import FoundLayers, Layer, find_layers

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from accel.few_numbers import address, few_numbers
 from accel.precision.format import Format
 from accel.precision.layers import Layer
 from accel.precision.shelf import Shelf
@@ -91,8 +92,8 @@ class ConvertedWeights:
 
 def identity_of(weight: torch.Tensor) -> tuple[object, ...]:
     """What tells a weight from what it was, with a few of its numbers: not only an identity, but cheap to look at."""
-    numbers = _few_numbers(weight).tolist()
-    return weight.data_ptr(), _version(weight), weight.dtype, weight.device, weight.shape, tuple(numbers)
+    numbers = [number for part in few_numbers(weight, SAMPLES) for number in part.tolist()]
+    return address(weight), _version(weight), weight.dtype, weight.device, weight.shape, tuple(numbers)
 
 
 def _identity(layer: Layer, format: Format) -> _Identity:
@@ -103,14 +104,8 @@ def _identity(layer: Layer, format: Format) -> _Identity:
 
 def _samples(layer: Layer) -> torch.Tensor:
     """A few numbers of the weight, and the whole bias, copied."""
-    samples = _few_numbers(layer.weight)
-    return torch.cat([samples, layer.bias.detach()]) if layer.bias is not None else samples.clone()
-
-
-def _few_numbers(weight: torch.Tensor) -> torch.Tensor:
-    """About `SAMPLES` numbers from all over it, a view where its memory allows."""
-    flat = weight.detach().flatten()
-    return flat[:: max(flat.numel() // SAMPLES, 1)]
+    samples = few_numbers(layer.weight, SAMPLES)
+    return torch.cat([*samples, layer.bias.detach()]) if layer.bias is not None else torch.cat(samples)
 
 
 def _version(weight: torch.Tensor) -> int:

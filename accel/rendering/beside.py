@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, decoders_of, guiders_of, schedulers_of
+from accel.components import components_of, decoders_of, guiders_of, schedulers_of
 from accel.device import device_of
-from accel.patch import Wrapper, is_compiled, other_method
+from accel.few_numbers import address
+from accel.patch import Wrapper, is_graph, other_method
 
 
 def pipeline_beside(pipe: Any) -> Any:
@@ -59,7 +60,7 @@ def why_in_turn(pipe: Any) -> str:
         return "it was called under a mode of torch (autocast, inference mode, another device), which is one thread's"
     for name, part in components.items():
         for module in part.modules() if isinstance(part, torch.nn.Module) else ():
-            if is_compiled(module) or hasattr(module, "_orig_mod"):
+            if is_graph(module):
                 return f"the {name} is compiled"
             if other_method(module, "forward") is not None or "_hf_hook" in vars(module):
                 return f"the {name} is offloaded or another library stands around its layers"
@@ -85,7 +86,7 @@ class SharedState:
                 continue
             for module in part.modules() if name not in decoders else ():
                 self._modules[module] = _attributes(module)
-            self._numbers += [(_place(one), one.dtype, one.device) for one in part.parameters()]
+            self._numbers += [(address(one), one.dtype, one.device) for one in part.parameters()]
 
     def same(self, other: SharedState) -> bool:
         """Whether nothing of it has changed."""
@@ -100,13 +101,6 @@ def _attributes(module: torch.nn.Module) -> dict[str, Any]:
 
 
 _HOOKS = "_diffusers_hook"  # an empty registry comes with the first call; hooks in it would be in place of `forward`
-
-
-def _place(numbers: torch.Tensor) -> int:
-    try:
-        return numbers.data_ptr()
-    except RuntimeError:  # a quantised tensor has parts instead
-        return id(numbers)
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -221,16 +221,24 @@ class Driver:
 
     def _pending(self, retry_failed: bool) -> list[Job]:
         """The jobs without a file, and in `retry_failed` also those that failed."""
-        pending = []
+        pending, altered = [], []
         for job in self.jobs:
             status = self.ledger.status(job.id)
             if status == "ok" and self._is_done(job):
                 self._summary.before += 1
+                altered += self._altered(job)
             elif status == "failed" and not retry_failed:
                 self._summary.given_up += 1
             else:
                 pending.append(job)
+        if altered:
+            self._summary.notes += (_altered_sentence(altered),)
         return pending
+
+    def _altered(self, job: Job) -> list[str]:
+        """The name of its file, where that is not what was rendered any more."""
+        entry = self.ledger.entry(job.id)
+        return [] if entry is None or self.folder.is_as_rendered(entry) else [entry["file"]]
 
     def _is_done(self, job: Job) -> bool:
         """Whether its file is there, and no later line says that it is another job's."""
@@ -291,6 +299,12 @@ class Driver:
         ids = [job.id for job in self.plan.jobs]
         self.folder.write_book("index.html", index_lines(self.ledger, ids, self._summary))
         return self.folder.path / "index.html"
+
+
+def _altered_sentence(names: Sequence[str]) -> str:
+    """They may be somebody's work, such as retouched pictures, so nobody but the user decides."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{shown}: changed or damaged since rendered, and kept as found; delete what is to be rendered again."
 
 
 def _from_here(recipe: Any) -> Any:

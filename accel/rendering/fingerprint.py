@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of
+from accel.components import components_of
+from accel.few_numbers import few_numbers
 from accel.rendering.pipeline_arguments import plain_class
 
 _SAMPLES = 16
@@ -30,17 +31,25 @@ def fingerprint(pipe: Any) -> str:
         found.update(f"{name} {type(part).__name__} {json.dumps(plain, sort_keys=True, default=str)}".encode())
         if isinstance(part, torch.nn.Module):
             for key, tensor in part.state_dict().items():
-                found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                found.update(_sample(tensor))
+                if isinstance(tensor, torch.Tensor):
+                    found.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                    found.update(_sample(_offloaded(part, key) if tensor.is_meta else tensor))
     return f"{plain_class(pipe).__name__}@{found.hexdigest()[:12]}"
 
 
 def _sample(tensor: Any) -> bytes:
-    if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.numel():
+    if not isinstance(tensor, torch.Tensor):
         return b""
-    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
-    values = flat[:: max(1, flat.numel() // _SAMPLES)][: _SAMPLES + 1]
-    return values.float().cpu().numpy().tobytes()
+    parts = (part[: _SAMPLES + 1].float().cpu().numpy() for part in few_numbers(tensor, _SAMPLES))
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _offloaded(part: torch.nn.Module, key: str) -> Any:
+    """A weight that has no memory in the module itself, where accelerate keeps it for the module's calls; or None."""
+    path, _, name = key.rpartition(".")
+    hook = getattr(part.get_submodule(path), "_hf_hook", None)
+    kept = (getattr(each, "weights_map", None) for each in getattr(hook, "hooks", (hook,)))
+    return next((weights[name] for weights in kept if weights is not None and name in weights), None)
 
 
 def _plain(config: Any) -> dict[str, Any]:

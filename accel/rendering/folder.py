@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from accel.files import check_folder, is_plain_file, replace_file, sync_folder, write_whole
@@ -77,6 +78,20 @@ class OutputFolder:
         """Whether a file of ours is there: itself, not a link to another one."""
         return self._is_inside(name) and is_plain_file(self.path / name)
 
+    def is_as_rendered(self, entry: Entry) -> bool:
+        """Whether a file of ours is still what its line says: of the same size and, where it was written to later,
+        of the same content. What a line does not say is believed.
+        """
+        path = self.path / entry["file"]
+        try:
+            found = path.stat()
+            if found.st_size != entry.get("bytes", found.st_size):
+                return False
+            known = found.st_mtime <= _seconds(entry.get("time", "")) or "sha256" not in entry
+            return known or file_digest(path) == entry["sha256"]
+        except OSError:  # it cannot be read
+            return False
+
     def free_name(self, stem: PurePosixPath, suffix: str, taken: Callable[[str], bool]) -> str:
         """The first name that neither a file nor another job has: stem.png, stem-2.png ..."""
         number = 1
@@ -139,3 +154,11 @@ class OutputFolder:
         if home not in self._homes or not home.is_dir():  # one that is not there yet may still become a link
             self._homes[home] = ".." not in PurePosixPath(name).parts and home.resolve().is_relative_to(self._real)
         return self._homes[home]
+
+
+def _seconds(time: str) -> float:
+    """When a line was written, in seconds of the system's clock; 0 where it does not say."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0

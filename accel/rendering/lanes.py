@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of
 from accel.api import accelerate
+from accel.components import components_of
 from accel.rendering.beside import pipeline_beside, why_in_turn
 from accel.rendering.jobs import Job, digest
 from accel.rendering.stages import Place, Stages

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import components_of, schedulers_of
+from accel.components import components_of, schedulers_of
 from accel.method import Method
 from accel.rendering.pipeline_arguments import parameters_of, plain_class
 

@@ -11,10 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 from accel.rendering.engine import DriverCallbacks
 from accel.rendering.failures import OutputError, writing
+from accel.rendering.finishing import write_synced
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions
 from accel.rendering.work_queue import ATTEMPTS, WorkQueue, key_of
-from accel.rendering.worker import write_synced
 from accel.rendering.worker_loop import Event
 
 LISTEN_SECONDS = 0.2

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from accel.anatomy import decoders_of, denoisers_of
+from accel.components import decoders_of, denoisers_of
 from accel.patch import wrap_methods
 from accel.rendering.beside import SharedState
 
@@ -51,13 +51,13 @@ class Stages:
         for _, part in decoders_of(components):
             plan += [(part, name, around) for name, around in _AROUND.items() if hasattr(part, name)]
         plan += [(module, "forward", _denoise) for _, module in denoisers_of(components)]
-        self._layers = wrap_methods(plan, everywhere=True)
+        self._wrappers = wrap_methods(plan, everywhere=True)
 
     def close(self) -> None:
         """When no job is on its way: gives the modules their methods back, and torch its random state."""
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers.clear()
         torch.default_generator.set_state(self._before)
 
     def stop(self) -> None:

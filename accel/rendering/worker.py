@@ -6,34 +6,26 @@ call of the pipeline, then `close()`. It writes nothing but parts; publishing th
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from accel.device import device_of
-from accel.files import open_file, sync_folder
-from accel.measure.media import changed_sizes
-from accel.measure.output import PipelineOutput, fidelity, outputs_of
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.rendering.calling import FinishedCall, PipelineCaller
-from accel.rendering.encoding import encode, lost
-from accel.rendering.failures import DeviceError, ModelError, writing
+from accel.rendering.failures import DeviceError, ModelError
+from accel.rendering.finishing import described, failure_of, outcomes_of
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.lanes import Lane, Lanes, Turn
 from accel.rendering.lora import LoraError, lora_weights
 from accel.rendering.memory import can_tile, device_answers, free_memory, is_out_of_memory
 from accel.rendering.noise import batches_repeat_singles
-from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
+from accel.rendering.outcome import JobOutcome, WorkerSettings
 from accel.rendering.pipeline_arguments import plain_class, wrong_arguments
 from accel.rendering.seeds import looks_at_seeds
 from accel.rendering.stages import MEMORY, METRICS, Place
@@ -99,7 +91,7 @@ class Worker:
         try:
             lanes, lane = self._lane_for(group.first)
         except LoraError as error:
-            self._refuse(group, _described(error))
+            self._refuse(group, described(error))
             return
         wrong = wrong_arguments(group.first, plain_class(self._pipe))  # jobs of a group take the same arguments
         if wrong:
@@ -206,7 +198,7 @@ class Worker:
         try:
             run = PipelineCaller(lane, self._settings, self._device).call(group, place, tile=tile)
         except Exception as error:  # a pipeline may raise anything, and the next job must not suffer
-            failure, memory = _described(error), is_out_of_memory(error)
+            failure, memory = described(error), is_out_of_memory(error)
         else:
             run.in_turn = run.in_turn or self._why_alone(turn, place)
             self._deliver(turn, run)
@@ -240,61 +232,13 @@ class Worker:
         if self._load_seconds:
             run.seconds, self._load_seconds = {"load": self._load_seconds, **run.seconds}, 0.0
         turn.wait()
-        self._writer.put(lambda: self._write(run))
+        device = self._device
+        self._writer.put(lambda: self._emit_all(run, device))
 
-    def _write(self, run: FinishedCall) -> None:
-        """In the writer's thread: frames to files, one outcome for each job."""
-        try:
-            made = outputs_of(run.output, run.rate)
-            references = [None] * len(made) if run.reference is None else outputs_of(run.reference, run.rate)
-            if len(made) != len(run.group.jobs):
-                raise ValueError(f"{len(run.group.jobs)} were asked for, but the pipeline returned {len(made)}.")
-        except Exception as error:
-            for job in run.group.open:
-                self._emit(self._failed(job, _described(error), run.notes))
-            return
-        run.output = run.reference = None
-        for job, each, reference in zip(run.group.jobs, made, references, strict=True):
-            if job.id not in run.group.done:
-                self._emit(self._finished(run, job, each, reference))
-
-    def _finished(
-        self, run: FinishedCall, job: Job, made: PipelineOutput, reference: PipelineOutput | None
-    ) -> JobOutcome:
-        start, size = time.perf_counter(), made.size
-        try:
-            data, suffix = encode(job, made, embed=self._settings.embed)
-            metrics = fidelity(made, reference) if reference is not None else {}
-        except Exception as error:
-            return self._failed(job, _described(error), run.notes)
-        part = self._settings.parts / f"{job.id}-{secrets.token_hex(8)}.part"
-        with writing(self._settings.parts.parent.parent):
-            write_synced(part, data)
-        return JobOutcome(
-            job.id,
-            "ok",
-            part=part.name,
-            suffix=suffix,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            frames=size["frames"],
-            height=size["height"],
-            width=size["width"],
-            sound_seconds=size.get("seconds", 0.0),
-            sampling_rate=size.get("sampling_rate", 0),
-            seconds={**run.seconds, "write": time.perf_counter() - start},
-            peak_bytes=run.peak_bytes,
-            report=report_summary(run.report),
-            metrics=metrics,
-            notes=run.notes,
-            in_turn=run.in_turn,
-            changes=(
-                *changed_sizes(vars(job), [size[name] for name in ("frames", "height", "width")]),
-                *lost(job, made),
-            ),
-            device=str(self._device),
-            versions=dict(installed_versions()),
-        )
+    def _emit_all(self, run: FinishedCall, device: torch.device) -> None:
+        """In the writer's thread."""
+        for outcome in outcomes_of(run, self._settings, device):
+            self._emit(outcome)
 
     def _refuse(self, group: JobGroup, error: dict[str, str]) -> None:
         """Before any call."""
@@ -303,34 +247,8 @@ class Worker:
             self._fail(job, error, ())
 
     def _fail(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> None:
-        outcome = self._failed(job, error, notes)
+        outcome = failure_of(job, error, notes, self._device)
         self._writer.put(lambda: self._emit(outcome))  # outcomes come in the order of the jobs
-
-    def _failed(self, job: Job, error: dict[str, str], notes: tuple[str, ...]) -> JobOutcome:
-        return replace(
-            JobOutcome(job.id, "failed"),
-            error=error,
-            notes=notes,
-            device=str(self._device),
-            versions=dict(installed_versions()),
-        )
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on the disk: a ledger's line must never outlive its file."""
-    with open_file(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-
-
-def _described(error: BaseException) -> dict[str, str]:
-    message = str(error).strip() or type(error).__name__
-    home = str(Path.home())
-    if len(home) > 1:
-        message = message.replace(home, "~")  # the ledger is passed on
-    return {"type": type(error).__name__, "message": message[:2000]}
 
 
 def _title(job: Job) -> str:

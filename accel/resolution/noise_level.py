@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel.clock import Timetable
 from accel.resolution.latent_grid import Unpoolable
+from accel.timetable import Timetable
 
 # What pipelines make of a scheduler's timestep for their model: itself, its thousandth, 1 minus that.
 SCALES = ((0.0, 1.0), (0.0, 1e-3), (1.0, -1e-3))

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accel.anatomy import components_of
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import calibrations
+from accel.call_forms import accepts
+from accel.components import components_of
 from accel.measure.measurements import Verifier
-from accel.measure.pipeline_runs import accepts, without_progress_bars
+from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.terminal import waiting
 from accel.tuning import evidence

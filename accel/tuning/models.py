@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from accel.anatomy import components_of, denoisers_of
+from accel.components import components_of, denoisers_of
 from accel.drafting.halving import Scorer
 from accel.drafting.seeded_runs import SeededRuns
 from accel.journal import Journal
-from accel.measure.comparison import call_arguments_of, steps_of
+from accel.measure.call_arguments import call_arguments_of, steps_of
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.measurements import Verifier
 from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, work_seconds
@@ -123,29 +124,30 @@ def tune_models(
     if len({one.label for one in found}) != len(found):
         raise ValueError("Two choices have the same label: give each one of its own.")
     call = call_arguments_of(pipes[0], call_arguments or {})
-    kept = _KeptRuns(Path(out) / RUNS if out else None, {"seed": seed, "arguments": sorted(map(str, call.items()))})
+    shared = {"seed": seed, "arguments": sorted(map(str, call.items()))}
+    runs = Journal(Path(out) / RUNS if out else None, shared, _choice_run)
     front = ModelFront(tuple(pipes), texts, seed, (), call)
     for number, prompt in enumerate(texts):
         score = Scorer(verify, prompt)
         for choice in found:  # taking turns, so that a machine that slows down slows all of them
-            if (choice.label, prompt) not in kept.runs:
+            if (choice.label, prompt) not in runs:
                 tell(f"{choice.label}, prompt {number + 1} of {len(texts)}")
                 start = work_seconds(pipes[choice.model])
                 output, idle = front.reported(choice, prompt, seed)
                 seconds = work_seconds(pipes[choice.model]) - start
-                kept.add(choice.label, prompt, KeptRun(score(output), seconds, idle))
+                runs.add(ChoiceRun(choice.label, prompt, score(output), seconds, idle))
         if number == 0:
-            left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, kept.runs))}
+            left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, runs))}
             found = tuple(one for one in found if one.label not in left_out)
-    results = [_result(one, [kept.runs[one.label, prompt] for prompt in texts]) for one in found]
+    results = [_result(one, [runs[one.label, prompt] for prompt in texts]) for one in found]
     return ModelFront(tuple(pipes), texts, seed, tuple(results), call, left_out)
 
 
-def _result(choice: ModelChoice, runs: Sequence[KeptRun]) -> ChoiceResult:
+def _result(choice: ModelChoice, runs: Sequence[ChoiceRun]) -> ChoiceResult:
     return ChoiceResult(choice, tuple(run.score for run in runs), tuple(run.seconds for run in runs))
 
 
-def _in_vain(choice: ModelChoice, prompt: str, runs: Mapping[tuple[str, str], KeptRun]) -> str:
+def _in_vain(choice: ModelChoice, prompt: str, runs: Journal[ChoiceRun]) -> str:
     """Why a choice that adds a lever to another saves no time, by one run of each; nothing where it may."""
     own, other = runs[choice.label, prompt], runs.get((choice.beside, prompt))
     if other is None:
@@ -180,30 +182,25 @@ def _name(pipe: Any) -> str:
     return Path(path).name or type(pipe).__name__
 
 
-class KeptRun(NamedTuple):
+@dataclass(frozen=True)
+class ChoiceRun:
     """One run of a choice. idle: why levers of it did nothing; nothing where all acted."""
 
+    label: str
+    prompt: str
     score: float
     seconds: float
     idle: str = ""
 
-
-class _KeptRuns:
-    """Runs by choice and prompt, in a file where there is a folder: the same call goes on from it."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self._journal = Journal(path, settings, _kept_run) if path else None
-        self.runs = dict(self._journal.entries) if self._journal else {}
-
-    def add(self, label: str, prompt: str, run: KeptRun) -> None:
-        self.runs[label, prompt] = run
-        if self._journal:
-            self._journal.add([label, prompt, *run])
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.label, self.prompt
 
 
-def _kept_run(data: Any) -> tuple[tuple[str, str], KeptRun]:
-    label, prompt, score, seconds, *idle = data
-    return (label, prompt), KeptRun(float(score), float(seconds), *map(str, idle))
+def _choice_run(**fields: Any) -> ChoiceRun:
+    run = ChoiceRun(**fields)
+    math.fsum((run.score, run.seconds))  # numbers both, or a TypeError
+    return run
 
 
 def _line(one: ChoiceResult, front: ModelFront) -> str:

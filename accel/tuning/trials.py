@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +24,8 @@ from accel.session import Session
 from accel.tuning.clip_split import PromptSeed
 
 SCHEMA = 1
-JOURNAL = "journal.jsonl"
+# Of trials, glances and unaccelerated runs. Earlier versions kept all of them in the first: such a folder is refused.
+JOURNAL, GLANCES, UNACCELERATED = "journal.jsonl", "glances.jsonl", "unaccelerated.jsonl"
 # After so many unaccelerated runs' time the machine's pace is measured again, by a run of this share of the steps.
 PACE_EVERY, PACE_SHARE = 3.0, 0.1
 GLANCE_STEPS = 3
@@ -43,6 +44,10 @@ class Trial:
     computed: float
     idle: Mapping[str, str]  # lever to reason, of those that did nothing
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.recipe, self.shot
+
 
 @dataclass(frozen=True)
 class Glance:
@@ -56,11 +61,28 @@ class Glance:
     denoise: float = 1.0
     around: float = 1.0
 
+    @property
+    def key(self) -> str:
+        return self.recipe
+
+
+@dataclass(frozen=True)
+class UnacceleratedRun:
+    """Seconds of an unaccelerated run: all, and denoising alone. What it made has files of its own."""
+
+    shot: int
+    seconds: float
+    denoise: float
+
+    @property
+    def key(self) -> int:
+        return self.shot
+
 
 class TrialRunner:
     """Runs recipes on one pipeline and compares with its unaccelerated outputs, which are kept in `folder`.
 
-    The journal there has one line for each run. A folder of another model, prompts or settings is refused with
+    Journals there have one line for each run. A folder of another model, prompts or settings is refused with
     ValueError, because its runs would be taken for runs of this one (`accel.journal`).
     """
 
@@ -79,21 +101,13 @@ class TrialRunner:
         self._device = str(environment(pipe)["device"])
         self.runs = 0  # of recipes, in this process
         self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
-        self.trials: dict[tuple[str, int], Trial] = {}
-        self._glances: dict[str, Glance] = {}
         self._short: list[float] | None = None  # an unaccelerated run of so few steps: denoising, all around it
-        self._seconds: dict[int, tuple[float, float]] = {}  # of unaccelerated runs: all, and denoising
         self._waited: list[float] = []  # of the runs that were made here: seconds by the clock on the wall
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
         head = {"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity}
-        self._journal = Journal(folder / JOURNAL, head, _entry_of)
-        for entry in self._journal.entries:
-            if isinstance(entry, Trial):
-                self._note(entry)
-            elif isinstance(entry, Glance):
-                self._glances[entry.recipe] = entry
-            else:
-                self._seconds |= entry
+        self.trials = Journal(folder / JOURNAL, head, _trial)
+        self._glances = Journal(folder / GLANCES, head, _glance)
+        self._unaccelerated = Journal(folder / UNACCELERATED, head, _unaccelerated_run)
 
     def trial(self, recipe: Recipe, shot: int) -> Trial:
         """The run of this recipe on this shot: from the journal, else made now."""
@@ -111,10 +125,7 @@ class TrialRunner:
         values = self._judge(made, reference)
         idle = {lever.lever: lever.reason for lever in report.levers if not lever.engaged}
         computed = len({(call.run, call.step) for call in report.calls if call.action == "computed"}) / self.steps
-        found = Trial(key, shot, values, seconds / pace, computed, idle)
-        self._note(found)
-        self._journal.add({"trial": asdict(found)})
-        return found
+        return self.trials.add(Trial(key, shot, values, seconds / pace, computed, idle))
 
     def _judge(self, made: PipelineOutput, reference: PipelineOutput) -> dict[str, float]:
         ours = [name for name, metric in self.metrics.items() if METRICS.get(name) is metric]
@@ -124,7 +135,7 @@ class TrialRunner:
 
     def reference(self, shot: int) -> PipelineOutput:
         """The unaccelerated output."""
-        known = self._kept(shot) if shot in self._seconds else None
+        known = self._kept(shot) if shot in self._unaccelerated else None
         if known is not None:
             return known
         begun = time.monotonic()
@@ -132,8 +143,7 @@ class TrialRunner:
             made, denoise, around = self._phases(session, shot, self.steps)
         self._waited.append(time.monotonic() - begun)
         self._keep(shot, made)
-        self._seconds[shot] = (denoise + around, denoise)
-        self._journal.add({"reference": shot, "seconds": list(self._seconds[shot])})
+        self._unaccelerated.add(UnacceleratedRun(shot, denoise + around, denoise))
         return made
 
     def _keep(self, shot: int, made: PipelineOutput) -> None:
@@ -162,9 +172,11 @@ class TrialRunner:
 
     def glance(self, recipe: Recipe) -> Glance:
         """A method in a short run: from the journal, else made now. What it converts in its first call is not timed."""
-        key, steps = key_of(recipe), min(GLANCE_STEPS, self.steps)
-        if key in self._glances:
-            return self._glances[key]
+        key = key_of(recipe)
+        return self._glances.once(key, lambda: self._glance(key, recipe))
+
+    def _glance(self, key: str, recipe: Recipe) -> Glance:
+        steps = min(GLANCE_STEPS, self.steps)
         if self._short is None:
             with attach_for_run(self.pipe, Recipe()) as session:
                 _, *self._short = self._phases(session, 0, steps)
@@ -176,14 +188,12 @@ class TrialRunner:
                 _, *taken = self._phases(session, 0, steps)
                 shares = (ours / max(plain, 1e-6) for ours, plain in zip(taken, self._short, strict=True))
                 found = Glance(key, lever.engaged, lever.reason, *shares)
-        self._glances[key] = found
-        self._journal.add({"glance": asdict(found)})
         return found
 
     @property
     def seconds(self) -> float:
         """Seconds of an unaccelerated run."""
-        return median(seconds for seconds, _ in self._seconds.values())
+        return median(run.seconds for run in self._unaccelerated.values())
 
     @property
     def wall(self) -> float:
@@ -193,7 +203,8 @@ class TrialRunner:
     @property
     def fixed(self) -> float:
         """Share of them that is not denoising."""
-        return max(0.0, min(1.0 - median(denoise / seconds for seconds, denoise in self._seconds.values()), 0.95))
+        denoising = median(run.denoise / run.seconds for run in self._unaccelerated.values())
+        return max(0.0, min(1.0 - denoising, 0.95))
 
     def _pace(self) -> float:
         """Seconds of an unaccelerated run as the machine is now: others' work comes and goes, and a recipe must not be
@@ -231,9 +242,6 @@ class TrialRunner:
         on_processor = self._device == "cpu"
         return time.process_time() if on_processor else time.perf_counter()
 
-    def _note(self, trial: Trial) -> None:
-        self.trials[trial.recipe, trial.shot] = trial
-
 
 def key_of(recipe: Recipe) -> str:
     """What identifies a recipe: its methods and all their parameters."""
@@ -243,15 +251,19 @@ def key_of(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _entry_of(data: Any) -> Trial | Glance | dict[int, tuple[float, float]]:
-    """A trial, a glance, or the seconds of an unaccelerated run by its shot."""
-    if "glance" in data:
-        glance = Glance(**data["glance"])
-        math.fsum((glance.denoise, glance.around))
-        return glance
-    if "trial" not in data:
-        whole, denoising = map(float, data["seconds"])
-        return {int(data["reference"]): (whole, denoising)}
-    trial = Trial(**data["trial"])
+def _trial(**fields: Any) -> Trial:
+    trial = Trial(**fields)
     math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
     return trial
+
+
+def _glance(**fields: Any) -> Glance:
+    glance = Glance(**fields)
+    math.fsum((glance.denoise, glance.around))
+    return glance
+
+
+def _unaccelerated_run(**fields: Any) -> UnacceleratedRun:
+    run = UnacceleratedRun(**fields)
+    math.fsum((run.seconds, run.denoise))
+    return run

@@ -13,24 +13,25 @@ from statistics import fmean
 from typing import Any
 
 from accel.anatomy import Anatomy, inspect
-from accel.caching.calibration.calibrate import record
 from accel.caching.calibration.calibration import Calibration
 from accel.files import last_name
-from accel.measure.comparison import call_arguments_of, compare, steps_of
+from accel.measure.call_arguments import call_arguments_of, steps_of
+from accel.measure.comparison import compare
 from accel.measure.environment import environment
 from accel.measure.measurements import Verifier
-from accel.measure.output import METRICS, output_of
+from accel.measure.output import METRICS
 from accel.measure.results import Comparison
 from accel.measure.runner import check_judges
 from accel.recipe import Recipe
 from accel.rendering.fingerprint import fingerprint
 from accel.tuning import evidence
 from accel.tuning.clip_split import ClipSplit
+from accel.tuning.foresight import foresight, outlooks_of
 from accel.tuning.goal import TuningGoal
+from accel.tuning.narrowing import acting, allowed
 from accel.tuning.search import CandidateSearch, Exhausted
-from accel.tuning.simulate import Estimate, Simulator
-from accel.tuning.space import KEEPING, SEEN_IN_A_RUN, Candidate, Recipes, Space, Structure, space_of
-from accel.tuning.surrogate import IN_PIXELS, Surrogate, TimeFactors
+from accel.tuning.space import Candidate, Recipes, Structure, space_of
+from accel.tuning.surrogate import IN_PIXELS, Surrogate
 from accel.tuning.trial_log import TrialResult
 from accel.tuning.trials import TrialRunner
 
@@ -39,7 +40,6 @@ VERIFICATIONS = 12
 SCREEN = "screening"  # folder of the held-out clips
 JUDGING = 0.5  # of all the time, what verifying may take at most
 EARLY = 0.25  # of the time that is left, what verifying the first candidate may take
-WORTH = 0.97  # share of the evaluations that a guidance method must leave to be a candidate
 
 
 @dataclass
@@ -81,14 +81,7 @@ class Tuner:
         """Unaccelerated runs, the space of candidates, and what is expected of each. With little time the winner is
         judged on fewer clips."""
         self._deadline = self._started + seconds
-        versions = {
-            name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
-        }
-        identity = {
-            **self.model,
-            **versions,
-            "arguments": {key: _named(value) for key, value in self.arguments.items()},
-        }
+        identity = self._identity()
         self.lab, self.screen = (
             TrialRunner(self.pipe, shots, self.steps, self.arguments, self.goal.metrics, folder, identity)
             for shots, folder in ((self.split.shots, self.folder), (self.split.unseen, self.folder / SCREEN))
@@ -101,7 +94,8 @@ class Tuner:
         self.goal = self.goal.of(self.lab.reference(0), self.anatomy.pipeline)
         self.lab.metrics = self.screen.metrics = self.goal.metrics
         self._check_time(seconds)
-        self.foresight = self._foresight()
+        shots = self.split.shots[:RECORDED]
+        self.foresight = foresight(self.pipe, shots, self.steps, self.arguments, self.given, self.folder, self.tell)
         for shot in range(1, len(self.split.shots)):
             self.tell(f"unaccelerated, clip {shot + 1} of {len(self.split.shots)}")
             self.lab.reference(shot)
@@ -113,7 +107,7 @@ class Tuner:
         self.space = allowed(space, self.lab, self.goal, self.tell)
         self.recipes = Recipes(calibration, self.steps)
         self.tell("simulating")
-        outlooks = self._outlooks()
+        outlooks = outlooks_of(self.space, self.recipes, self.foresight, self.goal)
         scale = IN_PIXELS[self.goal.leading]
         surrogate, clips = Surrogate(self.lab.fixed, scale, told), len(self.split.shots)
         self.search = CandidateSearch(self.goal, outlooks, surrogate, self._run, clips, self.split.held_out, self.tell)
@@ -154,46 +148,16 @@ class Tuner:
             return recipe
         return self.verified
 
-    def _foresight(self) -> Simulator:
-        """Recorded on the first prompts, or read from the folder."""
-        found = Simulator.load(self.folder, self.anatomy)
-        if found is not None:
-            return found
-        shots = self.split.shots[:RECORDED]
-
-        def generate(pipe: Any, prompt: str, index: int) -> None:
-            import torch
-
-            self.tell(f"recording, clip {index + 1} of {len(shots)}")
-            generator = torch.Generator("cpu").manual_seed(shots[index].seed)
-            output_of(pipe(**self.arguments, prompt=prompt, num_inference_steps=self.steps, generator=generator), pipe)
-
-        recording = record(
-            self.pipe, [shot.prompt for shot in shots], generate=generate, layer_lags=0, **self._plain_arguments()
-        )
-        found = Simulator.of(recording)
-        found.save(self.folder)
-        return found
-
-    def _outlooks(self) -> dict[Candidate, Estimate]:
-        """Of every candidate, but for those whose guidance method finds little to save behind their cache."""
-        found: dict[Candidate, Estimate] = {}
-        for structure in self.space.structures():
-            for share in self.space.dials(structure):
-                candidate = Candidate(structure, share)
-                recipe = self.recipes.of(candidate)
-                if recipe is None:
-                    continue
-                outlook = self.foresight.outlook(recipe)
-                if self.goal.allows_another_picture:
-                    errors = {lever: error for lever, error in outlook.errors.items() if lever in KEEPING}
-                    outlook = replace(outlook, errors=errors)
-                if recipe.guidance is not None:
-                    without = self.foresight.outlook(replace(recipe, guidance=None)).evaluations
-                    if outlook.evaluations > WORTH * without:
-                        continue
-                found[candidate] = outlook
-        return found
+    def _identity(self) -> dict[str, Any]:
+        """What runs must have in common to be runs of one tuning, besides clips and steps."""
+        versions = {
+            name: environment(self.pipe)[name] for name in ("torch", "diffusers", "accel", "device_name", "dtype")
+        }
+        return {
+            **self.model,
+            **versions,
+            "arguments": {key: _named(value) for key, value in self.arguments.items()},
+        }
 
     def _run(self, candidate: Candidate, shot: int) -> TrialResult:
         recipe = self.recipes.of(candidate)
@@ -344,42 +308,6 @@ class Tuner:
             key=lambda c: self.search.believe(c).speedup if wanted else self.search.believe(c).decibels,
             default=None,
         )
-
-    def _plain_arguments(self) -> dict[str, Any]:
-        """For the calibration's own record of what it belongs to."""
-        return {**self.given, "num_inference_steps": self.steps}
-
-
-def acting(space: Space, lab: TrialRunner, tell: Callable[[str], None]) -> tuple[Space, dict[str, TimeFactors]]:
-    """The space without methods that do nothing here, of which most say so only when they see the tokens; and what the
-    others make of the time, by their names in a structure.
-
-    A short run that is slower says nothing: some make in their first steps what they save later.
-    """
-    told: dict[str, TimeFactors] = {}
-    for method in [method for lever in SEEN_IN_A_RUN for method in space.others[lever]]:
-        tell(f"trying {method}")
-        methods: dict[str, Any] = {method.lever: method}
-        found = lab.glance(Recipe(**methods))
-        if found.engaged:
-            told[f"{method.lever} {method}"] = TimeFactors(min(found.denoise, 1.0), min(found.around, 1.0))
-        else:
-            space = space.without(method.lever, method, found.reason)
-    return space, told
-
-
-def allowed(space: Space, lab: TrialRunner, goal: TuningGoal, tell: Callable[[str], None]) -> Space:
-    """The space without methods that make another picture which the goal does not allow, or no faster. One run tells:
-    nothing can be simulated of another picture.
-    """
-    for method in space.others["resolution"] if goal.allows_another_picture else ():
-        tell(f"trying {method} by itself")
-        found = lab.trial(Recipe(resolution=method), 0)
-        missed = [str(b) for b in goal.bounds if b.margin([found.values[b.name]], goal.coverage) < 0.0]
-        if missed or found.time >= 1.0:
-            why = f"alone it misses {' and '.join(missed)}" if missed else "alone it is no faster"
-            space = space.without("resolution", method, why)
-    return space
 
 
 @contextmanager

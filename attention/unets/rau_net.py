@@ -22,7 +22,7 @@ from accel.attention.unets.high_resolution import HighResolution
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.clock import StepContext
 from accel.lever import Lever
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, is_graph, reachable
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
 
@@ -132,7 +132,7 @@ class RauNet(Lever):
     def __init__(self, method: str, unets: Mapping[str, HighResolution], first: float, second: float) -> None:
         self.method, self.unets, self._given = method, unets, (first, second)
         self._wirings = {name: wiring(unet) for name, unet in unets.items()}
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._last: Switches | None = None
         self.reset()
         self._open()
@@ -142,19 +142,19 @@ class RauNet(Lever):
         self._open()
         for name, parts in self._wirings.items():
             modules = {path: reachable(denoisers[name], path) if name in denoisers else None for path in parts.sized}
-            if any(module is None or is_compiled(module) for module in modules.values()):
+            if any(module is None or is_graph(module) for module in modules.values()):
                 self._compiled.add(name)
                 continue
             for path, module in modules.items():
-                self._layers.append(Wrapper(module, "forward", partial(self._module, name, path)))
+                self._wrappers.append(Wrapper(module, "forward", partial(self._module, name, path)))
 
     def reset(self) -> None:
         self._call: Halved | None = None
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         found = self._switches(call)

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from accel.call_forms import call_default
 from accel.measure.metrics import psnr, to_clips
-from accel.measure.pipeline_runs import call_default
 from accel.pocket import MODELS, load, pipeline_class
 from accel.pocket.scenes import prompts
 from accel.pocket.verifier import Array, verify

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from accel.anatomy import denoisers_of, inspect
+from accel.anatomy import inspect
 from accel.call import LATENTS, Arguments, tensors
+from accel.components import denoisers_of
 from accel.samplers.trained.refiner import Refiner, channel_axis, last_layer, new_refiner
 from benchmarks.refiner.recording import Point, Run, Stream, recorded
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from accel.anatomy import Anatomy, components_of
-from accel.caching.calibration.calibration import Calibration, Key, is_plain, scheduler_settings
+from accel.anatomy import Anatomy
+from accel.caching.calibration.calibration import Calibration
+from accel.caching.calibration.key import Key, is_plain, scheduler_settings
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, round_row, round_value
+from accel.call_forms import call_default
+from accel.components import components_of
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
@@ -111,7 +113,7 @@ def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
 
 def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]) -> Key:
     known = {name: value for name, value in arguments.items() if is_plain(value)}
-    guidance = known.get("guidance_scale", default_of(pipe, "guidance_scale"))
+    guidance = known.get("guidance_scale", call_default(pipe, "guidance_scale"))
     return Key(
         model=last_name(anatomy.repository),
         pipeline=anatomy.pipeline,
@@ -129,14 +131,8 @@ def _scale(pipe: Any, arguments: Mapping[str, Any]) -> float:
     """By how much guidance multiplies the difference of two streams; models with an embedded scale have another name
     for it.
     """
-    known = (arguments.get(name, default_of(pipe, name)) for name in ("true_cfg_scale", "guidance_scale"))
+    known = (arguments.get(name, call_default(pipe, name)) for name in ("true_cfg_scale", "guidance_scale"))
     return next((float(scale) for scale in known if isinstance(scale, (int, float))), 1.0)
-
-
-def default_of(pipe: Any, name: str) -> Any:
-    """The default of an argument of the pipeline's call, None where it has no such argument."""
-    parameter = inspect.signature(pipe.__call__).parameters.get(name)
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def _tables(

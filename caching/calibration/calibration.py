@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from accel.anatomy import Anatomy, components_of, inspect, schedulers_of
+from accel.anatomy import Anatomy, inspect
 from accel.caching.cache_method import Cache
-from accel.caching.calibration import files, polynomial_fit, resample, simulate
-from accel.caching.calibration.table import Array, StepTable
+from accel.caching.calibration import files, polynomial_fit, resample, simulate, summary
+from accel.caching.calibration.key import Key, changed_settings, denoiser_misfit
+from accel.caching.calibration.ranks import rank_correlation
+from accel.caching.calibration.table import StepTable
 from accel.caching.extrapolate import Extrapolate
 from accel.caching.methods.schedules import StaticSchedule, rules_for
 from accel.caching.planning import plan_steps
@@ -22,26 +24,7 @@ from accel.caching.predictor import Predictor
 from accel.caching.signal import TIME_SIGNALS
 from accel.method import Method
 
-ENOUGH_RUNS = 10
 C = TypeVar("C", bound=Cache)
-Plain = str | int | float | bool | None
-# Settings of schedulers that do not change the noise levels of a run.
-INDIFFERENT = ("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a calibration belongs to: model, pipeline, scheduler and its settings, guidance, the call's arguments."""
-
-    model: str
-    pipeline: str
-    scheduler: str
-    prediction: str
-    euler_steps: bool
-    guidance: float | None
-    prompts: int
-    settings: Mapping[str, Plain] = field(default_factory=dict)
-    arguments: Mapping[str, Plain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,7 +129,7 @@ class Calibration:
         1: the signal always says which of two steps changes more. Not a number where it hardly changes at all.
         """
         found = {
-            name: float(np.mean([_rank_correlation(*table.pairs(name)) for table in self.tables]))
+            name: float(np.mean([rank_correlation(*table.pairs(name)) for table in self.tables]))
             for name in self.recorded_signals(name for name in self.tables[0].runs[0].changes if name != "output")
         }
         return dict(sorted(found.items(), key=lambda entry: -entry[1] if math.isfinite(entry[1]) else 2.0))
@@ -189,23 +172,15 @@ class Calibration:
         found = self._misfits(anatomy)
         scheduler = ", ".join(anatomy.schedulers.values())
         if scheduler != self.key.scheduler:
-            found.append(f"It was calibrated with {self.key.scheduler}, and this pipeline has {scheduler}.")
-        if not isinstance(pipe, Anatomy) and scheduler == self.key.scheduler:
-            now = scheduler_settings(pipe)
-            for name in sorted(now.keys() & self.key.settings.keys()):
-                if now[name] != self.key.settings[name]:
-                    found.append(
-                        f"It was calibrated with the scheduler's {name}={self.key.settings[name]!r}, which is now "
-                        f"{now[name]!r}, so the noise levels of the steps differ."
-                    )
-        return found
+            return [*found, f"It was calibrated with {self.key.scheduler}, and this pipeline has {scheduler}."]
+        return found if isinstance(pipe, Anatomy) else [*found, *changed_settings(self.key, pipe)]
 
     def misfit(self, anatomy: Anatomy) -> str:
         """Why it says nothing about a pipeline, in one sentence; "" where it does, be it with another scheduler."""
         return next(iter(self._misfits(anatomy)), "")
 
     def _misfits(self, anatomy: Anatomy) -> list[str]:
-        found = [sentence for table in self.tables for sentence in _misfit(table, anatomy)]
+        found = [sentence for table in self.tables for sentence in denoiser_misfit(table, anatomy)]
         if anatomy.prediction != self.key.prediction:
             found.append(f"It was calibrated for {self.key.prediction} prediction, and this is {anatomy.prediction}.")
         return found
@@ -213,31 +188,11 @@ class Calibration:
     @property
     def quality(self) -> str:
         """What was measured, which signal is best, what the caches make of it, and what is unreliable."""
-        key = self.key
-        lines = [f"Calibration of {key.pipeline} ({key.model or 'built in memory'}), {key.scheduler}"]
-        for table in self.tables:
-            low, high = min(table.sigmas), max(table.sigmas)
-            lines.append(
-                f"  {table.denoiser}: {table.kind}, {table.steps} steps, prompts recorded: {len(table.runs)}, "
-                f"noise levels {high:.4g} to {low:.4g}"
-            )
-        called = {"guidance_scale": key.guidance} | dict(key.arguments)
-        known = [f"{name}={value}" for name, value in called.items() if value is not None]
-        lines.append("  called with " + (", ".join(known) or "its defaults"))
-        ranked = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in self.signals().items()]
-        lines.append("  rank correlation with the output's change: " + ", ".join(ranked))
-        lines += [f"  {remark}" for kind in _caches() for remark in kind.remarks(self)]
-        return "\n".join(lines + [f"  caution: {caution}" for caution in self.cautions()])
+        return summary.text_of(self)
 
     def cautions(self) -> list[str]:
         """What is unreliable, one sentence each."""
-        found = list(self.notes)
-        runs = min(len(table.runs) for table in self.tables)
-        if runs < ENOUGH_RUNS:
-            found.append(
-                f"recorded on {runs} prompts only: thresholds and polynomials are stable from about {ENOUGH_RUNS}"
-            )
-        return found + [caution for kind in _caches() for caution in kind.cautions(self)]
+        return summary.cautions_of(self)
 
     def __str__(self) -> str:
         return self.quality
@@ -294,49 +249,5 @@ class Calibration:
         return signal
 
 
-def _caches() -> list[type[Cache]]:
-    return [kind for kind in Method.registry["cache"].values() if issubclass(kind, Cache)]
-
-
 def _no_cache(method: Method) -> str:
     return f"{type(method).__name__} cannot be simulated: it is no accel.caching.Cache."
-
-
-def scheduler_settings(pipe: Any) -> dict[str, Plain]:
-    """What the pipeline's schedulers are set to, as far as it decides the noise levels of a run."""
-    return {
-        name: value
-        for _, scheduler in schedulers_of(components_of(pipe))
-        for name, value in dict(scheduler.config).items()
-        if is_plain(value) and not name.startswith("_") and name not in INDIFFERENT
-    }
-
-
-def is_plain(value: object) -> bool:
-    """Whether a value can stand in a JSON file as it is."""
-    return value is None or isinstance(value, (str, int, bool)) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _misfit(table: StepTable, anatomy: Anatomy) -> list[str]:
-    part = anatomy.denoisers.get(table.denoiser)
-    if part is None:
-        return [f"It was calibrated on a {table.denoiser}, and this pipeline has {', '.join(anatomy.denoisers)}."]
-    if part.kind != table.kind:
-        return [f"It was calibrated on {table.kind}, and this pipeline's {table.denoiser} is {part.kind}."]
-    if part.parameters != table.parameters:
-        sizes = f"{table.parameters / 1e6:.4g} M parameters, and this one has {part.parameters / 1e6:.4g} M"
-        return [f"It was calibrated on a {table.kind} of {sizes}."]
-    return []
-
-
-def _rank_correlation(x: Array, y: Array) -> float:
-    """Spearman's; not a number where one of them does not vary."""
-    if len(x) < 2 or x.min() == x.max() or y.min() == y.max():
-        return math.nan
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
-
-
-def _ranks(values: Array) -> Array:
-    """Equal values share the mean of their ranks."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])

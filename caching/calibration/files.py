@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from accel import hub
+from accel.caching.calibration.key import Key
 from accel.caching.calibration.table import RunTrace, StepTable, falling
 from accel.files import read_json, write_whole
 
@@ -49,7 +50,7 @@ def to_json(calibration: Calibration) -> str:
 
 def from_dict(data: object) -> Calibration:
     """Raises ValueError, naming the field, for anything that is not a calibration."""
-    from accel.caching.calibration.calibration import Calibration, Key
+    from accel.caching.calibration.calibration import Calibration
 
     if not isinstance(data, Mapping) or "tables" not in data:
         raise ValueError('a calibration is a JSON object with "schema", "key" and "tables".')

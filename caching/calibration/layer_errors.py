@@ -28,19 +28,19 @@ class LayerErrors:
 
     def __init__(self, anatomy: Anatomy, lags: int) -> None:
         self.lags, self._sites = lags, sites(anatomy, KINDS) if lags else []
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._call: DenoiserCall | None = None
         self._seen: Counter[str] = Counter()
         self._forget()
 
     def attach(self, denoisers: Mapping[str, torch.nn.Module]) -> None:
         self.detach()
-        self._layers, _ = attach(denoisers, self._sites, self._module)
+        self._wrappers, _ = attach(denoisers, self._sites, self._module)
 
     def detach(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers = []
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers = []
 
     @contextmanager
     def within(self, call: DenoiserCall) -> Iterator[None]:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from accel.anatomy import Anatomy
-from accel.caching.calibration.calibrate import averaged, default_of, recording
+from accel.caching.calibration.calibrate import averaged, recording
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
+from accel.call_forms import call_default
 
 # Of the numbers that a call was given these are told even where they are the pipeline's defaults.
 ALWAYS_TOLD = ("num_inference_steps", "guidance_scale")
@@ -71,7 +72,7 @@ def _measured(pipe: Any, anatomy: Anatomy, courses: list[RunRecord]) -> Calibrat
     first = whole[0].arguments
     scale = first.get("guidance_scale")
     alike = [course for course in whole if course.arguments.get("guidance_scale") == scale]
-    told = {name: value for name, value in first.items() if name in ALWAYS_TOLD or value != default_of(pipe, name)}
+    told = {name: value for name, value in first.items() if name in ALWAYS_TOLD or value != call_default(pipe, name)}
     calls = sum(course.denoiser == alike[0].denoiser for course in alike)
     found = averaged(pipe, anatomy, alike, calls, told).calibration
     left_out = {"were interrupted": len(courses) - len(whole), f"had not guidance {scale}": len(whole) - len(alike)}

@@ -9,20 +9,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.anatomy import Anatomy, submodule
+from accel.anatomy import Anatomy
 from accel.caching.cache_method import Cache, NotApplicable
 from accel.caching.conditions import StreamConditions
 from accel.caching.kept_feature import KeptFeature
 from accel.caching.policy import Decision, EveryNth, guard
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
+from accel.components import submodule
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
-from accel.patch import Wrapper, is_compiled
+from accel.patch import Wrapper, is_compiled, reachable
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
 
 NO_FEATURE = Decision(False, "no deep feature yet", Code.NO_HISTORY)
+CUT_THROUGH = (
+    "the U-Net, or a block of which a part is left out, was compiled as a whole: compile the blocks within it instead "
+    "(compile_repeated_blocks)"
+)
 
 
 @dataclass(frozen=True)
@@ -121,38 +126,38 @@ class ShallowGate(Lever):
 
     def __init__(self, method: DeepCache, cuts: Mapping[str, UNetCut]) -> None:
         self.method, self.cuts = method, cuts
-        self._layers: list[Wrapper] = []
+        self._wrappers: list[Wrapper] = []
         self._compiled: set[str] = set()
         self._stream: ShallowState | None = None  # whose denoiser call is under way
         self._skipping = False
-        self._regime = StreamConditions()
+        self._conditions = StreamConditions()
         self._peak = 0
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        self._regime.arguments(given)
+        self._conditions.arguments(given)
         return {}
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         for name, denoiser in denoisers.items():
-            if is_compiled(denoiser) or hasattr(denoiser, "_orig_mod"):
+            modules = {path: submodule(denoiser, path) for path in self.cuts[name].skipped}
+            if any(module is not None and reachable(denoiser, path) is None for path, module in modules.items()):
                 self._compiled.add(name)
                 continue
-            for path in self.cuts[name].skipped:
-                module = submodule(denoiser, path)
+            for path, module in modules.items():
                 if module is not None:
                     around = functools.partial(self._around, path, path == self.cuts[name].feature)
                     method = "_compiled_call_impl" if is_compiled(module) else "forward"
-                    self._layers.append(Wrapper(module, method, around))
+                    self._wrappers.append(Wrapper(module, method, around))
 
     def end(self) -> None:
-        for layer in reversed(self._layers):
-            layer.detach()
-        self._layers.clear()
+        for wrapper in reversed(self._wrappers):
+            wrapper.detach()
+        self._wrappers.clear()
         self._compiled.clear()
 
     def reset(self) -> None:
-        self._regime.reset()
+        self._conditions.reset()
         self._streams: dict[tuple[str, str], ShallowState] = {}
         self._decisions: dict[str, Decision] = {}
 
@@ -184,7 +189,7 @@ class ShallowGate(Lever):
         return LeverReport("cache", str(self.method), shallow > 0, reason, peak)
 
     def _known(self, call: DenoiserCall) -> ShallowState:
-        key = (call.layout, self._regime.key(call))
+        key = (call.layout, self._conditions.key(call))
         name = (call.denoiser, call.stream)
         stream = self._streams.get(name)
         if stream is None or stream.key != key:
@@ -209,7 +214,7 @@ class ShallowGate(Lever):
     def _scheduled(self, call: DenoiserCall, stream: ShallowState) -> Decision:
         method, context = self.method, call.context
         if call.denoiser in self._compiled:
-            return Decision(False, "the U-Net was compiled as a whole: compile its blocks instead", Code.UNREACHABLE)
+            return Decision(False, CUT_THROUGH, Code.UNREACHABLE)
         forced = guard(
             step=context.step, steps=context.steps, left=context.left, skipped=0,
             warmup=method.warmup, final=method.final, max_skips=1, min_steps=method.min_steps,

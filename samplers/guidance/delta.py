@@ -18,6 +18,7 @@ from accel.samplers.guidance.policy import (
     GuidanceMethod,
     GuidancePolicy,
     Tensors,
+    weighted_sum,
 )
 from accel.samplers.recorded_steps import RecordedStep
 
@@ -146,13 +147,13 @@ class _Delta(GuidancePolicy):
         weights = lagrange([node.time for node in nodes], time)
         last, share = len(nodes) - 1, self.method.damping
         weights = [share * weight + (1.0 - share) * (index == last) for index, weight in enumerate(weights)]
-        return [_sum(weights, values) for values in zip(*(node.values for node in nodes), strict=True)]
+        return [weighted_sum(weights, values) for values in zip(*(node.values for node in nodes), strict=True)]
 
     def _corrected(self, outputs: Tensors, gap: list[tuple[float, float]], total: Tensors, weight: float) -> Tensors:
         """The outputs of this step, moved by what the carried differences were wrong by."""
         nodes = distinct(self.history)[-self.corrector - 1 :]
         shares = interpolation_weights([node.time for node in nodes], gap)
-        better = (_sum(shares, values) for values in zip(*(node.values for node in nodes), strict=True))
+        better = (weighted_sum(shares, values) for values in zip(*(node.values for node in nodes), strict=True))
         return [
             (output.float() + (right - used) / weight).to(output.dtype)
             for output, right, used in zip(outputs, better, total, strict=True)
@@ -178,7 +179,3 @@ def split_frequencies(delta: torch.Tensor, low: float, high: float) -> torch.Ten
     factor = torch.where(inside, low, high)
     weighted: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(delta.float()) * factor).real
     return weighted.to(delta.dtype)
-
-
-def _sum(weights: list[float], values: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)

@@ -50,15 +50,15 @@ class GuidanceGate(Lever):
         return {}
 
     def reset(self) -> None:
-        self._watch = PassObserver()
+        self._observer = PassObserver()
         self._passes = RunPasses(partial(self.method.policy, self.anatomy), self._account)
-        self._pair, self._batch = TwoCallForm(self._passes), BatchForm(self._passes, self.anatomy.guidance_calls)
+        self._two_calls, self._batch = TwoCallForm(self._passes), BatchForm(self._passes, self.anatomy.guidance_calls)
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         self._came = True
-        roles = self._watch.roles.get(call.denoiser, UNKNOWN_ROLES)
+        roles = self._observer.roles.get(call.denoiser, UNKNOWN_ROLES)
         if call.stream in roles.conditional or call.stream in roles.unconditional:
-            return self._pair.answer(call, proceed, roles)
+            return self._two_calls.answer(call, proceed, roles)
         if call.entangled:
             self._account.why_none = ENTANGLED
             return proceed(call)
@@ -82,13 +82,13 @@ class GuidanceGate(Lever):
             batches.sizes = tuple(tensors(outcome.output)[0].shape[1:])
             found = batches.repeats(call, batches.sizes, known.parts)
             return self._batch.whole(call, outcome, known) if found else outcome
-        elif self._watch.is_open(call.denoiser):
-            self._watch.observe(AnsweredCall(call, outcome, splits))
+        elif self._observer.is_open(call.denoiser):
+            self._observer.observe(AnsweredCall(call, outcome, splits))
         return outcome
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
-        told = self._watch.observe_step(arguments)
-        batch = self._watch.roles[told[0].call.denoiser].batch if told else None
+        told = self._observer.observe_step(arguments)
+        batch = self._observer.roles[told[0].call.denoiser].batch if told else None
         if batch is not None:
             self._batch.whole(told[0].call, told[0].outcome, batch)
         for other in told[1:]:
@@ -110,7 +110,7 @@ class GuidanceGate(Lever):
             if self._has_true_scale:
                 reason += "; with true_cfg_scale above 1 and a negative prompt there is one"
         elif not account.seen:
-            reason = account.why_none or (self._watch.why_none if self._watch.heard else UNHEARD)
+            reason = account.why_none or (self._observer.why_none if self._observer.heard else UNHEARD)
         elif account.kept or account.why_none:
             reason += f" ({account.kept.most_common(1)[0][0] if account.kept else account.why_none})"
         if account.extra:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -96,3 +96,8 @@ class GuidanceMethod(Method, lever="guidance", abstract=True):
                 self, f"{anatomy.pipeline} combines several calls in each step, so none is left out: take a cache."
             )
         return GuidanceGate(self, anatomy)
+
+
+def weighted_sum(weights: Any, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of tensors of one shape, each times its number in `weights`."""
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)

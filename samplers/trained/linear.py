@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
 
 from accel.anatomy import Anatomy
 from accel.clock import StepContext
@@ -17,6 +14,7 @@ from accel.samplers.guidance.policy import (
     GuidanceMethod,
     GuidancePolicy,
     Tensors,
+    weighted_sum,
 )
 
 FEATURES = 3
@@ -111,7 +109,7 @@ class _Linear(GuidancePolicy):
         return GuidanceDecision(made, "made from past answers" if made else "evaluated by the calibration")
 
     def substitute_output(self, now: ConditionalPass) -> Tensors:
-        deltas = [combine(self.method.rows[now.context.position], parts) for parts in self.past.features(now)]
+        deltas = [weighted_sum(self.method.rows[now.context.position], parts) for parts in self.past.features(now)]
         self.past.add(now, deltas)
         return add(now.outputs, deltas)
 
@@ -131,7 +129,3 @@ def differences(conditional: Tensors, unconditional: Tensors) -> Tensors:
 
 def add(conditional: Tensors, deltas: Tensors) -> Tensors:
     return [(c.float() + delta).to(c.dtype) for c, delta in zip(conditional, deltas, strict=True)]
-
-
-def combine(row: Any, parts: Tensors) -> torch.Tensor:
-    return torch.stack([weight * part for weight, part in zip(row, parts, strict=True)]).sum(0)

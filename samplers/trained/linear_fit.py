@@ -18,8 +18,9 @@ from accel.samplers.guidance.policy import (
     GuidanceMethod,
     GuidancePolicy,
     Tensors,
+    weighted_sum,
 )
-from accel.samplers.trained.linear import FEATURES, LinearAG, LinearHistory, add, combine, differences
+from accel.samplers.trained.linear import FEATURES, LinearAG, LinearHistory, add, differences
 from accel.session import Session, bare
 
 # Relative to the mean square of the regressors, two of which are nearly parallel.
@@ -108,7 +109,7 @@ class _Fitting(GuidancePolicy):
         parts = self.past.features(now)
         row = least_squares(parts, deltas)
         self.method.rows[now.context.position] = row
-        estimated = [combine(row, part) for part in parts]
+        estimated = [weighted_sum(row, part) for part in parts]
         self.past.add(now, estimated)
         return add(now.outputs, estimated)
 

@@ -11,7 +11,6 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
-from accel.clock import Timetable
 from accel.lever import InactiveLever, JumpedResult, Lever
 from accel.method import nested_method, setting
 from accel.report import CallRecord, LeverReport
@@ -21,6 +20,7 @@ from accel.samplers.solvers import Euler
 from accel.samplers.stepper import Stepper, sample_of, with_sample
 from accel.samplers.trained.bank import Retrieved, TrajectoryBank
 from accel.samplers.trained.call_identity import same_noise
+from accel.timetable import Timetable
 
 OWN_LOOP = "the noise of a loop of your own is not the sampler's to choose"
 

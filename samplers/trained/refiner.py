@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from accel import conventions
-from accel.anatomy import Anatomy, submodule
+from accel.anatomy import Anatomy
 from accel.call import LATENTS, rebuilt, tensors
+from accel.components import submodule
 from accel.files import read_json, write_whole
 
 SCHEMA = 1

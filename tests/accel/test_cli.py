@@ -57,7 +57,7 @@ def arguments(out: Path, *more: str) -> list[str]:
 def test_demo_writes_page_data_and_videos_and_says_where(
     loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--clips", "2", "--preset", "balanced", *arguments(tmp_path)]) == 0
+    assert main(["demo", "--clips", "2", "--preset", "balanced", *arguments(tmp_path, "--steps", "2")]) == 0
     printed = capsys.readouterr().out
     assert loaded == ["pocket:video"]
     assert str(tmp_path / "page.html") in printed
@@ -71,7 +71,7 @@ def test_demo_writes_page_data_and_videos_and_says_where(
 
 def test_demo_takes_prompts_seeds_and_steps(loaded: list[str], tmp_path: Path) -> None:
     given = ["--prompt", BLUE, "--prompt", RED, "--seed", "3", "4", "--preset", "fast", "--fewer-steps", "2"]
-    assert main(["demo", *given, *arguments(tmp_path, "--steps", "4")]) == 0
+    assert main(["demo", *given, *arguments(tmp_path, "--steps", "3")]) == 0
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert (data["settings"]["prompts"], data["settings"]["seeds"]) == ([BLUE, RED], [3, 4])
     assert [row["label"] for row in data["rows"]] == ["unaccelerated", "fast", "2 steps"]
@@ -81,14 +81,14 @@ def test_calibrate_writes_what_it_recorded_and_prints_a_report(
     loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mine.json"
-    call = ["--size", "16", "--frames", "5", "--steps", "12", "--guidance", "2", "--out", str(out)]
+    call = ["--size", "16", "--frames", "5", "--steps", "6", "--guidance", "2", "--out", str(out)]
     assert main(["calibrate", "--prompts", "2", *call]) == 0
     printed = capsys.readouterr().out
     assert loaded == ["pocket:video"]
     calibration = Calibration.load(out)
     assert str(calibration) in printed and str(out) in printed
     assert calibration.key.prompts == len(calibration.tables[0].runs) == 2
-    assert (calibration.steps, calibration.key.guidance, calibration.key.arguments["height"]) == (12, 2.0, 16)
+    assert (calibration.steps, calibration.key.guidance, calibration.key.arguments["height"]) == (6, 2.0, 16)
 
     (tmp_path / "prompts.txt").write_text("one prompt\n\nanother\nand a third\n")
     given = ["calibrate", "some/model", "--prompts", str(tmp_path / "prompts.txt"), "--layer-lags", "0", *call]
@@ -131,7 +131,7 @@ def test_calibrate_says_what_is_wrong(
 def test_compare_reads_recipe_files_and_call_arguments(loaded: list[str], tmp_path: Path) -> None:
     Recipe().save(tmp_path / "mine.json")
     given = ["--recipes", str(tmp_path / "mine.json"), "--prompts", "a", "--guidance", "2", "--fewer-steps"]
-    assert main(["compare", "some/model", *given, *arguments(tmp_path / "out")]) == 0
+    assert main(["compare", "some/model", *given, *arguments(tmp_path / "out", "--steps", "2")]) == 0
     data = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert loaded == ["some/model"]
     assert [row["label"] for row in data["rows"]] == ["unaccelerated", "mine"]
@@ -311,7 +311,7 @@ def test_ctrl_c_saves_what_was_complete(
         return original(self, *given)
 
     monkeypatch.setattr(comparison.Runner, "_sample", interrupted)
-    assert main(["demo", *arguments(tmp_path)]) == 130
+    assert main(["demo", *arguments(tmp_path, "--steps", "2")]) == 130
     assert f"the 3 runs that were complete are in {tmp_path / 'page.html'}" in capsys.readouterr().err
     assert (tmp_path / "page.html").exists()
 

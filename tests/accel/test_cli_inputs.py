@@ -12,7 +12,7 @@ from PIL import Image
 
 from accel.cli import main, parser
 from accel.commands.options import call_arguments
-from accel.measure.comparison import call_arguments_of
+from accel.measure.call_arguments import call_arguments_of
 from accel.tuning.tuner import _named
 
 

@@ -28,7 +28,8 @@ from diffusers import (
 
 import accel
 from accel import EasyCache, FixedInterval, LastOutput
-from accel.clock import Clock, Timetable
+from accel.clock import Clock
+from accel.timetable import Timetable
 from tests.accel.witness import witness
 from tests.tiny import TINY, run
 

@@ -86,7 +86,7 @@ def test_several_of_them_and_guess_mode() -> None:
     pipe = CONDITIONED["sd_controlnet"].build()
     asked = CONDITIONED["sd_controlnet"].arguments(pipe)["image"]
     pipe.controlnet = MultiControlNetModel([pipe.controlnet, pipe.controlnet])
-    options = {"image": [asked, asked.flip(-1)], "controlnet_conditioning_scale": [1.0, 0.5]}
+    options = {"image": [asked, asked.flip(-1)], "controlnet_conditioning_scale": [1.0, 0.5], "steps": 5}
     for guess in (False, True):
         plain = run(pipe, CONDITIONED["sd_controlnet"], guess_mode=guess, **options)
         with accel.accelerate(pipe, accel.Recipe(cache=FixedInterval(2, warmup=99))):

@@ -17,7 +17,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler
 
 import accel
 from accel import FixedInterval, Recipe
-from accel.anatomy import components_of, denoisers_of
+from accel.components import components_of, denoisers_of
 from tests.accel.residue import raising_in_call
 from tests.schedulers import FLOW
 from tests.tiny import run

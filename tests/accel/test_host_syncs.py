@@ -67,7 +67,7 @@ def accelerated(name: str, label: str, cases: dict[str, Any]) -> tuple[Watch, ac
     return seen, session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed(STATIC)
 def test_what_is_decided_beforehand_never_makes_the_host_wait(name: str, label: str) -> None:
     seen, _ = accelerated(name, label, STATIC)

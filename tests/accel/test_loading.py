@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import accel
-from accel.anatomy import components_of
+from accel.components import components_of
 from accel.loading import load_pipeline, saved_dtype
 from tests.rendering.studio import ledger_lines
 from tests.tiny import TINY

@@ -87,9 +87,10 @@ def kept_or_said(name: str, scheduler: tuple[str, dict[str, Any]], preset: str) 
 
 
 def _made(pipe: Any) -> Any:
-    prompt = pocket.prompts(1, seed=5)[0]
+    """A picture, or a short clip."""
+    short = {"num_frames": 9} if hasattr(pipe, "transformer") else {}
     generator = torch.Generator().manual_seed(1)
-    result = pipe(prompt, num_inference_steps=28, generator=generator, output_type="np")
+    result = pipe(pocket.prompts(1, seed=5)[0], num_inference_steps=28, generator=generator, output_type="np", **short)
     return result.frames[0] if hasattr(result, "frames") else result.images[0][None]
 
 

@@ -85,7 +85,7 @@ def test_no_run_is_nearer_to_another_than_an_accelerated_one() -> None:
             return {"latents": values["latents"] * (1.0 + nudge * (step == 0))}
 
         draw, words = torch.Generator().manual_seed(0), "a red circle on a dark background"
-        options = {"num_inference_steps": 16, "output_type": "pt", "callback_on_step_end": nudged}
+        options = {"num_inference_steps": 10, "output_type": "pt", "callback_on_step_end": nudged}
         return torch.as_tensor(pipe(words, generator=draw, **options).images)
 
     def level(wrong: torch.Tensor) -> float:

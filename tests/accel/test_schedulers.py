@@ -10,9 +10,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import accel
 from accel import Extrapolate, FixedInterval
-from accel.clock import Timetable
 from accel.parametrization import clean_from_output
 from accel.schedulers import SchedulerAnatomy, levels_reached, scheduler_anatomy
+from accel.timetable import Timetable
 from accel.update import Deep, Unknown, measure_updates, on_cpu
 from tests.formula import FormulaPipeline
 from tests.schedulers import SCHEDULERS

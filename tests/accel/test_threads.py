@@ -81,7 +81,7 @@ def used(pipe: DiffusionPipeline, number: int = 0, name: str = "wan", **options:
 # Threads
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("recipe, times", [("boundary", 4), ("boundary", 20), *((recipe, 4) for recipe in OTHERS)])
 def test_a_pipeline_that_shares_weights_with_one_at_work_in_another_thread_is_not_touched(
     recipe: str, times: int
@@ -135,7 +135,7 @@ def test_accelerating_and_restoring_do_not_disturb_a_pipeline_at_work() -> None:
         for _ in range(30):
             accel.accelerate(one, PROBE).restore()
 
-    for _ in range(4):
+    for _ in range(2):
         assert torch.equal(at_once(come_and_go, lambda: used(other))[1], expected)
     assert traces(one) == traces(other) == []
 

@@ -38,15 +38,16 @@ def connected(served: Served, **options: Any) -> Client:
     return Client(served.url, verbose=False, httpx_kwargs={"timeout": 300}, **options)
 
 
-@pytest.fixture
-def client(served: Served, tmp_path: Path) -> Client:
-    return connected(served, download_files=tmp_path)
+@pytest.fixture(scope="module")
+def client(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """One for all tests but those that look at what is remembered of a visitor: to connect takes a second."""
+    return connected(served, download_files=tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")
-def visitor(served: Served) -> Client:
-    """Of whom nothing is remembered that a test looks at: to connect takes a second."""
-    return connected(served)
+def made(client: Client) -> dict[str, Any]:
+    """The pair of `SMALL`."""
+    return dict(last(client, SMALL)["pair"])
 
 
 def last(client: Client, *values: Any, endpoint: str = "/run", **named: Any) -> dict[str, Any]:
@@ -85,8 +86,7 @@ def test_run_streams_progress_and_ends_with_the_pair_and_its_files(client: Clien
     assert embedded(pair["files"]["accelerated"]).recipe == StudioSettings.from_dict(SMALL).recipe
 
 
-def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, client: Client) -> None:
-    last(client, SMALL)
+def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, client: Client, made: dict[str, Any]) -> None:
     before = served.calls
     answer = last(client, SMALL | {"recipe": "lossless"})
     assert answer["pair"]["baseline_reused"]
@@ -102,30 +102,30 @@ def test_sweep_gives_a_point_for_each_value(client: Client) -> None:
     assert first > second
 
 
-def test_cost_knows_what_has_run(client: Client) -> None:
-    last(client, SMALL)
+def test_cost_knows_what_has_run(client: Client, made: dict[str, Any]) -> None:
     cost = client.predict(SMALL, api_name="/cost")
     assert cost["baseline_cached"] and cost["source"] == "measured"
     other = client.predict(SMALL | {"recipe": "off", "seed": 7}, api_name="/cost")
     assert not other["baseline_cached"] and other["source"] == "estimated"
 
 
-def test_votes_are_kept_with_the_settings(client: Client) -> None:
-    key = last(client, SMALL)["pair"]["key"]
-    vote = client.predict(key, "accelerated", api_name="/vote")
+def test_votes_are_kept_with_the_settings(client: Client, made: dict[str, Any]) -> None:
+    vote = client.predict(made["key"], "accelerated", api_name="/vote")
     assert vote["winner"] == "accelerated" and vote["settings"]["prompt"] == SMALL["prompt"]
     votes = client.predict(api_name="/votes")
     assert votes[-1] == vote and "user" not in vote
 
 
-def test_history_is_the_visitors_own(served: Served, client: Client) -> None:
-    last(client, SMALL)
-    assert [run["settings"]["steps"] for run in client.predict(api_name="/history")] == [10]
-    assert connected(served).predict(api_name="/history") == []
+def test_history_is_the_visitors_own(served: Served, client: Client, made: dict[str, Any]) -> None:
+    assert made["key"] in [run["key"] for run in client.predict(api_name="/history")]
+    other = connected(served)
+    assert other.predict(api_name="/history") == []
+    last(other, SMALL | {"steps": 9})
+    assert [run["settings"]["steps"] for run in other.predict(api_name="/history")] == [9]
+    assert 9 not in [run["settings"]["steps"] for run in client.predict(api_name="/history")]
 
 
-def test_pair_of_an_earlier_run(client: Client) -> None:
-    made = last(client, SMALL)["pair"]
+def test_pair_of_an_earlier_run(client: Client, made: dict[str, Any]) -> None:
     assert client.predict(made["key"], api_name="/pair")["psnr_per_frame"] == made["psnr_per_frame"]
 
 
@@ -144,16 +144,16 @@ def test_manifest_is_what_render_reads(client: Client) -> None:
     assert len(lines) == 2 and problems == []
 
 
-def test_code_to_take_along(visitor: Client) -> None:
-    code = visitor.predict(SMALL, api_name="/code")
+def test_code_to_take_along(client: Client) -> None:
+    code = client.predict(SMALL, api_name="/code")
     compile(code["python"], "taken.py", "exec")
     assert code["command"].startswith("accel ") or "accel " in code["command"]
 
 
-def test_what_there_is_to_choose_from(visitor: Client) -> None:
-    assert "pocket:video" in visitor.predict(api_name="/models")
-    assert set(visitor.predict(api_name="/presets")) == {"lossless", "balanced", "fast", "turbo"}
-    names = [knob["name"] for knob in visitor.predict(api_name="/methods")["cache"]["EasyCache"]]
+def test_what_there_is_to_choose_from(client: Client) -> None:
+    assert "pocket:video" in client.predict(api_name="/models")
+    assert set(client.predict(api_name="/presets")) == {"lossless", "balanced", "fast", "turbo"}
+    names = [knob["name"] for knob in client.predict(api_name="/methods")["cache"]["EasyCache"]]
     assert "threshold" in names
 
 
@@ -207,18 +207,18 @@ def test_tune_ends_with_a_pair(client: Client, tuner: str, monkeypatch: pytest.M
         ({"colour": "red"}, "'colour' is not a field"),
     ],
 )
-def test_bad_input_is_one_sentence(visitor: Client, changes: dict[str, Any], sentence: str) -> None:
+def test_bad_input_is_one_sentence(client: Client, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AppError) as error:
-        last(visitor, SMALL | changes)
+        last(client, SMALL | changes)
     assert sentence.lower() in str(error.value).lower()
     assert "Traceback" not in str(error.value)
 
 
-def test_a_file_without_settings_is_refused(visitor: Client, tmp_path: Path) -> None:
+def test_a_file_without_settings_is_refused(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     with pytest.raises(AppError, match="holds no settings"):
-        visitor.predict(handle_file(str(path)), api_name="/restore")
+        client.predict(handle_file(str(path)), api_name="/restore")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{root}/pyproject.toml"])

@@ -563,6 +563,19 @@ def test_attention_that_never_reaches_torch_stays_as_it_is() -> None:
     assert "4 attention modules never call torch's scaled_dot_product_attention" in session.report().levers[0].reason
 
 
+def test_where_no_kernel_passes_its_test_attention_stays_dense_and_the_report_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("accel.attention.kernels.random_fault", lambda *_: "is off")
+    pipe = TINY["wan"].build()
+    expected = run(pipe, TINY["wan"], steps=2)
+    with accel.accelerate(pipe, accel.Recipe(attention=everywhere(rows_and_first))) as session:
+        assert torch.equal(run(pipe, TINY["wan"], steps=2), expected)
+    report = session.report().levers[0]
+    assert not report.engaged
+    assert "12 because no kernel passes its test here" in report.reason and "kernel gather is not used" in report.reason
+
+
 def test_compiled_blocks_stay_dense() -> None:
     pipe = TINY["wan"].build()
     pipe.transformer.blocks[0].compile(backend="eager")

@@ -49,7 +49,7 @@ def test_candidates_are_every_method_at_every_speed():
     """Calibrated on one short run of the pocket model; thresholds are found by simulation."""
     pipe = pocket.load("video")
     pipe.set_progress_bar_config(disable=True)
-    calibration = calibrate(pipe, pocket.prompts(1, 0), num_inference_steps=20)
+    calibration = calibrate(pipe, pocket.prompts(1, 0), num_inference_steps=20, num_frames=5)
     found = dict(candidates(calibration, inspect(pipe)))
     assert len(found) == len({str(method) for method in found.values()})  # none stands twice under two names
     names = {label.split(":")[0] for label in found}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from accel.caching import OptimalSchedule
 from accel.recipe import Recipe
 from benchmarks.holds import CANDIDATES, SHARES, Tables, main
-from benchmarks.judged_runs import Bench, Case, Run, fewer, read
+from benchmarks.judged_runs import Bench, Case, Run, fewer, kept_in, read
 from benchmarks.judges import JUDGES
 
 FIRST, SECOND, *_ = CANDIDATES
@@ -51,10 +49,9 @@ def test_what_an_easy_judge_gains_beyond_enough_does_not_decide() -> None:
 def test_runs_that_were_kept_are_not_repeated(tmp_path: Path) -> None:
     name = next(iter(JUDGES))
     at = Case(name, next(iter(JUDGES[name].schedulers)), JUDGES[name].guidance_scales[0], 12)
-    path = tmp_path / "runs.jsonl"
 
     def run() -> list[Run]:
-        bench = Bench(at, path, {(run.case, run.setting, run.prompt): run for run in read(tmp_path)})
+        bench = Bench(at, tmp_path / "runs.jsonl")
         bench.plain(1, SHARES)
         bench.ours("half", Recipe(cache=OptimalSchedule(0.5)), [0])
         return read(tmp_path)
@@ -67,7 +64,8 @@ def test_runs_that_were_kept_are_not_repeated(tmp_path: Path) -> None:
 
 
 def test_the_table_of_kept_runs_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [json.dumps(asdict(run)) for judge in ("a", "b") for run in runs(judge, first=25, second=21)]
-    (tmp_path / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    kept = kept_in(tmp_path / "runs.jsonl")
+    for run in (*runs("a", first=25, second=21), *runs("b", first=25, second=21)):
+        kept.add(run)
     main(["--table", "--out", str(tmp_path)])
     assert f"| {case('a')} | {FIRST} |" in capsys.readouterr().out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from accel.presets import PRESETS
-from benchmarks.judged_runs import Case, Run, fewer
+from benchmarks.judged_runs import Case, Run, fewer, kept_in
 from benchmarks.judges import JUDGES
 from benchmarks.presets import GRID, by_model, chosen, found_clips, hard_cases, label, main
 
@@ -68,7 +66,9 @@ def test_a_judge_is_asked_where_it_is_hardest() -> None:
 
 
 def test_the_table_of_kept_runs_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "runs.jsonl").write_text("\n".join(json.dumps(asdict(run)) for run in RUNS) + "\n")
+    kept = kept_in(tmp_path / "runs.jsonl")
+    for run in RUNS:
+        kept.add(run)
     main(["--table", "--out", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 3 * len(PRESETS)

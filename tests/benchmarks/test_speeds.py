@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
+from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, kept_in, read
 from benchmarks.judges import JUDGES
 from benchmarks.speeds import HALF, Speeds, judged, ours, settings, table
 
@@ -53,12 +54,12 @@ def test_what_may_be_the_fastest_is_measured_once_more_and_nothing_twice() -> No
 
 
 def test_clips_are_timed_once_more_in_pairs(tmp_path: Path) -> None:
-    case = cases(["photos"])[0]
-    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    case = replace(cases(["photos"])[0], steps=20)
+    bench = Bench(case, tmp_path / "photos.jsonl", speeds=True)
     bench.fewer(case.steps, 0)
-    bench.fewer(10, 0)
-    bench.again(fewer(10), lambda pipe: lambda: None, [0], 10, tmp_path / "again.jsonl")
-    [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 10)
+    bench.fewer(5, 0)
+    bench.again(fewer(5), lambda pipe: lambda: None, [0], 5, kept_in(tmp_path / "again.jsonl"))
+    [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 5)
     assert (run.setting, run.psnr) == (known.setting, known.psnr)
     assert run.beside > run.seconds > 0.0
 
@@ -87,10 +88,10 @@ def test_a_judge_without_other_libraries_has_no_line() -> None:
 
 
 def test_composed_recipes_compute_what_they_say(tmp_path: Path) -> None:
-    case = cases(["photos"])[0]
-    bench = Bench(case, tmp_path / "photos.jsonl", {}, speeds=True)
+    case = replace(cases(["photos"])[0], steps=34)
+    bench = Bench(case, tmp_path / "photos.jsonl", speeds=True)
     bench.fewer(case.steps, 0)
-    bench.ours("composed: 9 of 15 steps", ours(case.steps)["composed: 9 of 15 steps"], [0])
-    [run] = [run for run in read(tmp_path) if run.setting == "composed: 9 of 15 steps"]
+    bench.ours("composed: 9 of 17 steps", ours(case.steps)["composed: 9 of 17 steps"], [0])
+    [run] = [run for run in read(tmp_path) if run.setting == "composed: 9 of 17 steps"]
     assert run.computed == 9
     assert run.beside > run.seconds > 0.0

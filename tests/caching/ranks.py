@@ -101,7 +101,7 @@ def shared(name: str, watch: Watch, results: dict[Any, Any]) -> None:
         results["alone", name, label] = accelerated(pipe, cache, watch, call)
     pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS))
     before = call()
-    for label, cache in {**WHOLE, **PROBED, **MODULES}.items():
+    for label, cache in {**WHOLE, **PROBED, **(MODULES if name == "wan" else {})}.items():
         results[name, label] = accelerated(pipe, cache, watch, call)
     results["plain", name] = plain, before, call()
 

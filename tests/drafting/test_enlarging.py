@@ -31,7 +31,7 @@ def plain(pipe: Any, arguments: dict[str, Any]) -> torch.Tensor:
     return pipe(**arguments, **LATENTS, generator=torch.Generator("cpu").manual_seed(5))[0]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_second_run_is_led_and_the_pipeline_comes_back(name: str) -> None:
     pipe, arguments = large(name)

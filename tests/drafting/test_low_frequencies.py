@@ -53,7 +53,7 @@ def test_one_video_in_both_places_is_that_video() -> None:
     assert torch.allclose(blended(video, video, 1, 0.25, 0.25), video, atol=1e-5)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("how", BOTH)
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "animatediff"])
 def test_it_changes_the_clip_and_leaves_nothing(name: str, how: str) -> None:

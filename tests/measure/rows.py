@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from accel.measure.measurements import Quality, Sample
-from accel.measure.results import ResultRow
+from accel.measure.rows import ResultRow
 
 
 def row(label: str, kind: Any, speedup: float, psnrs: list[float]) -> ResultRow:

@@ -14,7 +14,8 @@ import pytest
 
 from accel.measure.measurements import BASELINE, Quality, Sample
 from accel.measure.page import DIFFERENCE_GAIN, render_page
-from accel.measure.results import Comparison, ResultRow
+from accel.measure.results import Comparison
+from accel.measure.rows import ResultRow
 
 STEPS = 10
 PROMPT = 'a <b>"red"</b> circle & </script><script>alert(1)</script>'

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 
 import accel
 from accel import BFloat16
 from accel.precision.decoder import in_half
 from accel.report import LeverReport
 from tests.accel.residue import traces
+from tests.accel.test_few_numbers import quantise
 from tests.tiny import TINY, run
 
 BOTH = BFloat16(decoder="16 bits")
@@ -70,6 +72,37 @@ def test_a_decoder_that_is_not_in_float32_stays_and_the_report_says_so() -> None
     with accel.accelerate(pipe, accel.Recipe(precision=BOTH)) as session:
         assert torch.equal(pictures(pipe, "sd"), plain)
     assert "the vae's decoder stays as it is, because it is not in float32" in account(session).reason
+
+
+def offload(pipe: Any) -> None:
+    apply_group_offloading(pipe.vae, onload_device=torch.device("cpu"), offload_type="leaf_level")
+
+
+def compile_function(pipe: Any) -> None:
+    pipe.vae.decode = torch.compile(pipe.vae.decode, backend="eager")
+
+
+def quantised(pipe: Any) -> None:
+    quantise(pipe.vae.decoder)
+
+
+LEFT: dict[str, tuple[Any, str]] = {
+    "offloaded": (offload, "because its weights come and go (offload)"),
+    "its function compiled": (compile_function, "because it is compiled"),
+    "compiled": (lambda pipe: pipe.vae.decoder.compile(backend="eager"), "because it is compiled"),
+    "quantised": (quantised, "because another library has quantised it already"),
+}
+
+
+@pytest.mark.part(2)
+@pytest.mark.parametrize("change, reason", LEFT.values(), ids=LEFT)
+def test_a_decoder_of_which_no_copy_would_do_stays_and_the_report_says_why(change: Any, reason: str) -> None:
+    pipe = TINY["sd"].build()
+    change(pipe)
+    plain = pictures(pipe, "sd")
+    with accel.accelerate(pipe, accel.Recipe(precision=BOTH)) as session:
+        assert torch.equal(pictures(pipe, "sd"), plain)
+    assert f"the vae's decoder stays as it is, {reason}" in account(session).reason
 
 
 def test_a_copy_is_in_bfloat16_throughout_and_nobody_elses() -> None:

@@ -84,7 +84,7 @@ def test_what_it_does_not_know_or_cannot_widen_is_left_alone() -> None:
     assert mode.products == 2
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @HALVES
 @pytest.mark.parametrize("name", ["wan", "flux", "sd"])
 def test_a_run_is_as_near_to_the_model_in_float32_and_gone_without_a_trace(name: str, dtype: torch.dtype) -> None:

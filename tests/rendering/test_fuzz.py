@@ -34,17 +34,17 @@ from accel.rendering.entries import FIELDS as ENTRY_FIELDS
 from accel.rendering.entries import is_name
 from accel.rendering.fields import FIELDS
 from accel.rendering.filenames import file_stem
+from accel.rendering.finishing import write_synced
 from accel.rendering.jobs import JobGroup
 from accel.rendering.ledger import RenderLedger
 from accel.rendering.manifest import parse_settings
 from accel.rendering.outcome import JobOutcome, WorkerSettings
-from accel.rendering.worker import write_synced
 
 MODEL = "pocket:few"
 SECONDS = 5.0
 """For one input; on an idle core they take milliseconds."""
 
-COUNTS = pytest.mark.parametrize("count", [50, pytest.param(10_000, marks=pytest.mark.slow)])
+COUNTS = pytest.mark.parametrize("count", [25, pytest.param(10_000, marks=pytest.mark.slow)])
 
 TEXTS = st.one_of(
     st.text(max_size=20),

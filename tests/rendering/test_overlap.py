@@ -355,7 +355,7 @@ def test_jobs_that_are_no_plain_call_are_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "overlap") == contents(tmp_path / "plain")
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ZOO)
 def test_two_calls_of_any_pipeline_a_stage_apart_give_what_each_gives_alone(name: str) -> None:
     pipe, made = ZOO[name].build(), {}

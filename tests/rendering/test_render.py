@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,9 @@ import pytest
 from PIL import Image
 
 import accel
-from accel.rendering import Busy, OutputError, RenderInterrupted, RenderSummary, settings_of
+from accel.rendering import Busy, OutputError, RenderInterrupted, RenderSummary, finishing, settings_of
 from accel.rendering import folder as folder_module
 from accel.rendering import ledger as ledger_module
-from accel.rendering import worker as worker_module
 from accel.rendering.lock import lock_folder
 from tests.accel.residue import traces
 from tests.rendering.studio import SMALL, Worded, check_exactly_once, direct, ledger_lines, media_files, worded
@@ -77,6 +78,52 @@ def test_a_second_run_renders_nothing_and_more_lines_only_themselves(tmp_path: P
     check_exactly_once(tmp_path, 3)
     (tmp_path / media_files(tmp_path)[0]).unlink()
     assert render(pipe, ["one", "two", "three"], tmp_path).rendered == 1, "a file that is gone is rendered again"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "garbage": lambda data: b"garbage",
+    "cut off": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "as many zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_file_that_is_not_what_was_rendered_is_kept_and_named_until_it_is_deleted(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    pipe, lines = worded(), [still("one"), still("two")]
+    render(pipe, lines, tmp_path)
+    file = tmp_path / media_files(tmp_path)[0]
+    whole = file.read_bytes()
+    later(file)
+    assert "damaged" not in str(render(pipe, lines, tmp_path)), "the time of a file alone says nothing"
+
+    file.write_bytes(damage(whole))
+    later(file)
+    again = render(pipe, lines, tmp_path)
+    assert (again.before, again.rendered, file.read_bytes()) == (2, 0, damage(whole))
+    told = f"note: {file.name}: changed or damaged since rendered, and kept as found; delete what is to be rendered"
+    assert told in str(again)
+
+    file.unlink()
+    assert render(pipe, lines, tmp_path).rendered == 1 and file.read_bytes() == whole
+    assert "damaged" not in str(render(pipe, lines, tmp_path))
+
+
+def later(file: Path) -> None:
+    """As if it was written a minute from now: some clocks of files are coarse."""
+    os.utime(file, (time.time() + 60,) * 2)
+
+
+def test_a_ledger_that_says_little_is_believed(tmp_path: Path) -> None:
+    render(worded(), [still("one")], tmp_path)
+    entry = ledger_lines(tmp_path)[0]
+    for without in ({"bytes", "sha256"}, {"time"}, {"bytes", "sha256", "time"}):
+        line = {name: value for name, value in entry.items() if name not in without}
+        (tmp_path / "ledger.jsonl").write_text(json.dumps(line | ({} if "time" in without else {"time": "noon"})))
+        again = render(worded(), [still("one")], tmp_path)
+        assert again.before == 1 and again.notes == ()
 
 
 def test_a_poisoned_line_fails_alone_and_is_tried_again_on_request_only(tmp_path: Path) -> None:
@@ -183,7 +230,7 @@ def full(*_: Any, **__: Any) -> Any:
 
 @pytest.mark.part(1)
 @pytest.mark.parametrize(
-    ("module", "name"), [(worker_module, "write_synced"), (ledger_module.os, "fsync"), (folder_module.os, "link")]
+    ("module", "name"), [(finishing, "write_synced"), (ledger_module.os, "fsync"), (folder_module.os, "link")]
 )
 def test_a_full_disk_stops_the_render_and_nothing_is_lost(
     module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import accel
+from accel.rendering import finishing
 from accel.rendering import worker as worker_module
 from accel.rendering.jobs import Job, JobGroup
 from accel.rendering.outcome import WorkerSettings
@@ -25,7 +26,7 @@ def test_a_file_is_written_while_the_next_job_is_denoised(tmp_path: Path, monkey
     in vain.
     """
     begun = {"one": threading.Event(), "two": threading.Event()}
-    original, encode = Worded.__call__, worker_module.encode
+    original, encode = Worded.__call__, finishing.encode
     waited: dict[str, bool] = {}
 
     def call(self: Worded, prompt: Any = None, **options: Any) -> Any:
@@ -38,7 +39,7 @@ def test_a_file_is_written_while_the_next_job_is_denoised(tmp_path: Path, monkey
         return encode(job, clip, **options)
 
     monkeypatch.setattr(Worded, "__call__", call)
-    monkeypatch.setattr(worker_module, "encode", slow)
+    monkeypatch.setattr(finishing, "encode", slow)
     render(worded(), ["one", "two"], tmp_path)
     assert waited == {"one": True}
 
@@ -77,7 +78,7 @@ def test_an_error_of_the_last_piece_is_told_while_a_worker_waits_for_another(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(worker_module, "write_synced", full)
+    monkeypatch.setattr(finishing, "write_synced", full)
     monkeypatch.setattr(worker_module, "device_answers", lambda device: False)
     piece = JobGroup((Job("tiny", "poison" if kind == "broken" else "one", width=16, height=16, frames=1, steps=2),))
     told, pieces, heard = threading.Event(), iter([piece]), []

@@ -62,7 +62,7 @@ def accelerated(name: str, steps: int = STEPS, **levers: Any) -> tuple[torch.Ten
     return run(pipe, TINY[name], steps=steps), session.report()
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("name", TINY)
 def test_every_pipeline_is_answered_at_a_smaller_size_or_says_why_not(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]

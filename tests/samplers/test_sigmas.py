@@ -12,7 +12,6 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers import AysSchedules
 
 import accel
-from accel.clock import Timetable
 from accel.samplers import (
     AlignYourSteps,
     Beta,
@@ -35,6 +34,7 @@ from accel.samplers.sigmas import (
     sway_time,
     unshift_sigma,
 )
+from accel.timetable import Timetable
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
 

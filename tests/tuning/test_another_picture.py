@@ -10,12 +10,12 @@ import pytest
 from accel.measure.metrics import psnr
 from accel.resolution import CoarseToFine
 from accel.tuning.goal import Bound, TuningGoal
+from accel.tuning.narrowing import allowed
 from accel.tuning.search import CandidateSearch
 from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Space, Structure
 from accel.tuning.surrogate import Surrogate
 from accel.tuning.trial_log import TrialResult
-from accel.tuning.tuner import allowed
 
 SMALL = CoarseToFine()
 ALONE = Candidate(Structure(resolution=SMALL))

@@ -15,10 +15,10 @@ from accel.precision import BFloat16, Float32, Int8Weights
 from accel.recipe import Recipe
 from accel.tuning.clip_split import PromptSeed
 from accel.tuning.evidence import TUNED, hint
+from accel.tuning.narrowing import acting
 from accel.tuning.space import settings, space_of
 from accel.tuning.surrogate import TimeFactors
 from accel.tuning.trials import GLANCE_STEPS, Glance, TrialRunner
-from accel.tuning.tuner import acting
 from tests.tiny.case import quiet
 
 WEIGHTS = Int8Weights(min_tokens=2)

@@ -21,7 +21,7 @@ from accel.patch import session_of
 from accel.recipe import Recipe
 from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
 from accel.tuning.evidence import promised_for, sentence
-from accel.tuning.trials import JOURNAL
+from accel.tuning.trials import GLANCES, JOURNAL, UNACCELERATED
 from accel.tuning.tuner import SCREEN
 
 STEPS = 10
@@ -113,9 +113,10 @@ def test_the_pipeline_comes_back_as_it_was(pipe: Any, folder: Path) -> None:
 
 
 def test_the_same_call_goes_on_where_it_was(pipe: Any, folder: Path) -> None:
-    before = (folder / JOURNAL).read_text().splitlines()
+    before = [(folder / name).read_text() for name in (JOURNAL, GLANCES, UNACCELERATED)]
     searched_again(pipe, folder)
-    assert (folder / JOURNAL).read_text().splitlines() == before, "every run was in the journal"
+    after = [(folder / name).read_text() for name in (JOURNAL, GLANCES, UNACCELERATED)]
+    assert after == before, "every run was in a journal"
 
 
 @pytest.mark.slow
@@ -126,7 +127,7 @@ def test_another_goal_uses_the_runs_of_the_first(pipe: Any, folder: Path) -> Non
 
 
 def test_a_line_that_a_crash_cut_off_is_forgotten(pipe: Any, folder: Path, tmp_path: Path) -> None:
-    for name in (JOURNAL, *(path.name for path in folder.glob("*.np[yz]")), "calibration.json"):
+    for name in (path.name for path in folder.iterdir() if path.is_file()):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     text = (tmp_path / JOURNAL).read_text()
     (tmp_path / JOURNAL).write_text(text[: len(text) - 20])
@@ -178,8 +179,7 @@ def test_an_interruption_before_anything_is_verified_keeps_the_runs(pipe: Any, t
 
     with pytest.raises(TuningInterrupted, match="the same command goes on from there"):
         tuned(pipe, min_psnr=GOAL, out=tmp_path, tell=tell)
-    runs = [line for line in (tmp_path / JOURNAL).read_text().splitlines() if '"trial"' in line]
-    assert runs
+    assert len((tmp_path / JOURNAL).read_text().splitlines()) > 1, "the settings, and a run"
     assert session_of(pipe) is SESSIONS[-1]
 
 

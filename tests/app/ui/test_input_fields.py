@@ -37,7 +37,7 @@ def test_a_picture_is_given_where_the_model_takes_one(tmp_path: Path) -> None:
             page.locator("#image input[type=file]").set_input_files(picture(tmp_path / "photo.png"))
             expect(page.locator("#image")).to_contain_text("photo")
             page.locator("#generate").click()
-            page.wait_for_function("document.querySelector('#compare-headline .figures')?.dataset.when")
+            page.wait_for_function("document.querySelector('#compare-headline .figures')?.dataset.when", polling=100)
             page.get_by_role("button", name="Take it with you").click()
             expect(page.locator("#python")).to_contain_text("load_image('photo.png')")
             page.get_by_role("button", name="Model, size and guidance").click()

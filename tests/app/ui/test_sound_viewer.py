@@ -55,12 +55,12 @@ def test_sounds_are_in_step_and_one_is_heard(tmp_path: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page()
         page.goto(page_file.as_uri())
-        page.wait_for_function("viewed.sounds.every((sound) => sound.duration > 2.9) && viewed.rate < 400")
+        page.wait_for_function("viewed.sounds.every((sound) => sound.duration > 2.9) && viewed.rate < 400", polling=100)
         assert page.locator(".frame").inner_text() == "0.00 s"
         page.locator(".scrubber").fill("200")
         assert page.locator(".frame").inner_text() in ("1.50 s", "1.51 s")
         page.locator("[data-action=play]").click()
-        page.wait_for_function("viewed.sounds.every((sound) => sound.currentTime > 1.6)")
+        page.wait_for_function("viewed.sounds.every((sound) => sound.currentTime > 1.6)", polling=50)
         page.locator("[data-hear='2']").click()
         muted, times = page.evaluate("[viewed.sounds.map((s) => s.muted), viewed.sounds.map((s) => s.currentTime)]")
         assert muted == [True, True, False] and max(times) - min(times) < 0.25

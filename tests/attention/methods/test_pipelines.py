@@ -52,7 +52,7 @@ PIPELINES = (
 )
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @crossed("method", METHODS, PIPELINES, kinds=("wan", "flux", "sdxl"))
 def test_it_acts_or_says_why_not_and_is_undone_to_the_bit(name: str, method: str) -> None:
     pipe = pipeline(name)

@@ -23,14 +23,14 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(name: str, updates: int) -> Judge:
-    return replace(CANDIDATES[name], training=Training(updates=updates, batch=4, pool=12))
+    return replace(CANDIDATES[name], training=Training(updates=updates, batch=2, pool=6))
 
 
 def updates_in(out: Path) -> int:
     return int(torch.load(out / "checkpoint.pt", weights_only=True)["step"])
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_an_update_changes_the_model(name: str) -> None:
     trainer = Trainer(small(name, updates=2))

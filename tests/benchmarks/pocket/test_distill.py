@@ -69,10 +69,10 @@ def test_trajectories_are_those_of_the_guided_pseudo_corrector(run, teacher):
 
 
 def test_trajectories_end_where_the_pipeline_does(run, teacher):
-    """Sixteen steps in bfloat16, nearly where a hundred Euler steps of the pipeline itself arrive."""
+    """Sixteen steps in bfloat16, nearly where sixty Euler steps of the pipeline itself arrive."""
     noise = torch.randn(2, 24, 5, 8, 8)
     end = run.trajectory(noise, run.words(CAPTIONS))[-1]
-    expected = teacher(CAPTIONS, latents=noise, num_inference_steps=100, output_type="latent").frames
+    expected = teacher(CAPTIONS, latents=noise, num_inference_steps=60, output_type="latent").frames
     assert float((end - expected).square().mean() / (noise - expected).square().mean()) < 5e-3
 
 
@@ -101,7 +101,7 @@ def test_later_phases_can_begin_where_the_student_arrives(run):
 def test_distillation_lowers_the_loss_on_one_batch(run):
     run.add(4)
     batch = run.batch(4)
-    losses = [run.update(*batch, progress=0.1) for _ in range(20)]
+    losses = [run.update(*batch, progress=0.1) for _ in range(14)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 

@@ -12,8 +12,9 @@ from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionControl
 
 import accel
 from accel import DeepCache
-from accel.anatomy import inspect, submodule
+from accel.anatomy import inspect
 from accel.caching.methods.deepcache import cut_unet
+from accel.components import submodule
 from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import flat, pipeline, plain, twin, witness
 from tests.tiny import TINY, picture, run

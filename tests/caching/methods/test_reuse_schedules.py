@@ -12,7 +12,8 @@ from accel.caching.methods.fora import IntervalPolicy
 from accel.caching.methods.pab import BroadcastPolicy
 from accel.caching.methods.smoothcache import ErrorCurves, MeasuredErrors
 from accel.caching.methods.tgate import TGatePolicy
-from accel.clock import StepContext, Timetable
+from accel.clock import StepContext
+from accel.timetable import Timetable
 from tests.tiny import TINY
 
 ALL = frozenset({"self_attention", "feed_forward"})

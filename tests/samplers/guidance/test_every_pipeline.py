@@ -63,7 +63,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str) -> Non
     assert not report.levers[0].engaged
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(5)
 @every_class
 def test_passes_are_left_out_or_a_sentence_says_why_not(name: str) -> None:
     _, report = accelerated(name, HALF)

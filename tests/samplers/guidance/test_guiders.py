@@ -72,7 +72,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method
     assert report.timeline() == {"pred_cond": "████████", "pred_uncond": "████████"}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_pipeline
 @pytest.mark.parametrize("method", SAVING)
 def test_passes_are_saved_and_the_next_call_does_the_same(name: str, method: str) -> None:

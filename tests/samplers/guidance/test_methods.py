@@ -100,7 +100,7 @@ def test_the_split_is_a_partition_of_the_spectrum() -> None:
 CARRYING = ["wan_two_experts", "qwen_image", "ltx", "mochi", "sdxl", "animatediff", "z_image", "svd"]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("orders", [(0, 0), (0, 1), (1, 0), (1, 1)], CARRYING, kinds=["wan", "ltx"])
 def test_the_carried_difference_is_the_formula(name: str, orders: tuple[int, int]) -> None:
     """Two steps are carried after each measured one, and what was wrong with them is made up for in the next."""

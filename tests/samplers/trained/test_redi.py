@@ -80,6 +80,7 @@ def test_a_batch_skips_only_if_all_of_its_samples_are_near() -> None:
     torch.testing.assert_close(output, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl"])
 def test_the_landing_is_the_stored_state_and_the_pipeline_sees_every_step(name: str) -> None:
     """From outside: latents stay as they were in the steps left out, and then are those of the nearest prompt."""

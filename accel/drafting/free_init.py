@@ -35,7 +35,8 @@ def free_init(
     call: further arguments of the pipeline.
 
     Costs `rounds` runs, and memory for one more latent. For models whose clips flicker or fall apart: it slows motion
-    down, and one that is sure of itself gains nothing. Raises ValueError for pipelines that begin with no video latents
+    down, and one that is sure of itself gains nothing. Not for flows and schedules that end in noise alone, which
+    have no trace to restore: on three such models it gained nothing (docs/best-of.md). Raises ValueError for pipelines that begin with no video latents
     (pictures, packed tokens); the pipeline comes back as it was.
     """
     check_stops(spatial=spatial, temporal=temporal)

@@ -35,9 +35,9 @@ def free_init(
     call: further arguments of the pipeline.
 
     Costs `rounds` runs, and memory for one more latent. For models whose clips flicker or fall apart: it slows motion
-    down, and one that is sure of itself gains nothing. Not for flows and schedules that end in noise alone, which
-    have no trace to restore: on three such models it gained nothing (docs/best-of.md). Raises ValueError for pipelines that begin with no video latents
-    (pictures, packed tokens); the pipeline comes back as it was.
+    down, and one that is sure of itself gains nothing. Not for flows and schedules that end in noise alone, which have
+    no trace to restore: on three such models it gained nothing (docs/best-of.md). Raises ValueError for pipelines that
+    begin with no video latents (pictures, packed tokens); the pipeline comes back as it was.
     """
     check_stops(spatial=spatial, temporal=temporal)
     if not (isinstance(rounds, int) and rounds >= 1):

@@ -167,8 +167,8 @@ def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
         blocks=blocks,
         image_output={path: _image_output(children[0]) for path, children in lists.items()},
         modulated_input=_first_self_attention(original, blocks, family),
-        time_embedding=next((path for path in family.time_embedding if submodule(original, path)), None),
-        time_projection=next((path for path in family.time_projection if submodule(original, path)), None),
+        time_embedding=next((path for path in family.time_embedding if submodule(original, path) is not None), None),
+        time_projection=next((path for path in family.time_projection if submodule(original, path) is not None), None),
         modules=_modules(original, family),
         unet=unet_layers(original),
         rounding=rounding(original),
@@ -182,16 +182,18 @@ def _image_output(block: torch.nn.Module) -> int:
 
 def _first_self_attention(module: torch.nn.Module, blocks: Mapping[str, int], family: Family) -> str | None:
     paths = (f"{path}.0.{name}" for path in blocks for name in family.modules["self_attention"])
-    return next((path for path in paths if submodule(module, path)), None)
+    return next((path for path in paths if submodule(module, path) is not None), None)
 
 
 def _modules(denoiser: torch.nn.Module, family: Family) -> dict[str, tuple[str, ...]]:
     """The paths of the attention and feed-forward modules of all repeated blocks, by kind."""
     found: dict[str, list[str]] = {}
     for path, module in denoiser.named_modules():
-        kind = _kind(path.split("."), module, family)
+        # torch.compile's wrapper stands for what it wraps, around a block or around such a module itself.
+        parts = [part for part in path.split(".") if part != "_orig_mod"]
+        kind = None if path.endswith("_orig_mod") else _kind(parts, module, family)
         if kind is not None:
-            found.setdefault(kind, []).append(path)
+            found.setdefault(kind, []).append(".".join(parts))
     return {kind: tuple(paths) for kind, paths in found.items()}
 
 

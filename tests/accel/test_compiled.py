@@ -6,6 +6,7 @@ would raise.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import accel
+from accel.anatomy import anatomy_of
 from accel.patch import is_graph, reachable
 from tests.accel.residue import traces
 from tests.tiny import TINY, run
@@ -88,9 +90,18 @@ def test_a_graph_is_told_in_whichever_way_it_was_made(way: str) -> None:
     assert not is_graph(plain.transformer)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", ["transformer", "transformer.blocks.0", "transformer.blocks.0.attn1"])
+def test_what_a_denoiser_consists_of_is_known_however_it_is_compiled(way: str, path: str) -> None:
+    pipe, (parent, _, name) = TINY["wan"].build(), path.rpartition(".")
+    plain = anatomy_of(pipe.transformer)
+    WAYS[way](operator.attrgetter(parent)(pipe) if parent else pipe, name)
+    assert anatomy_of(pipe.transformer) == plain and plain.modules["self_attention"][0] == "blocks.0.attn1"
+
+
 @pytest.mark.part(5)
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
-@pytest.mark.parametrize("way, recipe", product(WAYS, RECIPES))
+@pytest.mark.parametrize("way, recipe", list(product(WAYS, RECIPES)))
 def test_each_lever_acts_as_without_the_compiler_or_says_that_it_cannot(way: str, recipe: str, blocks: bool) -> None:
     pipe, (levers, acts_on_blocks) = compiled(way, blocks), RECIPES[recipe]
     plain = run(pipe, TINY["wan"], steps=STEPS)

@@ -105,8 +105,9 @@ def check(name: str, others: tuple[str, ...], between: bool) -> None:
     """Makes the changes in every order, and looks at the output after each change, or when all are on and when all are
     off. In the end there is nothing that the others do not leave when they are alone.
     """
-    bench, allowed, checked = Bench(name), set(), 0
+    allowed, checked = set(), 0
     for changes in orders(others):
+        bench = Bench(name)  # cache-dit does not come on again behind hooks of diffusers where it has been before
         left = alone(name, tuple(change for change in changes if change[1] != OURS))
         if left is None:
             continue

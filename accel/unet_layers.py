@@ -31,7 +31,9 @@ def unet_layers(denoiser: torch.nn.Module) -> UNetLayers | None:
     if not isinstance(downs, torch.nn.ModuleList) or not isinstance(ups, torch.nn.ModuleList):
         return None
     known = families.of_denoiser(type(denoiser).__name__).unet_blocks
-    if not known or any(type(block).__name__ not in known for block in (*downs, *ups)):
+    # Within torch.compile's wrapper.
+    kinds = {type(getattr(block, "_orig_mod", block)).__name__ for block in (*downs, *ups)}
+    if not known or not kinds <= set(known):
         return None
     skips: list[Paths] = [("conv_in",)]
     for index, block in enumerate(downs):

@@ -18,6 +18,7 @@ import torch
 import accel
 from accel.anatomy import anatomy_of
 from accel.patch import is_graph, reachable
+from accel.unet_layers import unet_layers
 from tests.accel.residue import traces
 from tests.tiny import TINY, run
 
@@ -97,6 +98,14 @@ def test_what_a_denoiser_consists_of_is_known_however_it_is_compiled(way: str, p
     plain = anatomy_of(pipe.transformer)
     WAYS[way](operator.attrgetter(parent)(pipe) if parent else pipe, name)
     assert anatomy_of(pipe.transformer) == plain and plain.modules["self_attention"][0] == "blocks.0.attn1"
+
+
+def test_the_layers_of_a_unet_are_known_however_its_blocks_are_compiled() -> None:
+    unet = TINY["sd"].build().unet
+    plain = unet_layers(unet)
+    for blocks in (unet.down_blocks, unet.up_blocks):
+        wrapped(blocks, "0")
+    assert unet_layers(unet) == plain is not None
 
 
 @pytest.mark.part(5)

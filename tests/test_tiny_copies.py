@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ConfigMixin, DiffusionPipeline
@@ -19,7 +21,7 @@ from tests.tiny.zoo import ZOO
 
 ALL: dict[str, TinyPipeline] = TINY | CONDITIONED | GUIDERS | UNUSUAL | ZOO
 EVERYBODYS = (type, ModuleType, FunctionType, BuiltinFunctionType, Enum, torch.dtype, torch.device)
-UNCHANGEABLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, property)
+UNCHANGEABLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, property, np.generic, re.Pattern)
 
 every_pipeline = pytest.mark.parametrize("name", ALL)
 

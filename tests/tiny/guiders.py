@@ -42,7 +42,7 @@ def build_hunyuan_video_15() -> DiffusionPipeline:
     )
     vae = AutoencoderKLHunyuanVideo15(latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1)
     scheduler, guider = FlowMatchEulerDiscreteScheduler(shift=3.0), ClassifierFreeGuidance(guidance_scale=3.0)
-    pipe = HunyuanVideo15Pipeline(None, None, randomise(transformer), vae, scheduler, None, None, guider)
+    pipe = HunyuanVideo15Pipeline(None, None, randomise(transformer), randomise(vae), scheduler, None, None, guider)
     pipe.vision_num_semantic_tokens = 4
     return quiet(pipe)
 
@@ -64,7 +64,7 @@ def build_hunyuan_image() -> DiffusionPipeline:
     guider = AdaptiveProjectedMixGuidance(guidance_scale=3.5, adaptive_projected_guidance_start_step=3)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
     return quiet(
-        HunyuanImagePipeline(scheduler, vae, None, None, None, None, randomise(transformer), guider=guider),
+        HunyuanImagePipeline(scheduler, randomise(vae), None, None, None, None, randomise(transformer), guider=guider),
     )
 
 

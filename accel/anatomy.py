@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from accel import conventions, families
-from accel.components import components_of, denoisers_of, guiders_of, schedulers_of, submodule
+from accel.components import components_of, denoisers_of, guiders_of, original, schedulers_of, submodule
 from accel.families import Family, GuidanceCalls
 from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
@@ -152,31 +152,31 @@ def inspect(pipe: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
 
 def anatomy_of(module: torch.nn.Module) -> DenoiserAnatomy:
     """What one denoiser consists of; its weights are not looked at."""
-    original = getattr(module, "_orig_mod", module)  # torch.compile's wrapper
-    family = families.of_denoiser(type(original).__name__)
+    module = original(module)
+    family = families.of_denoiser(type(module).__name__)
     lists = {
         path: child
-        for path, child in original.named_children()
+        for path, child in module.named_children()
         if path in family.blocks and isinstance(child, torch.nn.ModuleList) and len(child)
     }
     blocks = {path: len(children) for path, children in lists.items()}
     return DenoiserAnatomy(
-        kind=type(original).__name__,
-        config=dict(getattr(original, "config", {}) or {}),
-        parameters=sum(parameter.numel() for parameter in original.parameters()),
+        kind=type(module).__name__,
+        config=dict(getattr(module, "config", {}) or {}),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         blocks=blocks,
         image_output={path: _image_output(children[0]) for path, children in lists.items()},
-        modulated_input=_first_self_attention(original, blocks, family),
-        time_embedding=next((path for path in family.time_embedding if submodule(original, path) is not None), None),
-        time_projection=next((path for path in family.time_projection if submodule(original, path) is not None), None),
-        modules=_modules(original, family),
-        unet=unet_layers(original),
-        rounding=rounding(original),
+        modulated_input=_first_self_attention(module, blocks, family),
+        time_embedding=next((path for path in family.time_embedding if submodule(module, path) is not None), None),
+        time_projection=next((path for path in family.time_projection if submodule(module, path) is not None), None),
+        modules=_modules(module, family),
+        unet=unet_layers(module),
+        rounding=rounding(module),
     )
 
 
 def _image_output(block: torch.nn.Module) -> int:
-    name = type(getattr(block, "_orig_mod", block)).__name__
+    name = type(original(block)).__name__
     return 1 if families.returns_text_first(name) else 0
 
 

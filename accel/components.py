@@ -59,6 +59,12 @@ def guiders_of(components: Mapping[str, Any]) -> Iterator[Any]:
             yield component
 
 
+def original(module: torch.nn.Module) -> torch.nn.Module:
+    """The module that `torch.compile(module)` has wrapped; any other as it is."""
+    found: torch.nn.Module = getattr(module, "_orig_mod", module)
+    return found
+
+
 def submodule(root: torch.nn.Module, path: str) -> torch.nn.Module | None:
     """The module at a dotted path, or None."""
     module: Any = root

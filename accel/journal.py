@@ -51,8 +51,7 @@ class Journal(Mapping[Hashable, Row]):
         self.path = path
         rows = [row for other in beside for row in rows_of(other, make)]
         if path is not None:
-            _begin(path, json.loads(json.dumps(settings)))
-            rows += rows_of(path, make)
+            rows += _begun(path, json.loads(json.dumps(settings)), make)
         self._rows: dict[Hashable, Row] = {row.key: row for row in rows}
 
     def __getitem__(self, key: Hashable) -> Row:
@@ -78,8 +77,14 @@ class Journal(Mapping[Hashable, Row]):
 
 def rows_of(path: Path, make: Callable[..., Row]) -> list[Row]:
     """The runs of such a file, whatever its settings, none where there is no file; see `Journal`."""
-    lines, rows = _lines_of(path), list[Row]()
+    lines = _lines_of(path)
     _settings_in(path, next(lines, None))
+    return _rows_in(path, lines, make)
+
+
+def _rows_in(path: Path, lines: Iterator[tuple[int, Any]], make: Callable[..., Row]) -> list[Row]:
+    """The runs in the lines behind the first."""
+    rows = list[Row]()
     for number, data in lines:
         try:
             rows.append(make(**data))
@@ -109,9 +114,12 @@ def append_line(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _begin(path: Path, asked: dict[str, Any]) -> None:
-    """Writes the first line of a new file; raises ValueError where an old one has another first line."""
-    known = _settings_in(path, next(_lines_of(path), None))
+def _begun(path: Path, asked: dict[str, Any], make: Callable[..., Row]) -> list[Row]:
+    """The runs of a file that is to be written to: of a new one the first line is written, and an old one with another
+    first line raises ValueError.
+    """
+    lines = _lines_of(path)
+    known = _settings_in(path, next(lines, None))
     if known is None:
         write_whole(path, json.dumps({"settings": asked}) + "\n")
     elif known != asked:
@@ -120,6 +128,7 @@ def _begin(path: Path, asked: dict[str, Any]) -> None:
             f"{path} holds runs with other settings ({', '.join(names)}), which it keeps: choose another folder "
             f"(out=... or --out)."
         )
+    return _rows_in(path, lines, make)
 
 
 def _settings_in(path: Path, first: tuple[int, Any] | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 
 
 class CallOwner:
@@ -29,13 +30,13 @@ class CallOwner:
 
     def take_over(self) -> None:
         """It begins, in this thread or task."""
-        self._outer = _innermost()
+        self._outer = next(_in_progress(), None)
         _OWNER.set(self)
 
     def hand_back(self) -> None:
         """It has ended, wherever this is called: a generator may be closed in another thread than it began in."""
         self._over = True
-        _OWNER.set(_innermost())
+        _OWNER.set(next(_in_progress(), None))
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -61,7 +62,7 @@ class _Pause(CallOwner):
 
 def owner_of(part: object | None = None) -> CallOwner | None:
     """To whom a call of this part belongs here and now (without a part: who is in progress here): the innermost."""
-    found = _OWNER.get()
+    found = _OWNER.get()  # not by `_in_progress`: it is asked in every step, where functions cost
     while found is not None and (found._over or not (_is_call(found) if part is None else found.owns(part))):
         found = found._outer
     return found
@@ -69,27 +70,21 @@ def owner_of(part: object | None = None) -> CallOwner | None:
 
 def owners() -> Iterator[CallOwner]:
     """All that is in progress here, from the inside out, up to a callback."""
-    found = _OWNER.get()
-    while found is not None and (found._over or _is_call(found)):
-        if not found._over:
-            yield found
-        found = found._outer
+    return takewhile(_is_call, _in_progress())
 
 
 def paused() -> Iterator[CallOwner]:
     """The calls in whose callbacks we are, from the inside out."""
+    return (one.paused for one in _in_progress() if isinstance(one, _Pause))
+
+
+def _in_progress() -> Iterator[CallOwner]:
+    """Calls and callbacks, from the inside out."""
     found = _OWNER.get()
     while found is not None:
-        if isinstance(found, _Pause) and not found._over:
-            yield found.paused
+        if not found._over:
+            yield found
         found = found._outer
-
-
-def _innermost() -> CallOwner | None:
-    found = _OWNER.get()
-    while found is not None and found._over:
-        found = found._outer
-    return found
 
 
 def _is_call(found: CallOwner) -> bool:

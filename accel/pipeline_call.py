@@ -21,7 +21,7 @@ from accel.components import denoisers_of
 from accel.deferred import Adapter, read_all
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
-from accel.patch import Wrapper
+from accel.patch import Wrapper, unwrap_methods
 from accel.reasons import Code
 from accel.report import CallRecord, Report
 from accel.savings import with_savings
@@ -226,8 +226,7 @@ class PipelineCall(CallOwner):
     def end(self) -> None:
         """It is over, by return or by exception: close the report and let go of every tensor. Again: does nothing."""
         self.hand_back()
-        for wrapper in reversed(self._callbacks):
-            wrapper.detach()
+        unwrap_methods(self._callbacks)
         if self._started:
             self.report.notes += self._notes()
         if self._started and self.report.calls:
@@ -247,7 +246,6 @@ class PipelineCall(CallOwner):
         self.levers.reset()
         self.levers.end()
         self.levers, self._given, self._adapters, self._known_updates = CompositeLever(None, ()), {}, {}, {}
-        self._callbacks = []
         self._answer, self._forms = self.levers.chain(), CallForms()
 
     def _notes(self) -> Iterator[str]:

@@ -16,7 +16,16 @@ from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
 from accel.ownership import owner_of, owners, paused
-from accel.patch import CHANGING, CallWrapper, Wrapper, replace_attribute, session_of, wrap_methods
+from accel.patch import (
+    CHANGING,
+    CallWrapper,
+    Wrapper,
+    forward_of,
+    replace_attribute,
+    session_of,
+    unwrap_methods,
+    wrap_methods,
+)
 from accel.pipeline_call import CALLED_AGAIN, PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
@@ -236,8 +245,7 @@ class Session:
     def _detach(self) -> None:
         if self._texts is not None:
             self._texts.detach()
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
+        unwrap_methods(list(self._wrappers))  # the session keeps them: `_resume` asks what they were over
         if self._call_wrapper is not None:
             self._call_wrapper.detach()
 
@@ -262,11 +270,11 @@ class Session:
             yield scheduler, "set_timesteps", _PartListener(self, "set_timesteps", scheduler, name)
             yield scheduler, step, _PartListener(self, "step", scheduler, name)
         for name, module in denoisers_of(components):
-            yield module, _called(module), _PartListener(self, "denoise", module, name)
+            yield module, forward_of(module), _PartListener(self, "denoise", module, name)
             if hasattr(module, "cache_context"):
                 yield module, "cache_context", _PartListener(self, "cache_context", module, name)
         for name, module in adapters_of(components):
-            yield module, _called(module), _PartListener(self, "adapt", module, name)
+            yield module, forward_of(module), _PartListener(self, "adapt", module, name)
 
     def _follow(self, pipe: Any, own: dict[str, Any]) -> dict[str, Any]:
         """Re-attaches our wrappers if other code removed or replaced them, took ours off with its own, or has
@@ -277,9 +285,7 @@ class Session:
         if self._covered(list(self._plan(components))) and self._scheduler_settings == _settings_of_schedulers(own):
             self._wrappers[:] = [wrapper.on_top() for wrapper in self._wrappers]
             return components
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers.clear()
+        unwrap_methods(self._wrappers)
         return self._attach(pipe, own)
 
     def _stay_on_top(self, part: Any) -> None:
@@ -298,13 +304,6 @@ class Session:
             if call is not None:
                 args, kwargs = call.changed_arguments(inner, args, kwargs)
             return inner(*args, **kwargs)
-
-
-def _called(module: Any) -> str:
-    """The method that a call ends up in. A module compiled in place has another, and a wrapper inside of `forward`
-    would be compiled as well.
-    """
-    return "forward" if getattr(module, "_compiled_call_impl", None) is None else "_compiled_call_impl"
 
 
 def _settings_of_schedulers(components: dict[str, Any]) -> list[str]:

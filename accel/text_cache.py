@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from accel.patch import Wrapper
+from accel.patch import Wrapper, unwrap_methods
 
 METHODS = re.compile(r"encode_prompt|_get_\w*prompt_embeds")
 MOST_BYTES = 128 * 2**20
@@ -76,9 +76,7 @@ class TextCache:
 
     def detach(self) -> None:
         """Gives the pipeline its own methods back."""
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers.clear()
+        unwrap_methods(self._wrappers)
 
     def _remembering(self, name: str) -> Callable[..., Any]:
         def around(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

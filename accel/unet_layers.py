@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from accel import conventions, families
+from accel.components import original
 
 Paths = tuple[str, ...]
 
@@ -31,8 +32,7 @@ def unet_layers(denoiser: torch.nn.Module) -> UNetLayers | None:
     if not isinstance(downs, torch.nn.ModuleList) or not isinstance(ups, torch.nn.ModuleList):
         return None
     known = families.of_denoiser(type(denoiser).__name__).unet_blocks
-    # Within torch.compile's wrapper.
-    kinds = {type(getattr(block, "_orig_mod", block)).__name__ for block in (*downs, *ups)}
+    kinds = {type(original(block)).__name__ for block in (*downs, *ups)}
     if not known or not kinds <= set(known):
         return None
     skips: list[Paths] = [("conv_in",)]

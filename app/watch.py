@@ -15,7 +15,7 @@ from accel.app.preview import LatentPreview
 from accel.components import components_of, denoisers_of, schedulers_of
 from accel.measure.media import Pixels
 from accel.parametrization import clean_from_output
-from accel.patch import Wrapper, is_compiled
+from accel.patch import Wrapper, forward_of, unwrap_methods
 from accel.session import Session
 
 PREVIEW_SECONDS = 0.25  # between two previews
@@ -152,8 +152,7 @@ def guard_run(pipe: Any, guard: Guard) -> Iterator[None]:
         layers.extend(_layers(pipe, guard))
         yield
     finally:
-        for layer in reversed(layers):
-            layer.detach()
+        unwrap_methods(layers)
 
 
 def _layers(pipe: Any, guard: Guard) -> Iterator[Wrapper]:
@@ -163,8 +162,7 @@ def _layers(pipe: Any, guard: Guard) -> Iterator[Wrapper]:
         if name in schedulers:
             yield Wrapper(part, "step", guard.step)
         elif isinstance(part, torch.nn.Module):
-            forward = "_compiled_call_impl" if is_compiled(part) else "forward"
-            yield Wrapper(part, forward, guard.denoise if name in denoisers else guard.part)
+            yield Wrapper(part, forward_of(part), guard.denoise if name in denoisers else guard.part)
             if hasattr(part, "decode"):
                 yield Wrapper(part, "decode", guard.decode)
 

@@ -25,7 +25,7 @@ from accel.attention.tokens import Tokens
 from accel.attention.verdicts import Verdicts
 from accel.call import DenoiserCall
 from accel.lever import InactiveLever, Lever
-from accel.patch import Wrapper, is_graph, reachable
+from accel.patch import Wrapper, is_graph, reachable, unwrap_methods
 from accel.report import CallRecord, LeverReport
 
 NONE = slice(0, 0)  # tokens that a mask must not leave out
@@ -103,9 +103,7 @@ class AttentionLever(Lever):
         self._planners: dict[tuple[str, tuple[object, ...]], Planner] = {}
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
 
     def before_evaluation(self, call: DenoiserCall) -> None:
         self._left()

@@ -184,7 +184,8 @@ def kept_in(path: Path) -> Journal[Run]:
     """Runs that end in this file; those in other files of its folder, where another command may be running, are known.
     A run names all that is set, so that they have no settings in common.
     """
-    return Journal(path, {}, _run, beside=sorted(path.parent.glob("*.jsonl")))
+    beside = sorted(other for other in path.parent.glob("*.jsonl") if other != path)
+    return Journal(path, {}, _run, beside)
 
 
 def _run(case: dict[str, Any], **others: Any) -> Run:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-import accel
 from accel import pocket
 from accel.cli import run
 from accel.drafting.fast_init import fast_init
@@ -44,18 +43,12 @@ class Measured:
     correct: bool | None
 
 
-def plain(pipe: Any, prompt: str, seed: int, recipe: Any) -> Any:
-    """One run."""
-    with accel.accelerate(pipe, recipe):
-        return pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))
-
-
 def ways(rounds: int) -> dict[str, Way]:
     """By what they are called, the first without refined noise."""
     return {
-        "one run": plain,
-        "`fast_init`": lambda pipe, prompt, **call: fast_init(pipe, prompt, **call),
-        f"`free_init`, {rounds} runs": lambda pipe, prompt, **call: free_init(pipe, prompt, rounds=rounds, **call),
+        "one run": partial(free_init, rounds=1),
+        "`fast_init`": fast_init,
+        f"`free_init`, {rounds} runs": partial(free_init, rounds=rounds),
     }
 
 
@@ -95,12 +88,9 @@ def measure(given: argparse.Namespace) -> None:
         found: dict[str, list[Measured]] = {}
         with without_progress_bars(pipe):
             for way, make in ways(given.rounds).items():
-                clips = (
-                    to_frames(make(pipe, prompt, seed=seed, recipe=given.recipe))
-                    for seed, prompt in enumerate(prompts[: given.prompts])
-                )
                 found[way] = [
-                    measured(clip, prompt, name == POCKET) for clip, prompt in zip(clips, prompts, strict=False)
+                    measured(to_frames(make(pipe, prompt, seed=seed, recipe=given.recipe)), prompt, name == POCKET)
+                    for seed, prompt in enumerate(prompts[: given.prompts])
                 ]
         show("\n".join(table(name, found)))
 

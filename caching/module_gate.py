@@ -20,7 +20,7 @@ from accel.caching.module_store import ModuleCall, ModuleStore, StoredOutput, sh
 from accel.caching.modules import KINDS, ModuleSite, attach, sites
 from accel.call import DenoiserCall, DenoiserResult, Proceed, tensors
 from accel.lever import Lever
-from accel.patch import Wrapper
+from accel.patch import Wrapper, unwrap_methods
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 
@@ -89,9 +89,7 @@ class ModuleGate(Lever):
         self._store.clear()
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         if not self._known(call):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, forward_of, reachable
 
 KINDS = ("self_attention", "temporal_attention", "cross_attention", "feed_forward")
 
@@ -52,6 +52,5 @@ def attach(
         if module is None:
             missed.append(site)
             continue
-        name = "_compiled_call_impl" if is_compiled(module) else "forward"
-        layers.append(Wrapper(module, name, partial(answer, site)))
+        layers.append(Wrapper(module, forward_of(module), partial(answer, site)))
     return layers, missed

@@ -16,8 +16,8 @@ import torch
 
 from accel.call import LATENTS, Arguments, carries_state, rebuilt, tensors
 from accel.components import components_of, denoisers_of
-from accel.drafting.own_layers import Slot, forward_of, own_layers
-from accel.patch import Wrapper
+from accel.drafting.own_layers import Slot, own_layers
+from accel.patch import Wrapper, forward_of
 
 _OUTSIDE = ("forward", "_compiled_call_impl", "cache_context")  # of the network as a whole: what sessions stand around
 

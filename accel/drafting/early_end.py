@@ -20,9 +20,9 @@ from accel.call import noise_part, tensors
 from accel.call_forms import CallForms
 from accel.components import schedulers_of
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
-from accel.drafting.own_layers import Slot, forward_of, own_layers
+from accel.drafting.own_layers import Slot, own_layers
 from accel.parametrization import clean_from_output
-from accel.patch import Around
+from accel.patch import Around, forward_of
 from accel.report import CallRecord
 from accel.samplers.stepper import sample_of, with_sample
 from accel.session import Session

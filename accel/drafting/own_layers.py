@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import torch
-
-from accel.patch import Around, is_compiled, wrap_methods
+from accel.patch import Around, unwrap_methods, wrap_methods
 
 Held = TypeVar("Held")
 
@@ -38,13 +36,7 @@ def own_layers(plan: Iterable[tuple[Any, str, Around]]) -> Iterator[None]:
         yield
     finally:
         _RUNS.reset(before)
-        for layer in reversed(layers):
-            layer.detach()
-
-
-def forward_of(module: torch.nn.Module) -> str:
-    """The method by which a module is called, also where it was compiled in place."""
-    return "_compiled_call_impl" if is_compiled(module) else "forward"
+        unwrap_methods(layers)
 
 
 def _only_in(run: object, around: Around, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

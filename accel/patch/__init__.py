@@ -13,9 +13,9 @@ or after, on the instance or on its class, finds and puts back what would be the
 from __future__ import annotations
 
 from accel.patch.attribute import Replacement, exchange_memory, replace_attribute, undo_later
-from accel.patch.compiled import is_compiled, is_compiled_function, is_graph, reachable
+from accel.patch.compiled import forward_of, is_compiled_function, is_graph, reachable
 from accel.patch.listening import listening
-from accel.patch.method import CHANGING, Around, Wrapper, other_method, wrap_methods
+from accel.patch.method import CHANGING, Around, Wrapper, other_method, unwrap_methods, wrap_methods
 from accel.patch.pipeline_class import CallWrapper, session_of
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Replacement",
     "Wrapper",
     "exchange_memory",
-    "is_compiled",
+    "forward_of",
     "is_compiled_function",
     "is_graph",
     "listening",
@@ -34,5 +34,6 @@ __all__ = [
     "replace_attribute",
     "session_of",
     "undo_later",
+    "unwrap_methods",
     "wrap_methods",
 ]

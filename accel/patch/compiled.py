@@ -14,6 +14,13 @@ def is_compiled(module: torch.nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
+def forward_of(module: Any) -> str:
+    """The method that a call of the module ends up in. One that is compiled in place has another than `forward`, within
+    which a wrapper would be compiled as well.
+    """
+    return "_compiled_call_impl" if is_compiled(module) else "forward"
+
+
 def is_graph(module: torch.nn.Module) -> bool:
     """Whether the module is compiled as a whole, in whichever way, so that nothing can be heard or changed within it:
     in place, by `torch.compile(module)`, or by `module.forward = torch.compile(module.forward)`.

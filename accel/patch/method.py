@@ -174,6 +174,13 @@ def wrap_methods(plan: Iterable[tuple[Any, str, Around]], *, everywhere: bool = 
         return layers
 
 
+def unwrap_methods(wrappers: list[Wrapper]) -> None:
+    """Takes these wrappers out, the last one first, and empties the list."""
+    for wrapper in reversed(wrappers):
+        wrapper.detach()
+    wrappers.clear()
+
+
 def other_method(owner: Any, name: str) -> Any:
     """What somebody else has put in place of a method of this one object, below our layers or without them; None where
     nothing is.

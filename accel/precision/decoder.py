@@ -13,7 +13,7 @@ from accel.components import decoders_of
 from accel.lever import Lever
 from accel.method import Method
 from accel.ownership import owner_of
-from accel.patch import Wrapper, is_compiled_function, is_graph, other_method
+from accel.patch import Wrapper, is_compiled_function, is_graph, other_method, unwrap_methods
 from accel.precision.inside import cast
 from accel.precision.weights import identity_of
 from accel.processor import has_instructions
@@ -58,9 +58,7 @@ class DecoderLever(Lever):
             self._wrappers.append(Wrapper(decoder, "forward", around, everywhere=True))
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         """The pictures are decoded behind the last step, and before this is asked."""

@@ -23,7 +23,7 @@ from accel.call import Arguments, DenoiserCall
 from accel.clock import StepContext
 from accel.lever import Lever
 from accel.method import Method
-from accel.patch import Wrapper, reachable
+from accel.patch import Wrapper, reachable, unwrap_methods
 from accel.precision.format import Format
 from accel.precision.inside import as_ever, cast, computing_in, gelu_behind
 from accel.precision.layers import FoundLayers, Layer, find_layers, is_plain
@@ -161,9 +161,7 @@ class PrecisionLever(Lever):
         self._inside: torch.dtype | None = None  # what the attention or feed-forward in progress is computed in
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
         self._kept.end()
         self.reset()
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from accel.components import decoders_of, denoisers_of
-from accel.patch import wrap_methods
+from accel.patch import unwrap_methods, wrap_methods
 from accel.rendering.beside import SharedState
 
 RETURNS = "the pipeline denoises again after it has decoded"
@@ -55,9 +55,7 @@ class Stages:
 
     def close(self) -> None:
         """When no job is on its way: gives the modules their methods back, and torch its random state."""
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers.clear()
+        unwrap_methods(self._wrappers)
         torch.default_generator.set_state(self._before)
 
     def stop(self) -> None:

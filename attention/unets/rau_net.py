@@ -22,7 +22,7 @@ from accel.attention.unets.high_resolution import HighResolution
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.clock import StepContext
 from accel.lever import Lever
-from accel.patch import Wrapper, is_graph, reachable
+from accel.patch import Wrapper, is_graph, reachable, unwrap_methods
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
 
@@ -152,9 +152,7 @@ class RauNet(Lever):
         self._call: Halved | None = None
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
 
     def handle(self, call: DenoiserCall, proceed: Proceed) -> DenoiserResult:
         found = self._switches(call)

@@ -13,7 +13,7 @@ from accel.anatomy import Anatomy
 from accel.caching.module_store import ModuleCall
 from accel.caching.modules import KINDS, ModuleSite, attach, sites
 from accel.call import DenoiserCall, tensors
-from accel.patch import Wrapper
+from accel.patch import Wrapper, unwrap_methods
 
 # (denoiser, kind, step) -> lag -> errors of all modules and streams
 Errors = dict[tuple[str, str, int], dict[int, list[float]]]
@@ -38,9 +38,7 @@ class LayerErrors:
         self._wrappers, _ = attach(denoisers, self._sites, self._module)
 
     def detach(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers = []
+        unwrap_methods(self._wrappers)
 
     @contextmanager
     def within(self, call: DenoiserCall) -> Iterator[None]:

@@ -18,7 +18,7 @@ from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, tensors
 from accel.components import submodule
 from accel.lever import InactiveLever, Lever
 from accel.method import setting
-from accel.patch import Wrapper, is_compiled, reachable
+from accel.patch import Wrapper, forward_of, reachable, unwrap_methods
 from accel.reasons import Code
 from accel.report import CallRecord, LeverReport
 from accel.unet_layers import UNetLayers
@@ -147,13 +147,10 @@ class ShallowGate(Lever):
             for path, module in modules.items():
                 if module is not None:
                     around = functools.partial(self._around, path, path == self.cuts[name].feature)
-                    method = "_compiled_call_impl" if is_compiled(module) else "forward"
-                    self._wrappers.append(Wrapper(module, method, around))
+                    self._wrappers.append(Wrapper(module, forward_of(module), around))
 
     def end(self) -> None:
-        for wrapper in reversed(self._wrappers):
-            wrapper.detach()
-        self._wrappers.clear()
+        unwrap_methods(self._wrappers)
         self._compiled.clear()
 
     def reset(self) -> None:

@@ -2,8 +2,9 @@
 # diffusers 0.42.1 with peft 0.21.2: fuse_qkv_projections() on a model that has a LoRA on its keys and values.
 #
 # The fused layer is made of the base weights alone, and the processors call nothing else for them from then on. So the
-# LoRA has no effect, whether it was added before fusing or after: it is listed as active, set_adapters takes weights for
-# it, and nothing warns. After unfuse_qkv_projections() it is back. Fused into the weights first (fuse_lora) it counts.
+# LoRA has no effect, whether it was added before fusing or after: it is listed as active, set_adapters takes a weight
+# for it, and nothing warns. After unfuse_qkv_projections() it is back. Fused into the weights first (fuse_lora), it
+# counts.
 #
 # Seen:
 #   U-Net: LoRA, then fused: base | fused, then LoRA: base | unfused: LoRA | LoRA fused first: LoRA

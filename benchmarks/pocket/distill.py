@@ -27,7 +27,7 @@ from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.scenes import captions
 from accel.pocket.text import embed
 from accel.samplers.solvers import PseudoCorrector
-from benchmarks.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
+from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser_of, proceed, shifted
 
 PHASES = 4
 PARTS = 4  # steps of the teacher in a phase
@@ -64,7 +64,7 @@ class Distillation:
     def update(
         self, points: torch.Tensor, sigma: torch.Tensor, target: torch.Tensor, words: torch.Tensor, progress: float
     ) -> float:
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             predicted = self.student(points, sigma * 1000, words, return_dict=False)[0]
         return self.learner.update((predicted.float() - target).square().mean(), progress)
 
@@ -124,7 +124,7 @@ class Distillation:
     def _velocity(
         self, model: WanTransformer3DModel, x: torch.Tensor, level: float, words: torch.Tensor
     ) -> torch.Tensor:
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             times = torch.full((len(x),), level * 1000, device=self._device)
             velocity: torch.Tensor = model(x, times, words, return_dict=False)[0]
         return velocity.float()

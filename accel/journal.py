@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,6 +33,7 @@ class Keyed(Protocol):
 
 
 Row = TypeVar("Row", bound=Keyed)
+Whole = TypeVar("Whole")
 
 
 class Journal(Mapping[Hashable, Row]):
@@ -40,8 +41,8 @@ class Journal(Mapping[Hashable, Row]):
 
     path: the file; None keeps the runs in this process alone. settings: plain data that all the runs have in common.
     make: a row from the fields of a line, its class or a function that raises TypeError, ValueError or LookupError for
-    what is none; that numbers are numbers is seen to. beside:
-    files of other processes, whose runs count as made and are not written here.
+    what is none; that numbers are numbers is seen to. beside: files of other processes, whose runs count as made and
+    are not written here.
 
     Raises ValueError, in one sentence that says what to do, for a file with other settings or a line that is no run,
     and leaves such a file as it is. Several processes may read a file that one of them writes.
@@ -98,7 +99,7 @@ def _rows_in(path: Path, lines: Iterator[tuple[int, Any]], make: Callable[..., R
     return rows
 
 
-def _with_numbers(row: Row) -> Row:
+def _with_numbers(row: Whole) -> Whole:
     """The row, or a TypeError where it has something else than a number: arithmetic would fail hours later."""
     for name, declared in get_type_hints(type(row)).items():
         value = getattr(row, name)
@@ -106,6 +107,8 @@ def _with_numbers(row: Row) -> Row:
             math.fsum((value,))
         elif get_origin(declared) is Mapping and get_args(declared)[1] is float:
             math.fsum(value.values())
+        elif is_dataclass(value):
+            _with_numbers(value)
     return row
 
 

@@ -129,6 +129,11 @@ class Distillation:
             velocity: torch.Tensor = model(x, times, words, return_dict=False)[0]
         return velocity.float()
 
+    def start_from(self, folder: Path) -> None:
+        """Takes the weights of an exported student, of a teacher that has been trained on since."""
+        denoiser = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+        self.learner.begin_with(denoiser=denoiser)
+
     def state(self) -> dict[str, Any]:
         """The trajectories are not kept: a resumed run makes new ones."""
         return self.learner.state()
@@ -160,9 +165,12 @@ def make_scheduler() -> UniPCMultistepScheduler:
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of("Distil the pocket video model to four steps.", minutes=40.0, rate=1e-3)
     parser.add_argument("--pool", type=int, default=2000, help="trajectories kept in memory, for each phase")
+    parser.add_argument("--start", help="folder of an exported student to go on from, such as accel/pocket/few")
     options = parser.parse_args(arguments)
     out = begin(options)
     run = Distillation(load("video"), options.rate, options.pool, options.seed, options.device)
+    if options.start and not (out / "checkpoint.pt").exists():
+        run.start_from(Path(options.start))
     if options.compile:
         run.student.compile_repeated_blocks()
         run.teacher.transformer.compile_repeated_blocks()

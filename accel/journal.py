@@ -12,11 +12,12 @@ to which strangers write skip such lines instead: `accel/rendering/ledger.py`, `
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from accel.files import read_bounded, write_whole
 from accel.plain_data import parse_json
@@ -32,14 +33,16 @@ class Keyed(Protocol):
 
 
 Row = TypeVar("Row", bound=Keyed)
+Whole = TypeVar("Whole")
 
 
 class Journal(Mapping[Hashable, Row]):
     """The runs of one setting by their keys, oldest first: those of earlier processes, and those that `add` writes.
 
     path: the file; None keeps the runs in this process alone. settings: plain data that all the runs have in common.
-    make: a row from the fields of a line, which raises TypeError, ValueError or LookupError for what is none. beside:
-    files of other processes, whose runs count as made and are not written here.
+    make: a row from the fields of a line, its class or a function that raises TypeError, ValueError or LookupError for
+    what is none; that numbers are numbers is seen to. beside: files of other processes, whose runs count as made and
+    are not written here.
 
     Raises ValueError, in one sentence that says what to do, for a file with other settings or a line that is no run,
     and leaves such a file as it is. Several processes may read a file that one of them writes.
@@ -87,13 +90,26 @@ def _rows_in(path: Path, lines: Iterator[tuple[int, Any]], make: Callable[..., R
     rows = list[Row]()
     for number, data in lines:
         try:
-            rows.append(make(**data))
+            rows.append(_with_numbers(make(**data)))
         except (TypeError, ValueError, LookupError, AttributeError):
             raise ValueError(
                 f"{path}: line {number} is no run that was written here: delete that line, and it is run again, or "
                 f"choose another folder (out=... or --out)."
             ) from None
     return rows
+
+
+def _with_numbers(row: Whole) -> Whole:
+    """The row, or a TypeError where it has something else than a number: arithmetic would fail hours later."""
+    for name, declared in get_type_hints(type(row)).items():
+        value = getattr(row, name)
+        if declared in (float, int):
+            math.fsum((value,))
+        elif get_origin(declared) is Mapping and get_args(declared)[1] is float:
+            math.fsum(value.values())
+        elif is_dataclass(value):
+            _with_numbers(value)
+    return row
 
 
 def append_line(path: Path, text: str) -> None:

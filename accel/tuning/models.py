@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,7 +124,7 @@ def tune_models(
         raise ValueError("Two choices have the same label: give each one of its own.")
     call = call_arguments_of(pipes[0], call_arguments or {})
     shared = {"seed": seed, "arguments": sorted(map(str, call.items()))}
-    runs = Journal(Path(out) / RUNS if out else None, shared, _choice_run)
+    runs = Journal(Path(out) / RUNS if out else None, shared, ChoiceRun)
     front = ModelFront(tuple(pipes), texts, seed, (), call)
     for number, prompt in enumerate(texts):
         score = Scorer(verify, prompt)
@@ -195,12 +194,6 @@ class ChoiceRun:
     @property
     def key(self) -> tuple[str, str]:
         return self.label, self.prompt
-
-
-def _choice_run(**fields: Any) -> ChoiceRun:
-    run = ChoiceRun(**fields)
-    math.fsum((run.score, run.seconds))  # numbers both, or a TypeError
-    return run
 
 
 def _line(one: ChoiceResult, front: ModelFront) -> str:

@@ -105,9 +105,9 @@ class TrialRunner:
         self._waited: list[float] = []  # of the runs that were made here: seconds by the clock on the wall
         self._paced = (-math.inf, 0.0)  # when the pace was measured, and an unaccelerated run's seconds at that pace
         head = {"schema": SCHEMA, "shots": [list(shot) for shot in shots], "steps": steps, **identity}
-        self.trials = Journal(folder / JOURNAL, head, _trial)
-        self._glances = Journal(folder / GLANCES, head, _glance)
-        self._unaccelerated = Journal(folder / UNACCELERATED, head, _unaccelerated_run)
+        self.trials = Journal(folder / JOURNAL, head, Trial)
+        self._glances = Journal(folder / GLANCES, head, Glance)
+        self._unaccelerated = Journal(folder / UNACCELERATED, head, UnacceleratedRun)
 
     def trial(self, recipe: Recipe, shot: int) -> Trial:
         """The run of this recipe on this shot: from the journal, else made now."""
@@ -249,21 +249,3 @@ def key_of(recipe: Recipe) -> str:
 
     data = {lever: method.to_dict() for lever, method in recipe.methods().items()}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _trial(**fields: Any) -> Trial:
-    trial = Trial(**fields)
-    math.fsum((trial.time, trial.computed, *trial.values.values()))  # numbers all, or a TypeError
-    return trial
-
-
-def _glance(**fields: Any) -> Glance:
-    glance = Glance(**fields)
-    math.fsum((glance.denoise, glance.around))
-    return glance
-
-
-def _unaccelerated_run(**fields: Any) -> UnacceleratedRun:
-    run = UnacceleratedRun(**fields)
-    math.fsum((run.seconds, run.denoise))
-    return run

@@ -22,7 +22,7 @@ from benchmarks.command import add_judges
 from benchmarks.judges import Judge
 from benchmarks.judges.language import Words
 from benchmarks.judges.roster import CANDIDATES, JUDGES
-from benchmarks.pocket.training import Learner, proceed
+from benchmarks.pocket.training import Learner, in_16_bits, proceed
 
 DROPPED = 0.12
 """Share of the prompts that are left out in training, for guidance."""
@@ -72,7 +72,7 @@ class Trainer:
         start = time.process_time()
         latents, prompts = self.pool.batch()
         noised, times, target = self.judge.objective.noised(latents, torch.randn_like(latents))
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with in_16_bits("cpu"), sdpa_kernel(SDPBackend.MATH):
             modules = self.learner.modules, self.learner.averaged
             predicted, target = self.judge.family.lesson(*modules, noised, times, target, prompts)
         loss = (predicted.float() - target).square().mean()

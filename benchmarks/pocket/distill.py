@@ -27,7 +27,7 @@ from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.scenes import captions
 from accel.pocket.text import embed
 from accel.samplers.solvers import PseudoCorrector
-from benchmarks.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
+from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser_of, proceed, shifted
 
 PHASES = 4
 PARTS = 4  # steps of the teacher in a phase
@@ -64,7 +64,7 @@ class Distillation:
     def update(
         self, points: torch.Tensor, sigma: torch.Tensor, target: torch.Tensor, words: torch.Tensor, progress: float
     ) -> float:
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             predicted = self.student(points, sigma * 1000, words, return_dict=False)[0]
         return self.learner.update((predicted.float() - target).square().mean(), progress)
 
@@ -124,10 +124,15 @@ class Distillation:
     def _velocity(
         self, model: WanTransformer3DModel, x: torch.Tensor, level: float, words: torch.Tensor
     ) -> torch.Tensor:
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             times = torch.full((len(x),), level * 1000, device=self._device)
             velocity: torch.Tensor = model(x, times, words, return_dict=False)[0]
         return velocity.float()
+
+    def start_from(self, folder: Path) -> None:
+        """Takes the weights of an exported student, of a teacher that has been trained on since."""
+        denoiser = WanTransformer3DModel.from_pretrained(folder / "transformer").state_dict()
+        self.learner.begin_with(denoiser=denoiser)
 
     def state(self) -> dict[str, Any]:
         """The trajectories are not kept: a resumed run makes new ones."""
@@ -160,9 +165,12 @@ def make_scheduler() -> UniPCMultistepScheduler:
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_of("Distil the pocket video model to four steps.", minutes=40.0, rate=1e-3)
     parser.add_argument("--pool", type=int, default=2000, help="trajectories kept in memory, for each phase")
+    parser.add_argument("--start", help="folder of an exported student to go on from, such as accel/pocket/few")
     options = parser.parse_args(arguments)
     out = begin(options)
     run = Distillation(load("video"), options.rate, options.pool, options.seed, options.device)
+    if options.start and not (out / "checkpoint.pt").exists():
+        run.start_from(Path(options.start))
     if options.compile:
         run.student.compile_repeated_blocks()
         run.teacher.transformer.compile_repeated_blocks()

@@ -18,7 +18,7 @@ from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.text import embed
 from benchmarks.pocket.train_video import SIZES, Clips, make_denoiser, sample_sigma
-from benchmarks.pocket.training import Learner, begin, parser_of, proceed
+from benchmarks.pocket.training import Learner, begin, in_16_bits, parser_of, proceed
 
 
 class Shrinking:
@@ -42,7 +42,7 @@ class Shrinking:
         latents = latents.to(self._device)
         sigma = sample_sigma(len(latents)).to(self._device)
         noised = torch.lerp(latents, torch.randn_like(latents), sigma.view(-1, 1, 1, 1, 1))
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             with torch.no_grad():
                 words = embed(self.teacher.tokenizer, self.teacher.text_encoder, captions)
                 target = self.teacher.transformer(noised, sigma * 1000, words, return_dict=False)[0]

@@ -21,7 +21,7 @@ from accel.pocket.autoencoder import PicturePatchAutoencoder
 from accel.pocket.image_pipeline import StableDiffusionPocketPipeline
 from accel.pocket.scenes import render, sample_scene
 from accel.pocket.text import MAX_TOKENS, make_text_encoder, make_tokenizer
-from benchmarks.pocket.training import Learner, begin, parser_of, proceed
+from benchmarks.pocket.training import Learner, begin, in_16_bits, parser_of, proceed
 
 CAPTION_DROPOUT = 0.1
 SIDE = 64
@@ -78,7 +78,7 @@ class Trainer:
         latents = latents.to(self._device)
         noise, timesteps = torch.randn_like(latents), sample_timesteps(len(latents)).to(self._device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        with torch.autocast(self._device, torch.bfloat16):
+        with in_16_bits(self._device):
             words = self.text(self._tokens(captions))[0]
             predicted = self.denoiser(noisy, timesteps, words, return_dict=False)[0]
         return self.learner.update((predicted.float() - noise).square().mean(), progress)

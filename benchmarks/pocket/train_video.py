@@ -1,6 +1,8 @@
 """Trains the pocket video model on drawn clips: `python -m benchmarks.pocket.train_video --out DIR --minutes 75`.
 
-Flow matching (v = noise - x0) on the latents of a linear autoencoder, denoiser and text encoder together. Runs on a
+Flow matching (v = noise - x0) on the latents of a linear autoencoder, denoiser and text encoder together. All around
+the captioned object is grey, so an error in colour is one in its shape, which is what the model learns last: it counts
+extra, and the shapes that are hardest are drawn more often. Runs on a
 CPU in about an hour or on a GPU in minutes; stops by the clock, can be interrupted and resumed at any time, and writes
 the averaged weights in diffusers format at every checkpoint, so that a run cut short still leaves a model.
 """
@@ -20,11 +22,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from transformers import UMT5EncoderModel
 
 from accel.pocket.autoencoder import PatchAutoencoder
-from accel.pocket.scenes import render, sample_scene
+from accel.pocket.scenes import Caption, captions, render, sample_scene
 from accel.pocket.text import embed, make_text_encoder, make_tokenizer
-from benchmarks.pocket.training import SHIFT, Learner, begin, parser_of, proceed, shifted
+from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser_of, proceed, shifted
 
 CAPTION_DROPOUT = 0.1
+COLOUR_WEIGHT = 2.0
+SHAPE_ODDS = {"circle": 0.25, "square": 0.15, "triangle": 0.2, "cross": 0.4}
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ class Clips:
         for index in self._rng.integers(len(self._captions), size=fresh):
             self._latents[index], self._captions[index] = self._draw()
         chosen = self._rng.permutation(len(self._captions))[: self._size.batch]
-        captions = ["" if self._rng.uniform() < CAPTION_DROPOUT else self._captions[index] for index in chosen]
-        return self._latents[torch.from_numpy(chosen)], captions
+        words = ["" if self._rng.uniform() < CAPTION_DROPOUT else self._captions[index] for index in chosen]
+        return self._latents[torch.from_numpy(chosen)], words
 
     def _draw(self) -> tuple[torch.Tensor, str]:
-        scene = sample_scene(self._rng)
+        scene = sample_scene(self._rng, sample_caption(self._rng))
         video = torch.from_numpy(render(scene, self._size.height, self._size.width, self._size.frames))
         encoded = self._autoencoder.encode(video.permute(3, 0, 1, 2)[None] * 2 - 1).latent_dist.mode()
         return self._autoencoder.normalise(encoded)[0], str(scene.caption)
@@ -81,6 +85,7 @@ class Trainer:
         self.text = make_text_encoder(len(self.tokenizer)).to(device)
         self.denoiser = make_denoiser(autoencoder.config.z_dim, width, layers).to(device)
         self.learner = Learner(self.denoiser, rate, text=self.text)
+        self._colours = colour_form(autoencoder).to(device)
         self._device, self._pool = device, pool
         self._clips: dict[Size, Clips] = {}
 
@@ -92,14 +97,16 @@ class Trainer:
             self._clips[size] = Clips(self.autoencoder, size, count, seed=index)
         return self.update(*self._clips[size].batch(), progress)
 
-    def update(self, latents: torch.Tensor, captions: list[str], progress: float) -> float:
+    def update(self, latents: torch.Tensor, texts: list[str], progress: float) -> float:
         latents = latents.to(self._device)
         noise, sigma = torch.randn_like(latents), sample_sigma(len(latents)).to(self._device)
         mix = sigma.view(-1, 1, 1, 1, 1)
-        with torch.autocast(self._device, torch.bfloat16):
-            words = embed(self.tokenizer, self.text, captions)
+        with in_16_bits(self._device):
+            words = embed(self.tokenizer, self.text, texts)
             predicted = self.denoiser((1 - mix) * latents + mix * noise, sigma * 1000, words, return_dict=False)[0]
-        return self.learner.update((predicted.float() - (noise - latents)).square().mean(), progress)
+        error = predicted.float() - (noise - latents)  # (B, C, T, H, W)
+        in_colour = torch.einsum("bcthw,cd,bdthw->bthw", error, self._colours, error)
+        return self.learner.update(error.square().mean() + COLOUR_WEIGHT * in_colour.mean(), progress)
 
     def start_from(self, folder: Path) -> None:
         """Takes the weights of an exported model, such as the packaged one; the optimisers begin anew."""
@@ -150,6 +157,23 @@ def make_denoiser(channels: int, width: int, layers: int) -> WanTransformer3DMod
     )
 
 
+def colour_form(autoencoder: PatchAutoencoder) -> torch.Tensor:
+    """The quadratic form (C, C), of trace 1, that an error in normalised latents takes in what is not grey."""
+    hues = torch.tensor([[1.0, -0.5, -0.5], [0.0, 0.75**0.5, -(0.75**0.5)]])  # red, green, blue to the colour plane
+    parts = autoencoder.basis.view(len(autoencoder.basis), 3, -1)  # (C, 3, pixels of a patch)
+    plane = torch.einsum("hr,crp->chp", hues, parts).flatten(1)
+    plane = plane * torch.tensor(autoencoder.config.latents_std)[:, None]
+    form = plane @ plane.T
+    return form / form.trace()
+
+
+def sample_caption(rng: np.random.Generator) -> Caption:
+    """A random caption, with the shapes as often as they need."""
+    shape = rng.choice(list(SHAPE_ODDS), p=list(SHAPE_ODDS.values()))
+    fitting = [caption for caption in captions() if caption.shape == shape]
+    return fitting[int(rng.integers(len(fitting)))]
+
+
 def sample_sigma(count: int) -> torch.Tensor:
     """Noise levels of a batch: mostly logit-normal, some uniform, then shifted as the sampler's schedule is."""
     normal = torch.sigmoid(torch.randn(count))
@@ -174,8 +198,10 @@ def train(options: argparse.Namespace) -> None:
     else:
         autoencoder = fit_autoencoder(options.pool // 4, options.channels)
     trainer = Trainer(autoencoder, options.width, options.layers, options.rate, options.device, options.pool)
-    if options.start and not (out / "checkpoint.pt").exists():
-        trainer.start_from(Path(options.start))
+    if options.start:
+        trainer.text.requires_grad_(False)  # the packaged siblings use this text encoder too
+        if not (out / "checkpoint.pt").exists():
+            trainer.start_from(Path(options.start))
     if options.compile:
         trainer.denoiser.compile_repeated_blocks()
     proceed(trainer, out, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,16 +30,12 @@ class Clip:
     psnr: float
 
 
-def clip(key: str, psnr: float) -> Clip:
-    return Clip(key, psnr + 0.0)
-
-
 FIRST, SECOND = Clip("first", 40.0), Clip("second", 30.0)
 SECOND_LINE = json.dumps(asdict(SECOND))
 
 
 def journal(folder: Path) -> Journal[Clip]:
-    return Journal(folder / "deeper" / "runs.jsonl", SETTINGS, clip)
+    return Journal(folder / "deeper" / "runs.jsonl", SETTINGS, Clip)
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_holds_its_settings_and_a_line_for_each_run(file: Path, tmp_path: Path) -> None:
     assert file.read_text().splitlines() == [HEAD, json.dumps(asdict(FIRST)), SECOND_LINE]
     assert dict(journal(tmp_path)) == {"first": FIRST, "second": SECOND}
-    assert rows_of(file, clip) == [FIRST, SECOND] and rows_of(tmp_path / "none", clip) == []
+    assert rows_of(file, Clip) == [FIRST, SECOND] and rows_of(tmp_path / "none", Clip) == []
 
 
 def test_no_run_is_made_twice(file: Path, tmp_path: Path) -> None:
@@ -69,14 +66,14 @@ def test_the_last_run_of_a_key_counts(file: Path, tmp_path: Path) -> None:
 
 
 def test_runs_of_processes_beside_are_known_and_not_written(file: Path, tmp_path: Path) -> None:
-    kept = Journal(tmp_path / "own.jsonl", {}, clip, beside=[file])
+    kept = Journal(tmp_path / "own.jsonl", {}, Clip, beside=[file])
     kept.add(Clip("third", 20.0))
     assert list(kept) == ["first", "second", "third"]
-    assert list(rows_of(tmp_path / "own.jsonl", clip)) == [kept["third"]]
+    assert list(rows_of(tmp_path / "own.jsonl", Clip)) == [kept["third"]]
 
 
 def test_without_a_file_the_runs_are_this_process_own() -> None:
-    assert Journal(None, SETTINGS, clip).add(FIRST) == FIRST
+    assert Journal(None, SETTINGS, Clip).add(FIRST) == FIRST
 
 
 @pytest.mark.parametrize("cut", range(1, len(SECOND_LINE) + 1))
@@ -151,7 +148,7 @@ def _tuning(which: str, row: Any) -> User:
 
 
 def _models(folder: Path, add: bool) -> Any:
-    kept = Journal(folder / models.RUNS, {"seed": 0}, models._choice_run)
+    kept = Journal(folder / models.RUNS, {"seed": 0}, models.ChoiceRun)
     if add:
         kept.add(models.ChoiceRun("base", "a prompt", 1.0, 2.0))
     return dict(kept)
@@ -218,6 +215,17 @@ def test_every_file_of_runs_goes_on_after_a_crash(name: str, user: User, tmp_pat
     assert len(kept) == 1 and not user(tmp_path, False)
     user(tmp_path, True)
     assert user(tmp_path, False) == kept and path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("no_pipeline")
+@pytest.mark.parametrize(("name", "user"), [user for user in USERS if user[1] is not _measured])
+def test_every_line_with_a_word_for_a_number_is_no_run(name: str, user: User, tmp_path: Path) -> None:
+    user(tmp_path, True)
+    text = (tmp_path / name).read_text()
+    for number in re.findall(r"(?<=: )\d+\.\d+", text):
+        (tmp_path / name).write_text(text.replace(number, '"high"', 1))
+        with pytest.raises(ValueError, match=f"{name}: line 2 is no run that was written here"):
+            user(tmp_path, False)
 
 
 @pytest.mark.usefixtures("no_pipeline")

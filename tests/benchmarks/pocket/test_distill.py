@@ -1,5 +1,6 @@
 """Making the siblings: the teacher's trajectories, the targets, and runs that are interrupted."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -144,3 +145,15 @@ def test_a_run_resumes_and_leaves_a_pipeline(script, options, teacher, monkeypat
     pipe.set_progress_bar_config(disable=True)
     clip = pipe(CAPTIONS[0], height=32, width=32, num_frames=5, num_inference_steps=1).frames[0]
     assert np.isfinite(clip).all()
+
+
+def test_a_student_can_start_from_an_exported_one(teacher, monkeypatch, tmp_path):
+    monkeypatch.setattr(distill, "load", lambda name: teacher)
+    other = copy.deepcopy(teacher.transformer)
+    with torch.no_grad():
+        other.proj_out.bias += 1.0
+    other.save_pretrained(tmp_path / "before" / "transformer")
+    distill.main(["--out", str(tmp_path), "--steps", "0", "--start", str(tmp_path / "before"), *SMALL])
+    started = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["run"]
+    for name, value in other.state_dict().items():
+        assert torch.equal(started["denoiser"][name], value)

@@ -1,10 +1,12 @@
-import json
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from accel.pocket.pipeline import WanPocketPipeline
-from benchmarks.pocket import train_video, training
+from accel.pocket.scenes import COLOURS
+from benchmarks.pocket import train_video
 
 TINY = ["--width", "32", "--layers", "1", "--channels", "4", "--pool", "24", "--device", "cpu", "--minutes", "5"]
 
@@ -49,13 +51,41 @@ def test_the_exported_folder_is_a_pipeline_of_the_averaged_weights(runs):
     assert clip.shape == (17, 64, 64, 3)
 
 
-def test_a_new_run_can_start_from_an_exported_model(runs, tmp_path):
+def test_a_new_run_can_start_from_an_exported_model_whose_text_encoder_stays_that_of_its_siblings(runs, tmp_path):
     out, _, second = runs
     train_video.main(["--out", str(tmp_path), "--steps", "0", "--start", str(out), *TINY])
     started = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert started["step"] == 0
     for name, value in second["run"]["averaged"]["denoiser"].items():
         assert torch.equal(started["run"]["denoiser"][name], value)
+    for step in (1, 2):
+        train_video.main(["--out", str(tmp_path), "--steps", str(step), "--start", str(out), *TINY])
+    trained = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["run"]
+    for name, value in second["run"]["averaged"]["text"].items():
+        assert torch.equal(trained["text"][name], value)
+    assert any(not torch.equal(trained["denoiser"][name], value) for name, value in started["run"]["denoiser"].items())
+
+
+def test_errors_in_colour_count_and_grey_ones_do_not():
+    autoencoder = train_video.fit_autoencoder(16, 12)
+    form = train_video.colour_form(autoencoder)
+    assert float(form.trace()) == pytest.approx(1.0)
+
+    def weight(*rgb: float) -> float:
+        patch = torch.tensor(rgb, dtype=torch.float32).repeat_interleave(autoencoder.basis.shape[1] // 3)
+        error = autoencoder.basis @ patch / torch.tensor(autoencoder.config.latents_std)
+        return float(error @ form @ error)
+
+    red, blue = weight(1, 0, 0), weight(0, 0, 1)
+    assert weight(1, 1, 1) < 0.01 * red
+    assert 0.5 < red / blue < 2
+
+
+def test_the_hardest_shape_is_drawn_most():
+    rng = np.random.default_rng(0)
+    drawn = [train_video.sample_caption(rng) for _ in range(200)]
+    assert Counter(caption.shape for caption in drawn).most_common(1)[0][0] == "cross"
+    assert {caption.colour for caption in drawn} == set(COLOURS)
 
 
 @pytest.mark.slow
@@ -81,9 +111,3 @@ def test_noise_levels_cover_the_schedule():
     assert 0 < float(sigma.min()) < 0.1
     assert 0.97 < float(sigma.max()) <= 1
     assert 0.6 < float(sigma.median()) < 0.85
-
-
-def test_the_log_is_json_lines(tmp_path, capsys):
-    training.log(tmp_path / "log.jsonl", step=50, loss=0.123456)
-    assert json.loads((tmp_path / "log.jsonl").read_text()) == {"step": 50, "loss": 0.1235}
-    assert "0.1235" in capsys.readouterr().out

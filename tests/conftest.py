@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from functools import cache
 from types import FunctionType, ModuleType
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+gc.disable()  # until everything is imported: of that nothing is garbage
 
 LONG_FOLDERS = ("tuning", "app", "rendering")
 """Folders whose files take the longest: they start processes and tune."""
@@ -73,5 +75,15 @@ def _uses_hosted_device(module: ModuleType) -> bool:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays until the end: collections of garbage need not walk through it again and again."""
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # of what tests leave, most goes when its last name does
+    gc.enable()
+
+
+@pytest.fixture
+def quick_collection() -> Iterator[None]:
+    """Nothing is collected on its own, and what was there before the test is not looked through, then or later."""
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()

@@ -179,7 +179,7 @@ QUICK = {"FLUX": "flux", "SDXL": "sdxl", "Wan": "wan", "LTX": "ltx", "Qwen-Image
 QUICK |= {"HunyuanVideo": "hunyuan_video"}
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("family", QUICK)
 def test_quick_starts_run(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are printed, on small random weights in the place of those that would be downloaded. Of the call, the

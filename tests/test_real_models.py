@@ -104,7 +104,7 @@ def test_every_model_of_the_page_is_tried() -> None:
     assert {section for section in SECTIONS if len(blocks(section, "python")) == 1} == {*MODELS}
 
 
-@cases("model", MODELS, fast=("FLUX.1", "LTX-Video", "Qwen-Image"))
+@cases("model", MODELS, fast=("FLUX.1", "LTX-Video"))
 def test_the_script_checks_accelerates_and_writes_its_file(
     model: str, machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def plain() -> torch.Tensor:
     return run(TINY["wan"].build(), TINY["wan"], steps=STEPS)
 
 
+@pytest.mark.part(2)
 @every_lever
 def test_it_goes_through_a_recipe_file_and_acts(lever: str, plain: torch.Tensor, tmp_path: Path) -> None:
     method = first_setting(lever)

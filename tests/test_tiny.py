@@ -74,7 +74,7 @@ def prediction(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return torch.stack(answer) if isinstance(answer, list) else answer
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @kinds_only()
 def test_output_is_finite_and_of_order_one(name: str) -> None:
     latents = output(name, steps=8)
@@ -82,14 +82,14 @@ def test_output_is_finite_and_of_order_one(name: str) -> None:
     assert 0.5 < float(latents.std()) < 5
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_pipeline
 def test_output_repeats_bit_for_bit_in_the_same_and_in_a_fresh_pipeline(name: str) -> None:
     assert torch.equal(output(name), usual(name))
     assert torch.equal(run(TINY[name].build(), TINY[name], steps=4), usual(name))
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(3)
 @crossed("option", [{"seed": 1}, {"prompt": 1}, {"guidance": False}, {"steps": 2}])
 def test_output_moves_with(name: str, option: dict[str, Any]) -> None:
     assert change(output(name, **option), usual(name)) > 0.03
@@ -106,7 +106,7 @@ def test_prediction_moves_with_the_timestep_alone(name: str) -> None:
     assert change(prediction(module, *later), prediction(module, args, kwargs)) > 0.03
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @kinds_only(name for name in TINY if name not in ABRUPT)
 def test_neighbouring_steps_have_related_predictions(name: str) -> None:
     """As in trained models: without it there would be nothing to cache."""
@@ -125,7 +125,7 @@ def test_output_moves_with_the_picture_that_is_given(name: str) -> None:
     assert change(output(name, **{CONTROLLED[name]: other}), usual(name)) > 0.03
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @kinds_only()
 def test_sample_of_a_batch_equals_a_single_run(name: str) -> None:
     batch = output(name, batch=3)
@@ -145,7 +145,7 @@ def test_other_size_runs_and_is_not_square(name: str) -> None:
     assert latents.shape != usual(name).shape
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(4)
 @crossed("guidance", [True, False], ids=lambda guided: "guided" if guided else "unguided")
 def test_guidance_is_asked_for_as_declared(name: str, guidance: bool) -> None:
     calls = recorded_calls(name, guidance=guidance)

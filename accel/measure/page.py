@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,8 @@ _ACTIONS = ("computed", "predicted", "dropped")
 
 def render_page(comparison: Comparison) -> str:
     """The page as HTML. Videos, styles and scripts are inside; nothing is loaded from anywhere."""
-    from jinja2 import Environment
-
-    source = files("accel.measure").joinpath("page.html").read_text(encoding="utf-8")
-    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    jinja.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    template = jinja.from_string(source)
     recipes = [row for row in comparison.rows if row.kind in CANDIDATES]
-    return template.render(
+    page: str = _template().render(
         c=comparison,
         baseline=comparison.row(BASELINE),
         recipes=recipes,
@@ -62,6 +57,18 @@ def render_page(comparison: Comparison) -> str:
         dropping=any(row.dropped for row in comparison.rows),
         attributes=list(dict.fromkeys(name for row in comparison.rows for name in row.attributes)),
     )
+    return page
+
+
+@cache
+def _template() -> Any:
+    """Compiled once in a process."""
+    from jinja2 import Environment
+
+    source = files("accel.measure").joinpath("page.html").read_text(encoding="utf-8")
+    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    jinja.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return jinja.from_string(source)
 
 
 def _shown_labels(comparison: Comparison) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -17,16 +18,21 @@ def index_lines(ledger: RenderLedger, first: Sequence[str], summary: RenderSumma
 
     It names files relative to itself, so that the folder can be moved; nothing else is loaded.
     """
-    from jinja2 import Environment
-
-    source = files("accel.rendering").joinpath("page.html").read_text(encoding="utf-8")
-    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     ids = list(dict.fromkeys((*first, *ledger.entries)))
     statuses: tuple[Status, Status] = "ok", "failed"
     counts = {status: sum(ledger.status(job) == status for job in ids) for status in statuses}
     done, failed = (_cards(ledger, ids, status) for status in statuses)
     name = summary.out.resolve().name
-    yield from jinja.from_string(source).generate(done=done, failed=failed, counts=counts, left=summary.left, name=name)
+    yield from _template().generate(done=done, failed=failed, counts=counts, left=summary.left, name=name)
+
+
+@cache
+def _template() -> Any:
+    """Compiled once in a process: that takes longer than to render a small model's picture."""
+    from jinja2 import Environment
+
+    source = files("accel.rendering").joinpath("page.html").read_text(encoding="utf-8")
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
 
 
 _LONGEST = 200

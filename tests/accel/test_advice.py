@@ -87,7 +87,7 @@ def advised(sentence: str) -> Iterator[Method]:
             yield kind(argument) if argument else kind()
 
 
-@pytest.mark.part(10)
+@pytest.mark.part(6)
 @pytest.mark.parametrize(("name", "scheduler"), anatomies())
 def test_whatever_is_advised_is_applicable(name: str, scheduler: str | None) -> None:
     anatomy = anatomy_with(name, scheduler)

@@ -56,7 +56,7 @@ def alone(recipe: str, name: str = "wan") -> tuple[torch.Tensor, str, torch.Tens
         return output, timeline, run(pipe, TINY[name], **PREVIEW)
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("accelerated", [False, True], ids=["plain", "accelerated"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_preview_over_the_same_weights_is_what_it_is_alone_and_so_is_the_run(recipe: str, accelerated: bool) -> None:

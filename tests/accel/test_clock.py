@@ -114,6 +114,7 @@ def test_sigma_is_that_of_the_timestep_with_every_scheduler(kind: str) -> None:
         assert call.sigma == pytest.approx(expected, rel=0.02, abs=0.01)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kind", ["ddim", "flow euler"])
 def test_a_second_run_with_another_step_count_has_its_own_timetable(kind: str) -> None:
     pipe, name, _ = build(kind)

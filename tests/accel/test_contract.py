@@ -100,7 +100,7 @@ def accelerated(name: str, method: accel.caching.CacheMethod, **options: Any) ->
         return run(pipeline(name), TINY[name], **options), session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_pipeline
 def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
     with accel.accelerate(pipeline(name), accel.Recipe()) as session:
@@ -108,7 +108,7 @@ def test_with_every_lever_off_the_output_is_bit_identical(name: str) -> None:
     assert session.report().computed == len(session.report().calls) > 0
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @crossed("method", NEVER)
 def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -117,13 +117,13 @@ def test_never_skipping_is_bit_identical(name: str, method: str) -> None:
     assert not report.levers[0].engaged and report.levers[0].reason
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @crossed("predictor", PREDICTORS, kinds=("wan", "flux", "mochi", "cogvideox", "sdxl"))
 def test_forced_skips_are_the_formula_of_every_predictor(name: str, predictor: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])["fixed"])
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "mochi", "cogvideox", "sdxl", "svd"])
 def test_what_is_extrapolated_by_default_is_x0_unless_it_is_a_flow(name: str) -> None:
     check_formula(name, forced(Extrapolate(1, reach=FAR))["fixed"])
@@ -135,19 +135,20 @@ def test_forced_skips_are_the_formula_in_every_method(name: str, method: str) ->
     check_formula(name, forced(LastResidual())[method])
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("name", "predictor"), [("wan", "order 1"), ("flux", "x0")])
 @pytest.mark.parametrize("method", ["easy", "sea", "tea", "mag", "first block", "db", "di"])
 def test_any_method_takes_any_predictor(name: str, predictor: str, method: str) -> None:
     check_formula(name, forced(PREDICTORS[predictor])[method])
 
 
+@pytest.mark.part(2)
 @kinds_only()
 def test_forced_skips_are_the_formula_without_guidance(name: str) -> None:
     check_formula(name, forced(Extrapolate(1, reach=FAR))["fixed"], guidance=False)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_forced_skips_are_the_formula_in_a_batch_of_another_size(name: str) -> None:
     check_formula(name, forced(Extrapolate(1, reach=FAR))["fixed"], batch=2, size="other")
@@ -175,7 +176,7 @@ def test_the_unconditional_stream_follows_the_conditional_one(name: str) -> None
     assert 0 < report.predicted < len(report.calls)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_guards_hold_whatever_the_method_thinks(name: str) -> None:
     """Three steps of warm-up, two last steps, three predictions in a row at most."""
@@ -187,7 +188,7 @@ def test_guards_hold_whatever_the_method_thinks(name: str) -> None:
     assert all(call.action == "computed" for call in report.calls if call.step < 3 or call.position >= 10)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_runs_under_min_steps_are_left_alone_and_the_report_says_so(name: str) -> None:
     output, report = accelerated(name, FixedInterval(2, min_steps=10), steps=8)

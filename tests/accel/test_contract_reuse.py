@@ -146,7 +146,7 @@ def forced(name: str, method: str = "fora") -> Any:
     return lambda denoiser, number: MODULES if schedule[denoiser][number] == "P" else ()
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @crossed("method", NEVER)
 def test_never_reusing_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -265,7 +265,7 @@ def test_an_exception_inside_of_a_module_leaves_nothing_behind(name: str) -> Non
     assert torch.equal(run(pipe, TINY[name]), plain(name))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only(kinds=(*KINDS, "wan_two_experts"))
 def test_extra_memory_is_one_output_of_every_module_and_stream(name: str) -> None:
     """The largest sum over denoisers: when a second expert starts, the first one's outputs are let go."""

@@ -76,7 +76,7 @@ def test_every_denoising_class_is_here_or_has_its_reason() -> None:
     assert not {*ZOO} & {*NOT_BUILT}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_class
 def test_a_cache_that_never_skips_changes_no_bit_and_leaves_nothing(name: str) -> None:
     pipe = pipeline(name)
@@ -88,6 +88,7 @@ def test_a_cache_that_never_skips_changes_no_bit_and_leaves_nothing(name: str) -
     assert torch.equal(run(pipe, ZOO[name]).nan_to_num(), plain(name).nan_to_num())
 
 
+@pytest.mark.part(3)
 @every_class
 def test_the_cache_skips_or_says_why(name: str) -> None:
     with accel.accelerate(pipeline(name), OFTEN) as session:
@@ -97,7 +98,7 @@ def test_the_cache_skips_or_says_why(name: str) -> None:
     assert cache.engaged or "(" in cache.reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_class
 def test_an_interrupted_run_leaves_nothing_to_the_next(name: str) -> None:
     pipe = pipeline(name)
@@ -187,6 +188,7 @@ def test_a_callback_interrupts_as_it_would_without(name: str) -> None:
         assert torch.equal(run(pipeline(name), ZOO[name]).nan_to_num(), cached(name).nan_to_num())
 
 
+@pytest.mark.slow  # test_clock.py has pipelines under other schedulers
 @pytest.mark.part(1)
 @every_class
 def test_under_another_scheduler_nothing_is_lost_either(name: str) -> None:

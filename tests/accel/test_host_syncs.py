@@ -111,6 +111,7 @@ def test_the_device_refuses_what_a_gpu_refuses_and_counts_what_makes_it_wait() -
     ]  # fmt: skip
 
 
+@pytest.mark.slow  # tests a count of the tests
 def test_the_count_sees_a_number_that_is_read_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy of ours that looks at the latents, as a careless one would."""
     from accel.caching.signal import NoSignal

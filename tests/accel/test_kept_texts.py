@@ -9,7 +9,7 @@ import torch
 
 import accel
 from accel.kept_texts import _encoders
-from accel.pocket import load
+from tests import shallow
 from tests.tiny.case import quiet
 
 CALL = {"num_inference_steps": 2, "num_frames": 1}
@@ -37,7 +37,7 @@ class Counting:
 
 @pytest.fixture
 def pipe() -> Any:
-    return quiet(load("video"))
+    return quiet(shallow.load("video"))
 
 
 def test_another_seed_takes_the_words_that_are_known(pipe: Any) -> None:
@@ -60,7 +60,7 @@ def test_another_seed_takes_the_words_that_are_known(pipe: Any) -> None:
 
 
 def test_words_are_encoded_anew_where_anything_differs_that_they_may_hang_on(pipe: Any) -> None:
-    other, counting = quiet(load("video")), Counting(pipe)
+    other, counting = quiet(shallow.load("video")), Counting(pipe)
     weight = pipe.text_encoder.encoder.block[0].layer[0].SelfAttention.q.weight
     with accel.accelerate(pipe, accel.Recipe()) as session:
         session.keep_texts()

@@ -39,6 +39,7 @@ def test_all_parts_have_the_type_that_was_saved_or_the_one_that_was_asked_for(na
         assert types_of(load_pipeline(str(saved / name), dtype=other, device="cpu")) == {getattr(torch, other)}
 
 
+@pytest.mark.slow  # the one above loads such folders, and test_command.py renders
 @pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_a_folder_in_few_bits_renders_without_being_told(name: str, saved: Path, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_layerwise_casting_which_nothing_takes_off(name: str, ours_first: bool) 
 # Libraries that replace the pipeline's class
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("ours_first", [True, False])
 @pytest.mark.parametrize("ours_off_first", [True, False])
 @pytest.mark.parametrize("through", [type, lambda pipe: pipe.__class__], ids=["type(pipe)", "pipe.__class__"])
@@ -257,7 +257,7 @@ GUARDS: dict[str, Any] = {"warmup": 1, "final": 0, "max_skips": 1, "min_steps": 
 METHODS = {"easy": EasyCache(math.inf, **GUARDS), "sea": SeaCache(math.inf, **GUARDS)}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name, method", [*((name, "easy") for name in TINY), ("wan", "sea"), ("sd", "sea")])
 def test_a_wrapped_forward_changes_nothing_whichever_came_first(name: str, method: str) -> None:
     pipe, steps = TINY[name].build(), 8 if name == "wan_two_experts" else STEPS

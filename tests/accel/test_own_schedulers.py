@@ -78,7 +78,7 @@ def state(scheduler: Any) -> dict[str, str]:
     return {name: repr(value) for name, value in vars(scheduler).items()}
 
 
-@pytest.mark.part(8)
+@pytest.mark.part(4)
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
 def test_functions_over_its_methods_lead_to_the_scheduler_itself_and_are_not_tried(name: str) -> None:
     scheduler = over_its_methods(SCHEDULERS[name](), "set_timesteps", "step")
@@ -123,7 +123,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("change", CHANGES)
 def test_settings_that_change_between_calls_are_those_of_the_next_one(change: str) -> None:
     scheduler, changed = CHANGES[change]

@@ -8,7 +8,7 @@ import inspect
 import json
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,7 @@ def fast(name: str) -> torch.Tensor:
 # Undo
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_pipeline
 def test_restore_puts_every_attribute_hook_and_class_back(name: str) -> None:
     pipe = TINY[name].build()
@@ -134,17 +134,6 @@ def test_no_cached_tensor_outlives_the_call() -> None:
     run(pipe, TINY["wan"])
     assert session.report().predicted and HELD
     assert all(reference() is None for reference in HELD)
-
-
-@pytest.fixture
-def quick_collection() -> Iterator[None]:
-    """Nothing is collected on its own, and what was there before the test is not looked through."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.unfreeze()
 
 
 @pytest.mark.usefixtures("quick_collection")
@@ -268,6 +257,7 @@ def test_a_copied_scheduler_steps_itself_and_not_the_original(duplicate: Callabl
     assert not isinstance(vars(scheduler).get("step"), accel.patch.Wrapper)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_copied_transformer_is_its_own_and_unaccelerated(duplicate: Callable[[Any], Any]) -> None:
     pipe, other = TINY["wan"].build(), TINY["wan"].build()
@@ -466,6 +456,7 @@ def test_group_offloading_with_streams_from_the_first_run_on(
     assert traces(pipe) == []
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "flux"])
 def test_a_denoiser_placed_by_a_device_map(name: str) -> None:
     """What `from_pretrained(device_map=...)` puts on it: hooks of accelerate, and where each part is."""
@@ -523,6 +514,7 @@ def test_lora_loaded_and_unloaded_while_accelerated() -> None:
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 
 
+@pytest.mark.slow  # test_compile.py has the blocks compiled, a test below the whole
 @pytest.mark.part(1)
 @pytest.mark.parametrize(("in_place", "compiled_first"), [(True, False), (False, True)])
 def test_compiled_transformer(in_place: bool, compiled_first: bool) -> None:

@@ -94,6 +94,7 @@ def _made(pipe: Any) -> Any:
     return result.frames[0] if hasattr(result, "frames") else result.images[0][None]
 
 
+@pytest.mark.slow  # test_self_check.py has a promise that is kept
 @pytest.mark.part(1)
 @pytest.mark.parametrize("preset", PROMISES)
 @pytest.mark.parametrize("scheduler", FOR_PICTURES)
@@ -102,6 +103,7 @@ def test_on_pictures_from_noise_predictions(scheduler: str, preset: str) -> None
     assert bool(said) == (scheduler in ("DDPM", "Heun"))
 
 
+@pytest.mark.slow  # test_self_check.py has a promise that is kept; the constants change rarely
 @pytest.mark.part(1)
 @pytest.mark.parametrize("scheduler", FOR_CLIPS)
 def test_on_clips_from_flows(scheduler: str) -> None:
@@ -123,6 +125,7 @@ def test_on_clips_under_all_others(scheduler: str, preset: str) -> None:
     assert bool(kept_or_said("video", MORE_CLIPS[scheduler], preset)) == (scheduler == "Heun")
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("scheduler", "reason"),
     [
@@ -144,6 +147,7 @@ def test_what_is_said_names_the_scheduler_the_reason_and_the_way_out(scheduler: 
     accel.restore(pipe)
 
 
+@pytest.mark.slow  # test_own_schedulers.py has it for noise that the call asks for
 def test_a_preset_computes_more_there() -> None:
     def computed(scheduler: Callable[[], Any]) -> int:
         pipe = TINY["sd"].build()

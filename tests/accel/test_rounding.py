@@ -74,6 +74,7 @@ def test_it_is_said_before_the_run_and_after() -> None:
         assert "rounds its activations to few bits" in str(session.report())
 
 
+@pytest.mark.slow  # the other tests here say when and that it is said
 def test_no_run_is_nearer_to_another_than_an_accelerated_one() -> None:
     """What is lost is lost to the rounding: a nudge of a millionth costs as much."""
     pipe = pocket.load("image")

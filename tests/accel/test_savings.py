@@ -80,6 +80,7 @@ def test_a_step_of_which_a_part_was_evaluated_is_no_evaluation_that_was_spared()
         assert session.report().predicted
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "sd", "sdxl"])
 def test_what_was_spared_and_what_was_computed_are_all_there_would_have_been(name: str) -> None:
     """Two calls for each step, and one batch: nothing is counted twice, and nothing is missing."""

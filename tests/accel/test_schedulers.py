@@ -138,7 +138,7 @@ def _walked(scheduler: Any, outputs: torch.Tensor) -> torch.Tensor:
     return torch.stack(samples)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", CORRECTABLE)
 def test_a_corrected_run_ends_where_the_plain_one_does_if_the_answers_are_a_parabola(name: str) -> None:
     """Whatever was forecast in between: here the last answer, held."""

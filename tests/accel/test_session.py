@@ -86,6 +86,7 @@ def test_the_parts_are_asked_for_once_at_the_door_and_once_in_each_call(monkeypa
 # Beside each other
 
 
+@pytest.mark.slow  # two that share their parts hold different ones too
 def test_two_pipelines_of_one_class_hold_different_recipes() -> None:
     one, two, three = build(), build(), build()
     with accel.accelerate(one, cache=EVERY_SECOND) as first, accel.accelerate(two, cache=EVERY_THIRD) as second:
@@ -105,6 +106,7 @@ def siblings() -> tuple[DiffusionPipeline, DiffusionPipeline]:
     return pipe, other
 
 
+@pytest.mark.slow  # the test before it has both accelerated
 @pytest.mark.part(1)
 @every_method
 def test_a_pipeline_that_shares_its_parts_with_an_accelerated_one_is_untouched(method: str) -> None:
@@ -237,6 +239,7 @@ def check_last_residual(exchanges: list[Exchange], marks: str) -> None:
             torch.testing.assert_close(exchange.outputs[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "sd"])
 def test_guidance_switched_off_by_the_recipe_of_the_diffusers_documentation(name: str) -> None:
     """The batch shrinks from two to one: from there on it is another stream with a history of its own."""
@@ -298,7 +301,7 @@ def test_a_run_stopped_by_its_callback_leaves_nothing_for_the_next(name: str, me
     assert torch.equal(output(pipe, name), plain(name))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_method
 def test_a_denoiser_that_raises_leaves_nothing_for_the_next_run(method: str) -> None:
     pipe, calls = build(), []
@@ -356,6 +359,7 @@ def test_every_expert_of_two_has_its_own_history() -> None:
     }
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux_controlnet", "sd3_controlnet"])
 def test_the_control_image_still_matters_when_steps_are_predicted(name: str) -> None:
     pipe = build(name)

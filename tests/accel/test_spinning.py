@@ -52,6 +52,7 @@ def test_what_the_user_has_set_stands(script: str) -> None:
     assert environment_of(script, GOMP_SPINCOUNT="7") == "['7', None]"
 
 
+@pytest.mark.slow  # test_imports.py looks at the same in its own program
 def test_a_script_that_imports_accel_is_left_as_it_is() -> None:
     """When torch is loaded; tests/test_imports.py looks once more after it."""
     assert environment_of("-c", f"{WATCH}import accel") == "[None, None]"

@@ -25,6 +25,7 @@ from accel.samplers import (
 )
 from accel.session import Session, bare
 from benchmarks.refiner.training import train_refiner
+from tests import shallow
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import pipeline, plain
 from tests.tiny import TINY, run
@@ -155,7 +156,7 @@ def test_a_recipe_that_does_not_fit_leaves_the_present_one_on() -> None:
 
 
 def pocket_pipe() -> Any:
-    pipe = pocket.load("video")
+    pipe = shallow.load("video")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

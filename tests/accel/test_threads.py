@@ -97,6 +97,7 @@ def test_a_pipeline_that_shares_weights_with_one_at_work_in_another_thread_is_no
     assert traces(fast) == traces(usual) == []
 
 
+@pytest.mark.slow  # with sharing weights: the two after it
 @pytest.mark.part(1)
 @pytest.mark.parametrize("name, times", [("wan", 5), ("wan", 20), ("flux", 20), ("sd", 4)])
 def test_accelerated_pipelines_over_the_same_weights_run_at_once_as_one_after_the_other(name: str, times: int) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accel import pocket
 from accel.app.limits import Limits
 from accel.app.models import Loader
 from accel.app.serve import launch
 from accel.app.studio import Studio
+from tests import shallow
 
 # Settings of a run that takes a second.
 SMALL: dict[str, Any] = {
@@ -54,7 +54,7 @@ class Served:
         self.studio.close()
 
     def _load(self, model: str, **_: Any) -> Any:
-        pipe = pocket.load(model.removeprefix("pocket:"))
+        pipe = shallow.load(model.removeprefix("pocket:"))
         pipe.transformer.blocks[0].register_forward_hook(self._count)
         return pipe
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 import accel
-from accel import pocket
 from accel.app.pair import Pair, Update
 from accel.app.settings import StudioSettings
 from accel.app.studio import Studio
 from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
+from tests import shallow
 
 PROMPT = "a red circle moves left on a dark background"
 BASE = StudioSettings(
@@ -35,7 +35,7 @@ class Stage:
 
     def _load(self, model: str, **_: Any) -> Any:
         self.loaded.append(model)
-        self.pipes[model] = pocket.load(model.removeprefix("pocket:"))
+        self.pipes[model] = shallow.load(model.removeprefix("pocket:"))
         self.pipes[model].transformer.blocks[0].register_forward_hook(self._count)
         return self.pipes[model]
 
@@ -55,7 +55,7 @@ def finished(updates: Iterator[Update]) -> Pair:
 
 def direct(settings: StudioSettings) -> Clip:
     """The clip of a plain call, float32."""
-    pipe = pocket.load("video")
+    pipe = shallow.load("video")
     generator = torch.Generator("cpu").manual_seed(settings.seed)
     named = {"width": settings.width, "height": settings.height, "num_frames": settings.frames}
     named["num_inference_steps"] = settings.steps

@@ -86,6 +86,7 @@ def test_run_streams_progress_and_ends_with_the_pair_and_its_files(client: Clien
     assert embedded(pair["files"]["accelerated"]).recipe == StudioSettings.from_dict(SMALL).recipe
 
 
+@pytest.mark.slow  # test_studio.py has it, and counts as exactly
 def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, client: Client, made: dict[str, Any]) -> None:
     before = served.calls
     answer = last(client, SMALL | {"recipe": "lossless"})
@@ -116,6 +117,7 @@ def test_votes_are_kept_with_the_settings(client: Client, made: dict[str, Any]) 
     assert votes[-1] == vote and "user" not in vote
 
 
+@pytest.mark.slow  # test_security.py asks it of the server, test_studio_jobs.py of the studio
 def test_history_is_the_visitors_own(served: Served, client: Client, made: dict[str, Any]) -> None:
     assert made["key"] in [run["key"] for run in client.predict(api_name="/history")]
     other = connected(served)
@@ -183,6 +185,7 @@ def test_a_client_that_goes_away_stops_its_work(served: Served, client: Client) 
         assert served.at_rest() - before <= 8  # the server notices between two answers
 
 
+@pytest.mark.slow  # test_studio_jobs.py has it of the studio
 @pytest.mark.parametrize("tuner", ["of a test", pytest.param("real", marks=pytest.mark.slow)])
 def test_tune_ends_with_a_pair(client: Client, tuner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """tests/tuning has the real one on its own."""

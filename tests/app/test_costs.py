@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import accel
-from accel import pocket
 from accel.app.costs import Costs
 from accel.app.dry_run import DryRun
 from accel.app.pair import Side
@@ -18,6 +17,7 @@ from accel.app.settings import StudioSettings
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.recipe import Recipe
 from accel.samplers import AdamsBashforth
+from tests import shallow
 from tests.accel.witness import pipeline
 
 BASE = StudioSettings(prompt="a red circle moves left on a dark background", steps=14)
@@ -25,7 +25,7 @@ BASE = StudioSettings(prompt="a red circle moves left on a dark background", ste
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return pocket.load("video")
+    return shallow.load("video")
 
 
 @pytest.fixture(scope="module")

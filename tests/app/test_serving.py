@@ -51,6 +51,7 @@ def allows(limits: Limits, model: str) -> bool:
     return True
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     ("options", "named", "others"),
     [

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import accel
-from accel import pocket
 from accel.app.pair import StudioError
 from accel.app.settings import StudioSettings, embedded
 from accel.app.studio import Studio
@@ -22,6 +21,7 @@ from accel.measure.media import to_pixels
 from accel.measure.metrics import psnr
 from accel.presets import PRESETS, resolve
 from accel.recipe import Recipe
+from tests import shallow
 from tests.app.stage import BASE, PROMPT, Stage, direct, finished
 
 OTHER, SEEDS = Recipe(cache=accel.OptimalSchedule(0.8)), {"cpu": 13, "meta": 15}
@@ -169,10 +169,10 @@ def test_a_size_that_the_pipeline_changes_is_told(stage: Stage) -> None:
 
 
 def test_recipes_go_by_the_calibrations_that_it_was_given() -> None:
-    pipe = pocket.load("video")
+    pipe = shallow.load("video")
     with accel.calibrating(pipe) as calibration:
         pipe(BASE.prompt, num_inference_steps=10, width=32, height=32, num_frames=5)
-    with Studio(calibrations=[calibration]) as studio:
+    with Studio(calibrations=[calibration], load=lambda *_, **__: pipe) as studio:
         pair = finished(studio.run(BASE))
         swept = list(studio.sweep(BASE, "cache", "compute", [0.5]))[-1].points
         off = finished(studio.run(replace(BASE, recipe=Recipe(name="off"))))

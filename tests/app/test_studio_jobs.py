@@ -32,7 +32,7 @@ def stage() -> Iterator[Stage]:
     assert not found.studio.folder.exists()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("moment", [1, 20])
 @pytest.mark.parametrize("way", ["event", "close"])
 def test_cancelling_stops_within_one_denoiser_call(stage: Stage, way: str, moment: int) -> None:

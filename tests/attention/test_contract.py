@@ -153,7 +153,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=1e-5 * max(float(b.abs().max()), 1.0))
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_pipeline
 def test_a_planner_that_stays_dense_changes_no_bit(name: str) -> None:
     output, report = accelerated(name, everywhere(lambda _: None), steps=3)
@@ -161,7 +161,7 @@ def test_a_planner_that_stays_dense_changes_no_bit(name: str) -> None:
     assert not report.levers[0].engaged and "as the method chose" in report.levers[0].reason
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @every_pipeline
 def test_a_full_plan_equals_the_plain_pipeline(name: str) -> None:
     output, report = accelerated(name, everywhere(full), steps=3)
@@ -169,7 +169,7 @@ def test_a_full_plan_equals_the_plain_pipeline(name: str) -> None:
     assert report.levers[0].engaged and "computing 100% of their" in report.levers[0].reason
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @every_pipeline
 def test_a_sparse_plan_equals_masked_dense_attention(name: str) -> None:
     output, report = accelerated(name, everywhere(rows_and_first), steps=3)
@@ -180,7 +180,7 @@ def test_a_sparse_plan_equals_masked_dense_attention(name: str) -> None:
     assert report.levers[0].reason.startswith(f"{len(computed)} of {len(computed)} self-attentions sparse")
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "mochi", "hunyuan_video", "cogvideox", "z_image", "sd", "animatediff"])
 def test_a_full_plan_for_a_batch_of_another_size(name: str) -> None:
     """The latents of "sd" are odd here, so its coarser level is rounded up; Z-Image pads its picture with tokens."""
@@ -225,7 +225,7 @@ def part_of_latents(name: str, latents: torch.Tensor, part: int) -> torch.Tensor
     return latents[:, :, part] if latents.ndim == 5 else latents[:, :, 2 * part : 2 * part + 2]
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", [name for name in TOKENS if name not in (*UNETS, "z_image", "wan_token_timesteps")])
 def test_tokens_that_see_only_their_own_part_do_not_hear_of_the_others(name: str) -> None:
     """Frames of clips, rows of pictures. Z-Image mixes its tokens before its first self-attention."""
@@ -246,6 +246,7 @@ def test_tokens_that_see_only_their_own_part_do_not_hear_of_the_others(name: str
     assert moved.tolist() == [part == changed for part in range(parts)]
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", UNETS)
 def test_the_layouts_of_a_u_net_are_the_pictures_that_its_attentions_are_given(name: str) -> None:
     root = denoisers(pipeline(name))["unet"]

@@ -30,7 +30,7 @@ def pairs(plan: KeyPlan, text: torch.Tensor, samples: int, heads: int) -> tuple[
     return mask, blocks.repeat_interleave(MASK_BLOCK, 2).repeat_interleave(MASK_BLOCK, 3)
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("form", ["identity", "shared", "own blocks", "own order"])
 @pytest.mark.parametrize(("size", "text"), [(96, 0), (128, 5), (200, 5)])
 def test_the_block_mask_is_the_plan(form: str, size: int, text: int) -> None:
@@ -68,7 +68,7 @@ def test_uneven_tiles_stand_behind_the_full_ones_so_that_those_stay_aligned() ->
     assert work.mask.kv_num_blocks[0, 0].tolist() == [0] * 12 + [1] * 3
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("text", [0, 4])

@@ -14,7 +14,7 @@ OTHERS: dict[str, Any] = {"sampler": UniPC(), "guidance": GuidanceDelta(), "cach
 LEVERS = {"three": THREE, "three others": OTHERS, "four": {**THREE, "attention": SageAttention()}}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "pixart"])  # two calls, and one batched call that is halved
 @pytest.mark.parametrize("levers", LEVERS)
 def test_a_denoiser_call_passes_at_most_eight_frames(name: str, levers: str) -> None:

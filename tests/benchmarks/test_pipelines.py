@@ -30,7 +30,7 @@ def test_no_lever_raises_and_every_no_has_its_reason() -> None:
         assert why or "no" not in cells
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_row_is_what_a_run_gives(name: str) -> None:
     assert page()[name] == str(tried(name))

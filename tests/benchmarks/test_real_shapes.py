@@ -17,6 +17,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_depth_tokens_and_parameters_are_the_published_ones(name: str) -> None:
     model = MODELS[name]

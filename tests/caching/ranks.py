@@ -30,6 +30,8 @@ PROBED = {
 }
 WHOLE = {"sea": SeaCache(0.3, min_steps=1), "static": FixedInterval(2, min_steps=1)}
 MODULES = {"ada": AdaCache((0.135, 3.0, 0.4, 2.0), min_steps=1)}
+SHARED = {"wan": {**WHOLE, **PROBED, **MODULES}, "flux": {label: PROBED[label] for label in ("first block", "tea")}}
+"""What runs on which pipeline. Flux, whose calls have one stream and its latents in a row, only with what probes it."""
 TOYS = {
     "tea": TeaCache(0.25, coefficients=(1.0, 0.0)),
     "not a number": TeaCache(0.25, coefficients=(1.0, 0.0), clamp=0),
@@ -69,7 +71,7 @@ def work(rank: int, folder: Path) -> None:
     )  # fmt: skip
     watch, results = Watch(), {}
     toys(rank, watch, results)
-    for name in ("wan", "flux"):
+    for name in SHARED:
         shared(name, watch, results)
     accelerated_before(watch, results)
     torch.save(results, folder / f"{rank}.pt")
@@ -97,11 +99,12 @@ def shared(name: str, watch: Watch, results: dict[Any, Any]) -> None:
     pipe = TINY[name].build()
     call = tiny_call(name, pipe)
     plain = call()
-    for label, cache in WHOLE.items():
-        results["alone", name, label] = accelerated(pipe, cache, watch, call)
+    for label, cache in SHARED[name].items():
+        if label in WHOLE:
+            results["alone", name, label] = accelerated(pipe, cache, watch, call)
     pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS))
     before = call()
-    for label, cache in {**WHOLE, **PROBED, **(MODULES if name == "wan" else {})}.items():
+    for label, cache in SHARED[name].items():
         results[name, label] = accelerated(pipe, cache, watch, call)
     results["plain", name] = plain, before, call()
 

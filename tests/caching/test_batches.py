@@ -78,7 +78,7 @@ def observed(signal, latents, step):
     return distance
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("name", "cache"),
     [

@@ -92,7 +92,7 @@ def test_ours_and_theirs_act_beside_each_other_whichever_came_first(name: str, l
     assert not torch.equal(outputs[0], plain(name))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("name", "levers"), [("wan", "cache"), ("wan", "both"), ("flux_true_guidance", "both")])
 def test_theirs_changes_nothing_of_ours_where_it_skips_nothing(name: str, levers: str) -> None:
     alone, beside = TINY[name].build(), TINY[name].build()

@@ -66,6 +66,7 @@ def test_one_graph_serves_plain_accelerated_and_restored_runs(label, whole):
     torch.testing.assert_close(output, accelerated(pipeline("wan"), CACHES[label]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow  # the test above has the same with a quicker backend
 @pytest.mark.part(1)
 @pytest.mark.parametrize("label", ["interval", "easy"])
 def test_a_graph_that_was_made_in_an_accelerated_run_serves_the_others(label):
@@ -79,6 +80,7 @@ def test_a_graph_that_was_made_in_an_accelerated_run_serves_the_others(label):
     assert graphs() == 1 and not counters["recompiles"]
 
 
+@pytest.mark.slow  # tests a count of the tests
 def test_the_count_sees_a_recompilation():
     """Another size needs another graph, and that is noticed."""
     pipe = compiled()

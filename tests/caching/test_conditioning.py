@@ -65,6 +65,7 @@ def test_a_prompt_that_is_exchanged_begins_a_new_history_in_every_pipeline(name:
     assert len(found.timeline()) <= 4
 
 
+@pytest.mark.slow  # tests the test above
 def test_most_pipelines_hand_on_an_exchanged_prompt() -> None:
     """Else the test above would test nothing: here is one of each kind of guidance."""
     for name in ("wan", "sd", "flux"):
@@ -145,6 +146,7 @@ def test_a_controlnet_that_ends_begins_a_new_history(name: str) -> None:
     assert next(iter(report(pipe, name).timeline().values())) == "███···█···██"
 
 
+@pytest.mark.slow  # its outcome; that it ends is told by the tests before it
 @pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd3_controlnet", "flux_controlnet"])
 def test_a_controlnet_that_ends_costs_no_quality(name: str) -> None:

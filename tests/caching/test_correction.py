@@ -26,7 +26,7 @@ def ended(pipe: FormulaPipeline, predictor: accel.caching.Predictor) -> tuple[to
         return pipe(), session.report()
 
 
-@pytest.mark.part(6)
+@pytest.mark.part(3)
 @pytest.mark.parametrize("space", ["output", "x0"])
 @pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("name", ["DDIMScheduler", "ddim v", "euler sample", "FlowMatchEulerDiscreteScheduler"])
@@ -52,7 +52,7 @@ MULTISTEP: dict[str, tuple[str, accel.samplers.Sampler, str]] = {
 }
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", MULTISTEP)
 @pytest.mark.parametrize("interval", [2, 4])
 def test_so_does_a_run_whose_updates_are_another_solvers(name: str, interval: int) -> None:

@@ -50,6 +50,7 @@ def test_timesteps_of_the_users_own_end_on_a_computed_step(cache: Any) -> None:
     assert done[-1] == "█"
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("steps", "left_alone"), [(25, True), (40, False)])
 def test_the_fewest_steps_are_counted_among_those_that_run(steps: int, left_alone: bool) -> None:
     """At strength 0.3 of 25 steps 7 run."""
@@ -81,7 +82,7 @@ def test_a_run_that_is_interrupted_after_a_prediction_says_so() -> None:
 # Two experts
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("cache", [*CACHES, FirstBlockCache(0.2)], ids=str)
 @pytest.mark.parametrize("steps", [12, 30])
 def test_each_expert_ends_on_a_computed_step_and_begins_with_a_history_of_its_own(cache: Any, steps: int) -> None:
@@ -93,7 +94,7 @@ def test_each_expert_ends_on_a_computed_step_and_begins_with_a_history_of_its_ow
     assert any("·" in done for done in lines.values())
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("preset", ["balanced", "fast", "turbo"])
 @pytest.mark.parametrize("steps", [24, 50])
 def test_presets_count_the_fewest_steps_per_run_and_not_per_expert(preset: str, steps: int) -> None:

@@ -131,7 +131,7 @@ def test_a_method_without_measurements_corrects_as_ever() -> None:
     assert method.informed(method.predictor, None, range(3), None) == (method.predictor, "")
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("steps", [14, 30])
 def test_presets_compute_the_same_steps(preset: str, steps: int) -> None:

@@ -101,6 +101,7 @@ def test_the_report_counts_module_calls_and_bytes() -> None:
     assert reasons == ["warm-up", "warm-up", reuses, reuses, nothing, reuses, reuses, "last steps"]
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("method", "outputs"),
     [

@@ -13,11 +13,11 @@ from accel.caching.policy import AccumulatedDistance
 from accel.call import DenoiserCall
 from accel.clock import StepContext
 from tests.caching import ranks
-from tests.caching.ranks import MODULES, PROBED, RANKS, WHOLE
+from tests.caching.ranks import MODULES, PROBED, RANKS, SHARED, WHOLE
 from tests.processes import needs_fork
 
 pytestmark = needs_fork
-ADAPTIVE = [(name, label) for name in ("wan", "flux") for label in ("sea", *PROBED)]
+ADAPTIVE = [(name, label) for name in SHARED for label in ("sea", *PROBED) if label in SHARED[name]]
 BEFORE = [("before", label) for label in ("sea", "first block")]
 
 
@@ -124,21 +124,20 @@ def test_what_was_accelerated_before_its_denoiser_was_split_sees_the_latents_who
 
 
 @pytest.mark.parametrize("label", WHOLE)
-@pytest.mark.parametrize("name", ["wan", "flux"])
-def test_what_is_seen_whole_is_decided_as_on_one_device(found, name, label):
-    alone, shared = found["alone", name, label][0], found[name, label][0]
+def test_what_is_seen_whole_is_decided_as_on_one_device(found, label):
+    alone, shared = found["alone", "wan", label][0], found["wan", label][0]
     assert shared["timeline"] == alone["timeline"]
     torch.testing.assert_close(shared["output"], alone["output"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("scenario", [("together", "static"), ("wan", "static"), ("flux", "static")])
+@pytest.mark.parametrize("scenario", [("together", "static"), ("wan", "static")])
 def test_a_static_schedule_asks_nobody(found, scenario):
     pair = found[scenario]
     assert alike(pair) and "·" in next(iter(pair[0]["timeline"].values()))
     assert pair[0]["reductions"] == 0
 
 
-@pytest.mark.parametrize("name", ["wan", "flux"])
+@pytest.mark.parametrize("name", SHARED)
 def test_leaving_early_leaves_nothing_half_done_in_the_hooks_that_split_and_gather(found, name):
     for plain, before, after in found["plain", name]:
         assert torch.equal(before, after)

@@ -38,6 +38,7 @@ def accelerated(pipe: Any, name: str, recipe: Recipe) -> tuple[torch.Tensor, acc
         return run(pipe, TINY[name], steps=STEPS), session.report()
 
 
+@pytest.mark.part(1)
 @every_cache
 def test_inference_mode_changes_nothing(label: str) -> None:
     expected, _ = accelerated(pipeline("wan"), "wan", BOUNDARY[label])
@@ -81,7 +82,7 @@ def test_autocast_leaves_the_latents_in_their_data_type() -> None:
     assert (found - plain).norm() < 0.5 * plain.norm()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux", "ltx"])
 @every_cache
 def test_outputs_that_the_next_evaluation_writes_over_are_not_kept(name: str, label: str) -> None:
@@ -113,6 +114,7 @@ def test_compiled_blocks_are_one_whole_graph_that_is_never_made_again() -> None:
     assert counters["stats"]["unique_graphs"] == graphs and not counters["recompiles"]
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("predictor", [Extrapolate(1), Extrapolate(2, space="x0")])
 def test_memory_of_the_report_is_what_the_docstring_says(predictor: Extrapolate) -> None:
     """max(order + 2, corrector) outputs, and with the corrector one float32 more, of latent size, per stream."""

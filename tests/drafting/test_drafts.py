@@ -57,7 +57,7 @@ def expected(name: str, recipe: Recipe) -> Any:
     return plain(tiny(name)[0], recipe, tiny(name)[1])
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", kinds())
 def test_a_finished_draft_is_the_plain_run_bit_for_bit(name: str) -> None:
     pipe, arguments = tiny(name)
@@ -69,7 +69,7 @@ def test_a_finished_draft_is_the_plain_run_bit_for_bit(name: str) -> None:
         assert np.array_equal(one, expected(name, recipe))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "flux", "ltx", "flux_img2img"])
 def test_a_draft_costs_its_share_and_shows_what_comes(name: str) -> None:
     """Nothing is skipped, so a draft of more of the run is nearer to its end."""
@@ -104,7 +104,7 @@ def test_weights_that_have_changed_since_are_noticed() -> None:
     assert np.array_equal(to_frames(draft.finish(CAREFUL)), plain(pipe, CAREFUL, arguments))
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     "inside",
     [

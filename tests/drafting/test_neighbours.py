@@ -70,6 +70,7 @@ def made_from(pipe: Any, seed: int, moves: Moves, arguments: dict[str, Any]) -> 
     return to_frames(pipe(**arguments, latents=moves(noise)))
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("budget", [0.7, 1.5])
 def test_the_budget_is_kept(wan: tuple[Any, dict[str, Any]], budget: float) -> None:
     pipe, arguments = wan

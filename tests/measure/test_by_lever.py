@@ -15,6 +15,7 @@ from accel.measure.page import render_page
 from accel.measure.results import Comparison
 from accel.recipe import Recipe
 from accel.samplers import Euler, GuidanceInterval
+from tests import shallow
 from tests.measure.rows import row, sample
 
 CACHE, GUIDANCE, SAMPLER = FixedInterval(2, warmup=1, min_steps=1), GuidanceInterval(0.2, 0.7), Euler(steps=0.75)
@@ -110,7 +111,7 @@ def measured() -> Comparison:
     call = {"num_frames": 5, "height": 32, "width": 32}
     both = Recipe(cache=CACHE, sampler=SAMPLER)
     return accel.compare(
-        pocket.load("video"), [("both", both)], pocket.prompts(1, 1), steps=8, call_arguments=call,
+        shallow.load("video"), [("both", both)], pocket.prompts(1, 1), steps=8, call_arguments=call,
         fewer_steps=False, by_lever=True, progress=False,
     )  # fmt: skip
 

@@ -43,6 +43,7 @@ def test_what_does_not_fit_comes_back_from_disk(temporary: Path) -> None:
         clips["recipe 9", 0]
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_the_files_go_with_their_owner(temporary: Path) -> None:
     clips = ClipStore(most=0)
     clips["one", 0] = clip(1)

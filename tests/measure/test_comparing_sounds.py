@@ -55,7 +55,7 @@ def test_a_film_is_judged_by_its_frames_and_by_its_sound() -> None:
     tiny = ZOO["LTX2Pipeline"]
     pipe = tiny.build()
     found = accel.compare(
-        pipe, RECIPES, steps=8, call_arguments=tiny.arguments(pipe), fewer_steps=False, progress=False
+        pipe, RECIPES, steps=6, call_arguments=tiny.arguments(pipe), fewer_steps=False, progress=False
     )
     row = found.row("every other")
     assert row.psnr is not None and row.snr is not None and row.decibels == row.psnr

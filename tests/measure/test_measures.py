@@ -15,13 +15,14 @@ from accel.measure.page import render_page
 from accel.measure.results import Comparison
 from accel.measure.rows import ResultRow
 from accel.measure.tables import as_text, phases_table
+from tests import shallow
 from tests.measure.rows import row
 
 
 @pytest.fixture(scope="module")
 def measured() -> Comparison:
     """Two seeds of a short clip."""
-    pipe = pocket.load("video")
+    pipe = shallow.load("video")
     call = {"num_frames": 5, "height": 32, "width": 32}
     return accel.compare(
         pipe, [("skipping", accel.FixedInterval(3, min_steps=1))], pocket.prompts(1, 1), (0, 1), steps=6,

@@ -86,7 +86,7 @@ def test_pictures_of_a_batch_are_those_of_single_calls(pipe):
         assert np.allclose(batch[index], picture(pipe, prompt, index, num_inference_steps=2)[0], atol=1e-4)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kind", [DiffusionPipeline, StableDiffusionPipeline, StableDiffusionPocketPipeline])
 def test_a_saved_pipeline_loads_as_itself_and_as_the_stock_class(pipe, kind, tmp_path):
     pipe.save_pretrained(tmp_path)

@@ -50,7 +50,7 @@ def account(session: accel.Session) -> LeverReport:
     return next(lever for lever in session.report().levers if lever.lever == "precision")
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_method
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "sd", "pixart"])
 def test_it_acts_and_gives_the_pipeline_back_bit_for_bit(method: ReducedPrecision, name: str) -> None:
@@ -233,6 +233,7 @@ UNFIT: dict[str, tuple[Callable[[Any], object], ReducedPrecision, str]] = {
 }
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("change", "method", "why"), UNFIT.values(), ids=UNFIT)
 def test_where_nothing_fits_it_says_so_and_does_nothing(
     change: Callable[[Any], object], method: ReducedPrecision, why: str
@@ -294,6 +295,7 @@ def test_beside_a_cache_computed_steps_are_in_fewer_bits() -> None:
     assert report.computed < len(report.calls)
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("format", "coarse"), [("bfloat16", False), ("int8", True)])
 def test_coarse_activations_are_said_where_they_were_computed(format: str, coarse: bool) -> None:
     pipe = TINY["wan"].build()
@@ -358,6 +360,7 @@ def test_pocket_models_stay_near(model: str, format: str, request: pytest.Fixtur
     assert sum(near) / len(near) >= DECIBELS[format]
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_a_session_does_not_keep_the_models_weights_alive() -> None:
     pipe = TINY["wan"].build()
     session = accel.accelerate(pipe, accel.Recipe(precision=ONE))

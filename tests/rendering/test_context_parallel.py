@@ -17,7 +17,7 @@ SECONDS = 900
 
 def start(ranks: int, folder: Path, recipe: str) -> list[processes.Program]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-    command = ["--steps", "12", "--recipe", recipe, "--out", str(folder / f"{ranks}.mp4")]
+    command = ["--steps", "9", "--recipe", recipe, "--out", str(folder / f"{ranks}.mp4")]
     return [
         processes.start(
             SCRIPT, command, meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, folder / f"{rank} of {ranks}"

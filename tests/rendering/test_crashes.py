@@ -19,7 +19,7 @@ import accel
 from accel.rendering.folder import OutputFolder
 from tests.rendering.studio import SMALL, check_exactly_once, ledger_lines, worded
 
-JOBS = 40
+JOBS = 24
 LINES = [{"prompt": f"prompt {number}", "repeat": 4, "frames": 1} for number in range(JOBS // 4)]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -84,6 +84,7 @@ def forged(out: Path, **changes: Any) -> None:
     (out / "ledger.jsonl").write_text(json.dumps(entry | changes) + "\n")
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("file", ["../outside/precious.png", "{outside}/precious.png", "away/precious.png"])
 def test_a_line_that_names_a_file_elsewhere_is_not_believed(file: str, out: Path, outside: Path) -> None:
     """Not as done, not in the page, and no part is moved there."""
@@ -231,7 +232,7 @@ def claim(out: str, number: int, at_once: Any) -> None:
 def test_shards_that_start_at_once_do_not_stumble_over_each_other(tmp_path: Path) -> None:
     """Three of sixty starts of eight shards failed, when all wrote the same temporary file."""
     context = multiprocessing.get_context("fork")
-    for start in range(5):
+    for start in range(2):
         at_once = context.Barrier(8)
         args = [(str(tmp_path / str(start)), number, at_once) for number in range(1, 9)]
         shards = [context.Process(target=claim, args=arguments) for arguments in args]

@@ -42,6 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "line", "argument"),
     [

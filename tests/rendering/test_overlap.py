@@ -173,7 +173,7 @@ def test_texts_are_encoded_once_for_both(tmp_path: Path, monkeypatch: pytest.Mon
 # Failures
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("stage", ["before", "denoiser", "decoder"])
 def test_a_job_that_fails_fails_alone_and_in_its_place(stage: str, watch: Watch, tmp_path: Path) -> None:
     def fail(prompt: str) -> None:
@@ -284,7 +284,7 @@ def picky(habit: str) -> Picky:
     return pipe
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("habit", "why"),
     [
@@ -355,7 +355,7 @@ def test_jobs_that_are_no_plain_call_are_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "overlap") == contents(tmp_path / "plain")
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ZOO)
 def test_two_calls_of_any_pipeline_a_stage_apart_give_what_each_gives_alone(name: str) -> None:
     pipe, made = ZOO[name].build(), {}

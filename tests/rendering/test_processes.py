@@ -106,6 +106,7 @@ def test_a_killed_driver_takes_its_workers_along_and_resumes(tmp_path: Path, mon
     check_exactly_once(tmp_path, 50)
 
 
+@pytest.mark.slow  # test_overlap.py interrupts in one process
 def test_ctrl_c_finishes_the_jobs_at_hand(tmp_path: Path) -> None:
     def interrupt() -> None:
         end = time.monotonic() + 600

@@ -69,7 +69,7 @@ def kill_some(out: Path, lines: list[Any], workers: int, targets: list[str], mos
 @pytest.mark.parametrize(
     ("workers", "jobs", "targets"),
     [
-        (1, 60, ["driver"] * 5),
+        (1, 40, ["driver"] * 3),
         pytest.param(1, 1000, ["driver"] * 40, marks=pytest.mark.slow),
         pytest.param(2, 1000, ["worker"] * 10 + ["driver"] * 10, marks=pytest.mark.slow),
     ],

@@ -262,6 +262,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeyp
     assert pipe.calls == []
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ""])
 def test_an_output_name_may_have_the_suffix_of_its_file(suffix: str, tmp_path: Path) -> None:
     render(worded(), [still("one", output=f"a/o0{suffix}"), {"prompt": "one", "output": "o1.mp4"}], tmp_path)

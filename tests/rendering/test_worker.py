@@ -69,6 +69,7 @@ def test_an_error_of_the_writer_reaches_the_one_who_waits() -> None:
         writer.close()
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("overlap", "kind"), [(False, "output"), (True, "output"), (True, "broken")])
 def test_an_error_of_the_last_piece_is_told_while_a_worker_waits_for_another(
     overlap: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

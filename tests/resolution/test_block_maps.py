@@ -101,6 +101,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence() -> None:
         CoarseToFine(maps=(1.0, 2.0))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(("name", "channels"), [("wan", 16), ("flux", 16), ("sd", 4)])
 def test_pipelines_run_with_maps_and_say_where_these_are_of_another_autoencoder(name: str, channels: int) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -62,7 +62,7 @@ def accelerated(name: str, steps: int = STEPS, **levers: Any) -> tuple[torch.Ten
     return run(pipe, TINY[name], steps=steps), session.report()
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TINY)
 def test_every_pipeline_is_answered_at_a_smaller_size_or_says_why_not(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]
@@ -77,6 +77,7 @@ def test_every_pipeline_is_answered_at_a_smaller_size_or_says_why_not(name: str)
     assert UNTOUCHED.get(name, "") in lever.reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("method", [CoarseToFine(0.0, factor=1), CoarseToFine(1.0)], ids=str)
 def test_a_factor_of_one_and_a_level_that_no_step_is_above_change_nothing(method: CoarseToFine) -> None:
     found, report = accelerated("wan", resolution=method)
@@ -92,7 +93,7 @@ def test_the_tokens_are_really_fewer() -> None:
     assert seen[0] * 4 == seen[-1]
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "pixart", "flux"])
 @pytest.mark.parametrize(
     "levers",
@@ -114,6 +115,7 @@ def test_it_goes_with_other_levers(name: str, levers: dict[str, Any]) -> None:
         assert next(lever for lever in report.levers if lever.lever == "cache").engaged
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "animatediff"])
 def test_a_deep_feature_of_the_small_size_is_not_used_at_full_size(name: str) -> None:
     found, report = accelerated(name, steps=16, resolution=CoarseToFine(0.4), cache=accel.DeepCache(3))

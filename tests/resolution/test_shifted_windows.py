@@ -119,7 +119,7 @@ def test_the_work_grows_with_the_area() -> None:
     assert pixels == [2 * (4 + 1), 2 * (8 + 1), 2 * (16 + 1)]
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TINY)
 def test_every_pipeline_is_cut_or_says_why_not(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]
@@ -135,6 +135,7 @@ def test_every_pipeline_is_cut_or_says_why_not(name: str) -> None:
     assert UNTOUCHED.get(name, "") in lever.reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3"])
 def test_cache_and_guidance_act_on_the_whole(name: str) -> None:
     pipe, tiny = TINY[name].build(), TINY[name]

@@ -58,6 +58,7 @@ def accelerated(scheduler: Any, sampler: Sampler, steps: int = 4, **options: Any
 # Against diffusers
 
 
+@pytest.mark.part(6)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_lcm_is_diffusers_lcm_with_the_same_noise(prediction: str, steps: int) -> None:
@@ -67,7 +68,7 @@ def test_lcm_is_diffusers_lcm_with_the_same_noise(prediction: str, steps: int) -
     assert relative(accelerated(scheduler, LCM(), steps, generator=seeded()), expected) < 2e-5
 
 
-@pytest.mark.part(9)
+@pytest.mark.part(5)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 4, 8])
@@ -92,6 +93,7 @@ def test_lcm_is_diffusers_flow_lcm_with_the_same_noise(steps: int, shift: float)
     assert relative(found, x) < 1e-6
 
 
+@pytest.mark.part(4)
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -241,7 +243,7 @@ SEEDED = [
 ]
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name_of_pipeline", SEEDED)
 @every_sampler
 def test_a_seed_decides_everything(name: str, name_of_pipeline: str) -> None:
@@ -273,6 +275,7 @@ def test_one_step_is_eulers_step_to_the_end(name: str) -> None:
     assert relative(found, plain("sd3", steps=1)) < 1e-6
 
 
+@pytest.mark.slow  # test_scheduler_swap.py has the same of a scheduler
 @pytest.mark.part(1)
 @every_sampler
 @pytest.mark.parametrize("name_of_pipeline", ["wan", "sdxl"])

@@ -74,7 +74,7 @@ def test_a_solver_starts_anew_at_the_switch_as_with_a_second_expert() -> None:
     assert "8 of 8 updates replaced" in report.levers[0].reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "name", ["wan", "wan_token_timesteps", "flux", "z_image", "sdxl", "sd", "animatediff", "mochi"]
 )
@@ -87,6 +87,7 @@ def test_two_copies_of_one_network_are_that_network(name: str, side: str) -> Non
     assert whose == {True, False}, "both must have answered"
 
 
+@pytest.mark.slow  # two copies of one network are that network, above
 @pytest.mark.part(1)
 @crossed("cache", [None, DeepCache(2), FORA(2), FixedInterval(2, **GUARDS)], ["wan", "sdxl", "ltx"], kinds=["wan"])
 def test_at_the_ends_there_is_one_model_alone_with_every_cache(name: str, cache: Any) -> None:
@@ -147,6 +148,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("quick_collection")
 @pytest.mark.part(1)
 @pytest.mark.parametrize("folder", ["alone", "pipeline"])
 def test_a_folder_is_read_at_the_first_call_and_let_go_by_restore(saved: Path, folder: str) -> None:

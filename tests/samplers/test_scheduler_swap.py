@@ -124,7 +124,7 @@ def test_every_pair_in_the_table_has_the_same_model(kind: str, prediction: str) 
         assert not made.config.get("clip_sample") and not made.config.get("thresholding")
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
     ("kind", "into"),
@@ -141,6 +141,7 @@ def test_the_exchanged_one_ends_where_the_exact_flow_ends(kind: str, into: str, 
     assert (found - ending(own)).norm() < 0.03 * ending(own).norm()
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("into", [name for name, row in KNOWN.items() if row.pure_noise])
 def test_models_that_start_from_pure_noise_keep_doing_so(into: str) -> None:
     own = DDIMScheduler(**BETAS, **ZERO, prediction_type="v_prediction")
@@ -329,6 +330,7 @@ def test_a_loop_of_ones_own_finds_it_too() -> None:
         assert pipe.scheduler is own
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_a_kept_session_keeps_no_pipeline() -> None:
     pipe = TINY["sdxl"].build()
     gone = weakref.ref(pipe.unet)

@@ -83,6 +83,7 @@ class MixturePipeline:
         return sample
 
 
+@pytest.mark.slow  # a search for its outcome
 @pytest.mark.part(1)
 @pytest.mark.parametrize("sampler", [PseudoCorrector(), Euler()], ids=str)
 def test_what_it_finds_beats_the_schedulers_levels_on_runs_it_has_not_seen(sampler: Any) -> None:

@@ -180,7 +180,7 @@ def told(name: str, schedule: Sigmas, **options: Any) -> tuple[list[float], Any,
 TABLE = (1.0, 0.97, 0.9, 0.8, 0.6, 0.5, 0.3, 0.1)  # ends where LTX's scheduler does
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     "name", ["flux", "flux_img2img", "sd3", "qwen_image", "z_image", "ltx", "mochi", "hunyuan_video", "wan", "wan_i2v"]
 )
@@ -224,6 +224,7 @@ def test_dynamic_shift_of_the_pipeline_is_the_default_of_shift() -> None:
     assert levels[-1] > 0.1
 
 
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     ("name", "schedule", "reason"),
     [

@@ -37,7 +37,7 @@ every_solver = pytest.mark.parametrize("name", SOLVERS)
 UNEVEN = (0.9, 0.8, 0.55, 0.5)
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @every_solver
 def test_order_of_convergence_on_an_exact_score(name: str) -> None:
     """Halving the steps divides the error by 2 to the order: the slope of the last doublings is the order."""
@@ -51,6 +51,7 @@ def test_order_of_convergence_on_an_exact_score(name: str) -> None:
     assert slopes[-1] == pytest.approx(ORDERS[name], abs=0.35)
 
 
+@pytest.mark.part(40)
 @every_solver
 @pytest.mark.parametrize("known", [1, 2, 3, 4])
 @pytest.mark.parametrize("remaining", [1, 2, 9])
@@ -113,6 +114,7 @@ def test_first_order_solvers_are_euler() -> None:
     )
 
 
+@pytest.mark.slow  # what it hangs on, the orders of convergence, is tested above
 @pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["pseudo-corrector", "Adams-Bashforth 2", "UniPC-2"])
 def test_twenty_steps_are_nearer_to_the_truth_than_fifty_of_euler(name: str) -> None:

@@ -57,7 +57,7 @@ def test_all_that_are_in_no_other_group_have_the_euler_scheduler_of_flows() -> N
     assert [name for name in TINY if type(pipeline(name).scheduler) is FlowMatchEulerDiscreteScheduler] == EULER_FLOWS
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", EULER_FLOWS)
 def test_euler_is_the_flow_schedulers_own_update_bit_for_bit(name: str) -> None:
     output, report = sampled(name, Euler())
@@ -72,7 +72,7 @@ def test_euler_is_the_update_of_epsilon_and_v_schedulers_to_rounding(name: str) 
     assert relative(sampled(name, Euler())[0], plain(name)) < 3e-6
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("name", "solver"), [("wan", UniPC()), ("wan_i2v", UniPC()), ("sana", DPMSolver()), ("pixart", DPMSolver())]
 )
@@ -80,7 +80,7 @@ def test_solvers_that_diffusers_has_are_the_same_as_there_in_a_pipeline(name: st
     assert relative(sampled(name, solver, steps=16)[0], plain(name, steps=16)) < 1e-5
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @crossed("solver", HISTORY)
 def test_every_pipeline_runs_with_every_solver_or_says_why_not(name: str, solver: str) -> None:
     output, report = sampled(name, HISTORY[solver])
@@ -120,7 +120,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.part(20)
+@pytest.mark.part(10)
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.parametrize("steps", [6, 16])
 @pytest.mark.parametrize("solver", [UniPC(1), UniPC(2), UniPC(3), DPMSolver(1), DPMSolver(2)], ids=str)
@@ -187,7 +187,7 @@ def test_euler_is_the_schedulers_own_step_in_every_convention(
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("solver", HISTORY)
 @pytest.mark.parametrize("second", [{"prediction_type": "v_prediction"}, FLOW])
 def test_two_schedulers_of_one_class_have_each_the_facts_of_their_own_settings(
@@ -352,6 +352,7 @@ def check_pseudo_corrector(seen: list[Update], begins: set[int]) -> None:
         torch.testing.assert_close(update.result, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "steps", "begins"),
     [
@@ -382,6 +383,7 @@ def test_what_a_pipeline_changes_between_steps_is_kept() -> None:
     torch.testing.assert_close(seen[4].sample, seen[3].result * 0.5)
 
 
+@pytest.mark.slow  # test_contract.py has it of caches and of guidance; solvers are elementwise
 @pytest.mark.part(1)
 @crossed("solver", HISTORY, ["wan", "sdxl", "flux", "cogvideox"], kinds=["wan"])
 def test_a_batch_of_three_is_three_single_runs(name: str, solver: str) -> None:
@@ -434,7 +436,7 @@ def attributes(pipe: Any) -> dict[str, set[str]]:
     return {name: set(vars(part)) for name, part in pipe.components.items() if hasattr(part, "__dict__")}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_restored_is_bit_identical_without_residue(name: str) -> None:
     pipe = TINY[name].build()
@@ -465,7 +467,7 @@ def test_two_pipelines_that_share_a_scheduler_have_each_their_own_update() -> No
 # Steps, and other levers
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "flux", "animatediff"])
 def test_a_share_of_the_steps_is_the_run_with_fewer_steps(name: str) -> None:
     seen: list[int] = []

@@ -95,7 +95,7 @@ def build_animatediff() -> DiffusionPipeline:
 
 def sd_arguments(ask: Ask) -> dict[str, Any]:
     """The second size has odd latents, which the U-Net halves and has to restore."""
-    arguments: dict[str, Any] = ask.extent((128, 128), (72, 104))
+    arguments: dict[str, Any] = ask.extent((64, 64), (72, 56))
     arguments |= {"guidance_scale": 3.0 if ask.guidance else 1.0, "prompt_embeds": ask.words(8, TEXT)}
     if ask.guidance:
         arguments["negative_prompt_embeds"] = ask.negative_words(8, TEXT)
@@ -158,7 +158,7 @@ def build_svd() -> DiffusionPipeline:
 
 def svd_arguments(ask: Ask) -> dict[str, Any]:
     """There is no text: the prompt is the picture."""
-    arguments: dict[str, Any] = ask.extent((64, 64), (64, 96))
+    arguments: dict[str, Any] = ask.extent((32, 32), (32, 48))
     pictures = picture(ask.prompt, 224, 224, ask.batch)
     return arguments | {
         "image": [_pil(each) for each in pictures] if ask.batch > 1 else _pil(pictures[0]),

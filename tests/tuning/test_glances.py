@@ -19,6 +19,7 @@ from accel.tuning.narrowing import acting
 from accel.tuning.space import settings, space_of
 from accel.tuning.surrogate import TimeFactors
 from accel.tuning.trials import GLANCE_STEPS, Glance, TrialRunner
+from tests import shallow
 from tests.tiny.case import quiet
 
 WEIGHTS = Int8Weights(min_tokens=2)
@@ -49,7 +50,7 @@ class Working:
 
 @pytest.fixture
 def pipe() -> Any:
-    return quiet(pocket.load("video"))
+    return quiet(shallow.load("video"))
 
 
 def runner(pipe: Any, folder: Path) -> TrialRunner:

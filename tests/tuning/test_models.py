@@ -15,6 +15,7 @@ from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
 from accel.tuning import ModelChoice, ModelFront, Route
 from accel.tuning.models import RUNS, default_choices
+from tests import shallow
 from tests.accel.residue import of_denoisers
 
 CALL = {"num_frames": 1, "height": 32, "width": 32}
@@ -26,7 +27,7 @@ CHOICES = [ModelChoice("base", 0, 4), ModelChoice("base, fast", 0, 4, FAST), Mod
 @pytest.fixture(scope="module")
 def pipes() -> list[Any]:
     """They have run once, because diffusers adds attributes of its own then."""
-    found = [pocket.load("video"), pocket.load("few")]
+    found = [shallow.load("video"), shallow.load("few")]
     for pipe in found:
         with without_progress_bars(pipe):
             pipe(PROMPTS[0], num_inference_steps=2, **CALL)

@@ -70,7 +70,7 @@ def at_least(limit: float) -> TuningGoal:
     return TuningGoal((Bound("psnr", psnr, least=limit, slack=1.0),))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("limit", [25.0, 30.0, 35.0, 42.0])
 def test_it_finds_nearly_the_fastest_candidate_that_keeps_the_quality(limit: float) -> None:
     truth = Truth(outlooks())
@@ -111,6 +111,7 @@ def test_a_failed_verification_makes_it_more_careful() -> None:
     assert truth.about[second].evaluations >= truth.about[best].evaluations
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("easier", [2.0, -3.0])
 def test_verifications_bisect_what_the_held_out_clips_allow(easier: float) -> None:
     """The held-out clips are so many dB easier than those of the search."""

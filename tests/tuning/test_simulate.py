@@ -19,6 +19,7 @@ from accel.recipe import Recipe
 from accel.samplers import AdaptiveGuidance, GuidanceDelta
 from accel.tuning.simulate import Simulator
 from accel.tuning.space import Candidate, Recipes, Structure, caches, space_of
+from tests import shallow
 
 STEPS = 20
 PROMPT = pocket.prompts(1, 41)[0]
@@ -27,7 +28,7 @@ CALL: dict[str, Any] = {"num_inference_steps": STEPS, "num_frames": 1, "output_t
 
 @pytest.fixture(scope="module")
 def pipe() -> Iterator[Any]:
-    found = pocket.load("video")
+    found = shallow.load("video")
     with without_progress_bars(found):
         yield found
 
@@ -48,7 +49,7 @@ def run(pipe: Any, recipe: Recipe) -> tuple[Any, Any]:
         return frames, session.report()
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(3)
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -96,6 +97,7 @@ def test_caches_that_measure_compute_nearly_what_was_foreseen(pipe: Any, recordi
         assert foresight.outlook(recipe).evaluations == pytest.approx(report.computed / (2 * STEPS), abs=0.15)
 
 
+@pytest.mark.slow  # correlations of five runs
 def test_less_error_foreseen_is_more_fidelity(pipe: Any, recording: CalibrationRuns) -> None:
     """Between schedules of one structure the order is right, and the ratio within a factor of a few."""
     foresight, recipes = Simulator.of(recording), Recipes(recording.calibration, STEPS)

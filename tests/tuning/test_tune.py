@@ -23,11 +23,12 @@ from accel.tuning import Bound, GoalNotMet, TuningInterrupted, trials
 from accel.tuning.evidence import promised_for, sentence
 from accel.tuning.trials import GLANCES, JOURNAL, UNACCELERATED
 from accel.tuning.tuner import SCREEN
+from tests import shallow
 
 STEPS = 10
-GOAL = 25.0  # dB
-PROMPTS = pocket.prompts(8, 42)
-CALL = {"num_frames": 1}
+GOAL = 18.0  # dB
+PROMPTS = pocket.prompts(6, 42)
+CALL = {"num_frames": 1, "height": 32, "width": 32}
 
 
 class WorkClock:
@@ -54,18 +55,19 @@ SESSIONS: list[Any] = []  # the user's, which must be on again after everything
 
 @pytest.fixture(scope="module")
 def pipe() -> Iterator[Any]:
-    found = pocket.load("video")
+    found = shallow.load("video")
     clock = WorkClock(found.transformer.blocks[0])
     with without_progress_bars(found), pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "time", clock)
         patch.setattr(trials, "time", clock)
-        patch.setattr("accel.tuning.tuner.VERIFICATIONS", 3)  # of twelve: what is verified is verified no worse
+        patch.setattr("accel.tuning.tuner.VERIFICATIONS", 2)  # of twelve: what is verified is verified no worse
+        patch.setattr("accel.tuning.clip_split.FEWEST_HELD_OUT", 2)  # of six, likewise
         SESSIONS.append(accel.accelerate(found, accel.Recipe(cache=accel.FixedInterval(3))))
         yield found
 
 
 def tuned(pipe: Any, **asked: Any) -> Recipe:
-    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 3.0, "levers": ("cache",)}
+    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 0.5, "levers": ("cache",)}
     return accel.tune(pipe, **{"prompts": PROMPTS, **given, **asked})
 
 
@@ -98,10 +100,10 @@ def test_the_recipe_carries_its_evidence(folder: Path) -> None:
         proof["held_out"]["seeds"]
     )
     assert proof["quality"]["psnr"]["worst"] >= GOAL - 1.0
-    assert not set(proof["held_out"]["prompts"]) & set(PROMPTS[:2]), "two of eight were searched with"
+    assert not set(proof["held_out"]["prompts"]) & set(PROMPTS[:2]), "two of six were searched with"
     assert {"torch", "diffusers", "accel", "device_name"} <= set(proof["environment"])
     assert proof["model"]["fingerprint"].startswith("WanPocketPipeline@")
-    assert "PSNR at least 25: met with" in sentence(proof)
+    assert "PSNR at least 18: met with" in sentence(proof)
     assert "evidence" not in recipe.to_dict(), "jobs and labels are about what a recipe does"
     page = (folder / "evidence.html").read_text()
     assert "<svg" in page and proof["held_out"]["prompts"][0] in page

@@ -438,6 +438,7 @@ def test_a_draft_is_chosen_and_finished_and_a_reload_finds_everything_again(
     expect(page.locator("#sweep-headline [data-figure=calls] b")).to_have_text("18 of 20")
 
 
+@pytest.mark.slow  # drafts are found and shown the same way, best_of is in test_seeds.py
 def test_the_best_seed_is_found_and_shown(visit: Open) -> None:
     page = visit(replace(SMALL, seed=70, steps=20))
     tab(page, "Seeds")

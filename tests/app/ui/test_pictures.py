@@ -175,6 +175,7 @@ def test_sheets_hold_every_frame_exactly(tmp_path: Path) -> None:
         assert np.array_equal(sheet[top : top + 6, left : left + 8], frame)
 
 
+@pytest.mark.usefixtures("quick_collection")
 def test_sheets_are_written_once_and_go_with_the_clip(tmp_path: Path) -> None:
     clip = side(tmp_path)
     files = sheets_of(clip).files

@@ -173,7 +173,7 @@ def test_the_residual_puts_back_what_the_means_leave_out() -> None:
     torch.testing.assert_close(second.output, inputs.dense())  # nothing has changed since
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["flux", "sd3", "wan", "ltx", "hunyuan_video", "cogvideox", "qwen_image"])
 def test_it_acts_and_is_undone_to_the_bit(name: str) -> None:
     pipe = pipeline(name)

@@ -81,6 +81,7 @@ def test_values_beyond_float16_overflow_as_they_do_on_a_gpu() -> None:
     assert Quantised(FLOAT8)(q, k, v, 0.2).isfinite().all()
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("kernel", [Quantised(), Products()], ids=lambda kernel: kernel.name)
 def test_chunks_change_nothing(kernel: Quantised | Products, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = activations(heads=3)

@@ -276,7 +276,7 @@ def off(output: torch.Tensor, expected: torch.Tensor) -> float:
     return float((output - expected).abs().mean() / expected.abs().mean())
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "flux", "flux_kontext", "hunyuan_video", "mochi", "sd"])
 def test_emulation_is_near_the_plain_pipeline(name: str) -> None:
     """Reference pictures among the tokens (Kontext) and padded text (HunyuanVideo) are no obstacle."""
@@ -346,6 +346,7 @@ def test_planned_attention_is_in_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(output, alone) and "(kernel gather), 0 dense in fewer bits" in report.reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize(("tiles", "kernel"), [(True, "bfloat16"), (False, "bfloat16 products")])
 def test_bfloat16_on_processors_with_and_without_it(monkeypatch: pytest.MonkeyPatch, tiles: bool, kernel: str) -> None:
     monkeypatch.setattr(bfloat16, "has_instructions", lambda: True)

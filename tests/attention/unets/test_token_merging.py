@@ -21,8 +21,8 @@ from tests.accel.residue import of_denoisers, raising_in_call, traces
 from tests.accel.witness import pipeline as tiny_pipeline
 from tests.accel.witness import plain as tiny_plain
 from tests.attention.by_the_letter import ask, random
-from tests.attention.unets.tiny import build, pipeline, plain
-from tests.tiny import TINY, run
+from tests.attention.unets.tiny import TINY, build, pipeline, plain
+from tests.tiny import run
 
 NAMES = ("sd", "sdxl")
 FORCED = TokenMerging(min_tokens=0)
@@ -139,6 +139,7 @@ def test_means_of_projections_are_projections_of_means() -> None:
     )
 
 
+@pytest.mark.part(1)
 @every_unet
 def test_a_ratio_of_zero_changes_no_bit(name: str) -> None:
     output, report = accelerated(name, replace(FORCED, ratio=0.0), steps=2)
@@ -183,7 +184,7 @@ def test_where_merging_costs_more_than_it_saves_it_is_left_out(side: int, merges
     assert (planner.compute(inputs) is not None) == merges
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_unet
 @pytest.mark.parametrize(
     "recipe",
@@ -215,6 +216,7 @@ def test_restore_and_exceptions_leave_no_trace() -> None:
     assert torch.equal(run(pipe, TINY["sd"], steps=2), plain("sd", steps=2))
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["wan", "flux", "sd3", "pixart", "animatediff", "svd"])
 def test_other_models_are_left_alone_and_the_report_says_why(name: str) -> None:
     with accel.accelerate(tiny_pipeline(name), accel.Recipe(attention=FORCED)) as session:

@@ -74,7 +74,7 @@ def test_pipeline_is_stock(judge: Judge) -> None:
         pipeline(judge.name)("a corgi surfing")
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @every_judge
 def test_the_same_call_gives_the_same_output(judge: Judge) -> None:
     assert np.array_equal(clip(judge), usual(judge.name))

@@ -237,7 +237,7 @@ def test_layer_errors_are_those_of_the_outputs():
 # What is simulated is what happens
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     "method",
     [

@@ -18,6 +18,7 @@ def accelerated(name: str, method: accel.caching.Cache) -> tuple[torch.Tensor, a
         return run(pipeline(name), TINY[name], steps=STEPS), session.report()
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_every_step_in_full_is_the_plan_alone(name: str) -> None:
     found, report = accelerated(name, PlannedDeepCache(0.5, interval=1, min_steps=1))

@@ -308,6 +308,7 @@ def test_equal_inputs_are_no_change():
     assert marks(block_pipeline(lambda sigma: 1.0), DiCache(0.1)) == "█" * 4 + "·" * 15 + "█"
 
 
+@pytest.mark.part(5)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("method", "front"),
@@ -442,7 +443,7 @@ IMAGE_ELEMENT = {
 }
 
 
-@pytest.mark.part(4)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", IMAGE_ELEMENT)
 def test_dicache_on_a_real_model_is_the_papers_formula(name, batch):
@@ -491,6 +492,7 @@ def test_too_few_blocks_leave_the_pipeline_alone_and_say_so():
     assert "DBCache(first=8)" in reason and "WanTransformer3DModel" in reason and "has 3" in reason
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["sdxl", "svd"])
 def test_a_u_net_is_left_alone_and_the_report_says_why(name):
     with accel.accelerate(pipeline(name), cache=FirstBlockCache(min_steps=1)) as session:
@@ -512,6 +514,7 @@ def blocks_of(pipe):
     return {path: found for path, found in snapshot(pipe).items() if path.startswith("transformer.blocks.")}
 
 
+@pytest.mark.slow  # test_compiled.py has such a probe, test_compile.py counts graphs
 @pytest.mark.part(1)
 @pytest.mark.parametrize("method", LOOSE)
 def test_compiled_blocks_are_probed_from_outside_and_nothing_is_recompiled(method):
@@ -559,6 +562,7 @@ def test_a_probe_inside_a_compiled_block_computes_and_says_why():
     assert "blocks.0.attn1 lies inside the compiled blocks.0" in session.report().levers[0].reason
 
 
+@pytest.mark.slow  # the first of these three has the blocks restored
 def test_nothing_stays_on_a_compiled_block_when_the_denoiser_fails():
     torch._dynamo.reset()
     pipe = TINY["wan"].build()

@@ -101,7 +101,7 @@ def test_without_guidance_nothing_is_halved(name: str) -> None:
     assert report.halved == 0 and report.launches == report.evaluations == len(report.calls)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @kinds_only(ALL)
 def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     """One launch in each step as before, of the whole batch where the pass is due; the report says so."""
@@ -112,7 +112,7 @@ def test_a_pass_that_comes_and_goes_costs_no_launch(name: str) -> None:
     assert f"{report.halved} for half of the batch, in {report.launches} launches" in str(report)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["ltx", "sd3_controlnet", "z_image", *PICTURES])
 def test_nor_does_it_with_a_cache_that_does_not_look_inside(name: str) -> None:
     cache = FixedInterval(2, warmup=1, final=0, min_steps=1)
@@ -121,7 +121,7 @@ def test_nor_does_it_with_a_cache_that_does_not_look_inside(name: str) -> None:
     assert report.launches == round(seen.count(unaccelerated(name)) * steps_of(name))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize(
     ("name", "cache"),
     [

@@ -49,7 +49,7 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> b
     return bool((got - wanted).norm() <= tolerance * wanted.norm())
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("method", NEVER)
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method: str) -> None:
     output, report = accelerated(name, NEVER[method])
@@ -60,7 +60,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str, method
         assert "(" in report.levers[0].reason  # and says why
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only()
 def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     output, report = accelerated(name, NOTHING, guidance=False)
@@ -69,7 +69,7 @@ def test_without_guidance_there_is_nothing_to_leave_out(name: str) -> None:
     assert report.levers[0].reason.startswith(("no unconditional pass was seen", "the guidance scale is an input"))
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: str) -> None:
     output, report = accelerated(name, NOTHING)
@@ -77,7 +77,7 @@ def test_embedded_guidance_is_left_alone_and_the_report_says_what_to_do(name: st
     assert "true_cfg_scale" in report.levers[0].reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("batch", [1, 3], GUIDED)
 def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batch: int) -> None:
     output, report = accelerated(name, NOTHING, batch=batch)
@@ -88,7 +88,7 @@ def test_leaving_out_every_pass_is_the_pipeline_without_guidance(name: str, batc
     assert report.levers[0].engaged
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("method", [HALF, PAPER], GUIDED, ids=lambda method: type(method).__name__)
 def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, method: Any) -> None:
     first = math.ceil(0.5 * steps_of(name)) + (method is PAPER)  # the step that agrees is itself guided
@@ -98,7 +98,7 @@ def test_dropped_steps_equal_the_conditional_answer_in_both_places(name: str, me
     assert f"{steps_of(name) - first} of " in report.levers[0].reason
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @kinds_only(GUIDED)
 def test_the_unconditional_half_of_the_work_is_not_done(name: str) -> None:
     """Counted by hooks outside: samples that went through the denoiser."""

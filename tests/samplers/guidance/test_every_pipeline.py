@@ -55,6 +55,7 @@ def accelerated(name: str, method: Any) -> tuple[torch.Tensor, Report]:
         return run(pipeline(name), ZOO[name], steps=6), session.report()
 
 
+@pytest.mark.slow  # test_guiders.py and test_contract.py have it
 @pytest.mark.part(1)
 @every_class
 def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str) -> None:
@@ -63,7 +64,7 @@ def test_where_nothing_is_left_out_the_output_is_bit_identical(name: str) -> Non
     assert not report.levers[0].engaged
 
 
-@pytest.mark.part(5)
+@pytest.mark.part(2)
 @every_class
 def test_passes_are_left_out_or_a_sentence_says_why_not(name: str) -> None:
     _, report = accelerated(name, HALF)

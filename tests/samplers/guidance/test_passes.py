@@ -41,7 +41,7 @@ def accelerated(pipe: Any, name: str, method: Any = HALF, **options: Any) -> tup
         return run(pipe, TINY[name], **options), session.report()
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("method", [HALF, GuidanceDelta()], BATCHED, ids=lambda method: type(method).__name__)
 def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(
     name: str, method: Any, monkeypatch: pytest.MonkeyPatch
@@ -55,7 +55,7 @@ def test_what_is_seen_at_the_first_step_is_as_good_as_a_record(
     assert torch.equal(seen, known) and report.halved == recorded.halved > 0
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", NAMED)
 def test_calls_without_a_name_are_seen_at_the_first_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """These pipelines name their calls; where one does not, calls are told apart by their prompts."""

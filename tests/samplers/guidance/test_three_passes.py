@@ -38,7 +38,7 @@ def build() -> Any:
 
 
 def answer(ask: Ask) -> dict[str, Any]:
-    given = sd_arguments(ask) | {"image": picture(0, 128, 128).repeat(ask.batch, 1, 1, 1), "image_guidance_scale": 1.5}
+    given = sd_arguments(ask) | {"image": picture(0, 64, 64).repeat(ask.batch, 1, 1, 1), "image_guidance_scale": 1.5}
     del given["height"], given["width"]
     return given
 

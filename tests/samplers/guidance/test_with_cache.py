@@ -78,7 +78,7 @@ def test_two_calls_composed_by_hand(name: str) -> None:
         assert torch.equal(exchange.outputs[0], expected)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", BATCHED)
 def test_one_batch_composed_by_hand(name: str) -> None:
     """The whole batch is one stream of the cache and the conditional half alone another, which begins anew."""
@@ -98,7 +98,7 @@ def test_one_batch_composed_by_hand(name: str) -> None:
         torch.testing.assert_close(whole[other], halves[other if guided else conditional], rtol=close, atol=close)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", TOLD)
 def test_each_half_of_a_batch_is_answered_from_its_own_past(name: str) -> None:
     """The difference is measured at every third step, where the cache computes both halves in one launch."""
@@ -116,7 +116,7 @@ def test_each_half_of_a_batch_is_answered_from_its_own_past(name: str) -> None:
         torch.testing.assert_close(whole[conditional], last, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", ["qwen_image", "flux_true_guidance", "wan"])
 @pytest.mark.parametrize("guidance", [HALF, LATE], ids=["ends", "begins late"])
 def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance: Any) -> None:
@@ -152,6 +152,7 @@ def test_forecasts_and_corrections_stay_those_of_each_stream(name: str, guidance
         assert len(past) == line.count("C")
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize("name", TWO_CALLS)
 def test_a_difference_is_measured_only_where_both_passes_are_evaluated(name: str) -> None:
     guidance = GuidanceDelta(growth=1.0, every=1)
@@ -160,6 +161,7 @@ def test_a_difference_is_measured_only_where_both_passes_are_evaluated(name: str
     assert cond == "██·█·█·█" and uncond == cond.replace("·", "○")
 
 
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["qwen_image", "flux_true_guidance"])
 def test_corrections_of_both_add_up(name: str) -> None:
     """What is measured is what the denoiser answered; both outputs are moved by the cache's correction, because both
@@ -191,7 +193,7 @@ def test_agreement_counts_evaluated_steps_only() -> None:
     assert report.timeline() == {"cond": "██·█·█·█", "uncond": "██·█·█○○"}
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @crossed("cache", CACHES, GUIDED, kinds=("wan", "ltx"))
 def test_batches_that_shrink_and_grow_break_no_cache(name: str, cache: str) -> None:
     """The difference is measured at every third step, so that the batch changes its size again and again."""

@@ -51,7 +51,7 @@ def test_guidance_that_is_never_left_out_is_the_sampler_alone(name: str, sampler
     assert torch.equal(together(name, method, SAMPLERS[sampler])[0], alone)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @every_pair
 @pytest.mark.parametrize("method", SAVING)
 def test_passes_are_left_out_with_every_solver(name: str, sampler: str, method: str) -> None:

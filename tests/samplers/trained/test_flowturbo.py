@@ -207,7 +207,7 @@ def test_heun_blocks_go_with_every_solver_and_with_other_levels(solver: Any) -> 
 # Refined steps
 
 
-@pytest.mark.part(3)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", FLOWS)
 def test_an_untrained_refiner_says_every_streams_last_answer_again(name: str) -> None:
     """Bit for bit, on all kinds of latents; as the pipeline saw it, which knows nothing of refiners."""
@@ -344,7 +344,7 @@ def test_levers_below_are_told_that_their_corrections_would_miss_steps() -> None
 # Where it cannot act
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_than_flows_are_left_alone_with_a_reason(name: str) -> None:
     output, report = sampled(name, FlowTurbo(refined=0, heun=1))

@@ -147,7 +147,7 @@ def test_a_combination_that_contains_the_query_is_the_query() -> None:
     torch.testing.assert_close(output, full, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.part(2)
+@pytest.mark.part(1)
 @pytest.mark.parametrize("name", ["wan", "sdxl", "cogvideox"])
 def test_distances_are_differences_of_clean_latents_in_every_convention(name: str) -> None:
     """Two trajectories x = a x0 + b n from one noise, whose clean latents differ by a constant of 0.3."""
@@ -164,6 +164,7 @@ def test_distances_are_differences_of_clean_latents_in_every_convention(name: st
 # What does not belong to the bank
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -232,6 +233,7 @@ def test_a_loop_of_ones_own_is_left_alone() -> None:
     assert "a loop of your own" in session.report().levers[0].reason
 
 
+@pytest.mark.part(2)
 @pytest.mark.parametrize(
     ("name", "sampler", "reason"),
     [

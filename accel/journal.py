@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
@@ -101,7 +102,8 @@ def _rows_in(path: Path, lines: Iterator[tuple[int, Any]], make: Callable[..., R
 
 def _with_numbers(row: Whole) -> Whole:
     """The row, or a TypeError where it has something else than a number: arithmetic would fail hours later."""
-    for name, declared in get_type_hints(type(row)).items():
+    kind: type = type(row)
+    for name, declared in _declared(kind).items():
         value = getattr(row, name)
         if declared in (float, int):
             math.fsum((value,))
@@ -110,6 +112,12 @@ def _with_numbers(row: Whole) -> Whole:
         elif is_dataclass(value):
             _with_numbers(value)
     return row
+
+
+@cache
+def _declared(kind: type) -> dict[str, Any]:
+    """The types of its fields by their names, read once: a folder of runs has thousands of rows of one class."""
+    return get_type_hints(kind)
 
 
 def append_line(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
-"""Choosing among the pocket models: the distilled one beside the base on the prompts of `benchmarks.best_of`, a route
-between them with and without a signal, and how different their seeds' clips are.
+"""Choosing among the pocket models: caches and few steps of the base, the distilled model and switches between both by
+`accel.tune`, a route between them with and without a signal, and how different their seeds' clips are.
 
-`python -m benchmarks.models --base out/best-of/best_of.jsonl --out out/models`. Goes on where it was interrupted.
+`python -m benchmarks.models --out out/models`. Goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 import accel
 from accel import pocket
 from accel.cli import run
-from accel.journal import Journal, rows_of
+from accel.journal import Journal
 from accel.measure.intervals import of_mean, of_ratio
 from accel.measure.metrics import Clip, to_frames
 from accel.measure.pipeline_runs import without_progress_bars
@@ -29,12 +29,11 @@ from accel.samplers import ModelSwitch, SigmaTable
 from accel.samplers.guidance.interval import GuidanceInterval
 from accel.terminal import show
 from accel.tuning.models import ChoiceResult, ModelChoice, ModelFront
-from accel.tuning.route import EarlyErrors, Route
-from benchmarks.best_of import DRAFT, PLAIN, ROWS, Outcome, share
+from accel.tuning.route import EarlyError, EarlyErrors, Route
+from benchmarks.best_of import DRAFT, share
 from benchmarks.command import command_of
 
-RUNS = "models.jsonl"
-BASE, FEW, FEWER = ModelChoice("video", 0), ModelChoice("few", 1), ModelChoice("few, 2 steps", 1, 2)
+MEASURED = "measured.jsonl"
 RISK = 0.15
 
 
@@ -51,61 +50,88 @@ def once(kept: Journal[Measured], key: str, measure: Callable[..., Any], *given:
     return kept.once(key, lambda: Measured(key, measure(*given))).value
 
 
-def made(pipe: Any, prompt: str, seed: int, recipe: Any = None, steps: int | None = None) -> tuple[Clip, float]:
-    """A clip, and its processor time."""
-    call = {} if steps is None else {"num_inference_steps": steps}
-    with accel.accelerate(pipe, recipe or Recipe()):
-        start = time.process_time()
-        output = pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed), **call)
-        return to_frames(output), time.process_time() - start
+def choices() -> list[ModelChoice]:
+    """The base first."""
+    return [
+        ModelChoice("video", 0),
+        ModelChoice("video, turbo", 0, None, "turbo"),
+        ModelChoice("video, 5x cache", 0, None, DRAFT),
+        ModelChoice("video, 10 steps", 0, 10),
+        ModelChoice("video to 0.9, then few", 0, None, base_then_few()),
+        ModelChoice("few", 1),
+    ]
 
 
-def front_of(base: Sequence[Outcome], pipes: Sequence[Any], kept: Journal[Measured]) -> ModelFront:
-    """The base's runs are those of `benchmarks.best_of`; the others are made with the same seeds."""
-
-    def judged(choice: ModelChoice, row: Outcome) -> tuple[bool, float]:
-        clip, seconds = made(pipes[choice.model], row.prompt, row.seed, choice.recipe, choice.steps)
-        return pocket.verify(clip, row.prompt).correct, seconds
-
-    results = [ChoiceResult(BASE, tuple(float(r.correct) for r in base), tuple(r.cpu_seconds for r in base))]
-    for choice in (FEW, FEWER):
-        rows = [once(kept, f"{choice.label}/{row.prompt}/{row.seed}", judged, choice, row) for row in base]
-        results.append(ChoiceResult(choice, tuple(float(r[0]) for r in rows), tuple(r[1] for r in rows)))
-    return ModelFront(tuple(pipes), tuple(row.prompt for row in base), 0, tuple(results))
+def correct(clip: Clip, prompt: str) -> float:
+    """The score of the front: whether the clip is what the prompt says."""
+    return float(pocket.verify(clip, prompt).correct)
 
 
-def routed(front: ModelFront, early: Callable[[ModelChoice, str, int], float], shuffled: int | None) -> ChoiceResult:
-    """Each half of the prompts by a route that was learnt on the other; without the time of the early look."""
+def halves(front: ModelFront) -> list[tuple[ModelFront, range]]:
+    """A front of every other prompt, and the numbers of those that it has not seen; twice."""
     count = len(front.prompts)
-    scores, seconds = np.zeros(count), np.zeros(count)
-    for half in (0, 1):
-        learnt_on, judged_on = range(half, count, 2), range(1 - half, count, 2)
-        results = [
-            ChoiceResult(one.choice, _at(one.scores, learnt_on), _at(one.seconds, learnt_on)) for one in front.results
-        ]
-        part = ModelFront(front.pipes, _at(front.prompts, learnt_on), 0, tuple(results))
-        route = Route.learnt(part, RISK, early=early, shuffled=shuffled)
-        by = {one.choice.label: one for one in front.results}
-        for number in judged_on:
-            where = by[route.choose(front.prompts[number], 0).label]
-            scores[number], seconds[number] = where.scores[number], where.seconds[number]
-    label = "route" if shuffled is None else "route, labels shuffled"
-    return ChoiceResult(ModelChoice(label, 0), tuple(scores), tuple(seconds))
+    return [(_part(front, range(half, count, 2)), range(1 - half, count, 2)) for half in (0, 1)]
+
+
+def _part(front: ModelFront, places: range) -> ModelFront:
+    results = [ChoiceResult(one.choice, _at(one.scores, places), _at(one.seconds, places)) for one in front.results]
+    shots = {"prompts": _at(front.prompts, places), "seeds": _at(front.seeds, places)}
+    return replace(front, **shots, results=tuple(results))
 
 
 def _at(values: Sequence[Any], places: Sequence[int]) -> tuple[Any, ...]:
     return tuple(values[place] for place in places)
 
 
+def chosen(front: ModelFront, below: float) -> ChoiceResult:
+    """Each half of the prompts by the fastest choice that the other half shows to be at most `below` worse."""
+    return _each_half(front, "chosen on the other half", lambda part: lambda number: part.fastest(below).choice)
+
+
+def routed(front: ModelFront, early: EarlyError, shuffled: int | None) -> ChoiceResult:
+    """Each half of the prompts by a route that was learnt on the other; without the time of the early look."""
+
+    def learnt(part: ModelFront) -> Callable[[int], ModelChoice]:
+        route = Route.learnt(part, RISK, early=early, shuffled=shuffled)
+        return lambda number: route.choose(front.prompts[number], front.seeds[number])
+
+    return _each_half(front, "route" if shuffled is None else "route, labels shuffled", learnt)
+
+
+def _each_half(
+    front: ModelFront, label: str, learnt: Callable[[ModelFront], Callable[[int], ModelChoice]]
+) -> ChoiceResult:
+    by = {one.choice.label: one for one in front.results}
+    scores, seconds = np.zeros(len(front.prompts)), np.zeros(len(front.prompts))
+    for part, unseen in halves(front):
+        choose = learnt(part)
+        for number in unseen:
+            where = by[choose(number).label]
+            scores[number], seconds[number] = where.scores[number], where.seconds[number]
+    return ChoiceResult(ModelChoice(label, 0), tuple(scores), tuple(seconds))
+
+
 def models_table(results: Sequence[ChoiceResult]) -> str:
-    lines = ["| | correct | speed |", "| --- | --- | --- |"]
+    """A line for each choice; the differences to the first, the base, are paired by prompts."""
+    lines = ["| | correct | more than the base, points | speed |", "| --- | --- | --- | --- |"]
     base = results[0]
     for one in results:
         low, high = of_ratio(base.seconds, one.seconds)
         speed = sum(base.seconds) / sum(one.seconds)
-        correct = share([score > 0.0 for score in one.scores])
-        lines.append(f"| {one.choice.label} | {correct} | {speed:.1f}x [{low:.1f}, {high:.1f}] |")
+        hits = share([score > 0.0 for score in one.scores])
+        gains = [100.0 * (own - other) for own, other in zip(one.scores, base.scores, strict=True)]
+        least, most = of_mean(gains)
+        more = f"{np.mean(gains):+.0f} [{least:+.0f}, {most:+.0f}]"
+        lines.append(f"| {one.choice.label} | {hits} | {more} | {speed:.1f}x [{low:.1f}, {high:.1f}] |")
     return "\n".join(lines)
+
+
+def made(pipe: Any, prompt: str, seed: int, recipe: Any = None) -> tuple[Clip, float]:
+    """A clip, and its processor time."""
+    with accel.accelerate(pipe, recipe or Recipe()):
+        start = time.process_time()
+        output = pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))
+        return to_frames(output), time.process_time() - start
 
 
 def base_then_few() -> Recipe:
@@ -124,13 +150,13 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
     }
 
     def measured(pipe: Any, recipe: Any, prompt: str) -> list[Any]:
-        clips, correct, seconds = [], [], 0.0
+        clips, right, seconds = [], [], 0.0
         for seed in range(seeds):
             clip, spent = made(pipe, prompt, seed, recipe)
             clips.append(thumbnail(clip))
-            correct.append(pocket.verify(clip, prompt).correct)
+            right.append(pocket.verify(clip, prompt).correct)
             seconds += spent
-        return [diversity(clips), sum(correct), seconds / seeds]
+        return [diversity(clips), sum(right), seconds / seeds]
 
     lines = ["| | correct | diversity over seeds | seconds |", "| --- | --- | --- | --- |"]
     for name, (pipe, recipe) in ways.items():
@@ -138,9 +164,9 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
         spread = [row[0] for row in rows]
         low, high = of_mean(spread)
         hits = [True] * sum(row[1] for row in rows)
-        correct = share(hits + [False] * (seeds * len(rows) - len(hits)))
+        shown = share(hits + [False] * (seeds * len(rows) - len(hits)))
         lines.append(
-            f"| {name} | {correct} | {np.mean(spread):.4f} [{low:.4f}, {high:.4f}] | "
+            f"| {name} | {shown} | {np.mean(spread):.4f} [{low:.4f}, {high:.4f}] | "
             f"{np.mean([row[2] for row in rows]):.2f} |"
         )
     return "\n".join(lines)
@@ -148,31 +174,32 @@ def diversity_table(pipes: Sequence[Any], prompts: Sequence[str], seeds: int, ke
 
 def measure(given: argparse.Namespace) -> None:
     """The distilled pocket model beside the base, a route between them, and the diversity of both."""
-    base = [row for row in rows_of(given.base, Outcome) if row.way == PLAIN]
-    if not base:
-        raise ValueError(f"{given.base} holds no runs: `python -m benchmarks.best_of` makes them (--base).")
-    kept = Journal(given.out / RUNS, {}, Measured)  # a key says all that was set
+    kept = Journal(given.out / MEASURED, {}, Measured)  # a key says all that was set
     pipes = [pocket.load("video"), pocket.load("few")]
+    prompts = pocket.prompts(given.prompts, given.prompt_seed)
     with without_progress_bars(pipes[0]), without_progress_bars(pipes[1]):
-        made(pipes[1], base[0].prompt, 0)  # warm
-        front = front_of(base, pipes, kept)
+        made(pipes[1], prompts[0], 0)  # warm
+        front = accel.tune(pipes, prompts, verify=correct, choices=choices(), seed=given.first_seed, out=given.out)
         errors = EarlyErrors(front)
 
         def early(choice: ModelChoice, prompt: str, seed: int) -> float:
-            found: float = once(kept, f"early/{choice.label}/{prompt}", errors, choice, prompt, seed)
+            found: float = once(kept, f"early/{choice.label}/{prompt}/{seed}", errors, choice, prompt, seed)
             return found
 
-        show(models_table([*front.results, routed(front, early, None), routed(front, early, 0)]))
-        show(diversity_table(pipes, pocket.prompts(given.prompts, given.prompt_seed), given.seeds, kept))
+        rows = [*front.results, chosen(front, given.below), routed(front, early, None), routed(front, early, 0)]
+        show(models_table(rows))
+        other = pocket.prompts(given.diverse, given.prompt_seed + 1)
+        show(diversity_table(pipes, other, given.seeds, kept))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_of("benchmarks.models", measure)
-    base = Path("out/best-of") / ROWS
-    parser.add_argument("--base", type=Path, default=base, help="the runs of benchmarks.best_of")
-    parser.add_argument("--prompts", type=int, default=16, help="for the diversity over seeds")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=200, help="that every choice is run on")
     parser.add_argument("--prompt-seed", type=int, default=77)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the first prompt's noise")
+    parser.add_argument("--below", type=float, default=0.0, help="share of correct clips that a choice may lose")
+    parser.add_argument("--diverse", type=int, default=16, help="prompts for the diversity over seeds")
+    parser.add_argument("--seeds", type=int, default=6, help="of each of these")
     parser.add_argument("--out", type=Path, default=Path("out/models"))
     return run(parser.parse_args(argv))
 

@@ -59,13 +59,14 @@ class ModelFront:
     prompt and scored by `verify` (what `accel.best_of` takes as its verifier), because switched and distilled models
     make other clips, of which PSNR says nothing. `accel.tuning.route.Route` learns from it which prompt needs which.
 
+    seeds: each prompt has one of its own, because what one noise shows does not hold for others.
     results: of all choices that were tried on every prompt; the first is the base, the first pipeline as it is.
     left_out: why others were not, by their labels.
     """
 
     pipes: tuple[Any, ...] = field(repr=False)
     prompts: tuple[str, ...]
-    seed: int
+    seeds: tuple[int, ...]
     results: tuple[ChoiceResult, ...]
     call: Mapping[str, Any] = field(default_factory=dict, repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -123,32 +124,38 @@ def tune_models(
     if len({one.label for one in found}) != len(found):
         raise ValueError("Two choices have the same label: give each one of its own.")
     call = call_arguments_of(pipes[0], call_arguments or {})
-    shared = {"seed": seed, "arguments": sorted(map(str, call.items()))}
+    shared = {"first_seed": seed, "arguments": sorted(map(str, call.items()))}
     runs = Journal(Path(out) / RUNS if out else None, shared, ChoiceRun)
-    front = ModelFront(tuple(pipes), texts, seed, (), call)
-    for number, prompt in enumerate(texts):
+    shots = list(zip(texts, range(seed, seed + len(texts)), strict=True))
+    front = ModelFront(tuple(pipes), texts, tuple(own for _, own in shots), (), call)
+    for number, (prompt, own) in enumerate(shots):
         score = Scorer(verify, prompt)
         for choice in found:  # taking turns, so that a machine that slows down slows all of them
-            if (choice.label, prompt) not in runs:
+            if (choice.label, prompt, own) not in runs:
                 tell(f"{choice.label}, prompt {number + 1} of {len(texts)}")
-                start = work_seconds(pipes[choice.model])
-                output, idle = front.reported(choice, prompt, seed)
-                seconds = work_seconds(pipes[choice.model]) - start
-                runs.add(ChoiceRun(choice.label, prompt, score(output), seconds, idle))
+                runs.add(_run(front, choice, prompt, own, score))
         if number == 0:
-            left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, runs))}
+            left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, own, runs))}
             found = tuple(one for one in found if one.label not in left_out)
-    results = [_result(one, [runs[one.label, prompt] for prompt in texts]) for one in found]
-    return ModelFront(tuple(pipes), texts, seed, tuple(results), call, left_out)
+    results = tuple(_result(one, [runs[one.label, prompt, own] for prompt, own in shots]) for one in found)
+    return replace(front, results=results, left_out=left_out)
+
+
+def _run(front: ModelFront, choice: ModelChoice, prompt: str, seed: int, score: Scorer) -> ChoiceRun:
+    pipe = front.pipes[choice.model]
+    start = work_seconds(pipe)
+    output, idle = front.reported(choice, prompt, seed)
+    seconds = work_seconds(pipe) - start
+    return ChoiceRun(choice.label, prompt, seed, score(output), seconds, idle)
 
 
 def _result(choice: ModelChoice, runs: Sequence[ChoiceRun]) -> ChoiceResult:
     return ChoiceResult(choice, tuple(run.score for run in runs), tuple(run.seconds for run in runs))
 
 
-def _in_vain(choice: ModelChoice, prompt: str, runs: Journal[ChoiceRun]) -> str:
+def _in_vain(choice: ModelChoice, prompt: str, seed: int, runs: Journal[ChoiceRun]) -> str:
     """Why a choice that adds a lever to another saves no time, by one run of each; nothing where it may."""
-    own, other = runs[choice.label, prompt], runs.get((choice.beside, prompt))
+    own, other = runs[choice.label, prompt, seed], runs.get((choice.beside, prompt, seed))
     if other is None:
         return ""
     return own.idle or ("" if own.seconds < other.seconds else f"it is no faster than {choice.beside}")
@@ -187,13 +194,14 @@ class ChoiceRun:
 
     label: str
     prompt: str
+    seed: int
     score: float
     seconds: float
     idle: str = ""
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.label, self.prompt
+    def key(self) -> tuple[str, str, int]:
+        return self.label, self.prompt, self.seed
 
 
 def _line(one: ChoiceResult, front: ModelFront) -> str:

@@ -117,7 +117,8 @@ class EarlyErrors:
 
 
 def _features(front: ModelFront, choice: ModelChoice, early: EarlyError) -> Array:
-    return np.array([_row(prompt, early(choice, prompt, front.seed)) for prompt in front.prompts])
+    shots = zip(front.prompts, front.seeds, strict=True)
+    return np.array([_row(prompt, early(choice, prompt, seed)) for prompt, seed in shots])
 
 
 def _row(prompt: str, error: float) -> Array:

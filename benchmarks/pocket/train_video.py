@@ -45,8 +45,8 @@ class Size:
 
 SIZES = (
     Size(64, 64, 17, batch=24, begin=0.0, every=1),
-    Size(96, 96, 17, batch=10, begin=0.7, every=5),
-    Size(128, 128, 33, batch=3, begin=0.7, every=6),
+    Size(96, 96, 17, batch=10, begin=0.5, every=6),
+    Size(128, 128, 33, batch=3, begin=0.5, every=4),
 )
 
 

@@ -193,7 +193,7 @@ def test_tune_ends_with_a_pair(client: Client, tuner: str, monkeypatch: pytest.M
         recipe = Recipe(cache=FixedInterval(2, min_steps=4), evidence={"met": True})
         monkeypatch.setattr("accel.tuning.tune", lambda *_, **__: recipe)
     tiny = SMALL | {"steps": 12, "width": 16, "height": 16, "frames": 1}
-    answer = last(client, tiny, endpoint="/tune", min_psnr=5.0, minutes=0.2)
+    answer = last(client, tiny, endpoint="/tune", min_psnr=5.0, minutes=2.0)
     assert answer["stage"] == "done" and answer["pair"]["metrics"]["psnr"] > 5
 
 

@@ -47,7 +47,7 @@ def killed(out: Path, after: int, delay: float, shard: str | None = None) -> boo
 @pytest.mark.slow  # test_random_kills.py kills drivers too, one at a time
 def test_a_driver_killed_again_and_again_renders_each_job_once(tmp_path: Path) -> None:
     chance = random.Random(0)
-    deaths = sum(killed(tmp_path, chance.randrange(1, 7), chance.random() * 0.02) for _ in range(8))
+    deaths = sum(killed(tmp_path, chance.randrange(1, 3), chance.random() * 0.02) for _ in range(8))
     assert deaths >= 5, "the drivers were too fast for this test to mean anything"
     lost = {entry["id"] for entry in ledger_lines(tmp_path)}
     drive(str(tmp_path))

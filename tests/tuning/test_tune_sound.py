@@ -21,7 +21,7 @@ STEPS = 16
 @pytest.mark.slow
 def test_a_recipe_is_found_by_snr(tmp_path: Path) -> None:
     recipe = accel.tune(
-        SOUNDS.load(), SOUNDS.prompts[:2], min_snr=10.0, steps=STEPS, minutes=1.0, levers=("cache",), out=tmp_path,
+        SOUNDS.load(), SOUNDS.prompts[:2], min_snr=10.0, steps=STEPS, minutes=15.0, levers=("cache",), out=tmp_path,
         progress=False,
     )  # fmt: skip
     proof = recipe.evidence

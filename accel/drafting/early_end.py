@@ -18,7 +18,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.call import noise_part, tensors
 from accel.call_forms import CallForms
-from accel.components import schedulers_of
+from accel.components import original, schedulers_of
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, own_layers
 from accel.parametrization import clean_from_output
@@ -71,7 +71,7 @@ class EarlyEnd:
     def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a denoiser, below the session."""
         latents = part.latents(args, kwargs)
-        asked = type(part.module), sizes_of(latents)
+        asked = type(original(part.module)), sizes_of(latents)
         self._per_step[-1] += rows_of(latents)
         if self.ended and asked in self._last:
             return copied(self._last[asked])
@@ -85,7 +85,8 @@ class EarlyEnd:
         """
         if not self.ended or self._foresee:
             return inner(*args, **kwargs)
-        known = self._last.get((type(part.module), sizes_of(part.latents(args, kwargs))))
+        asked = type(original(part.module)), sizes_of(part.latents(args, kwargs))
+        known = self._last.get(asked)
         return inner(*args, **kwargs) if known is None else copied(known)
 
     def step(

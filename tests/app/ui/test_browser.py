@@ -52,10 +52,6 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-# While anything is under way gradio redraws the clocks of all that waits for it, hidden ones too, in every frame.
-FEW_FRAMES = "window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 100)"
-
-
 class Window:
     """Opens pages, each of a visitor of its own, and notes what goes wrong in them or is asked of others.
 
@@ -84,7 +80,6 @@ class Window:
     def _open(self) -> Any:
         page = self._browser.new_page(viewport=WIDE)
         page.set_default_timeout(LONG)
-        page.add_init_script(FEW_FRAMES)
         page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("request", lambda request: self.problems.append(request.url) if self._foreign(request.url) else None)

@@ -43,8 +43,9 @@ class Session:
 
     The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
     pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back, for good, and
-    `suspended()` for a while. Raises what a method raises that does not fit, and ValueError for a pipeline that has a
-    session already; the pipeline is then as it was.
+    `suspended()` for a while. Copy a scheduler or denoiser meanwhile with `copy.deepcopy` or `from_config`: what
+    `copy.copy` makes shares its methods with the first. Raises what a method raises that does not fit, and ValueError
+    for a pipeline that has a session already; the pipeline is then as it was.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:

@@ -15,9 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
 gc.disable()  # until everything is imported: of that nothing is garbage
 
 LONG_FOLDERS = ("tuning", "app", "rendering")
@@ -34,6 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     return None if config.getoption("--slow") else "slow tests are left out; --slow runs them"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    if session.config.pluginmanager.has_plugin("dsession"):
+        return  # it hands the tests to workers, and neither collects nor runs one: it needs no torch
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

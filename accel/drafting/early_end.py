@@ -18,7 +18,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.call import noise_part, tensors
 from accel.call_forms import CallForms
-from accel.components import schedulers_of
+from accel.components import original, schedulers_of
 from accel.drafting.call_memory import Part, copied, networks_of, rows_of
 from accel.drafting.own_layers import Slot, own_layers
 from accel.parametrization import clean_from_output
@@ -28,6 +28,8 @@ from accel.samplers.stepper import sample_of, with_sample
 from accel.session import Session
 
 Sizes = tuple[tuple[int, ...], ...]
+Asked = tuple[type, Sizes]
+"""A denoiser's class and the latents' sizes: of two experts that take turns (Wan 2.2) one answers for both."""
 
 
 class EarlyEnd:
@@ -45,7 +47,7 @@ class EarlyEnd:
         self._per_step: list[int] = [0]  # the last is of the step at hand
         self._first: int | None = None
         self._computed = True  # the last step
-        self._last: dict[tuple[str, Sizes], Any] = {}  # what denoisers answered, by the latents' sizes
+        self._last: dict[Asked, Any] = {}  # what denoisers answered last
         self._result: Any = None
         self._handed: Any = None  # what the last step gave the pipeline
 
@@ -69,12 +71,12 @@ class EarlyEnd:
     def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a denoiser, below the session."""
         latents = part.latents(args, kwargs)
-        sizes = sizes_of(latents)
+        asked = type(original(part.module)), sizes_of(latents)
         self._per_step[-1] += rows_of(latents)
-        if self.ended and (name, sizes) in self._last:
-            return copied(self._last[name, sizes])
+        if self.ended and asked in self._last:
+            return copied(self._last[asked])
         answer = inner(*args, **kwargs)
-        self._last[name, sizes] = copied(answer)
+        self._last[asked] = copied(answer)
         return answer
 
     def denoise(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +85,8 @@ class EarlyEnd:
         """
         if not self.ended or self._foresee:
             return inner(*args, **kwargs)
-        known = self._last.get((name, sizes_of(part.latents(args, kwargs))))
+        asked = type(original(part.module)), sizes_of(part.latents(args, kwargs))
+        known = self._last.get(asked)
         return inner(*args, **kwargs) if known is None else copied(known)
 
     def step(

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from accel.patch.method import Around
+from accel.patch.method import Around, Wrapper, other_method
 
 _TYPE: Any = vars(object)["__class__"]  # what a pipeline's `__class__` is a cover for
 _LAYER = "_accel_layer"  # under this name the private class holds its layer
@@ -83,13 +83,23 @@ def _private(base: Any, layer: CallWrapper) -> Any:
         return layer.run(self, functools.partial(base.__call__, self), args, kwargs)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported.
-        return copyreg.__newobj__, (base,), *base.__reduce_ex__(self, protocol)[2:]  # type: ignore[attr-defined]
+        # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported, and a
+        # layer over one of its methods that a shallow copy shared would lead to the first pipeline.
+        state, *rest = base.__reduce_ex__(self, protocol)[2:]
+        return copyreg.__newobj__, (base,), _without_layers(self, state), *rest  # type: ignore[attr-defined]
 
     shown = property(lambda self: base, lambda self, kind: layer.replace_class(kind))
     names = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__class__": shown, _LAYER: layer}
     private = type(base).__new__(Window, base.__name__, (base,), names)
     return private
+
+
+def _without_layers(owner: Any, state: Any) -> Any:
+    """The attributes of a pipeline that a copy gets: what somebody else has put under our layers, or nothing."""
+    if not isinstance(state, dict):
+        return state
+    plain = {name: other_method(owner, name) if isinstance(value, Wrapper) else value for name, value in state.items()}
+    return {name: value for name, value in plain.items() if value is not None or state[name] is None}
 
 
 def _layer_in(kind: type) -> CallWrapper | None:

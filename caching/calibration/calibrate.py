@@ -12,7 +12,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.calibration.calibration import Calibration
-from accel.caching.calibration.key import Key, is_plain, scheduler_settings
+from accel.caching.calibration.key import Key, Plain, is_plain
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, round_row, round_value
@@ -22,6 +22,9 @@ from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
 from accel.terminal import waiting
+
+NOTHING = "Nothing was recorded: the runs had fewer than two steps."
+OTHER_PARTS = "another scheduler, settings or denoiser"
 
 
 class CalibrationRuns(NamedTuple):
@@ -70,36 +73,45 @@ def record(
     """`calibrate`, with what the calibration was averaged from, for those who want to simulate more with it."""
     if isinstance(prompts, str) or not prompts:
         raise ValueError('calibrate wants a list of at least one prompt, such as ["a corgi surfing"].')
-    with recording(pipe, layer_lags) as (method, anatomy), _progress_callback(progress) as tell:
+    with recording(pipe, layer_lags) as method, _progress_callback(progress) as tell:
         for index, prompt in enumerate(prompts):
             tell(f"recording prompt {index + 1} of {len(prompts)}")
             if generate is not None:
                 generate(pipe, prompt, index)
             else:
                 pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
-    return averaged(pipe, anatomy, method.courses, len(prompts), arguments)
+    return averaged(pipe, method.courses, len(prompts), arguments)
 
 
 @contextmanager
-def recording(pipe: Any, layer_lags: int) -> Iterator[tuple[RecordSteps, Anatomy]]:
+def recording(pipe: Any, layer_lags: int) -> Iterator[RecordSteps]:
     """The pipeline computes every call and is recorded in the block; an attached session is suspended meanwhile."""
     if type(layer_lags) is not int or layer_lags < 0:
         raise ValueError(f"layer_lags must be a whole number from 0, not {layer_lags!r}.")
     components_of(pipe)
     method = RecordSteps(layer_lags)
-    with bare(pipe), Session(pipe, Recipe(cache=method, name="recording")) as session:
-        yield method, session.anatomy
+    with bare(pipe), Session(pipe, Recipe(cache=method, name="recording")):
+        yield method
 
 
-def averaged(
-    pipe: Any, anatomy: Anatomy, courses: list[RunRecord], prompts: int, arguments: Mapping[str, Any]
-) -> CalibrationRuns:
-    """What was recorded in runs with these arguments. Raises ValueError where there is nothing to compare."""
+def averaged(pipe: Any, courses: list[RunRecord], prompts: int, arguments: Mapping[str, Any]) -> CalibrationRuns:
+    """What was recorded in runs with these arguments. Those of other parts than the first run's, which somebody has
+    exchanged in between, are left out. Raises ValueError where there is nothing to compare.
+    """
+    kept = with_parts_of_first(courses)
+    if not kept or (anatomy := kept[0].anatomy) is None:
+        raise ValueError(NOTHING)
     guidance = _scale(pipe, arguments)
-    tables, notes = _tables(courses, anatomy, guidance)
-    return CalibrationRuns(
-        courses, anatomy, guidance, Calibration(_key(pipe, anatomy, prompts, arguments), tables, notes)
-    )
+    tables, notes = _tables(kept, anatomy, guidance)
+    if len(kept) < len(courses):
+        notes += (f"{len(courses) - len(kept)} recorded parts of runs had {OTHER_PARTS}: left out",)
+    key = _key(pipe, anatomy, kept[0].settings, prompts, arguments)
+    return CalibrationRuns(kept, anatomy, guidance, Calibration(key, tables, notes))
+
+
+def with_parts_of_first(courses: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that had the same scheduler, settings and denoisers as the first one."""
+    return [course for course in courses if course.parts == courses[0].parts]
 
 
 @contextmanager
@@ -111,7 +123,7 @@ def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]) -> Key:
+def _key(pipe: Any, anatomy: Anatomy, settings: Mapping[str, Plain], prompts: int, arguments: Mapping[str, Any]) -> Key:
     known = {name: value for name, value in arguments.items() if is_plain(value)}
     guidance = known.get("guidance_scale", call_default(pipe, "guidance_scale"))
     return Key(
@@ -122,7 +134,7 @@ def _key(pipe: Any, anatomy: Anatomy, prompts: int, arguments: Mapping[str, Any]
         euler_steps=not any(anatomy.uncorrectable.values()),
         guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
         prompts=prompts,
-        settings=scheduler_settings(pipe),
+        settings=settings,
         arguments=known,
     )
 
@@ -154,7 +166,7 @@ def _tables(
         if len(kept) < len(mine):
             notes.append(f"{len(mine) - len(kept)} of {len(mine)} runs of the {name} had other steps: left out")
     if not tables:
-        raise ValueError("Nothing was recorded: the runs had fewer than two steps.")
+        raise ValueError(NOTHING)
     return tuple(sorted(tables, key=lambda table: table.start)), tuple(notes)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from accel.anatomy import Anatomy
 from accel.caching.calibration.table import StepTable
 from accel.components import components_of, schedulers_of
+from accel.update import config_of
 
 Plain = str | int | float | bool | None
 # Settings of schedulers that do not change the noise levels of a run.
@@ -31,12 +32,12 @@ class Key:
     arguments: Mapping[str, Plain] = field(default_factory=dict)
 
 
-def scheduler_settings(pipe: Any) -> dict[str, Plain]:
-    """What the pipeline's schedulers are set to, as far as it decides the noise levels of a run."""
+def scheduler_settings(components: Mapping[str, Any]) -> dict[str, Plain]:
+    """What the schedulers among these parts are set to, as far as it decides the noise levels of a run."""
     return {
         name: value
-        for _, scheduler in schedulers_of(components_of(pipe))
-        for name, value in dict(scheduler.config).items()
+        for _, scheduler in schedulers_of(components)
+        for name, value in config_of(scheduler).items()
         if is_plain(value) and not name.startswith("_") and name not in INDIFFERENT
     }
 
@@ -48,7 +49,7 @@ def is_plain(value: object) -> bool:
 
 def changed_settings(key: Key, pipe: Any) -> list[str]:
     """A sentence for each setting of this pipeline's scheduler that was another one when it was calibrated."""
-    now = scheduler_settings(pipe)
+    now = scheduler_settings(components_of(pipe))
     return [
         f"It was calibrated with the scheduler's {name}={key.settings[name]!r}, which is now {now[name]!r}, so the "
         f"noise levels of the steps differ."

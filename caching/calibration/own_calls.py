@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accel.anatomy import Anatomy
-from accel.caching.calibration.calibrate import averaged, recording
+from accel.caching.calibration.calibrate import OTHER_PARTS, averaged, recording, with_parts_of_first
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.call_forms import call_default
@@ -28,7 +27,7 @@ def calibrating(pipe: Any, *, layer_lags: int = 0) -> Iterator[Calibration]:
     The calibration is complete when the block ends. Where no call was made, or each was interrupted, or had fewer than
     two steps, the block warns and does not raise, so that no output is lost; asking the calibration for anything is a
     ValueError then, with the same sentence. Calls with other steps than the longest, or at another guidance scale than
-    the first, are left out, and its `notes` say so.
+    the first, or with parts that were exchanged meanwhile, are left out, and its `notes` say so.
     layer_lags: as in `accel.calibrate`, for SmoothCache, which needs 1 to 3 and much memory; 0 leaves it out.
     """
     calibration = Calibration.unfinished("This calibration is complete only when its `with` block has ended.")
@@ -38,24 +37,24 @@ def calibrating(pipe: Any, *, layer_lags: int = 0) -> Iterator[Calibration]:
             yield calibration
     except BaseException:  # which says more than that there is nothing to measure
         if seen is not None:
-            _finish(calibration, pipe, *seen)
+            _finish(calibration, pipe, seen)
         raise
-    missing = _finish(calibration, pipe, *seen)
+    missing = _finish(calibration, pipe, seen)
     if missing:
         warnings.warn(missing, stacklevel=3)
 
 
-def _finish(calibration: Calibration, pipe: Any, method: RecordSteps, anatomy: Anatomy) -> str:
+def _finish(calibration: Calibration, pipe: Any, method: RecordSteps) -> str:
     """Why there is nothing to finish it with, or ""."""
     try:
-        calibration.finish(_measured(pipe, anatomy, method.courses))
+        calibration.finish(_measured(pipe, method.courses))
     except ValueError as reason:
         calibration.finish(str(reason))
         return str(reason)
     return ""
 
 
-def _measured(pipe: Any, anatomy: Anatomy, courses: list[RunRecord]) -> Calibration:
+def _measured(pipe: Any, courses: list[RunRecord]) -> Calibration:
     """Raises ValueError, in one sentence, where nothing can be made of what was recorded."""
     if not courses:
         raise ValueError(
@@ -71,10 +70,15 @@ def _measured(pipe: Any, anatomy: Anatomy, courses: list[RunRecord]) -> Calibrat
         )
     first = whole[0].arguments
     scale = first.get("guidance_scale")
-    alike = [course for course in whole if course.arguments.get("guidance_scale") == scale]
+    guided = [course for course in whole if course.arguments.get("guidance_scale") == scale]
+    alike = with_parts_of_first(guided)
     told = {name: value for name, value in first.items() if name in ALWAYS_TOLD or value != call_default(pipe, name)}
     calls = sum(course.denoiser == alike[0].denoiser for course in alike)
-    found = averaged(pipe, anatomy, alike, calls, told).calibration
-    left_out = {"were interrupted": len(courses) - len(whole), f"had not guidance {scale}": len(whole) - len(alike)}
+    found = averaged(pipe, alike, calls, told).calibration
+    left_out = {
+        "were interrupted": len(courses) - len(whole),
+        f"had not guidance {scale}": len(whole) - len(guided),
+        f"had {OTHER_PARTS}": len(guided) - len(alike),
+    }
     notes = (f"{count} recorded parts of runs {why}: left out" for why, count in left_out.items() if count)
     return Calibration(found.key, found.tables, (*found.notes, *notes))

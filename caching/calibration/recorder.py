@@ -13,6 +13,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.cache_method import Cache, NotApplicable
+from accel.caching.calibration.key import Plain, scheduler_settings
 from accel.caching.calibration.layer_errors import Errors, LayerErrors
 from accel.caching.calibration.table import DEPTHS, LAGS, Array
 from accel.caching.methods.firstblock import after_blocks
@@ -58,11 +59,21 @@ class RunRecord:
     end: int = 0  # the position behind the last step that the run was to take
     arguments: Mapping[str, float] = field(default_factory=dict)  # the numbers that the pipeline was called with
     whole: bool = True  # whether the run came to its end, in this denoiser or another
+    anatomy: Anatomy | None = None  # of the pipeline as it was in this run
+    settings: Mapping[str, Plain] = field(default_factory=dict)  # of its schedulers, then
 
     @property
     def place(self) -> tuple[object, ...]:
         """Equal for runs that can be averaged."""
         return self.denoiser, self.timetable, *((row.step, row.position) for row in self.rows)
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Equal for runs of the same parts: those of a pipeline may be exchanged between two calls."""
+        if self.anatomy is None:
+            return ()
+        denoisers = {name: (part.kind, part.parameters) for name, part in self.anatomy.denoisers.items()}
+        return self.anatomy.schedulers, self.settings, denoisers
 
     @property
     def batched(self) -> bool:
@@ -124,6 +135,10 @@ class StepRecorder(Lever):
         self._courses: dict[str, RunRecord] = {}
         self._tracks: dict[tuple[str, str], StreamHistory] = {}
         self._given: dict[str, float] = {}
+        self._settings: dict[str, Plain] = {}
+
+    def accompany(self, components: Mapping[str, Any]) -> None:
+        self._settings = scheduler_settings(components)
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         self._given = {name: value for name, value in given.items() if isinstance(value, (int, float))}
@@ -157,7 +172,9 @@ class StepRecorder(Lever):
         outputs = [output.detach().clone() for output in tensors(outcome.output)]
         course = self._courses.get(call.denoiser)
         if course is None:
-            course = RunRecord(call.denoiser, call.context.sigmas, arguments=self._given)
+            course = RunRecord(
+                call.denoiser, call.context.sigmas, arguments=self._given, anatomy=self.anatomy, settings=self._settings
+            )
             self._courses[call.denoiser] = course
         course.end = call.context.end
         if call.leader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import accel
 from accel.kept_texts import _encoders
+from accel.patch import Wrapper
 from tests import shallow
 from tests.tiny.case import quiet
 
@@ -57,6 +59,23 @@ def test_another_seed_takes_the_words_that_are_known(pipe: Any) -> None:
         pipe.encode_prompt("a red ball rolls to the left", device="cpu")
         assert counting.calls == 6, "outside of a call nobody knows what an encoding hangs on"
     assert "encode_prompt" not in vars(pipe)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+def test_a_copy_of_the_pipeline_encodes_by_itself(pipe: Any, duplicate: Any) -> None:
+    counting = Counting(pipe)
+    with accel.accelerate(pipe, accel.Recipe()) as session:
+        session.keep_texts()
+        first = counting.of(pipe)
+        other = duplicate(pipe)
+        assert [name for name, value in vars(other).items() if isinstance(value, Wrapper)] == []
+        other.text_encoder = copy.deepcopy(pipe.text_encoder)
+        with torch.no_grad():
+            other.text_encoder.shared.weight.mul_(-2)
+        found = counting.of(other)
+        assert torch.equal(counting.of(pipe), first) and counting.last == 0
+    expected = type(pipe)(**{**pipe.components, "text_encoder": other.text_encoder})
+    assert torch.equal(found, counting.of(quiet(expected))) and not torch.equal(found, first)
 
 
 def test_words_are_encoded_anew_where_anything_differs_that_they_may_hang_on(pipe: Any) -> None:

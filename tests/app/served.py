@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from accel.app.limits import Limits
 from accel.app.models import Loader
@@ -30,7 +31,9 @@ class Served:
     def __init__(self, limits: Limits | None = None, model: str = "pocket:video", load: Loader | None = None) -> None:
         self.calls, self.pause = 0, 0.0
         self.studio = Studio(limits or Limits(hub=False), load=load or self._load)
-        self.blocks, self.url = launch(self.studio, model=model, block=False, quiet=True)
+        # gradio asks its server for the page, and takes three seconds without it for a machine without a network.
+        with patch("gradio.networking.url_ok", return_value=True):
+            self.blocks, self.url = launch(self.studio, model=model, block=False, quiet=True)
 
     @contextmanager
     def slowly(self, seconds: float) -> Iterator[None]:

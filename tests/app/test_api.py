@@ -19,11 +19,13 @@ from gradio_client.exceptions import AppError
 from accel import FixedInterval, Recipe
 from accel.app.settings import StudioSettings, embedded
 from accel.rendering.manifest import read_manifest
-from tests.app.served import SMALL, Served
+from tests.app import served as app
+from tests.app.served import Served
 
 pytestmark = pytest.mark.xdist_group("page")
 
 SNAPSHOT = Path(__file__).with_name("api.json")
+SMALL = app.SMALL | {"seed": 3}  # not what settings have that say nothing
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,17 @@ def client(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Client:
 
 
 @pytest.fixture(scope="module")
-def made(client: Client) -> dict[str, Any]:
-    """The pair of `SMALL`."""
-    return dict(last(client, SMALL)["pair"])
+def answers(client: Client) -> list[dict[str, Any]]:
+    """All that one run says, from its first step to its pair."""
+    job = client.submit(SMALL, api_name="/run")
+    job.result(timeout=600)
+    return list(job.outputs())
+
+
+@pytest.fixture(scope="module")
+def made(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its pair."""
+    return dict(answers[-1]["pair"])
 
 
 def last(client: Client, *values: Any, endpoint: str = "/run", **named: Any) -> dict[str, Any]:
@@ -74,10 +84,8 @@ def test_the_endpoints_are_the_ones_that_programs_rely_on(client: Client) -> Non
     assert api["unnamed_endpoints"] == {}
 
 
-def test_run_streams_progress_and_ends_with_the_pair_and_its_files(client: Client) -> None:
-    job = client.submit(SMALL, api_name="/run")
-    pair = job.result(timeout=600)["pair"]
-    stages = [answer["stage"] for answer in job.outputs()]
+def test_run_streams_progress_and_ends_with_the_pair_and_its_files(answers: list[dict[str, Any]]) -> None:
+    stages, pair = [answer["stage"] for answer in answers], answers[-1]["pair"]
     assert stages[-1] == "done" and "accelerated" in stages
     assert pair["metrics"]["psnr"] > 5 and len(pair["psnr_per_frame"]) == 5
     assert pair["computed"]["accelerated"] < pair["computed"]["baseline"]
@@ -131,10 +139,9 @@ def test_pair_of_an_earlier_run(client: Client, made: dict[str, Any]) -> None:
     assert client.predict(made["key"], api_name="/pair")["psnr_per_frame"] == made["psnr_per_frame"]
 
 
-def test_restore_reads_the_settings_out_of_a_file(client: Client, tmp_path: Path) -> None:
-    files = last(client, SMALL | {"seed": 3})["pair"]["files"]
-    settings = client.predict(handle_file(files["accelerated"]), api_name="/restore")
-    assert StudioSettings.from_dict(settings) == StudioSettings.from_dict(SMALL | {"seed": 3})
+def test_restore_reads_the_settings_out_of_a_file(client: Client, made: dict[str, Any], tmp_path: Path) -> None:
+    settings = client.predict(handle_file(made["files"]["accelerated"]), api_name="/restore")
+    assert StudioSettings.from_dict(settings) == StudioSettings.from_dict(SMALL)
     written = tmp_path / "mine.json"
     written.write_text(json.dumps(SMALL))
     assert client.predict(handle_file(str(written)), api_name="/restore")["steps"] == 10

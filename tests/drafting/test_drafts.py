@@ -81,6 +81,18 @@ def test_a_draft_costs_its_share_and_shows_what_comes(name: str) -> None:
     assert early.frames.shape == final.shape
 
 
+def test_of_two_experts_the_second_is_not_asked_behind_the_end() -> None:
+    """Its answers would be thrown away, and where models are offloaded it would be loaded for them."""
+    pipe, arguments = tiny("wan_two_experts")
+    drafts: list[Draft] = []
+    calls = counted(
+        pipe.transformer_2,
+        lambda: drafts.append(accel.draft(pipe, seed=3, recipe=Recipe(), share=0.25, **arguments)),
+    )
+    assert calls == 0 and drafts[0].cost == 0.25
+    assert counted(pipe.transformer_2, lambda: drafts[0].finish(Recipe())) > 0
+
+
 def test_a_whole_share_is_the_run_itself() -> None:
     pipe, arguments = tiny("wan")
     draft = accel.draft(pipe, seed=3, recipe=FAST, share=1.0, **arguments)

@@ -20,7 +20,7 @@ import accel
 from accel.app.settings import StudioSettings
 from accel.presets import PRESETS
 from accel.recipe import Recipe
-from tests.app.chromium import CHROMIUM, needs_chromium
+from tests.app.chromium import chromium, needs_chromium
 from tests.app.served import Served
 
 pytestmark = needs_chromium
@@ -48,12 +48,8 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+    with chromium() as found:
         yield found
-        found.close()
 
 
 class Window:
@@ -100,16 +96,18 @@ def window(browser: Any, served: Served) -> Window:
 
 
 @pytest.fixture
-def visit(window: Window, tmp_path: Path) -> Iterator[Open]:
-    """The page with these settings, of the visitor who is at the desk or of the other. At the end nothing may have gone
-    wrong in either."""
+def visit(window: Window, kept: dict[str, str], tmp_path: Path) -> Iterator[Open]:
+    """The page with these settings (None: those that it has), of the visitor who is at the desk or of the other. At the
+    end nothing may have gone wrong in either."""
 
-    def show(settings: StudioSettings = SMALL, viewport: dict[str, int] = WIDE, guest: bool = False) -> Any:
+    def show(settings: StudioSettings | None = SMALL, viewport: dict[str, int] = WIDE, guest: bool = False) -> Any:
         page = window.guest if guest else window.desk
         page.set_viewport_size(viewport)
         tab(page, "Compare")
-        restore(page, written(settings, tmp_path))
-        expect(page.locator("#prompt textarea")).to_have_value(settings.prompt)
+        if settings is not None:
+            kept.pop("untouched", None)
+            restore(page, written(settings, tmp_path))
+            expect(page.locator("#prompt textarea")).to_have_value(settings.prompt)
         return page
 
     yield show
@@ -119,17 +117,18 @@ def visit(window: Window, tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, str]:
-    """When the run was that `compared` has last shown."""
+    """when: of the run that `compared` has last shown. untouched: there if no test has asked for settings since."""
     return {}
 
 
 @pytest.fixture
 def compared(visit: Open, kept: dict[str, str]) -> Any:
     """The page with the clips of `SMALL`, made once for the tests that only look at them."""
-    page = visit()
+    page = visit(None if "untouched" in kept else SMALL)
     if kept.get("when") is None or kept["when"] != page.evaluate(WHEN):
         generate(page)
         kept["when"] = page.evaluate(WHEN)
+    kept["untouched"] = "yes"
     return page
 
 
@@ -188,7 +187,8 @@ def overflow(page: Any) -> int:
 
 
 def own_runs(served: Served, seed: int) -> int:
-    """How many runs the visitor has made whose last one had this seed; others have made some too."""
+    """How many runs the visitor has made whose last one had this seed; somebody without a page has made one too."""
+    list(served.studio.run(replace(SMALL, seed=99, steps=2), user="somebody without a page"))
     every = [served.studio.history(user) for user in served.studio._histories]
     (own,) = (runs for runs in every if runs[0].settings.seed == seed)
     assert len(own) < sum(map(len, every))
@@ -255,8 +255,8 @@ def test_slider_flip_and_difference(compared: Any) -> None:
     assert wiped[4 * (width - 8) : 4 * width] == fast[4 * (width - 8) : 4 * width]
 
 
-def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, compared: Any) -> None:
-    page = compared
+def test_turning_a_knob_renders_only_the_accelerated_side(served: Served, compared: Any, visit: Open) -> None:
+    page = visit()
     expect(page.locator("#compare-headline [data-figure=calls] b")).to_have_text("12 of 20")
     box = page.get_by_label("cache compute")
     box.fill("0.9")
@@ -469,7 +469,7 @@ def test_methods_and_settings_are_in_words(visit: Open) -> None:
 
 
 def test_generate_stays_within_reach_on_a_telephone(visit: Open) -> None:
-    page = visit(viewport=NARROW)
+    page = visit(None, viewport=NARROW)
     for down in (0, 400, 1500):
         page.evaluate("down => scrollTo(0, down)", down)
         box = page.locator("#generate").bounding_box()

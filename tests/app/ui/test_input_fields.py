@@ -11,7 +11,7 @@ pytest.importorskip("playwright", reason="browser tests need playwright")
 from playwright import sync_api
 
 from accel.app.limits import Limits
-from tests.app.chromium import CHROMIUM, needs_chromium
+from tests.app.chromium import chromium, needs_chromium
 from tests.app.conditioned import load, model_folder, picture
 from tests.app.served import Served
 
@@ -25,8 +25,7 @@ def test_a_picture_is_given_where_the_model_takes_one(tmp_path: Path) -> None:
     model, other = (model_folder(tmp_path, kind) for kind in ("StableDiffusionImg2ImgPipeline", "DiTPipeline"))
     served = Served(Limits(hub=False, roots=(tmp_path,)), model, load)
     try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        with chromium() as browser:
             page = browser.new_page()
             page.set_default_timeout(LONG)
             page.goto(served.url)

@@ -12,11 +12,10 @@ import pytest
 pytest.importorskip("gradio", reason="the app needs gradio")
 pytest.importorskip("playwright", reason="browser tests need playwright")
 from PIL import Image
-from playwright import sync_api
 
 from accel.app import gradio_pair
 from accel.measure.sound import Sound, encode_wav, spectrogram
-from tests.app.chromium import CHROMIUM, needs_chromium
+from tests.app.chromium import chromium, needs_chromium
 
 pytestmark = needs_chromium
 VIEWER = Path(gradio_pair.__file__).parent
@@ -50,9 +49,7 @@ def test_sounds_are_in_step_and_one_is_heard(tmp_path: Path) -> None:
     page_file = tmp_path / "page.html"
     sheet, template, script = ((VIEWER / f"viewer.{kind}").read_text() for kind in ("css", "html", "js"))
     page_file.write_text(PAGE % (sheet, template.replace("{{empty}}", ""), value, script))
-    flags = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with chromium("--autoplay-policy=no-user-gesture-required") as browser:
         page = browser.new_page()
         page.goto(page_file.as_uri())
         page.wait_for_function("viewed.sounds.every((sound) => sound.duration > 2.9) && viewed.rate < 400", polling=100)
@@ -68,4 +65,3 @@ def test_sounds_are_in_step_and_one_is_heard(tmp_path: Path) -> None:
         assert page.evaluate("viewed.sounds.every((sound) => sound.paused)")
         page.locator("[data-mode=difference]").click()
         assert page.locator("figure[data-pane='0'] figcaption").inner_text() == "the difference, as a sound"
-        browser.close()

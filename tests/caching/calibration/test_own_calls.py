@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
 import accel
 from accel import Calibration, OptimalSchedule, calibrate, calibrating
+from accel.anatomy import inspect
 from accel.caching.calibration.files import to_json
 from accel.patch import session_of
 from tests.accel.residue import traces
@@ -143,6 +145,54 @@ def test_calls_at_another_guidance_scale_are_left_out() -> None:
         pipe(guidance_scale=7.0)
     assert calibration.key.guidance == 4.0 and calibration.key.prompts == 1
     assert "had not guidance 4.0: left out" in str(calibration)
+
+
+def another_scheduler(pipe: Any) -> None:
+    pipe.scheduler = FlowMatchHeunDiscreteScheduler()
+
+
+def another_setting(pipe: Any) -> None:
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+
+def another_denoiser(pipe: Any) -> None:
+    pipe.transformer = toy().transformer
+    pipe.transformer.more = torch.nn.Linear(4, 4)
+
+
+EXCHANGES = [another_scheduler, another_setting, another_denoiser]
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_it_belongs_to_the_parts_that_the_run_had_whenever_they_were_exchanged(exchange: Any) -> None:
+    """In front of the block, in it, or in it and back again."""
+    before, within, back = toy(), toy(), toy()
+    exchange(before)
+    with calibrating(before) as expected:
+        before()
+    with calibrating(within) as calibration:
+        exchange(within)
+        within()
+    with calibrating(back) as returned:
+        own = {**back.components}
+        exchange(back)
+        back()
+        vars(back).update(own)
+    assert to_json(calibration) == to_json(expected) == to_json(returned)
+    assert calibration.misfit(inspect(within)) == expected.misfit(inspect(within))
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_calls_with_parts_that_were_exchanged_meanwhile_are_left_out(exchange: Any) -> None:
+    pipe, alone = toy(), toy()
+    with calibrating(pipe) as calibration:
+        pipe()
+        exchange(pipe)
+        pipe()
+    with calibrating(alone) as expected:
+        alone()
+    assert json.loads(to_json(calibration)) | {"notes": []} == json.loads(to_json(expected)) | {"notes": []}
+    assert "1 recorded parts of runs had another scheduler, settings or denoiser: left out" in str(calibration)
 
 
 def test_what_is_no_pipeline_is_refused_before_the_block() -> None:

@@ -217,7 +217,10 @@ def test_an_accelerated_pipeline_is_saved_as_the_plain_one(tmp_path: Path) -> No
     assert index["scheduler"] == ["diffusers", "UniPCMultistepScheduler"]
     again = WanPipeline.from_pretrained(tmp_path, tokenizer=None, text_encoder=None)
     again.set_progress_bar_config(disable=True)
-    assert torch.equal(run(again, TINY["wan"]), plain("wan"))
+    before, after = (each.transformer.state_dict() for each in (pipe, again))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    # Not equal: weights of a file lie elsewhere in memory, and some products round otherwise there.
+    torch.testing.assert_close(run(again, TINY["wan"]), plain("wan"), rtol=1e-4, atol=1e-4)
 
 
 def test_from_pipe_gives_a_plain_pipeline_on_the_same_parts() -> None:

@@ -54,12 +54,12 @@ def test_what_may_be_the_fastest_is_measured_once_more_and_nothing_twice() -> No
 
 
 def test_clips_are_timed_once_more_in_pairs(tmp_path: Path) -> None:
-    case = replace(cases(["photos"])[0], steps=20)
+    case = replace(cases(["photos"])[0], steps=8)
     bench = Bench(case, tmp_path / "photos.jsonl", speeds=True)
     bench.fewer(case.steps, 0)
-    bench.fewer(5, 0)
-    bench.again(fewer(5), lambda pipe: lambda: None, [0], 5, kept_in(tmp_path / "again.jsonl"))
-    [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 5)
+    bench.fewer(2, 0)
+    bench.again(fewer(2), lambda pipe: lambda: None, [0], 2, kept_in(tmp_path / "again.jsonl"))
+    [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 2)
     assert (run.setting, run.psnr) == (known.setting, known.psnr)
     assert run.beside > run.seconds > 0.0
 

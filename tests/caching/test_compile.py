@@ -70,7 +70,7 @@ def test_one_graph_serves_plain_accelerated_and_restored_runs(label, whole):
 @pytest.mark.part(1)
 @pytest.mark.parametrize("label", ["interval", "easy"])
 def test_a_graph_that_was_made_in_an_accelerated_run_serves_the_others(label):
-    """aot_eager traces through autograd's graphs as inductor does; three blocks of one class are one graph."""
+    """aot_eager traces through autograd's graphs as inductor does; the blocks are of one class and one graph."""
     pipe = compiled("aot_eager")
     output = accelerated(pipe, CACHES[label])
     assert graphs() == 1

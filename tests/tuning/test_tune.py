@@ -67,7 +67,7 @@ def pipe() -> Iterator[Any]:
 
 
 def tuned(pipe: Any, **asked: Any) -> Recipe:
-    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 0.5, "levers": ("cache",)}
+    given = {"steps": STEPS, "call_arguments": CALL, "minutes": 10, "levers": ("cache",)}  # far more than it takes
     return accel.tune(pipe, **{"prompts": PROMPTS, **given, **asked})
 
 

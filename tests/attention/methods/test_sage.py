@@ -289,15 +289,15 @@ def test_emulation_is_near_the_plain_pipeline(name: str) -> None:
 
 def test_spared_steps_and_layers_are_the_models_own_to_the_bit() -> None:
     for options in ({"warmup": 1.0}, {"final": 1.0}, {"dense_layers": 3}, {"final_layers": 3}):
-        output, report = accelerated("wan", Emulated(**options), steps=4)
-        assert torch.equal(output, plain("wan", steps=4)) and not report.engaged
+        output, report = accelerated("ltx", Emulated(**options), steps=4)
+        assert torch.equal(output, plain("ltx", steps=4)) and not report.engaged
     method = Emulated(warmup=0.3, final=0.25, dense_layers=1, final_layers=1)
-    _, report = accelerated("wan", method, steps=4)
-    # Of 4 steps in 2 streams and 3 layers: 1.2 steps are two, then one step with its second layer, and the last.
+    _, report = accelerated("ltx", method, steps=4)
+    # Of 4 steps in 3 layers: 1.2 steps are two, then one step with its second layer, and the last.
     assert report.reason == (
-        "2 of 24 self-attentions dense in fewer bits (kernel slow emulation of int8 and float16); attention is about"
-        " 20% of a step at 48 tokens; dense: 12 in the first steps (warmup), 6 in the last steps (final), 2 in the"
-        " first layers (dense_layers), 2 in the last layers (final_layers)"
+        "1 of 12 self-attentions dense in fewer bits (kernel slow emulation of int8 and float16); attention is about"
+        " 20% of a step at 48 tokens; dense: 6 in the first steps (warmup), 3 in the last steps (final), 1 in the"
+        " first layers (dense_layers), 1 in the last layers (final_layers)"
     )
 
 
@@ -305,12 +305,12 @@ def test_the_package_on_a_pipeline(install: Any) -> None:
     install((9, 0), **{VERSION_2[0]: noise, VERSION_2[3]: right})
     output, report = accelerated("wan", accel.SageAttention(min_tokens=0), steps=3)
     assert 0 < off(output, plain("wan", steps=3)) < 0.02
-    assert report.reason.startswith("18 of 18 self-attentions dense in fewer bits (kernel sage fp8 sm90)")
+    assert report.reason.startswith("12 of 12 self-attentions dense in fewer bits (kernel sage fp8 sm90)")
     assert "kernel sage fp16 is not used (float32, head width 16): it agrees with dense" in report.reason
     install((9, 0), **{VERSION_2[0]: noise})
     output, report = accelerated("wan", accel.SageAttention(min_tokens=0), steps=3)
     assert torch.equal(output, plain("wan", steps=3)) and not report.engaged
-    assert "dense: 18 because no kernel in fewer bits passes its test" in report.reason
+    assert "dense: 12 because no kernel in fewer bits passes its test" in report.reason
 
 
 def test_without_package_or_gpu_nothing_changes(install: Any) -> None:
@@ -321,7 +321,7 @@ def test_without_package_or_gpu_nothing_changes(install: Any) -> None:
     install(None, **dict.fromkeys(VERSION_2, right))
     output, report = accelerated("wan", accel.SageAttention(min_tokens=0), steps=2)
     assert torch.equal(output, plain("wan", steps=2)) and not report.engaged
-    assert "dense: 12 because SageAttention needs an NVIDIA GPU" in report.reason
+    assert "dense: 8 because SageAttention needs an NVIDIA GPU" in report.reason
 
 
 def test_a_sparse_method_beside_it() -> None:
@@ -329,7 +329,7 @@ def test_a_sparse_method_beside_it() -> None:
     sparse = accel.SlidingTile(tile=(1, 4, 4), window=(1, 1, 1), warmup=0.5, dense_layers=0, min_tokens=0)
     output, report = accelerated("wan", Emulated(sparse=sparse), steps=4)
     assert report.reason.startswith(
-        "12 of 24 self-attentions sparse, computing 33% of their query-key pairs (kernel gather), 12 dense in fewer"
+        "8 of 16 self-attentions sparse, computing 33% of their query-key pairs (kernel gather), 8 dense in fewer"
         " bits (kernel slow emulation of int8 and float16); "
     )
     alone, _ = accelerated("wan", sparse, steps=4)
@@ -353,13 +353,13 @@ def test_bfloat16_on_processors_with_and_without_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bfloat16, "has_tiles", lambda: tiles)
     output, report = accelerated("wan", accel.LowPrecision(min_tokens=0), steps=3)
     assert 0 < off(output, plain("wan", steps=3)) < 0.02
-    assert report.reason.startswith(f"18 of 18 self-attentions dense in fewer bits (kernel {kernel})")
+    assert report.reason.startswith(f"12 of 12 self-attentions dense in fewer bits (kernel {kernel})")
     _, report = accelerated("wan", accel.LowPrecision("float16", min_tokens=0), steps=2)
-    assert "12 because CPUs are slower in float16 than in float32: choose bfloat16" in report.reason
+    assert "8 because CPUs are slower in float16 than in float32: choose bfloat16" in report.reason
     monkeypatch.setattr(bfloat16, "has_instructions", lambda: False)
     output, report = accelerated("wan", accel.LowPrecision(min_tokens=0), steps=3)
     assert torch.equal(output, plain("wan", steps=3)) and not report.engaged
-    assert "18 because this CPU has no instructions for bfloat16" in report.reason
+    assert "12 because this CPU has no instructions for bfloat16" in report.reason
 
 
 def test_beside_a_cache_and_guidance() -> None:

@@ -54,7 +54,6 @@ def choices() -> list[ModelChoice]:
     """The base first."""
     return [
         ModelChoice("video", 0),
-        ModelChoice("video, turbo", 0, None, "turbo"),
         ModelChoice("video, 5x cache", 0, None, DRAFT),
         ModelChoice("video, 10 steps", 0, 10),
         ModelChoice("video to 0.9, then few", 0, None, base_then_few()),

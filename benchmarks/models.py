@@ -18,6 +18,7 @@ import torch
 
 import accel
 from accel import pocket
+from accel.caching import OptimalSchedule
 from accel.cli import run
 from accel.journal import Journal
 from accel.measure.intervals import of_mean, of_ratio
@@ -34,7 +35,7 @@ from benchmarks.best_of import DRAFT, share
 from benchmarks.command import command_of
 
 MEASURED = "measured.jsonl"
-RISK = 0.15
+EIGHTH = Recipe(cache=OptimalSchedule(0.16, fewest=8, guard=0.8))
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def choices() -> list[ModelChoice]:
     return [
         ModelChoice("video", 0),
         ModelChoice("video, 5x cache", 0, None, DRAFT),
+        ModelChoice("video, 8 of 50 computed", 0, None, EIGHTH),
         ModelChoice("video, 10 steps", 0, 10),
         ModelChoice("video to 0.9, then few", 0, None, base_then_few()),
         ModelChoice("few", 1),
@@ -87,11 +89,11 @@ def chosen(front: ModelFront, below: float) -> ChoiceResult:
     return _each_half(front, "chosen on the other half", lambda part: lambda number: part.fastest(below).choice)
 
 
-def routed(front: ModelFront, early: EarlyError, shuffled: int | None) -> ChoiceResult:
+def routed(front: ModelFront, risk: float, early: EarlyError, shuffled: int | None) -> ChoiceResult:
     """Each half of the prompts by a route that was learnt on the other; without the time of the early look."""
 
     def learnt(part: ModelFront) -> Callable[[int], ModelChoice]:
-        route = Route.learnt(part, RISK, early=early, shuffled=shuffled)
+        route = Route.learnt(part, risk, early=early, shuffled=shuffled)
         return lambda number: route.choose(front.prompts[number], front.seeds[number])
 
     return _each_half(front, "route" if shuffled is None else "route, labels shuffled", learnt)
@@ -185,8 +187,8 @@ def measure(given: argparse.Namespace) -> None:
             found: float = once(kept, f"early/{choice.label}/{prompt}/{seed}", errors, choice, prompt, seed)
             return found
 
-        rows = [*front.results, chosen(front, given.below), routed(front, early, None), routed(front, early, 0)]
-        show(models_table(rows))
+        routes = [routed(front, given.risk, early, shuffled) for shuffled in (None, 0)]
+        show(models_table([*front.results, chosen(front, given.below), *routes]))
         other = pocket.prompts(given.diverse, given.prompt_seed + 1)
         show(diversity_table(pipes, other, given.seeds, kept))
 
@@ -197,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt-seed", type=int, default=77)
     parser.add_argument("--first-seed", type=int, default=0, help="of the first prompt's noise")
     parser.add_argument("--below", type=float, default=0.0, help="share of correct clips that a choice may lose")
+    parser.add_argument("--risk", type=float, default=0.05, help="share of clips that a route may make worse")
     parser.add_argument("--diverse", type=int, default=16, help="prompts for the diversity over seeds")
     parser.add_argument("--seeds", type=int, default=6, help="of each of these")
     parser.add_argument("--out", type=Path, default=Path("out/models"))

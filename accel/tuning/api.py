@@ -98,8 +98,7 @@ def tune(
         calibration: of this model, or its file (of several the first): constants and plans are taken from it, and not
             from the two prompts that are recorded here.
         known: must be left out; earlier versions began with what earlier tunings had found.
-        choices: with several models, what is tried in place of the usual. Each prompt then has its own seed, from
-            `seed` on.
+        choices: of several models, what is tried instead of the usual; each prompt has its own seed, from `seed` on.
 
     Returns a Recipe; of a list of pipelines, as in `tune([base, few], prompts, verify=score)`, a ModelFront of all of
     them. Then no quality is to be named, and of the rest seed, call_arguments, out, tell and progress count.

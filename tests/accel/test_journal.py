@@ -150,7 +150,7 @@ def _tuning(which: str, row: Any) -> User:
 def _models(folder: Path, add: bool) -> Any:
     kept = Journal(folder / models.RUNS, {"seed": 0}, models.ChoiceRun)
     if add:
-        kept.add(models.ChoiceRun("base", "a prompt", 1.0, 2.0))
+        kept.add(models.ChoiceRun("base", "a prompt", 0, 1.0, 2.0))
     return dict(kept)
 
 

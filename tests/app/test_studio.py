@@ -62,7 +62,8 @@ def test_stages_come_in_order_and_count_the_steps(stage: Stage) -> None:
     assert steps == list(range(11)) and updates[3].steps == 10
 
 
-def test_previews_show_where_the_clip_is_going(stage: Stage) -> None:
+def test_previews_show_where_the_clip_is_going(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accel.app.watch.PREVIEW_SECONDS", 0.0)  # one of each step, however fast the machine is
     updates = list(stage.studio.run(StudioSettings(prompt=PROMPT, steps=14, seed=2, frames=5)))
     pair, previews = updates[-1].pair, [update.preview for update in updates if update.preview is not None]
     assert pair is not None and previews

@@ -284,7 +284,7 @@ def test_every_method_has_its_settings(visit: Open) -> None:
 
 def test_cancel_stops_the_work_within_a_step(served: Served, visit: Open) -> None:
     page = visit(replace(SMALL, seed=21, steps=100))
-    with served.slowly(0.2):
+    with served.slowly(0.5):
         begun = served.calls
         page.locator("#generate").click()
         expect(page.locator("#progress")).to_contain_text(UNDER_WAY)

@@ -76,8 +76,8 @@ def halves(front: ModelFront) -> list[tuple[ModelFront, range]]:
 
 def _part(front: ModelFront, places: range) -> ModelFront:
     results = [ChoiceResult(one.choice, _at(one.scores, places), _at(one.seconds, places)) for one in front.results]
-    shots = {"prompts": _at(front.prompts, places), "seeds": _at(front.seeds, places)}
-    return replace(front, **shots, results=tuple(results))
+    prompts, seeds = _at(front.prompts, places), _at(front.seeds, places)
+    return replace(front, prompts=prompts, seeds=seeds, results=tuple(results))
 
 
 def _at(values: Sequence[Any], places: Sequence[int]) -> tuple[Any, ...]:

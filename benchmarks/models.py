@@ -35,7 +35,7 @@ from benchmarks.best_of import DRAFT, share
 from benchmarks.command import command_of
 
 MEASURED = "measured.jsonl"
-EIGHTH = Recipe(cache=OptimalSchedule(0.16, fewest=8, guard=0.8))
+EIGHT_CALLS = Recipe(cache=OptimalSchedule(0.16, fewest=8, guard=0.8))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def choices() -> list[ModelChoice]:
     return [
         ModelChoice("video", 0),
         ModelChoice("video, 5x cache", 0, None, DRAFT),
-        ModelChoice("video, 8 of 50 computed", 0, None, EIGHTH),
+        ModelChoice("video, 8 of 50 computed", 0, None, EIGHT_CALLS),
         ModelChoice("video, 10 steps", 0, 10),
         ModelChoice("video to 0.9, then few", 0, None, base_then_few()),
         ModelChoice("few", 1),
@@ -94,7 +94,7 @@ def routed(front: ModelFront, risk: float, early: EarlyError, shuffled: int | No
 
     def learnt(part: ModelFront) -> Callable[[int], ModelChoice]:
         route = Route.learnt(part, risk, early=early, shuffled=shuffled)
-        return lambda number: route.choose(front.prompts[number], front.seeds[number])
+        return lambda number: route.choose(*front.shots[number])
 
     return _each_half(front, "route" if shuffled is None else "route, labels shuffled", learnt)
 

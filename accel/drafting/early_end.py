@@ -29,7 +29,6 @@ from accel.session import Session
 
 Sizes = tuple[tuple[int, ...], ...]
 Asked = tuple[type, Sizes]
-"""A denoiser's class and the latents' sizes: of two experts that take turns (Wan 2.2) one answers for both."""
 
 
 class EarlyEnd:
@@ -71,7 +70,7 @@ class EarlyEnd:
     def evaluate(self, name: str, part: Part, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Around a denoiser, below the session."""
         latents = part.latents(args, kwargs)
-        asked = type(original(part.module)), sizes_of(latents)
+        asked = _asked(part, latents)
         self._per_step[-1] += rows_of(latents)
         if self.ended and asked in self._last:
             return copied(self._last[asked])
@@ -85,8 +84,7 @@ class EarlyEnd:
         """
         if not self.ended or self._foresee:
             return inner(*args, **kwargs)
-        asked = type(original(part.module)), sizes_of(part.latents(args, kwargs))
-        known = self._last.get(asked)
+        known = self._last.get(_asked(part, part.latents(args, kwargs)))
         return inner(*args, **kwargs) if known is None else copied(known)
 
     def step(
@@ -146,6 +144,11 @@ def around_denoisers(pipe: Any, around: Around) -> Iterator[tuple[Any, str, Arou
     for name, part in networks_of(pipe):
         if part.denoises:
             yield part.module, forward_of(part.module), partial(around, name, part)
+
+
+def _asked(part: Part, latents: Any) -> Asked:
+    """A denoiser's class and the latents' sizes: of two experts that take turns (Wan 2.2) one answers for both."""
+    return type(original(part.module)), sizes_of(latents)
 
 
 def sizes_of(latents: Any) -> Sizes:

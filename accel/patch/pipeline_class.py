@@ -98,8 +98,9 @@ def _without_layers(owner: Any, state: Any) -> Any:
     """The attributes of a pipeline that a copy gets: what somebody else has put under our layers, or nothing."""
     if not isinstance(state, dict):
         return state
-    plain = {name: other_method(owner, name) if isinstance(value, Wrapper) else value for name, value in state.items()}
-    return {name: value for name, value in plain.items() if value is not None or state[name] is None}
+    plain = {name: value for name, value in state.items() if not isinstance(value, Wrapper)}
+    below = {name: other_method(owner, name) for name in state.keys() - plain.keys()}
+    return plain | {name: method for name, method in below.items() if method is not None}
 
 
 def _layer_in(kind: type) -> CallWrapper | None:

@@ -19,6 +19,7 @@ from accel.measure.pipeline_runs import attach_for_run, without_progress_bars, w
 from accel.presets import resolve
 from accel.recipe import Recipe
 from accel.samplers.model_switch import ModelSwitch
+from accel.tuning.clip_split import PromptSeed
 from accel.tuning.space import settings
 
 SWITCHES = (0.9, 0.7)  # noise levels where another model may take over
@@ -70,6 +71,11 @@ class ModelFront:
     results: tuple[ChoiceResult, ...]
     call: Mapping[str, Any] = field(default_factory=dict, repr=False)
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shots(self) -> list[PromptSeed]:
+        """Each prompt with its seed."""
+        return [PromptSeed(*shot) for shot in zip(self.prompts, self.seeds, strict=True)]
 
     @property
     def base(self) -> ChoiceResult:
@@ -126,9 +132,8 @@ def tune_models(
     call = call_arguments_of(pipes[0], call_arguments or {})
     shared = {"first_seed": seed, "arguments": sorted(map(str, call.items()))}
     runs = Journal(Path(out) / RUNS if out else None, shared, ChoiceRun)
-    shots = list(zip(texts, range(seed, seed + len(texts)), strict=True))
-    front = ModelFront(tuple(pipes), texts, tuple(own for _, own in shots), (), call)
-    for number, (prompt, own) in enumerate(shots):
+    front = ModelFront(tuple(pipes), texts, tuple(range(seed, seed + len(texts))), (), call)
+    for number, (prompt, own) in enumerate(front.shots):
         score = Scorer(verify, prompt)
         for choice in found:  # taking turns, so that a machine that slows down slows all of them
             if (choice.label, prompt, own) not in runs:
@@ -137,7 +142,7 @@ def tune_models(
         if number == 0:
             left_out = {one.label: why for one in found if (why := _in_vain(one, prompt, own, runs))}
             found = tuple(one for one in found if one.label not in left_out)
-    results = tuple(_result(one, [runs[one.label, prompt, own] for prompt, own in shots]) for one in found)
+    results = tuple(_result(one, [runs[one.label, *shot] for shot in front.shots]) for one in found)
     return replace(front, results=results, left_out=left_out)
 
 

@@ -117,8 +117,7 @@ class EarlyErrors:
 
 
 def _features(front: ModelFront, choice: ModelChoice, early: EarlyError) -> Array:
-    shots = zip(front.prompts, front.seeds, strict=True)
-    return np.array([_row(prompt, early(choice, prompt, seed)) for prompt, seed in shots])
+    return np.array([_row(prompt, early(choice, prompt, seed)) for prompt, seed in front.shots])
 
 
 def _row(prompt: str, error: float) -> Array:

@@ -24,7 +24,6 @@ from accel.session import Session, bare
 from accel.terminal import waiting
 
 NOTHING = "Nothing was recorded: the runs had fewer than two steps."
-OTHER_PARTS = "another scheduler, settings or denoiser"
 
 
 class CalibrationRuns(NamedTuple):
@@ -104,7 +103,8 @@ def averaged(pipe: Any, courses: list[RunRecord], prompts: int, arguments: Mappi
     guidance = _scale(pipe, arguments)
     tables, notes = _tables(kept, anatomy, guidance)
     if len(kept) < len(courses):
-        notes += (f"{len(courses) - len(kept)} recorded parts of runs had {OTHER_PARTS}: left out",)
+        others = len(courses) - len(kept)
+        notes += (f"{others} recorded parts of runs had another scheduler, settings or denoiser: left out",)
     key = _key(pipe, anatomy, kept[0].settings, prompts, arguments)
     return CalibrationRuns(kept, anatomy, guidance, Calibration(key, tables, notes))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accel.caching.calibration.calibrate import OTHER_PARTS, averaged, recording, with_parts_of_first
+from accel.caching.calibration.calibrate import averaged, recording, with_parts_of_first
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.call_forms import call_default
@@ -70,15 +70,10 @@ def _measured(pipe: Any, courses: list[RunRecord]) -> Calibration:
         )
     first = whole[0].arguments
     scale = first.get("guidance_scale")
-    guided = [course for course in whole if course.arguments.get("guidance_scale") == scale]
-    alike = with_parts_of_first(guided)
+    alike = [course for course in whole if course.arguments.get("guidance_scale") == scale]
     told = {name: value for name, value in first.items() if name in ALWAYS_TOLD or value != call_default(pipe, name)}
-    calls = sum(course.denoiser == alike[0].denoiser for course in alike)
+    calls = sum(course.denoiser == alike[0].denoiser for course in with_parts_of_first(alike))
     found = averaged(pipe, alike, calls, told).calibration
-    left_out = {
-        "were interrupted": len(courses) - len(whole),
-        f"had not guidance {scale}": len(whole) - len(guided),
-        f"had {OTHER_PARTS}": len(guided) - len(alike),
-    }
+    left_out = {"were interrupted": len(courses) - len(whole), f"had not guidance {scale}": len(whole) - len(alike)}
     notes = (f"{count} recorded parts of runs {why}: left out" for why, count in left_out.items() if count)
     return Calibration(found.key, found.tables, (*found.notes, *notes))

@@ -6,6 +6,8 @@ everybody's calls. Context variables tell them apart: each thread and each async
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +25,9 @@ class CallOwner:
         self._parts = parts  # by identity
         self._outer: CallOwner | None = None
         self._over = False
+        if _is_call(self):
+            with _CALLS_LOCK:
+                _CALLS.add(self)
 
     def owns(self, part: object) -> bool:
         """Whether this part's calls are its own."""
@@ -36,6 +41,8 @@ class CallOwner:
     def hand_back(self) -> None:
         """It has ended, wherever this is called: a generator may be closed in another thread than it began in."""
         self._over = True
+        with _CALLS_LOCK:
+            _CALLS.discard(self)
         _OWNER.set(next(_in_progress(), None))
 
     @contextmanager
@@ -78,6 +85,14 @@ def paused() -> Iterator[CallOwner]:
     return (one.paused for one in _in_progress() if isinstance(one, _Pause))
 
 
+def owned_elsewhere(part: object) -> bool:
+    """Whether this part serves a call in another thread or task, which began and has not ended yet."""
+    here = {*_in_progress(), *paused()}
+    with _CALLS_LOCK:
+        known = list(_CALLS)
+    return any(call.owns(part) for call in known if call not in here)
+
+
 def _in_progress() -> Iterator[CallOwner]:
     """Calls and callbacks, from the inside out."""
     found = _OWNER.get()
@@ -91,6 +106,8 @@ def _is_call(found: CallOwner) -> bool:
     return not isinstance(found, _Pause)
 
 
+_CALLS: weakref.WeakSet[CallOwner] = weakref.WeakSet()  # all that are in progress, wherever
+_CALLS_LOCK = threading.Lock()
 _OWNER: ContextVar[CallOwner | None] = ContextVar("accel_owner", default=None)
 AT_WORK: ContextVar[CallOwner | None] = ContextVar("accel_at_work", default=None)
 """The pipeline call whose denoiser is running here and now, if any."""

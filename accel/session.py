@@ -15,12 +15,14 @@ from accel.components import adapters_of, components_of, denoisers_of, guiders_o
 from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
-from accel.ownership import owner_of, owners, paused
+from accel.ownership import owned_elsewhere, owner_of, owners, paused
 from accel.patch import (
     CHANGING,
+    Around,
     CallWrapper,
     Wrapper,
     forward_of,
+    plain_copies,
     replace_attribute,
     session_of,
     unwrap_methods,
@@ -43,9 +45,9 @@ class Session:
 
     The session holds the pipeline weakly and the pipeline holds the session, so both live exactly as long as the
     pipeline does. `restore()` (or leaving the `with` block) gives the untouched pipeline back, for good, and
-    `suspended()` for a while. Copy a scheduler or denoiser meanwhile with `copy.deepcopy` or `from_config`: what
-    `copy.copy` makes shares its methods with the first. Raises what a method raises that does not fit, and ValueError
-    for a pipeline that has a session already; the pipeline is then as it was.
+    `suspended()` for a while. Copies that are made meanwhile of the pipeline or of a part are plain, unaccelerated
+    ones. Raises what a method raises that does not fit, and ValueError for a pipeline that has a session already; the
+    pipeline is then as it was.
     """
 
     def __init__(self, pipe: Any, recipe: Recipe) -> None:
@@ -196,6 +198,7 @@ class Session:
         with ExitStack() as put_back:
             with CHANGING:
                 components = self._follow(pipe, components_of(pipe))
+                _check_free(components)
                 put_back.enter_context(self._swap.swapped_in(pipe))
                 for guider in guiders_of(components):
                     put_back.enter_context(_unused(guider))
@@ -258,14 +261,21 @@ class Session:
         if self._texts is not None:
             self._texts.attach(pipe)
 
-    def _covered(self, plan: list[tuple[Any, str, _PartListener]]) -> bool:
+    def _covered(self, plan: list[tuple[Any, str, Around]]) -> bool:
         """Whether the wrappers are, or were, over just these methods."""
         return len(plan) == len(self._wrappers) and all(
             wrapper.covers(owner, method) for wrapper, (owner, method, _) in zip(self._wrappers, plan, strict=True)
         )
 
-    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, _PartListener]]:
-        """Every method that is listened to: its owner, its name and what stands around it."""
+    def _plan(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, Around]]:
+        """Every method that is wrapped: its owner, its name and what stands around it."""
+        heard = list(self._heard(components))
+        yield from heard
+        for owner in {id(owner): owner for owner, *_ in heard}.values():
+            yield owner, "__reduce_ex__", plain_copies
+
+    def _heard(self, components: dict[str, Any]) -> Iterator[tuple[Any, str, Around]]:
+        """Every method that is listened to."""
         for name, scheduler in schedulers_of(components):
             step = next(method for method in STEPS if hasattr(scheduler, method))
             yield scheduler, "set_timesteps", _PartListener(self, "set_timesteps", scheduler, name)
@@ -305,6 +315,17 @@ class Session:
             if call is not None:
                 args, kwargs = call.changed_arguments(inner, args, kwargs)
             return inner(*args, **kwargs)
+
+
+def _check_free(components: dict[str, Any]) -> None:
+    """Raises RuntimeError where a scheduler that keeps its run in itself is in the middle of another."""
+    for name, scheduler in schedulers_of(components):
+        if "timesteps" in getattr(scheduler, "__dict__", {}) and owned_elsewhere(scheduler):
+            raise RuntimeError(
+                f"The {name} is in the middle of a run in another thread or task, and both would be wrong: give each "
+                f"a pipeline of its own, type(pipe)(**{{**pipe.components, {name!r}: copy.deepcopy(pipe.{name})}}), "
+                "and accelerate that."
+            )
 
 
 def _settings_of_schedulers(components: dict[str, Any]) -> list[str]:

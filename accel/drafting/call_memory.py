@@ -19,7 +19,8 @@ from accel.components import components_of, denoisers_of
 from accel.drafting.own_layers import Slot, own_layers
 from accel.patch import Wrapper, forward_of
 
-_OUTSIDE = ("forward", "_compiled_call_impl", "cache_context")  # of the network as a whole: what sessions stand around
+# Of the network as a whole: what sessions stand around.
+_OUTSIDE = ("forward", "_compiled_call_impl", "cache_context", "__reduce_ex__")
 
 
 class _Unreadable(Exception):

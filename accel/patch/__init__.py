@@ -7,13 +7,15 @@ owner, and steps aside instead of tearing off what others have put on top of it.
 or after, on the instance or on its class, finds and puts back what would be there without us.
 
 `method.py` covers a method, `pipeline_class.py` the call of a pipeline, `attribute.py` replaces what is no method, and
-`listening.py` hears what a module receives and returns, and `compiled.py` says what can be heard where torch compiles.
+`listening.py` hears what a module receives and returns, `compiled.py` says what can be heard where torch compiles, and
+`copies.py` what a copy gets.
 """
 
 from __future__ import annotations
 
 from accel.patch.attribute import Replacement, exchange_memory, replace_attribute, undo_later
 from accel.patch.compiled import forward_of, is_compiled_function, is_graph, reachable
+from accel.patch.copies import plain_copies
 from accel.patch.listening import listening
 from accel.patch.method import CHANGING, Around, Wrapper, other_method, unwrap_methods, wrap_methods
 from accel.patch.pipeline_class import CallWrapper, session_of
@@ -30,6 +32,7 @@ __all__ = [
     "is_graph",
     "listening",
     "other_method",
+    "plain_copies",
     "reachable",
     "replace_attribute",
     "session_of",

@@ -51,6 +51,11 @@ class Wrapper:
         method: Callable[..., Any] = own.__get__(owner)
         return method
 
+    @property
+    def below(self) -> Any:
+        """What is kept under this layer: another, what somebody else has put there, or None for the class's own."""
+        return self._previous
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         around = self._around
         if around is None:

@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from accel.patch.method import Around, Wrapper, other_method
+from accel.patch.copies import without_layers
+from accel.patch.method import Around
 
 _TYPE: Any = vars(object)["__class__"]  # what a pipeline's `__class__` is a cover for
 _LAYER = "_accel_layer"  # under this name the private class holds its layer
@@ -86,21 +87,12 @@ def _private(base: Any, layer: CallWrapper) -> Any:
         # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported, and a
         # layer over one of its methods that a shallow copy shared would lead to the first pipeline.
         state, *rest = base.__reduce_ex__(self, protocol)[2:]
-        return copyreg.__newobj__, (base,), _without_layers(self, state), *rest  # type: ignore[attr-defined]
+        return copyreg.__newobj__, (base,), without_layers(state), *rest  # type: ignore[attr-defined]
 
     shown = property(lambda self: base, lambda self, kind: layer.replace_class(kind))
     names = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__class__": shown, _LAYER: layer}
     private = type(base).__new__(Window, base.__name__, (base,), names)
     return private
-
-
-def _without_layers(owner: Any, state: Any) -> Any:
-    """The attributes of a pipeline that a copy gets: what somebody else has put under our layers, or nothing."""
-    if not isinstance(state, dict):
-        return state
-    plain = {name: value for name, value in state.items() if not isinstance(value, Wrapper)}
-    below = {name: other_method(owner, name) for name in state.keys() - plain.keys()}
-    return plain | {name: method for name, method in below.items() if method is not None}
 
 
 def _layer_in(kind: type) -> CallWrapper | None:

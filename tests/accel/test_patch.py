@@ -33,11 +33,13 @@ import accel
 from accel import FixedInterval, LastOutput, LastResidual, TeaCache
 from accel.caching.predictor import PastValues
 from accel.call import DenoiserCall
+from accel.components import components_of
 from accel.session import bare
 from tests.accel.residue import snapshot, traces
 from tests.accel.witness import denoisers, plain
 from tests.tiny import TINY, run
 from tests.tiny.case import quiet
+from tests.tiny.conditioned import CONDITIONED
 from tests.tiny.kinds import kinds_only
 
 every_pipeline = pytest.mark.parametrize("name", TINY)
@@ -252,7 +254,38 @@ def test_moving_to_another_dtype_and_back_keeps_it_accelerated() -> None:
 # Copies
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+DUPLICATES = [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+every_duplicate = pytest.mark.parametrize("duplicate", DUPLICATES, ids=["copy", "deepcopy", "pickle"])
+
+
+@every_duplicate
+@pytest.mark.parametrize("name", ["wan_two_experts", "flux", "sd_controlnet"])
+def test_a_copy_of_a_part_has_its_own_methods(name: str, duplicate: Callable[[Any], Any]) -> None:
+    """Of every part that layers are put on, by however many sessions."""
+    pipe = {**TINY, **CONDITIONED}[name].build()
+    other = type(pipe)(**pipe.components)
+    for each in (pipe, other):
+        accel.accelerate(each, RECIPE)
+    parts = [part for part in components_of(pipe).values() if any(_is_layer(value) for value in _attributes(part))]
+    assert len(parts) == {"wan_two_experts": 3, "flux": 2, "sd_controlnet": 3}[name]
+    for part in parts:
+        copied = duplicate(part)
+        assert type(copied) is type(part)
+        assert not any(_is_layer(value) or getattr(value, "__self__", None) is part for value in _attributes(copied))
+    for each in (pipe, other):
+        accel.restore(each)
+    assert traces(pipe) == traces(other) == []
+
+
+def _attributes(part: Any) -> list[Any]:
+    return list(getattr(part, "__dict__", {}).values())
+
+
+def _is_layer(value: Any) -> bool:
+    return isinstance(value, accel.patch.Wrapper)
+
+
+@every_duplicate
 def test_a_copied_scheduler_steps_itself_and_not_the_original(duplicate: Callable[[Any], Any]) -> None:
     pipe = TINY["flux"].build()
     with accel.accelerate(pipe, RECIPE):
@@ -261,7 +294,19 @@ def test_a_copied_scheduler_steps_itself_and_not_the_original(duplicate: Callabl
         scheduler.step(torch.zeros(1, 4, 4), scheduler.timesteps[0], torch.ones(1, 4, 4))
         assert scheduler.step_index == 1
         assert pipe.scheduler.step_index is None and len(pipe.scheduler.timesteps) != 4
-    assert not isinstance(vars(scheduler).get("step"), accel.patch.Wrapper)
+
+
+@pytest.mark.part(1)
+@every_duplicate
+@pytest.mark.parametrize("part", ["scheduler", "transformer"])
+def test_a_copy_takes_the_place_of_a_part_while_accelerated(part: str, duplicate: Callable[[Any], Any]) -> None:
+    pipe = TINY["wan"].build()
+    with accel.accelerate(pipe, RECIPE) as session:
+        run(pipe, TINY["wan"], steps=2)
+        setattr(pipe, part, duplicate(getattr(pipe, part)))
+        assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
+        assert session.report().predicted == PREDICTED["wan"]
+    assert torch.equal(run(pipe, TINY["wan"]), plain("wan")) and traces(pipe) == []
 
 
 @pytest.mark.part(1)
@@ -280,7 +325,7 @@ def test_a_copied_transformer_is_its_own_and_unaccelerated(duplicate: Callable[[
 
 
 @pytest.mark.part(1)
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+@every_duplicate
 def test_a_copied_pipeline_is_a_plain_one_that_can_be_accelerated_itself(duplicate: Callable[[Any], Any]) -> None:
     pipe = TINY["wan"].build()
     with accel.accelerate(pipe, RECIPE):

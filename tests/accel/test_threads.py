@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -198,19 +198,69 @@ def test_one_pipeline_called_from_two_threads_gives_each_call_levers_and_a_repor
         assert torch.equal(pipe(1), alone[1])
 
 
-def test_what_diffusers_breaks_in_two_threads_does_not_stay_broken() -> None:
-    """Two calls of one pipeline share the scheduler's count of steps. The next call is right."""
+class Halfway:
+    """Begins a run in another thread as a callback, and keeps it there until the block ends."""
+
+    def __init__(self, call: Callable[..., torch.Tensor]) -> None:
+        self._call, self._there, self._on = call, threading.Event(), threading.Event()
+
+    def __enter__(self) -> Halfway:
+        self._pool = ThreadPoolExecutor(1)
+        self._future = self._pool.submit(self._call, callback_on_step_end=self._wait)
+        self._there.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._on.set()
+        self._pool.shutdown()
+
+    def _wait(self, pipe: Any, step: int, *_: Any) -> dict[str, Any]:
+        if step == STEPS // 2:
+            self._there.set()
+            self._on.wait()
+        return {}
+
+    def output(self) -> torch.Tensor:
+        return self._future.result()
+
+
+@pytest.mark.part(3)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["wan", "flux", "sd"])
+def test_a_scheduler_in_the_middle_of_a_run_takes_no_second_one_from_another_thread(name: str, recipe: str) -> None:
+    """Neither of the same pipeline, nor of another that has the same scheduler. diffusers' own calls would mix."""
+    pipe = TINY[name].build()
+    other = type(pipe)(**pipe.components)
+    other.set_progress_bar_config(disable=True)
+    with accel.accelerate(pipe, RECIPES[recipe]) as session, accel.accelerate(other, BOUNDARY):
+        alone, timeline = used(pipe, name=name), session.report().timeline()
+        with Halfway(lambda **given: used(pipe, name=name, **given)) as halfway:
+            for second in (pipe, other):
+                with pytest.raises(RuntimeError, match=r"another thread or task.*give each a pipeline of its own"):
+                    used(second, 1, name)
+            with pytest.raises(RuntimeError, match="another thread"), session.running():
+                pass
+        assert torch.equal(halfway.output(), alone)
+        assert torch.equal(used(pipe, name=name), alone) and session.report().timeline() == timeline
+    assert traces(pipe) == traces(other) == []
+
+
+def test_calls_that_begin_at_once_on_one_pipeline_are_right_or_say_what_to_do() -> None:
     (pipe,) = sharing(number=1)
 
-    def tried(number: int) -> None:
-        with suppress(Exception):
-            used(pipe, number)
+    def tried(number: int) -> torch.Tensor | str:
+        try:
+            return used(pipe, number)
+        except RuntimeError as error:
+            return str(error)
 
     with accel.accelerate(pipe, PRESET) as session:
-        alone, timeline = used(pipe), session.report().timeline()
+        alone, timeline = [used(pipe, 1), used(pipe)], session.report().timeline()
         for _ in range(3):
-            at_once(lambda: tried(0), lambda: tried(1))
-            assert torch.equal(used(pipe), alone) and session.report().timeline() == timeline
+            outputs = at_once(lambda: tried(1), lambda: tried(0))
+            for output, expected in zip(outputs, alone, strict=True):
+                assert "give each" in output if isinstance(output, str) else torch.equal(output, expected)
+            assert torch.equal(used(pipe), alone[1]) and session.report().timeline() == timeline
     assert traces(pipe) == []
     assert torch.equal(used(pipe), plain("wan", steps=STEPS))
 

@@ -299,11 +299,13 @@ def test_a_copied_scheduler_steps_itself_and_not_the_original(duplicate: Callabl
 @pytest.mark.part(1)
 @every_duplicate
 @pytest.mark.parametrize("part", ["scheduler", "transformer"])
-def test_a_copy_takes_the_place_of_a_part_while_accelerated(part: str, duplicate: Callable[[Any], Any]) -> None:
-    pipe = TINY["wan"].build()
+def test_a_copy_takes_the_place_of_a_part_there_and_elsewhere(part: str, duplicate: Callable[[Any], Any]) -> None:
+    pipe, other = TINY["wan"].build(), TINY["wan"].build()
     with accel.accelerate(pipe, RECIPE) as session:
         run(pipe, TINY["wan"], steps=2)
-        setattr(pipe, part, duplicate(getattr(pipe, part)))
+        setattr(other, part, duplicate(getattr(pipe, part)))
+        assert torch.equal(run(other, TINY["wan"]), plain("wan"))
+        setattr(pipe, part, getattr(other, part))
         assert torch.equal(run(pipe, TINY["wan"]), fast("wan"))
         assert session.report().predicted == PREDICTED["wan"]
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan")) and traces(pipe) == []

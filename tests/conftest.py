@@ -40,7 +40,13 @@ def pytest_collection(session: pytest.Session) -> None:
         return  # it hands the tests to workers, and neither collects nor runs one: it needs no torch
     import torch
 
+    from accel.processor import multiplies_in_loops
+
     torch.set_num_threads(1)
+    # oneDNN, which on this processor knows nothing better than float32, takes longer to prepare the convolutions of the
+    # tiny U-Nets than torch's own kernels to compute them. Elsewhere some of it is what tests look at.
+    if multiplies_in_loops(torch.bfloat16):
+        torch.backends.mkldnn.enabled = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,7 +89,7 @@ def _uses_hosted_device(module: ModuleType) -> bool:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays until the end: collections of garbage need not walk through it again and again."""
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)  # of what tests leave, most goes when its last name does
+    gc.set_threshold(50_000, 20, 20)  # of what tests leave, most goes when its last name does
     gc.enable()
 
 

@@ -40,7 +40,15 @@ def pytest_collection(session: pytest.Session) -> None:
         return  # it hands the tests to workers, and neither collects nor runs one: it needs no torch
     import torch
 
+    from accel.precision.methods.bfloat16 import has_packed_products
+    from accel.processor import multiplies_in_loops
+
     torch.set_num_threads(1)
+    # oneDNN takes longer to prepare the convolutions of the tiny U-Nets than torch's own kernels to compute them. It
+    # stays where it multiplies 16 bits, and in tests/precision: there it is a part of what is tested.
+    if multiplies_in_loops(torch.bfloat16):
+        has_packed_products()  # remembers its answer, which is about the machine
+        torch.backends.mkldnn.enabled = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,7 +91,7 @@ def _uses_hosted_device(module: ModuleType) -> bool:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays until the end: collections of garbage need not walk through it again and again."""
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)  # of what tests leave, most goes when its last name does
+    gc.set_threshold(50_000, 20, 20)  # of what tests leave, most goes when its last name does
     gc.enable()
 
 

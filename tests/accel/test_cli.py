@@ -102,13 +102,13 @@ def test_calibrate_writes_what_it_recorded_and_prints_a_report(
     "command", [["demo", "--clips", "1", "--preset"], ["compare", "some/model", "--prompts", RED, "--recipes"]]
 )
 def test_comparisons_go_by_what_calibrate_wrote(loaded: list[str], tmp_path: Path, command: list[str]) -> None:
-    out, call = tmp_path / "out", ["--size", "16", "--frames", "5", "--steps", "24"]
+    out, call = tmp_path / "out", ["--size", "16", "--frames", "1", "--steps", "18"]
     measured = str(tmp_path / "calibration.json")
     assert main(["calibrate", "--prompts", "1", *call, "--layer-lags", "0", "--out", measured]) == 0
     given = [*command, "balanced", "--calibration", measured, *call, "--out", str(out), "--fewer-steps"]
     assert main(given) == 0
     told = json.loads((out / "comparison.json").read_text())["levers"]["balanced"]
-    assert "forecasts are corrected by this model's own outputs, measured over 24 steps" in told[0]["reason"]
+    assert "forecasts are corrected by this model's own outputs, measured over 18 steps" in told[0]["reason"]
     assert main([*given, "--calibration", "nowhere.json"]) == 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -15,11 +15,13 @@ import accel
 from accel import EasyCache, FirstBlockCache, FixedInterval, GuidanceInterval
 from accel.deferred import Adapter, DeferredTensor, read_all
 from accel.report import Report
+from tests import tiny as tiny_pipelines
 from tests.accel.residue import snapshot, traces
-from tests.tiny import TINY, run
+from tests.tiny import TINY
 from tests.tiny.conditioned import CONDITIONED
 
 ALL = {name: tiny for name, tiny in (TINY | CONDITIONED).items() if "controlnet" in name}
+run = partial(tiny_pipelines.run, steps=6)
 every_pipeline = pytest.mark.parametrize("name", ALL)
 EVERY_OTHER = FixedInterval(2, warmup=1, final=0, min_steps=1)
 

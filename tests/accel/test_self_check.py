@@ -233,7 +233,7 @@ def test_a_pipeline_that_draws_from_the_global_state_too_is_compared_with_itself
 
 
 def test_the_command_checks_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "pocket:image", "--check", "fast", "--steps", "8"]) == 0
+    assert main(["inspect", "pocket:image", "--check", "fast", "--steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "UNet2DConditionModel" in printed
     assert "\nfast: " in printed

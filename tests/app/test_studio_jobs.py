@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest import TestCase
 
 import numpy as np
 import pytest
@@ -173,15 +174,18 @@ def test_a_tuning_is_cancelled_within_a_call(stage: Stage, monkeypatch: pytest.M
     assert stage.calls == before and session_of(stage.pipes["pocket:video"]) is None
 
 
-def test_a_crash_leaves_the_studio_serving(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_crash_leaves_the_studio_serving(stage: Stage) -> None:
     stage.idle()
     crash = stage.pipes["pocket:video"].transformer.register_forward_pre_hook(_explode(after=7))
     try:
-        with pytest.raises(StudioError, match=r"^The kernel exploded\.$"):
+        with (
+            TestCase().assertLogs("accel.app") as logged,
+            pytest.raises(StudioError, match=r"^The kernel exploded\.$"),
+        ):
             list(stage.studio.run(replace(BASE, seed=12)))
     finally:
         crash.remove()
-    assert "A job failed." in caplog.text  # the server's log has the whole story
+    assert "A job failed." in logged.output[0]  # the server's log has the whole story
     settings = replace(BASE, seed=12)
     assert np.array_equal(finished(stage.studio.run(settings)).accelerated.frames, to_pixels(direct(settings)))
 

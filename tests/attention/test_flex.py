@@ -69,7 +69,6 @@ def test_uneven_tiles_stand_behind_the_full_ones_so_that_those_stay_aligned() ->
 
 
 @pytest.mark.part(2)
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("text", [0, 4])
 @pytest.mark.parametrize("size", [96, pytest.param(128, marks=pytest.mark.slow)])
@@ -80,6 +79,8 @@ def test_flex_attention_computes_the_plan(
     """Exactly: as torch defines what it compiles, and as it compiles that for a CPU."""
     if not compiled:
         monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+        # Without this it compiles a part of itself, for three seconds.
+        monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     torch.manual_seed(0)
     layout = TokenLayout(2, 11, 16, text=text)
     plan, (q, k, v), seen = random_plan(layout, size, form), activations(layout), text // 2

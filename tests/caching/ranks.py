@@ -33,6 +33,8 @@ WHOLE = {"sea": SeaCache(0.3, min_steps=1), "static": FixedInterval(2, min_steps
 MODULES = {"ada": AdaCache((0.135, 3.0, 0.4, 2.0), min_steps=1)}
 SHARED = {"wan": {**WHOLE, **PROBED, **MODULES}, "flux": {label: PROBED[label] for label in ("first block", "tea")}}
 """What runs on which pipeline. Flux, whose calls have one stream and its latents in a row, only with what probes it."""
+GUIDED = ("first block", "ada")
+"""What runs with guidance, whose second stream follows the first. The others have the first alone: half of the work."""
 TOYS = {
     "tea": TeaCache(0.25, coefficients=(1.0, 0.0)),
     "not a number": TeaCache(0.25, coefficients=(1.0, 0.0), clamp=0),
@@ -100,15 +102,16 @@ def shared(name: str, watch: Watch, results: dict[Any, Any]) -> None:
     pipe = TINY[name].build()
     if name == "wan":
         pipe.transformer = wan_transformer(layers=3)  # with fewer both halves of its tokens move alike
+    calls = {label: tiny_call(name, pipe, guidance=label in GUIDED) for label in SHARED[name]}
     call = tiny_call(name, pipe)
     plain = call()
     for label, cache in SHARED[name].items():
         if label in WHOLE:
-            results["alone", name, label] = accelerated(pipe, cache, watch, call)
+            results["alone", name, label] = accelerated(pipe, cache, watch, calls[label])
     pipe.transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS))
     before = call()
     for label, cache in SHARED[name].items():
-        results[name, label] = accelerated(pipe, cache, watch, call)
+        results[name, label] = accelerated(pipe, cache, watch, calls[label])
     results["plain", name] = plain, before, call()
 
 
@@ -122,8 +125,8 @@ def accelerated_before(watch: Watch, results: dict[Any, Any]) -> None:
         results["before", label] = outcome(tiny_call("flux", pipe)(), session, watch)
 
 
-def tiny_call(name: str, pipe: Any) -> Callable[[], torch.Tensor]:
-    return lambda: run(pipe, TINY[name])
+def tiny_call(name: str, pipe: Any, guidance: bool = False) -> Callable[[], torch.Tensor]:
+    return lambda: run(pipe, TINY[name], guidance=guidance)
 
 
 def accelerated(pipe: Any, cache: Any, watch: Watch, call: Callable[[], torch.Tensor]) -> dict[str, Any]:

@@ -365,17 +365,17 @@ def test_a_real_pipeline_is_measured_and_comes_back_untouched() -> None:
     before, attributes = output(), dict(vars(pipe))
     result = compare(
         pipe,
-        [("every other", accel.FixedInterval(2)), ("nothing", accel.Recipe())],
+        [("every other", accel.FixedInterval(2, warmup=1, min_steps=1)), ("nothing", accel.Recipe())],
         ["a", "bbb"],
-        steps=12,
+        steps=5,
         call_arguments=arguments,
-        fewer_steps=[6],
+        fewer_steps=[3],
         progress=False,
     )
     every_other, nothing = result.row("every other"), result.row("nothing")
     assert nothing.psnr == 100.0
-    assert nothing.computed == 2 * 12
-    assert every_other.computed + every_other.predicted == 2 * 12
+    assert nothing.computed == 2 * 5
+    assert every_other.computed + every_other.predicted == 2 * 5
     assert every_other.predicted > 0
     assert 0 < every_other.psnr < 100
     assert every_other.before > 0 and every_other.denoise > 0 and every_other.after > 0

@@ -46,9 +46,11 @@ SECONDS = 5.0
 
 COUNTS = pytest.mark.parametrize("count", [15, pytest.param(10_000, marks=pytest.mark.slow)])
 
+# Hypothesis takes a second to find the characters of some categories among all that there are.
+ODD_CHARACTERS = "\ud800\udfff\0\t\n\r\x1b\x7f\x85\xad\u200b\u200d\u202e\ufeffAZÀΩЖ!\"#%&'*,./:;?@\\¿§…‼"
 TEXTS = st.one_of(
     st.text(max_size=20),
-    st.text(st.characters(categories=["Cs", "Cc", "Cf", "Lu", "Po"]), max_size=8),
+    st.text(ODD_CHARACTERS, max_size=8),
     st.sampled_from(["", "~nouser/a", "../../outside/precious.png", "/etc/passwd", "a\0b", "\x1b[2J", "off", "fast"]),
     st.sampled_from(["{index:09999d}", "{", "{seed:c}", "{0}", "{slug}/{id}", "con", "a" * 5000, "x.json", MODEL]),
 )
@@ -127,8 +129,8 @@ def place(tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
-    "prompt": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30),
-    "negative_prompt": st.text(st.characters(codec="ascii", min_codepoint=32), max_size=10),
+    "prompt": st.text(min_size=1, max_size=30).map(lambda text: text.replace("\0", " ")),
+    "negative_prompt": st.text("".join(map(chr, range(32, 128))), max_size=10),
     "seed": st.integers(0, 2**62),
     "repeat": st.integers(1, 3),
     "steps": st.integers(1, 50),

@@ -12,12 +12,12 @@ from accel.cli import main
 from accel.recipe import Recipe
 from tests import shallow
 
-SHORT = ["--steps", "8", "--frames", "1", "--size", "32", "--prompts", "3", "--levers", "cache", "--minutes", "2"]
+SHORT = ["--steps", "8", "--frames", "1", "--size", "32", "--prompts", "2", "--levers", "cache", "--minutes", "2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hurried() -> Iterator[None]:
-    """Of twelve candidates that may be verified, one, on two clips of six."""
+    """Of twelve candidates that may be verified, one, on two clips and not on six."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("accel.tuning.tuner.VERIFICATIONS", 1)
         patch.setattr("accel.tuning.clip_split.FEWEST_HELD_OUT", 2)

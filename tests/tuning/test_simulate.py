@@ -23,7 +23,9 @@ from tests import shallow
 
 STEPS = 20
 PROMPT = pocket.prompts(1, 41)[0]
-CALL: dict[str, Any] = {"num_inference_steps": STEPS, "num_frames": 1, "output_type": "np"}
+CALL: dict[str, Any] = {
+    "num_inference_steps": STEPS, "num_frames": 1, "height": 32, "width": 32, "output_type": "np"
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -280,7 +280,7 @@ def test_probes_are_simulated_exactly_where_tokens_do_not_depend_on_the_answers(
 @pytest.mark.parametrize("name", ["wan", EXPERTS, "sd", "flux_img2img"])
 def test_content_free_schedules_are_simulated_exactly_on_real_models(name):
     """Time embeddings, ratios and noise levels do not depend on the outputs."""
-    pipe, calibration = recorded(name, steps=14)
+    pipe, calibration = recorded(name, steps=14, prompts=1)
     methods = (
         calibration.teacache(0.3, signal="time_embedding", degree=2),
         calibration.magcache(1.0, retention=0.1),
@@ -373,27 +373,27 @@ def test_what_cannot_be_simulated_says_so():
 
 
 def test_each_expert_has_a_table_of_its_own():
-    pipe, calibration = recorded(EXPERTS, steps=24)
+    pipe, calibration = recorded(EXPERTS, steps=16, prompts=1)
     first, second = calibration.tables
     assert (first.denoiser, second.denoiser) == ("transformer", "transformer_2")
-    assert (first.start, second.start, calibration.steps) == (0, first.steps, 24)
+    assert (first.start, second.start, calibration.steps) == (0, first.steps, 16)
     assert first.section[-1] == second.sigmas[0]
     ratios = calibration.magcache().ratios
-    assert (len(ratios), ratios[0], ratios[second.start]) == (24, 1.0, 1.0)
+    assert (len(ratios), ratios[0], ratios[second.start]) == (16, 1.0, 1.0)
     method = calibration.teacache(0.2, signal="time_embedding", degree=2)
     assert [name for name, _, _ in method.experts] == ["transformer", "transformer_2"]
     assert method.experts[0][1] != method.experts[1][1]
     assert accel.Recipe.from_dict(accel.Recipe(cache=method).to_dict()).cache == method
     for cache in (method, calibration.magcache(1.0), calibration.smoothcache(0.3), calibration.schedule(0.5)):
         with accel.accelerate(pipe, cache=cache) as session:
-            run(pipe, TINY[EXPERTS], steps=24, guidance=False)
+            run(pipe, TINY[EXPERTS], steps=16, guidance=False)
         assert session.report().levers[0].engaged
 
 
 def test_nothing_is_interpolated_from_one_expert_to_the_other():
-    _, calibration = recorded(EXPERTS, steps=24)
+    _, calibration = recorded(EXPERTS, steps=16, prompts=1)
     first, second = calibration.tables
-    finer = calibration.resample(np.interp(np.linspace(0, 24, 41), np.arange(25), calibration.sigmas).tolist())
+    finer = calibration.resample(np.interp(np.linspace(0, 16, 41), np.arange(17), calibration.sigmas).tolist())
     one, other = finer.tables
     assert (one.steps + other.steps, other.start) == (40, one.steps)
     assert min(one.sigmas) >= (first.sigmas[-1] + second.sigmas[0]) / 2 > max(other.sigmas)

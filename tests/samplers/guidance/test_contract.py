@@ -4,6 +4,7 @@ where something is, and a pipeline that is its old self afterwards."""
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,15 +13,20 @@ from diffusers import StableDiffusionXLPAGPipeline
 
 import accel
 from accel import AdaptiveGuidance, GuidanceDelta, GuidanceInterval, LinearAG
+from tests import tiny
+from tests.accel import witness
 from tests.accel.residue import snapshot, traces
-from tests.accel.witness import denoisers, pipeline, plain, twin
-from tests.samplers.guidance.reference import by_rule, cut
-from tests.tiny import TINY, run
+from tests.accel.witness import denoisers, pipeline, twin
+from tests.samplers.guidance import reference
+from tests.samplers.guidance.reference import cut
+from tests.tiny import TINY
 from tests.tiny.inputs import generators
 from tests.tiny.kinds import crossed, kinds_only
 
-GUIDED = [name for name, tiny in TINY.items() if tiny.guidance in ("two calls", "batched")]
-EMBEDDED = [name for name, tiny in TINY.items() if tiny.guidance == "embedded"]
+STEPS = 6
+run, plain, by_rule = (partial(each, steps=STEPS) for each in (tiny.run, witness.plain, reference.by_rule))
+GUIDED = [name for name, case in TINY.items() if case.guidance in ("two calls", "batched")]
+EMBEDDED = [name for name, case in TINY.items() if case.guidance == "embedded"]
 
 NOTHING = GuidanceInterval(low=math.inf)  # no step is guided
 HALF = GuidanceInterval(low=0.5)  # the first half of the steps is
@@ -35,7 +41,7 @@ NEVER: dict[str, Any] = {
     "calibrated elsewhere": LinearAG((0.7, 0.3, 0.0), ((), (1.0, 0.0, 0.0))),
 }
 # Which half of a batch is which is seen at the first step, so nothing can be left out before the second.
-SILENT = tuple(name for name, tiny in TINY.items() if tiny.guidance == "batched")
+SILENT = tuple(name for name, case in TINY.items() if case.guidance == "batched")
 
 
 def accelerated(name: str, method: Any, **options: Any) -> tuple[torch.Tensor, accel.Report]:
@@ -222,9 +228,9 @@ def test_guidance_rescale(name: str) -> None:
 def test_skip_layer_guidance_keeps_its_third_pass() -> None:
     options = {"skip_guidance_layers": [0], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
     output, report = accelerated("sd3", HALF, **options)
-    assert close(output, by_rule("sd3", cut(4), **options))
-    assert not close(output, by_rule("sd3", cut(4)))
-    assert "4 of 8" in report.levers[0].reason
+    assert close(output, by_rule("sd3", cut(3), **options))
+    assert not close(output, by_rule("sd3", cut(3)))
+    assert "3 of 6" in report.levers[0].reason
 
 
 def test_perturbed_attention_batches_other_things_and_is_left_alone() -> None:
@@ -245,9 +251,9 @@ def test_a_scale_that_changes_within_the_run(name: str) -> None:
         return tensors
 
     output, _ = accelerated(name, HALF, callback_on_step_end=change)
-    expected = by_rule(name, cut(4), callback_on_step_end=change)
+    expected = by_rule(name, cut(3), callback_on_step_end=change)
     if name != "wan":  # Wan takes the scale once, before the run
-        assert not close(expected, by_rule(name, cut(4)))
+        assert not close(expected, by_rule(name, cut(3)))
     assert close(output, expected)
 
 
@@ -259,7 +265,7 @@ def test_guidance_that_the_user_ends_within_the_run() -> None:
     expected = run(twin("wan"), TINY["wan"], callback_on_step_end=end)
     output, report = accelerated("wan", AdaptiveGuidance(2.0), callback_on_step_end=end)
     assert torch.equal(output, expected)
-    assert report.timeline() == {"cond": "████████", "uncond": "████"}
+    assert report.timeline() == {"cond": "██████", "uncond": "████"}
 
 
 @pytest.mark.part(1)
@@ -282,11 +288,11 @@ def test_two_pipelines_of_one_denoiser_do_not_meet() -> None:
 
 
 def test_every_second_stage_of_a_solver_is_a_step_of_its_own() -> None:
-    """Stable Diffusion's PNDM evaluates nine times in eight steps."""
+    """Stable Diffusion's PNDM evaluates seven times in six steps."""
     output, report = accelerated("sd", HALF)
-    assert report.steps == 9
-    assert close(output, by_rule("sd", cut(5)))
+    assert report.steps == 7
+    assert close(output, by_rule("sd", cut(4)))
 
 
 def steps_of(name: str) -> int:
-    return 9 if name == "sd" else 8
+    return STEPS + (name == "sd")

@@ -21,7 +21,7 @@ MODELS = ("video", "few", "small", "image")
 def load(name: str = "video") -> Any:
     """The pocket model called `name` as a diffusers pipeline on the CPU, in float32.
 
-    "video" is a WanPipeline whose calls default to 17 frames of 64x64 in 50 steps with guidance 6. Two siblings have
+    "video" is a WanPipeline whose calls default to 17 frames of 64x64 in 50 steps with guidance 4. Two siblings have
     the same latents, captions and calls: "few" was distilled from it to 4 steps without guidance, and "small" costs a
     fraction of it per step. "image" is a StableDiffusionPipeline of 64x64 in 50 steps with guidance 6. Each call loads
     anew, so two pipelines share nothing. Raises ValueError for another name.

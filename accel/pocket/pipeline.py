@@ -25,7 +25,7 @@ INDEX = "model_index.json"
 
 
 class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
-    """A WanPipeline whose calls default to 17 frames of 64x64, 50 steps and guidance 6; everything else is inherited.
+    """A WanPipeline whose calls default to 17 frames of 64x64, 50 steps and guidance 4; everything else is inherited.
 
     A folder may name other numbers of steps and guidance as the defaults of its model. Sides must be multiples of 16
     and the number of frames 4k+1. "video" has seen 64x64x17, 96x96x17 and 128x128x33, its siblings the first of these.
@@ -80,7 +80,7 @@ class WanPocketPipeline(WanPipeline):  # type: ignore[misc]
         width: int = 64,
         num_frames: int = 17,
         num_inference_steps: int = 50,
-        guidance_scale: float = 6.0,
+        guidance_scale: float = 4.0,
         *,
         output_type: str | None = "np",
         max_sequence_length: int = MAX_TOKENS,

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
 
+from accel.call_forms import call_default
 from accel.pocket import load
 from accel.pocket.pipeline import WanPocketPipeline, write_sibling
 from accel.pocket.scenes import captions
@@ -31,7 +32,6 @@ from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser
 
 PHASES = 4
 PARTS = 4  # steps of the teacher in a phase
-GUIDANCE = 6.0
 LEVELS: list[float] = shifted(torch.linspace(1, 0, PHASES * PARTS + 1)).tolist()
 BATCH = 24
 FIRST = 6  # batches of trajectories before old ones are used again
@@ -51,6 +51,7 @@ class Distillation:
         self.pool: list[deque[Points]] = [deque(maxlen=pool) for _ in range(PHASES)]
         self._rng, self._device = np.random.default_rng(seed), device
         self._made, self._used = 0, 0
+        self._guidance: float = call_default(teacher, "guidance_scale")
 
     def step(self, index: int, progress: float) -> float:
         """One update; a new batch of trajectories comes first where the pool is small or its points have been used."""
@@ -92,7 +93,7 @@ class Distillation:
         for index in range(begin, len(LEVELS) - 1):
             velocity = self._velocity(self.teacher.transformer, x.repeat(2, 1, 1, 1, 1), LEVELS[index], unguided)
             conditional, unconditional = velocity.chunk(2)
-            answers = [*answers[-1:], unconditional + GUIDANCE * (conditional - unconditional)]
+            answers = [*answers[-1:], unconditional + self._guidance * (conditional - unconditional)]
             times = LEVELS[max(index - 1, begin) : index + 1]
             update = solver.weights(times, LEVELS[index + 1], len(LEVELS) - 1 - index)
             x = update.keep * x + sum(w * answer for w, answer in zip(update.outputs, answers, strict=True))

@@ -102,12 +102,13 @@ def measure_teacher(captions: Sequence[str]) -> tuple[list[Array], dict[str, Any
     teacher = load("video")
     teacher.set_progress_bar_config(disable=True)
     start = time.process_time()
-    clips = generate(teacher, captions, SIZES[0], 50, 6.0)
+    steps, guidance = (call_default(teacher, name) for name in ("num_inference_steps", "guidance_scale"))
+    clips = generate(teacher, captions, SIZES[0], steps, guidance)
     seconds = time.process_time() - start
     shares = {name: round(share, 4) for name, share in adherence(clips, captions).items()}
     return clips, {
-        "steps": 50,
-        "guidance": 6.0,
+        "steps": steps,
+        "guidance": guidance,
         "adherence": shares,
         "processor_seconds_for_a_clip": round(seconds / len(captions), 2),
     }

@@ -27,7 +27,7 @@ from accel.pocket.text import embed, make_text_encoder, make_tokenizer
 from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser_of, proceed, shifted
 
 CAPTION_DROPOUT = 0.1
-COLOUR_WEIGHT = 2.0
+COLOUR_WEIGHT = 0.5
 SHAPE_ODDS = {"circle": 0.25, "square": 0.15, "triangle": 0.2, "cross": 0.4}
 
 
@@ -45,8 +45,8 @@ class Size:
 
 SIZES = (
     Size(64, 64, 17, batch=24, begin=0.0, every=1),
-    Size(96, 96, 17, batch=10, begin=0.5, every=6),
-    Size(128, 128, 33, batch=3, begin=0.5, every=4),
+    Size(96, 96, 17, batch=10, begin=0.5, every=8),
+    Size(128, 128, 33, batch=3, begin=0.5, every=5),
 )
 
 

@@ -60,7 +60,7 @@ def test_trajectories_are_those_of_the_guided_pseudo_corrector(run, teacher):
     x, corrected, before = noise, noise, None
     for level, following in pairwise(distill.LEVELS):
         plain, prompted = (run._velocity(teacher.transformer, x, level, one) for one in (unprompted, words))
-        velocity = plain + 6.0 * (prompted - plain)
+        velocity = plain + 4.0 * (prompted - plain)
         if before is not None:
             corrected = corrected + before[0] * (before[1] + velocity) / 2
         before = following - level, velocity

@@ -40,15 +40,7 @@ def pytest_collection(session: pytest.Session) -> None:
         return  # it hands the tests to workers, and neither collects nor runs one: it needs no torch
     import torch
 
-    from accel.precision.methods.bfloat16 import has_packed_products
-    from accel.processor import multiplies_in_loops
-
     torch.set_num_threads(1)
-    # oneDNN takes longer to prepare the convolutions of the tiny U-Nets than torch's own kernels to compute them. It
-    # stays where it multiplies 16 bits, and in tests/precision: there it is a part of what is tested.
-    if multiplies_in_loops(torch.bfloat16):
-        has_packed_products()  # remembers its answer, which is about the machine
-        torch.backends.mkldnn.enabled = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

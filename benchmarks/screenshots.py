@@ -8,13 +8,13 @@ and for the first of their own, model and warm-up included.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from accel.cli import run
+from benchmarks.browser import FLAGS, chromium_path
 from benchmarks.command import command_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,7 +33,7 @@ def screenshots(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with Studio(Limits(hub=False)) as studio, sync_playwright() as playwright:
         blocks, url = launch(studio, block=False, quiet=True)
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)  # None: playwright's own
         try:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
             page.set_default_timeout(_PATIENCE)
@@ -82,11 +82,6 @@ def _settled(page: Any, name: str) -> None:
 def _ready(page: Any, name: str) -> None:
     """Both clips are drawn."""
     page.wait_for_function("name => document.querySelector(`#${name}-viewer [data-ready=yes]`)", arg=name)
-
-
-def _chromium() -> str | None:
-    """That of the machine; None takes playwright's own."""
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import pytest
 from playwright import sync_api
 
-# The shell draws the same pages without a window's frame, extensions and services around them: a page costs two thirds.
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+from benchmarks.browser import FLAGS, chromium_path
+
+CHROMIUM = chromium_path()
 needs_chromium = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="browser tests need Debian's chromium-headless-shell, or chromium"),

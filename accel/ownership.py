@@ -41,8 +41,6 @@ class CallOwner:
     def hand_back(self) -> None:
         """It has ended, wherever this is called: a generator may be closed in another thread than it began in."""
         self._over = True
-        with _CALLS_LOCK:
-            _CALLS.discard(self)
         _OWNER.set(next(_in_progress(), None))
 
     @contextmanager
@@ -90,7 +88,7 @@ def owned_elsewhere(part: object) -> bool:
     here = {*_in_progress(), *paused()}
     with _CALLS_LOCK:
         known = list(_CALLS)
-    return any(call.owns(part) for call in known if call not in here)
+    return any(call.owns(part) for call in known if not call._over and call not in here)
 
 
 def _in_progress() -> Iterator[CallOwner]:
@@ -106,7 +104,7 @@ def _is_call(found: CallOwner) -> bool:
     return not isinstance(found, _Pause)
 
 
-_CALLS: weakref.WeakSet[CallOwner] = weakref.WeakSet()  # all that are in progress, wherever
+_CALLS: weakref.WeakSet[CallOwner] = weakref.WeakSet()  # in whichever thread; some of them are over
 _CALLS_LOCK = threading.Lock()
 _OWNER: ContextVar[CallOwner | None] = ContextVar("accel_owner", default=None)
 AT_WORK: ContextVar[CallOwner | None] = ContextVar("accel_at_work", default=None)

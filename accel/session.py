@@ -66,7 +66,7 @@ class Session:
         self._pipe: weakref.ref[Any] | None = weakref.ref(pipe, lambda _: (wrappers(), levers()))
         self._clock = Clock()
         self._report, self._suspended = Report(recipe.label), False
-        self._calls: list[PipelineCall] = []  # in progress: several where several threads call this pipeline at once
+        self._calls: list[PipelineCall] = []  # in progress: several where a callback calls this pipeline again
         self._call_wrapper: CallWrapper | None = None
         self._texts: KeptTexts | None = None
         try:
@@ -219,11 +219,11 @@ class Session:
                     self._report = outer.report
 
     def _new_call(self, components: dict[str, Any]) -> PipelineCall:
-        """With this session's clock and levers, or with others of their kind while these serve in another thread."""
+        """With this session's clock and levers, or with others of their kind while these serve another call."""
         clock, levers = self._clock, self._levers
         if self._calls:
             clock, levers = Clock(), self._built()
-        parts = frozenset(id(owner) for owner, *_ in self._plan(components))
+        parts = frozenset(id(owner) for owner, *_ in self._heard(components))
         call = PipelineCall(self.recipe.label, parts, self._arguments, self.anatomy, clock, list(levers))
         self._report = call.report
         return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from accel.patch.method import Wrapper
+from accel.patch.method import below_layers
 
 
 def plain_copies(inner: Callable[[Any], Any], protocol: Any) -> Any:
@@ -23,12 +23,5 @@ def without_layers(state: Any) -> Any:
     """The attributes that a copy gets."""
     if not isinstance(state, dict):
         return state
-    below = {name: _below(value) for name, value in state.items()}
+    below = {name: below_layers(value) for name, value in state.items()}
     return {name: value for name, value in below.items() if value is not None or state[name] is None}
-
-
-def _below(value: Any) -> Any:
-    """What somebody else has put under our layers; None where nothing is."""
-    while isinstance(value, Wrapper):
-        value = value.below
-    return value

@@ -51,11 +51,6 @@ class Wrapper:
         method: Callable[..., Any] = own.__get__(owner)
         return method
 
-    @property
-    def below(self) -> Any:
-        """What is kept under this layer: another, what somebody else has put there, or None for the class's own."""
-        return self._previous
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         around = self._around
         if around is None:
@@ -190,10 +185,14 @@ def other_method(owner: Any, name: str) -> Any:
     """What somebody else has put in place of a method of this one object, below our layers or without them; None where
     nothing is.
     """
-    found = owner.__dict__.get(name)
-    while isinstance(found, Wrapper):
-        found = found._previous
-    return found
+    return below_layers(owner.__dict__.get(name))
+
+
+def below_layers(value: Any) -> Any:
+    """What is kept below our layers, or the value itself; None where nothing is but the class's own method."""
+    while isinstance(value, Wrapper):
+        value = value._previous
+    return value
 
 
 def _itself(method: Any) -> Any:

@@ -18,7 +18,7 @@ from diffusers import WanTransformer3DModel
 
 from accel.pocket.pipeline import WanPocketPipeline
 from accel.pocket.text import embed
-from benchmarks.pocket.train_video import SIZES, Clips, colour_form, sample_sigma
+from benchmarks.pocket.train_video import SIZES, Clips, Size, colour_form, in_colour, sample_sigma, velocity_error
 
 CLIPS_SEED = 777  # of the drawn clips; trainings take the number of a step
 NOISE_SEED = 9
@@ -36,15 +36,13 @@ def mean_of(denoisers: Sequence[WanTransformer3DModel]) -> WanTransformer3DModel
 
 
 @torch.no_grad()
-def unseen(pipe: WanPocketPipeline, height: int, batches: int) -> list[Batch]:
-    """Batches of clips of the training size that is so high, with the noise they are judged with."""
-    size = next(size for size in SIZES if size.height == height)
+def unseen(pipe: WanPocketPipeline, size: Size, batches: int) -> list[Batch]:
+    """Batches of clips of a training size, with the noise they are judged with."""
     clips = Clips(pipe.vae, size, size.batch, seed=CLIPS_SEED)
     torch.manual_seed(NOISE_SEED)
     found = []
     for _ in range(batches):
         latents, captions = clips.batch(fresh=size.batch)
-        latents = latents.clone()
         words = embed(pipe.tokenizer, pipe.text_encoder, captions)
         found.append((latents, torch.randn_like(latents), sample_sigma(len(latents)), words))
     return found
@@ -53,14 +51,12 @@ def unseen(pipe: WanPocketPipeline, height: int, batches: int) -> list[Batch]:
 @torch.no_grad()
 def losses(denoiser: WanTransformer3DModel, batches: Sequence[Batch], form: torch.Tensor) -> tuple[float, float]:
     """The mean square of the velocity's error, and of its part in colour (`train_video.colour_form`)."""
-    whole, in_colour = [], []
-    for latents, noise, sigma, words in batches:
-        mix = sigma.view(-1, 1, 1, 1, 1)
-        predicted = denoiser((1 - mix) * latents + mix * noise, sigma * 1000, words, return_dict=False)[0]
-        error = predicted - (noise - latents)  # (B, C, T, H, W)
-        whole.append(float(error.square().mean()))
-        in_colour.append(float(torch.einsum("bcthw,cd,bdthw->bthw", error, form, error).mean()))
-    return sum(whole) / len(batches), sum(in_colour) / len(batches)
+    whole = coloured = 0.0
+    for batch in batches:
+        error = velocity_error(denoiser, *batch)
+        whole += float(error.square().mean())
+        coloured += float(in_colour(error, form))
+    return whole / len(batches), coloured / len(batches)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,10 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
     denoisers[str(options.out)] = mean = mean_of(list(denoisers.values()))
     form = colour_form(pipe.vae)
     for size in SIZES:
-        batches = unseen(pipe, size.height, options.batches)
+        batches = unseen(pipe, size, options.batches)
         for name, denoiser in denoisers.items():
-            whole, in_colour = losses(denoiser, batches, form)
-            print(f"{size.height}x{size.width}, {name}: loss {whole:.4f}, in colour {in_colour:.4f}", flush=True)
+            whole, coloured = losses(denoiser, batches, form)
+            print(f"{size.height}x{size.width}, {name}: loss {whole:.4f}, in colour {coloured:.4f}", flush=True)
     shutil.copytree(options.parts[0], options.out, dirs_exist_ok=True)
     mean.save_pretrained(options.out / "transformer")
 

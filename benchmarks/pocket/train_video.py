@@ -100,13 +100,10 @@ class Trainer:
     def update(self, latents: torch.Tensor, texts: list[str], progress: float) -> float:
         latents = latents.to(self._device)
         noise, sigma = torch.randn_like(latents), sample_sigma(len(latents)).to(self._device)
-        mix = sigma.view(-1, 1, 1, 1, 1)
         with in_16_bits(self._device):
             words = embed(self.tokenizer, self.text, texts)
-            predicted = self.denoiser((1 - mix) * latents + mix * noise, sigma * 1000, words, return_dict=False)[0]
-        error = predicted.float() - (noise - latents)  # (B, C, T, H, W)
-        in_colour = torch.einsum("bcthw,cd,bdthw->bthw", error, self._colours, error)
-        return self.learner.update(error.square().mean() + COLOUR_WEIGHT * in_colour.mean(), progress)
+            error = velocity_error(self.denoiser, latents, noise, sigma, words)
+        return self.learner.update(error.square().mean() + COLOUR_WEIGHT * in_colour(error, self._colours), progress)
 
     def start_from(self, folder: Path) -> None:
         """Takes the weights of an exported model, such as the packaged one; the optimisers begin anew."""
@@ -155,6 +152,25 @@ def make_denoiser(channels: int, width: int, layers: int) -> WanTransformer3DMod
         num_layers=layers,
         rope_max_seq_len=64,
     )
+
+
+def velocity_error(
+    denoiser: WanTransformer3DModel,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    sigma: torch.Tensor,
+    words: torch.Tensor,
+) -> torch.Tensor:
+    """By how much the denoiser misses the velocity, noise - x0, at these noise levels."""
+    mix = sigma.view(-1, 1, 1, 1, 1)
+    predicted = denoiser((1 - mix) * latents + mix * noise, sigma * 1000, words, return_dict=False)[0]
+    error: torch.Tensor = predicted.float() - (noise - latents)  # (B, C, T, H, W)
+    return error
+
+
+def in_colour(error: torch.Tensor, form: torch.Tensor) -> torch.Tensor:
+    """The mean square of an error's part in colour, which is what `colour_form` makes of it."""
+    return torch.einsum("bcthw,cd,bdthw->bthw", error, form, error).mean()
 
 
 def colour_form(autoencoder: PatchAutoencoder) -> torch.Tensor:

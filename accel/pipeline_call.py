@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from accel import conventions
-from accel.anatomy import Anatomy
 from accel.call import CONDITIONING, LATENTS, TIMESTEP, Arguments, DenoiserCall, DenoiserResult, tensors
 from accel.call_forms import CallForms, with_arguments
 from accel.callbacks import set_aside_in_callbacks
 from accel.clock import Clock
 from accel.components import denoisers_of
 from accel.deferred import Adapter, read_all
+from accel.fitted_recipe import FittedRecipe
 from accel.lever import CompositeLever, JumpedResult, Lever
 from accel.ownership import AT_WORK, CallOwner
 from accel.patch import Wrapper, unwrap_methods
@@ -40,19 +40,12 @@ class PipelineCall(CallOwner):
     identities of the objects that are listened to.
     """
 
-    def __init__(
-        self,
-        label: str,
-        parts: frozenset[int],
-        arguments: Mapping[str, Arguments],
-        anatomy: Anatomy,
-        clock: Clock,
-        levers: Sequence[Lever],
-    ) -> None:
+    def __init__(self, fitted: FittedRecipe, parts: frozenset[int], clock: Clock, levers: Sequence[Lever]) -> None:
         super().__init__(parts)
-        self.report, self.levers, self.strays = Report(label, notes=anatomy.caveats), CompositeLever(None, levers), 0
+        self.report = Report(fitted.recipe.label, notes=fitted.anatomy.caveats)
+        self.levers, self.strays = CompositeLever(None, levers), 0
         self._answer = self.levers.chain()  # what a denoiser call goes through
-        self._arguments, self._anatomy, self._clock = arguments, anatomy, clock
+        self._arguments, self._anatomy, self._clock = fitted.arguments, fitted.anatomy, clock
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._callbacks: list[Wrapper] = []  # over those that are objects
         self.called_again = False  # the same pipeline, from its own callback
@@ -64,8 +57,21 @@ class PipelineCall(CallOwner):
         self._started = self._first_call = self._last_step = 0.0
         self._at_last_step, self._on_host = False, True
 
-    def begin(self, pipe: Any, components: Mapping[str, Any]) -> None:
-        """The pipeline is about to run, here, with these parts."""
+    @contextmanager
+    def in_progress(self, pipe: Any, components: Mapping[str, Any]) -> Iterator[None]:
+        """While the pipeline runs, here, with these parts."""
+        try:
+            self._begin(pipe, components)
+            with self.levers.around_call():
+                yield
+        except Exception as error:
+            if self.called_again:
+                error.add_note(CALLED_AGAIN)
+            raise
+        finally:
+            self.end()
+
+    def _begin(self, pipe: Any, components: Mapping[str, Any]) -> None:
         self.take_over()
         self._pipe = weakref.ref(pipe)
         self._clock.clear()

@@ -71,6 +71,13 @@ class PartListeners:
                 with CHANGING:
                     self.wrappers[place] = wrapper.on_top()
 
+    def resume(self, components: Mapping[str, Any]) -> None:
+        """Puts new wrappers over the methods that it was detached from; none where the parts are others by now."""
+        if self.cover(components):
+            self.attach(components)
+        else:
+            self.forget()
+
     def detach(self) -> None:
         """Takes every wrapper off. What they were over is known until `forget`."""
         unwrap_methods(list(self.wrappers))

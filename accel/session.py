@@ -219,11 +219,7 @@ class Session:
 
     def _resume(self, pipe: Any) -> None:
         """New wrappers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
-        components = self._fitted.swap.parts(components_of(pipe))
-        if self._listeners.cover(components):
-            self._listeners.attach(components)
-        else:
-            self._listeners.forget()
+        self._listeners.resume(self._fitted.swap.parts(components_of(pipe)))
         self._call_wrapper = CallWrapper(pipe, self._run, self)
         if self._texts is not None:
             self._texts.attach(pipe)

@@ -23,7 +23,7 @@ JudgedRecipe = tuple[Recipe, Comparison]
 
 @dataclass
 class CandidateJudge:
-    """What the held-out clips have shown of candidates, and shows the search what it has learned.
+    """Knows what the held-out clips have shown of candidates, and tells the search, which learns from it.
 
     screen: runs recipes on these clips, whose unaccelerated outputs are kept. account: what the search has cost.
     """

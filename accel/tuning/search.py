@@ -49,7 +49,8 @@ class CandidateSearch:
         held_out: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.goal, self.outlooks, self._surrogate, self._run = goal, dict(outlooks), surrogate, run
+        self.goal, self._surrogate, self._run = goal, surrogate, run
+        self.outlooks, self._foreseen = dict(outlooks), outlooks  # without what was left out, and with it
         self._shots, self._tell = shots, tell
         self._standings = TrialLog(shots)
         self._caution = Caution(goal, self._standings, surrogate, held_out)
@@ -123,7 +124,7 @@ class CandidateSearch:
         """The surrogate's belief, and what was measured in its place once all clips are measured. Not so for time,
         which is pooled over all runs of a method: evaluations can be counted, and times are noisy.
         """
-        outlook, computed = self.outlooks[candidate], self._standings.computed(candidate)
+        outlook, computed = self._foreseen[candidate], self._standings.computed(candidate)
         made = None if computed is None else outlook.evaluations * computed / outlook.computed
         belief = self._surrogate.believe(candidate, outlook, made)
         scatter = self._caution.scatter(self.goal.leading, candidate.structure)

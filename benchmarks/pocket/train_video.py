@@ -2,9 +2,9 @@
 
 Flow matching (v = noise - x0) on the latents of a linear autoencoder, denoiser and text encoder together. All around
 the captioned object is grey, so an error in colour is one in its shape, which is what the model learns last: it counts
-extra, and the shapes and backgrounds that are hardest are drawn more often. Runs on a CPU in about an hour or on a GPU in minutes;
-stops by the clock, can be interrupted and resumed at any time, and writes the averaged weights in diffusers format at
-every checkpoint, so that a run cut short still leaves a model.
+extra, and the shapes and backgrounds that are hardest are drawn more often. Runs on a CPU in about an hour or on a GPU
+in minutes; stops by the clock, can be interrupted and resumed at any time, and writes the averaged weights in diffusers
+format at every checkpoint, so that a run cut short still leaves a model.
 """
 
 from __future__ import annotations

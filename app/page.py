@@ -37,8 +37,8 @@ def build(studio: Studio, model: str = "pocket:video", listeners: Listeners | No
                 sweeping = SweepTab(studio, running, compare, sweep)
             with gr.Tab("Seeds", id="seeds-tab"):
                 seeds = SeedsTab(studio, running, compare)
-            with gr.Tab("Blind", id="blind"):
-                BlindTab(studio)
+            with gr.Tab("Blind", id="blind") as blind:
+                BlindTab(studio, blind)
             with gr.Tab("History", id="history-tab") as history:
                 HistoryTab(studio, compare, tabs, history)
         compare.prepare(blocks)

@@ -34,7 +34,7 @@ Question = tuple[str, bool]
 class BlindTab:
     """Draws the tab into the present page and wires it."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, tab: gr.Tab) -> None:
         self._studio, self._order = studio, random.Random()
         gr.HTML(_LEAD, apply_default_css=False)
         with gr.Row(elem_classes="votes"):
@@ -46,6 +46,7 @@ class BlindTab:
         verdict = live_state(elem_id="verdict")
         stage = GradioPair(empty=_EMPTY, elem_id="blind-viewer")
         tally = gr.HTML(tally_html(studio.votes()), elem_id="tally", apply_default_css=False)
+        tab.select(lambda: tally_html(studio.votes()), None, tally, **QUIET)  # a page that is loaded anew has the first
         question = gr.State(None)
         following.click(self._ask, question, [verdict, stage, question, *buttons.values()], **QUIET)
         for answer, button in buttons.items():

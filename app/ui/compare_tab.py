@@ -63,6 +63,7 @@ class CompareTab:
     def _draw_code(self) -> None:
         with gr.Accordion("Take it with you", open=False, elem_id="take"):
             code: dict[str, Any] = {"interactive": False, "wrap_lines": True, "show_line_numbers": False, "lines": 1}
+            code |= {"buttons": ["copy"]}
             self._python = gr.Code(language="python", label="Python", elem_id="python", **code)
             self._command = gr.Code(language="shell", label="Command line", elem_id="command", **code)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import check_folder, lines_of
+from accel.measure.pipeline_runs import check_seed
 from accel.terminal import waiting
 
 SOME_FAILED = 1
@@ -35,6 +36,10 @@ def check_given(options: argparse.Namespace) -> None:
         count = getattr(options, name, None)
         if count is not None and count < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {count!r}.")
+    seed = getattr(options, "seed", None)
+    for each in [*(seed if isinstance(seed, list) else [seed]), *getattr(options, "seeds", ())]:
+        if each is not None:
+            check_seed(each)
     out = getattr(options, "out", None)
     if out is not None and getattr(options, "out_is_file", False):
         check_folder(out.parent)

@@ -10,7 +10,7 @@ from typing import Any
 
 from accel.device import device_of
 
-OPTIONAL = ("av", "gradio", "ray", "xformers", "sageattention", "flash-attn", "torchao", "lpips")
+OPTIONAL = ("av", "gradio", "ray", "xformers", "sageattention", "flash-attn", "torchao", "bitsandbytes", "lpips")
 """Packages that single methods and commands need."""
 
 

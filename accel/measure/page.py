@@ -188,8 +188,10 @@ def _bars(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
 
 
 def _chart(rows: Sequence[ResultRow]) -> dict[str, Any] | None:
-    """Points of speed-up against decibels in the pixels of an SVG; None when nothing has both."""
-    shown = [row for row in rows if row.decibels is not None]
+    """Points of speed-up against decibels in the pixels of an SVG; None when nothing has both. What was not accelerated
+    has no point: its speed-up is noise.
+    """
+    shown = [row for row in rows if row.decibels is not None and not row.idle]
     if not shown:
         return None
     width, height, low, high = _CHART

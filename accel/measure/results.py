@@ -75,10 +75,7 @@ class Comparison:
 
     def idle(self, label: str) -> str:
         """Why no lever of this recipe acted; "" where one did, and where it has none."""
-        levers = self.levers.get(label, [])
-        if not levers or any(lever["engaged"] for lever in levers):
-            return ""
-        return "; ".join([*(lever["reason"] for lever in levers), *self.notes.get(label, [])])
+        return self.row(label).idle
 
     def changes(self) -> list[str]:
         """A sentence for each size that the pipeline made otherwise than it was asked."""
@@ -189,7 +186,8 @@ def _caption(row: ResultRow) -> str:
     if row.kind == "baseline":
         return f"{row.label}, {row.steps} steps\n{row.seconds:.2f} s"
     quality = "" if row.decibels is None else f", {row.decibels:.1f} dB"
-    return f"{row.label}\n{row.seconds:.2f} s, {row.speedup:.2f}x{quality}"
+    speed = "not accelerated" if row.idle else row.times(row.speedup)
+    return f"{row.label}\n{row.seconds:.2f} s, {speed}{quality}"
 
 
 def _file_name(label: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -24,6 +24,9 @@ class ResultRow:
     Intervals are of 95 % confidence, for other prompts and seeds. Without a reference: `seconds_per_correct` of a clip
     that matches its prompt (None where none does), `flicker`, `warping_error` and `diversity` as in
     `accel.measure.steadiness`; `teraflops` and `joules` of one run.
+
+    idle: why no lever of this recipe acted; "" where one did, and where it has none. Its speed-ups are then the noise
+    of the machine, which `times` leaves out.
     """
 
     label: str
@@ -66,6 +69,11 @@ class ResultRow:
     lpips: float | None = None
     teraflops: float | None = None
     joules: float | None = None
+    idle: str = ""
+
+    def times(self, ratio: float | None) -> str:
+        """A speed-up for people: "1.37x", "–" where nothing was left out, "" where there is none."""
+        return "" if ratio is None else "–" if self.idle else f"{ratio:.2f}x"
 
     @property
     def phases(self) -> dict[str, float]:
@@ -118,8 +126,16 @@ def summarise(label: str, kind: Kind, steps: int, ledger: Measurements, equal_ti
         snr_worst=min(snrs, default=None),
         si_sdr=_mean([q.si_sdr for q in judged]),
         stft_distance=_mean([q.stft_distance for q in judged]),
+        idle=why_idle(ledger.levers.get(label, ()), ledger.notes.get(label, ())),
         **_measures(label, pairs, ledger),
     )
+
+
+def why_idle(levers: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """Why none of these levers acted, as a report tells of them; "" where one did, and where there are none."""
+    if not levers or any(lever["engaged"] for lever in levers):
+        return ""
+    return "; ".join([*(lever["reason"] for lever in levers), *notes])
 
 
 def _measures(label: str, pairs: Sequence[tuple[Sample, Sample]], ledger: Measurements) -> dict[str, Any]:

@@ -164,9 +164,9 @@ def _range(row: ResultRow) -> str:
 _COLUMNS = [
     Column("seconds", lambda row: f"{row.seconds:.2f}"),
     Column("least-most", _range, sacrifice=3),
-    Column("speed-up", lambda row: f"{row.speedup:.2f}x"),
-    Column("denoise", lambda row: f"{row.denoise_speedup:.2f}x", sacrifice=2),
-    Column("cpu", lambda row: f"{row.cpu_speedup:.2f}x" if row.cpu_speedup else "", sacrifice=8),
+    Column("speed-up", lambda row: row.times(row.speedup)),
+    Column("denoise", lambda row: row.times(row.denoise_speedup), sacrifice=2),
+    Column("cpu", lambda row: row.times(row.cpu_speedup or None), sacrifice=8),
     Column("PSNR", lambda row: _number(row.psnr, ".1f")),
     Column("worst", lambda row: _number(row.psnr_worst, ".1f"), sacrifice=4),
     Column("SSIM", lambda row: _number(row.ssim, ".3f")),
@@ -191,7 +191,7 @@ def _interval(value: float | None, found: Interval | None, pattern: str, scale: 
 
 
 _MEASURES = [
-    Column("speed-up", lambda row: _interval(row.speedup, row.speedup_interval, ".2f")),
+    Column("speed-up", lambda row: "–" if row.idle else _interval(row.speedup, row.speedup_interval, ".2f")),
     Column("PSNR", lambda row: _interval(row.psnr, row.psnr_interval, ".1f")),
     Column("prompt %", lambda row: _interval(row.adherence, row.adherence_range, ".0f", 100.0)),
     Column("s per correct clip", lambda row: _number(row.seconds_per_correct, ".2f")),

@@ -52,7 +52,7 @@ class RenderSummary:
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.given_up} failed earlier"] if self.given_up else []
         parts += [f"{self.left} open"] if self.left else []
-        lines = [f"{self.total} jobs: {', '.join(parts)}, in {self.seconds:.0f} s."]
+        lines = [f"{_jobs(self.total)}: {', '.join(parts)}, in {self.seconds:.0f} s."]
         lines += [f"note: {note}" for note in self.notes[:_SHOWN]]
         lines += [f"  and {len(self.notes) - _SHOWN} more notes"] if len(self.notes) > _SHOWN else []
         lines += [f"  {_failure(entry)}" for entry in self.failures[:_SHOWN]]
@@ -91,9 +91,13 @@ def overview(plan: RenderPlan, out: Path, shard: str | None = None) -> str:
     jobs = [job for job in plan.jobs if part is None or part.holds(job)]
     ledger = RenderLedger(out, part)
     status = Counter(ledger.status(job.id) for job in jobs)
-    lines = [f"{len(jobs)} jobs: {status['ok']} done, {status['failed']} failed earlier, {status[None]} open."]
+    lines = [f"{_jobs(len(jobs))}: {status['ok']} done, {status['failed']} failed earlier, {status[None]} open."]
     lines += [f"{count:6d} × {kind}" for kind, count in Counter(_kind(job) for job in jobs).items()]
     return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _kind(job: Job) -> str:

@@ -173,6 +173,9 @@ def test_a_size_that_the_pipeline_changed_is_told(
     told = capsys.readouterr().out
     assert "The pipeline made 5 frames, not 7." in told
     assert "balanced: not accelerated: 0 of 4 calls predicted (" in told
+    times = next(line.split() for line in told.splitlines() if line.startswith(" balanced "))
+    assert times[2:4] == ["–", "–"]  # a ratio would be the noise of the machine
+    assert "not accelerated: 0 of 4 calls predicted (" in (tmp_path / "page.html").read_text()
     check = ["inspect", "some/model", "--check", "--prompt", "a", "--size", "16", "--frames", "7", "--steps", "2"]
     assert main(check) == 0
     assert "The pipeline made 5 frames, not 7." in capsys.readouterr().out
@@ -219,6 +222,10 @@ def test_bad_input_is_one_sentence_and_code_2(
         (["inspect", "some/model", "--check", "quick", "--prompt", "a"], "There is no preset or recipe file 'quick'"),
         (["inspect", "some/model", "--steps", "8", "--seed", "1"], "--seed, --steps belong to a check: add --check."),
         (["inspect", "some/model", "--check"], "which prompt?"),
+        (["compare", "some/model", "--prompts", "a", "--seeds", "1", "9" * 20], "a seed must be a whole number"),
+        (["demo", "--seed", "9" * 20], "a seed must be a whole number"),
+        (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--seed", "9" * 20], "a seed must be"),
+        (["inspect", "some/model", "--check", "--prompt", "a", "--seed", "9" * 20], "a seed must be a whole number"),
         (["demo", "--out", "file"], "file is a file; choose a folder"),
         (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--out", "file/out"], "file is a file"),
         (["tune", "some/model", "--prompts", "words.txt"], "say either what quality is needed"),

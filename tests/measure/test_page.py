@@ -192,3 +192,15 @@ def test_a_long_list_of_recipes_keeps_the_page_readable() -> None:
     assert len(players(html)[0]["labels"]) == 1 + 8
     assert len(Elements(html).of("tr", "recipe")) == 3 * 21
     assert html.count("<details") == html.count("</details>")
+
+
+def test_what_was_not_accelerated_has_no_ratio_anywhere() -> None:
+    """It would be the noise of the machine."""
+    found = comparison()
+    base, fast, fewer = found.rows
+    why = "10 steps are no more than the 16 that are computed at least"
+    found.rows = [base, replace(fast, speedup=1.37, denoise_speedup=1.37, cpu_speedup=1.37, idle=why), fewer]
+    page = render_page(found)
+    assert "1.37" not in page and f"not accelerated: {why}" in page
+    assert '<circle class="recipe"' not in page and '<circle class="fewer_steps"' in page
+    assert "1.37" not in str(found) and f"balanced: not accelerated: {why}." in str(found)

@@ -33,7 +33,8 @@ class Extrapolate(Predictor, lever="predictor"):
     """Extrapolates the output (or the clean estimate x0 that it implies) in noise level, and corrects afterwards.
 
     Forecast: Newton's form through the last order + 1 computed outputs, exact for polynomials of that degree whatever
-    the spacing (TaylorSeer's recursion, arXiv 2503.06923, is so only for order 1). The second-order term is noise
+    the spacing (TaylorSeer's recursion, arXiv 2503.06923, is so only for order 1). To order 1 that is
+    o' = o + w (o - o0) (t' - t) / (t - t0), with w as hindsight has it. The second-order term is noise
     amplified by the square of the distance, and undamped it blows up at high guidance: it is scaled down, sample by
     sample, to at most `limit` times the first-order term.
 
@@ -60,6 +61,7 @@ class Extrapolate(Predictor, lever="predictor"):
     where there is none. "auto" takes the output for flow matching and x0 for the others: for an exactly known score
     (Gaussian mixture, DDIM, 50 steps, every third computed, order 1) that is 52 dB where extrapolating epsilon is 43,
     reusing it 33 and taking as many steps as evaluations 25 (tests/caching/test_exact_score.py).
+    Not for runs of few steps, whose outputs lie too far apart for a line.
     Memory: max(order + 2, corrector) outputs, and one more with the corrector, of latent size, per stream, and two more
     for each older output that the scheduler uses (UniPC, PNDM); all but outputs of the model are in float32.
     """

@@ -101,7 +101,11 @@ class Predictor(Method, lever="predictor", abstract=True):
 
 @dataclass(frozen=True)
 class LastOutput(Predictor, lever="predictor"):
-    """Reuses the last computed output. Memory: one output (latent size) per stream."""
+    """Reuses the last computed output: o' = o. Memory: one output (latent size) per stream.
+
+    Source: the reuse of diffusers' and most published caches (TeaCache, arXiv 2411.19108). Not for long gaps:
+    `Extrapolate` continues the outputs, and corrects what it got wrong.
+    """
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         return at(call, [value.clone() for value in history[-1].values], kind)
@@ -109,10 +113,11 @@ class LastOutput(Predictor, lever="predictor"):
 
 @dataclass(frozen=True)
 class LastResidual(Predictor, lever="predictor"):
-    """Adds the last computed (output - input) to the present input: EasyCache's and TeaCache's predictor, taken at the
-    denoiser's boundary. Memory: one output per stream.
+    """Adds the last computed (output - input) to the present input: o' = x' + (o - x). Memory: one output per stream.
 
-    Meant for flow matching, where the input has unit scale. Outputs that have no counterpart in the input (learned
+    Source: EasyCache (arXiv 2507.02860) and TeaCache (arXiv 2411.19108), here at the denoiser's boundary.
+    Meant for flow matching, where the input has unit scale. Not for models whose input has another scale than their
+    output. Outputs that have no counterpart in the input (learned
     variances, second outputs) are reused as they are.
     """
 

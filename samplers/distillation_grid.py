@@ -25,6 +25,7 @@ class Origin(Sigmas, lever="sigmas"):
 
     A few-step model knows these levels and no others; 4 steps of the grid of 50 are the timesteps 999, 759, 499, 259.
     Schedulers that space otherwise ("leading" starts 4 steps at 751) ask it for levels that it has never seen.
+    Step i of n takes the floor(i grid / n)-th of the grid. Not for models that were not distilled.
     grid: 50 for LCM and TCD, 250 for TDD. spacing "uneven": TDD's choice of timesteps for 5, 6 and 7 steps; other
     numbers of steps are even. Flow models have no such grid: even flow times from 1, with the scheduler's own shift.
     """

@@ -25,6 +25,7 @@ class DiffusersScheduler(Sampler):
     """A scheduler class of diffusers in place of the pipeline's own, made from its configuration, in every call of the
     pipeline; between calls `pipe.scheduler` is the object that it was.
 
+    Source: the schedulers of diffusers, such as DPM-Solver++ (arXiv 2211.01095).
     Only where `accel.known_schedulers` says that both solve the same equation: models that predict noise, v or the
     sample (SD, SDXL, PixArt, AnimateDiff, Kolors; CogVideoX, whose noise levels are handed over). For flows, and where
     the scheduler's settings are special, there are the solvers of this package, which replace the update alone.

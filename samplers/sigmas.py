@@ -64,8 +64,11 @@ class FlowSigmas(Sigmas, lever="sigmas", abstract=True):
 class Karras(Sigmas, lever="sigmas"):
     """Evenly spaced in sigma^(1/rho) (EDM, arXiv 2206.00364, eq. 5): dense at low noise.
 
-    What unlocks second-order solvers on epsilon models; below about 6 steps it is worse than even timesteps. On flows
-    it is taken in the flow's own sigma, as diffusers does, and seldom helps. least 0 keeps the scheduler's last level.
+    sigma_i = (a + i / (n - 1) (b - a))^rho, with a and b the rho-th roots of the first and the last level.
+
+    What unlocks second-order solvers on epsilon models. Not below about 6 steps, where it is worse than even timesteps.
+    On flows it is taken in the flow's own sigma, as diffusers does, and seldom helps. least 0 keeps the scheduler's
+    last level.
     """
 
     rho: float = setting(7.0, 1.0, 20.0, "larger is denser at low noise")
@@ -79,7 +82,12 @@ class Karras(Sigmas, lever="sigmas"):
 
 @dataclass(frozen=True)
 class Exponential(Sigmas, lever="sigmas"):
-    """Evenly spaced in log sigma. least 0 keeps the scheduler's last level."""
+    """Evenly spaced in log sigma: sigma_i = a (b / a)^(i / (n - 1)) from the first level a to the last b.
+
+    Source: DPM-Solver (arXiv 2206.00927), whose steps are even in log-SNR; k-diffusion's "exponential". least 0 keeps
+    the scheduler's last level. Not for few steps: half of them lie below the geometric mean of both levels, where
+    little is left to decide.
+    """
 
     least: float = setting(0.0, 0.0, 1.0, "last noise level above zero; 0 keeps the scheduler's")
 
@@ -89,7 +97,11 @@ class Exponential(Sigmas, lever="sigmas"):
 
 @dataclass(frozen=True)
 class Beta(Sigmas, lever="sigmas"):
-    """At the quantiles of a beta distribution (arXiv 2407.12173): dense at both ends for alpha and beta below 1."""
+    """At the quantiles of a beta distribution (arXiv 2407.12173): dense at both ends for alpha and beta below 1.
+
+    sigma_i = b + (a - b) F^-1(1 - i / (n - 1)) from the first level a to the last b, with F the cumulative
+    Beta(alpha, beta). Not where the middle of a run decides the picture (strong guidance): its steps are the largest.
+    """
 
     alpha: float = setting(0.6, 0.05, 10.0, "below 1: dense at low noise", dial=True)
     beta: float = setting(0.6, 0.05, 10.0, "below 1: dense at high noise")
@@ -104,7 +116,8 @@ class Shift(FlowSigmas, lever="sigmas"):
     """Even flow times from 1 to 1/steps, shifted towards noise: sigma' = k sigma / (1 + (k - 1) sigma).
 
     The last step is as large as the others: schedulers that space to their least sigma spend an evaluation on almost
-    nothing there. shift 0 keeps the scheduler's own shift, resolution-dependent or not.
+    nothing there. shift 0 keeps the scheduler's own shift, resolution-dependent or not. Not another shift than the
+    model was trained or tuned with, unless measured.
 
     With `pixels` the shift is that of a picture or clip of that many pixels (height x width x frames) and grows with
     the square root of how much larger the call asks for (SD3, arXiv 2403.03206, eq. 23): larger pictures need more
@@ -124,8 +137,8 @@ class Shift(FlowSigmas, lever="sigmas"):
 class Sway(FlowSigmas, lever="sigmas"):
     """Sway sampling (F5-TTS, arXiv 2410.06885): flow time t, 0 at noise, becomes t + s (cos(pi t/2) - 1 + t).
 
-    s = -1 is dense near noise. A gain below ten or so steps, a loss with many. shift 0 keeps the scheduler's own shift
-    on top; the paper's model has none (1).
+    s = -1 is dense near noise. A gain below ten or so steps. Not for many steps, where it is a loss. shift 0 keeps the
+    scheduler's own shift on top; the paper's model has none (1).
     """
 
     s: float = setting(-1.0, -1.0, 1.0 / (math.pi / 2 - 1), "below 0: dense near noise; above: dense near the picture")
@@ -141,8 +154,9 @@ class Sigmoid(FlowSigmas, lever="sigmas"):
     """A sigmoid of flow time, steeper after `center` than before: small steps at both ends, where a straight line is
     farthest from the path (Lumina-Next, arXiv 2406.18583, section 3.3; meant for second-order solvers in few steps).
 
-    The paper's normalisation is not given: here the curve is stretched to keep 0 and 1. shift 0 keeps the scheduler's
-    own shift on top; 1 is none.
+    r(t) = 1 / (1 + exp(-k (t - center))), with k = `before` up to the center and `after` behind it. The paper's
+    normalisation is not given: here the curve is stretched to keep 0 and 1, (r(t) - r(0)) / (r(1) - r(0)). shift 0
+    keeps the scheduler's own shift on top; 1 is none. Not for solvers of order 1, nor for many steps.
     """
 
     center: float = setting(0.6, 0.0, 1.0, "flow time (0 at noise) where the steps are largest")
@@ -180,8 +194,9 @@ ALIGN_YOUR_STEPS = {
 class AlignYourSteps(Sigmas, lever="sigmas"):
     """Noise levels optimised for Stable Diffusion 1.5, SDXL and Stable Video Diffusion (arXiv 2404.14507).
 
-    Tables for 10 steps; other numbers by log-linear interpolation, as the authors do. They were optimised for
-    stochastic and second-order solvers; a model that was fine-tuned far away may want its own search.
+    Tables for 10 steps; other numbers by log-linear interpolation, as the authors do: log sigma is even between two
+    entries. They were optimised for stochastic and second-order solvers. Not for other models, or those that were
+    fine-tuned far away: these want a search of their own (`accel.samplers.search_sigmas`).
     """
 
     model: str = setting("sdxl", choices=("sd", "sdxl", "svd"), help="whose noise levels")
@@ -199,9 +214,10 @@ class AlignYourSteps(Sigmas, lever="sigmas"):
 @dataclass(frozen=True)
 class SigmaTable(Sigmas, lever="sigmas"):
     """Listed noise levels, such as `accel.samplers.search_sigmas` finds; other numbers of steps by log-linear
-    interpolation between the first and the last.
+    interpolation between the first and the last: sigma = exp(a line through log sigma at the list's places).
 
     sigmas: falling, above zero, as the scheduler counts them; the end of the run is not among them.
+    Not published. Not for another model, scheduler or number of steps than it was searched for.
     """
 
     sigmas: tuple[float, ...] = ()

@@ -23,7 +23,7 @@ EDGE = 1e-6  # log-SNR is infinite at pure noise, where flow models start; diffu
 class SchedulerSolver(Sampler):
     """The scheduler's own update, for other noise levels (`sigmas`) or fewer steps (`steps`) alone. Memory: none.
 
-    Not a better solver: with fewer steps it is what the pipeline gives with so many.
+    Source: diffusers' schedulers. Not a better solver: with fewer steps it is what the pipeline gives with so many.
     """
 
     @classmethod
@@ -37,7 +37,7 @@ class SchedulerSolver(Sampler):
 
 @dataclass(frozen=True)
 class Euler(Sampler):
-    """Order 1: x' = x + (t' - t) v. The update of FlowMatchEuler, Euler and DDIM schedulers alike.
+    """Order 1: x' = x + (t' - t) v. The update of FlowMatchEuler, Euler and DDIM (arXiv 2010.02502) schedulers alike.
 
     For pipelines whose scheduler is one of these it changes nothing (to rounding); it is there to compare with, and to
     give a pipeline with a multistep scheduler steps that a cache can correct. Memory: none.
@@ -78,7 +78,9 @@ class PseudoCorrector(Sampler):
 class AdamsBashforth(Sampler):
     """Integrates the polynomial through the last `order` velocities, exactly for steps of any size.
 
-    Order 2 is Euler with the velocity extrapolated to the middle of the step. A velocity that bends sharply is
+    Source: Bashforth and Adams, 1883; in diffusion PNDM (arXiv 2202.09778), with steps of one size. Order 2 is Euler
+    with the velocity extrapolated to the middle of the step: x' = x + h (v + (v - v') h / (2 h')), where h' is the step
+    that led here and v' the velocity before it. A velocity that bends sharply is
     overshot: where steps are few and guidance is high, the pseudo-corrector is safer, and order 3 is for long smooth
     runs. Memory: order - 1 latents in float32. Not for few steps at high guidance.
     """

@@ -26,6 +26,8 @@ OF_DEVICE = {"cpu": ("flash for processors", "math"), "cuda": ("flash", "cudnn",
 class DenseBackend(LowPrecisionAttention):
     """All pairs, in the model's own precision, by torch's flash, cuDNN, memory-efficient or plain kernel or xFormers'.
 
+    Not published.
+
     Torch chooses among its own by fixed rules, which are right for most shapes and not for all. Take what
     `accel.attention.measure(pipe, call, DenseBackend())` returns: without `measured` it leaves attention to the model.
     The output differs from the model's own in the last bits, and is the same each time. No memory, but for the scores

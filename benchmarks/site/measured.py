@@ -8,7 +8,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_TABLES = ("numbers.md", "holds.md", "precision.md", "negative-results.md")
+_TABLES = ("every-method.md", "numbers.md", "holds.md", "precision.md", "levers.md", "negative-results.md")
+_DESCRIPTIONS = ("decides by", "a skipped output is", "reuses", "the unconditional pass is", "update", "what it does",
+                 "computes", "the denoiser is evaluated")  # fmt: skip
+"""Last or second columns of tables that list methods and measure nothing."""
 _LISTINGS = {"frontier/frontier.txt": "`make frontier`", "tuning/bench.txt": "`make bench`"}
 _COLUMNS = ("speed-up", "PSNR", "worst", "SSIM", "prompt", "memory")
 _LABELS = {"OptimalSchedule": "optimal schedule", "FixedInterval": "interval", "TGate": "T-GATE"}
@@ -23,8 +26,8 @@ def measured(name: str, up: str) -> str:
 def _rows(name: str, up: str) -> Iterator[str]:
     for page in _TABLES:
         for table in _tables(page):
-            rows = [row for row in table[2:] if _names(name, row)]
-            if rows:
+            rows = [row for row in table[2:] if _names(name, row) or _names(name, table[0])]
+            if rows and not any(cell.strip() in _DESCRIPTIONS for cell in table[0].split("|")):
                 source = f"From [{page.removesuffix('.md')}]({up}/{page}):\n"
                 yield "\n".join([source, *table[:2], *map(_unlinked, rows)])
 

@@ -25,6 +25,8 @@ _INTRODUCTIONS = {
     "resolution": "At which size the denoiser is evaluated.",
 }
 _ADVICE = re.compile(r"(Not (?!published)|Do not|Prefer |Worth it|Pays|For |Meant for|Only |Take |Good )")
+_PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
+_SOURCE = re.compile(r"Source: ([^.;]*)")
 _PACKAGES = ("accel.caching", "accel.attention", "accel.samplers", "accel.precision", "accel.resolution")
 
 
@@ -57,7 +59,7 @@ def method_page(kind: type[Method]) -> str:
     """Everything there is to say about one method."""
     name, lever = kind.__name__, kind.lever
     when = "".join(f"\n    - {sentence}" for sentence in advice(kind))
-    parts = [f"# {name}\n", _use(kind), "\n".join(_prose(kind))]
+    parts = [f"# {name}\n", _use(kind), "\n".join(_prose(kind)), f"**Comes from**: {', '.join(sources(kind))}."]
     parts += [f'!!! note "When to use it, and when not"\n{when}' if when else "", _settings(kind)]
     numbers = measured(name, "../..")
     parts += [f"## Measured\n\n{numbers}"] if numbers else []
@@ -71,6 +73,14 @@ def advice(kind: type[Method]) -> list[str]:
     """The sentences of its docstring that say when to use it, and when not."""
     text = " ".join((inspect.getdoc(kind) or "").split())
     return [sentence for sentence in re.split(r"(?<=[.)]) (?=[A-Z])", text) if _ADVICE.match(sentence)]
+
+
+def sources(kind: type[Method]) -> list[str]:
+    """Where it comes from, as its docstring says: links to papers, another library, or that it was not published."""
+    text = " ".join((inspect.getdoc(kind) or "").split())
+    papers = [f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in dict.fromkeys(_PAPER.findall(text))]
+    own = ["this project; not published"] if "Not published" in text else []
+    return papers or own or [found[1] for found in [_SOURCE.search(text)] if found]
 
 
 def _overview(lever: str) -> str:

@@ -31,6 +31,7 @@ class Align(Predictor, lever="predictor"):
     computed output it is reused. Streams that only follow (the unconditional one) take the leading stream's gamma.
     Where the cache measures no alignment (every cache but DiCache), noise level takes the place of the probe:
     gamma = (t - t0) / (t1 - t0), within the same limits.
+    Not without a probe (every cache but DiCache): `Extrapolate` goes along the same line there, and corrects.
     Memory: two outputs (latent size) per stream.
     """
 

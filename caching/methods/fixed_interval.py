@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class FixedInterval(CacheMethod):
     """Computes every `interval`-th step and predicts the others.
 
+    Source: the uniform schedule of DeepCache (arXiv 2312.00858) and of FORA (arXiv 2407.01425), here at the denoiser's
+    boundary.
+
     Needs no constants, no measurement and no host sync, decides alike for every prompt, sample and device, and suits
     compiled models. Do not use it where the content changes abruptly (few steps, strong guidance late in the run).
     Memory: the predictor's, order + 1 outputs of latent size per stream.

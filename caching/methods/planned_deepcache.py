@@ -17,6 +17,8 @@ from accel.report import CallRecord, LeverReport
 class PlannedDeepCache(OptimalSchedule):
     """`OptimalSchedule` whose computed steps run the whole U-Net in every `interval`-th alone.
 
+    Not published; the shallow steps are those of DeepCache (arXiv 2312.00858).
+
     The steps between are forecast; of those that compute, the others run the shallow layers on their own latents, and
     the deep feature that they need (`DeepCache`) goes on along a straight line through the last ones. Both find
     something to save that the other leaves: a line through deep features is nearer than the last of them, and what

@@ -33,6 +33,8 @@ ANY = "as for any model"
 class OptimalSchedule(CacheMethod):
     """Computes the fraction `compute` of the steps, spread as evenly as the run's noise levels ask for.
 
+    Not published.
+
     Found by dynamic programming (`accel.caching.planning`) for the very noise levels and length of the run. It presumes
     nothing about the model, so it needs no calibration. features: of this model's measured outputs, which
     `accel.accelerate(pipe, preset, calibration=...)` fills in. Then forecasts are corrected by them
@@ -136,6 +138,8 @@ class OptimalSchedule(CacheMethod):
 @dataclass(frozen=True)
 class StaticSchedule(CacheMethod):
     """Computes the steps nearest to the given noise levels and predicts the others.
+
+    Source: cache-dit's steps computation mask, as noise levels.
 
     sigmas: noise levels that compute, as the scheduler counts them (1..0 for flow matching, noise-to-signal ratio
     otherwise). They are noise levels and not step numbers, so the schedule means the same at another step count and in

@@ -7,9 +7,9 @@ import pytest
 import accel
 from accel.method import Method
 from accel.recipe import LEVERS
-from benchmarks.site.method_pages import advice, kinds, method_page, navigation, pages
+from benchmarks.site.method_pages import PARTS, advice, kinds, method_page, navigation, pages, sources
 
-METHODS = [kind for lever in LEVERS for kind in kinds(lever).values()]
+METHODS_AND_PARTS = [kind for lever in (*LEVERS, *PARTS) for kind in kinds(lever).values()]
 
 
 def test_every_method_of_a_lever_has_a_page_and_a_place_in_the_margin() -> None:
@@ -21,12 +21,26 @@ def test_every_method_of_a_lever_has_a_page_and_a_place_in_the_margin() -> None:
         for address in ([entry] if isinstance(entry, str) else entry.values())
     }
     assert shown == set(pages())
-    assert {"EasyCache", "Radial", "GuidanceDelta", "UniPC", "Int8", "CoarseToFine"} <= {m.__name__ for m in METHODS}
+    assert {"EasyCache", "Radial", "GuidanceDelta", "UniPC", "Int8", "CoarseToFine"} <= {
+        m.__name__ for m in METHODS_AND_PARTS
+    }
 
 
-@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", METHODS_AND_PARTS, ids=lambda kind: kind.__name__)
 def test_every_method_says_when_not_to_use_it(kind: type[Method]) -> None:
     assert advice(kind)
+
+
+@pytest.mark.parametrize("kind", METHODS_AND_PARTS, ids=lambda kind: kind.__name__)
+def test_every_page_says_where_the_method_comes_from_and_what_was_measured(kind: type[Method]) -> None:
+    assert sources(kind)
+    assert "## Measured" in method_page(kind)
+
+
+def test_papers_are_links_and_what_is_our_own_says_so() -> None:
+    assert sources(accel.EasyCache) == ["[arXiv 2507.02860](https://arxiv.org/abs/2507.02860)"]
+    assert "[arXiv 2312.00858]" in method_page(accel.DeepCache)
+    assert "**Comes from**: this project; not published." in method_page(accel.OptimalSchedule)
 
 
 def test_a_page_has_source_settings_and_numbers() -> None:

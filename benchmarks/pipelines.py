@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections import Counter
@@ -32,6 +33,8 @@ from accel.terminal import one_line
 from benchmarks.command import command_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "pipelines.md"
+README = PAGE.parents[1] / "README.md"
+_IN_README = re.compile(r"(?<=<!-- written by python -m benchmarks.pipelines -->\n).*(?=\n<!-- end -->)")
 
 NEVER = FixedInterval(1, warmup=1, final=0, min_steps=1)
 LEVERS: dict[str, Method] = {
@@ -141,8 +144,22 @@ def summary(rows: list[str]) -> Iterator[str]:
         yield f"{lever}: yes on {counts[YES]} ({counts[YES] / max(len(built), 1):.0%}), no on {counts[NO]}{raises}."
 
 
+def sentence(rows: Iterable[str]) -> str:
+    """The same for the README."""
+    cells = [[cell.strip() for cell in row.split("|")[2:-2]] for row in rows]
+    built = [row for row in cells if row[0] != "not tried"]
+    *others, restored = (sum(row[column] == YES for row in built) for column in range(len(LEVERS) + 1))
+    acts = [f"{lever} on {count}" for lever, count in zip(LEVERS, others, strict=True)]
+    return (
+        f"Any diffusers pipeline that denoises. Of the {len(cells)} classes in diffusers {diffusers.__version__}, "
+        f"{len(built)} can be built here, small and with random weights, and were tried with every lever: "
+        f"{', '.join(acts[:-1])} and {acts[-1]} of them act, and {restored} are given back bit for bit "
+        "([each class, and why not](docs/pipelines.md))."
+    )
+
+
 def measure(options: argparse.Namespace) -> None:
-    """Tries every lever on every pipeline class and writes the page."""
+    """Tries every lever on every pipeline class and writes the page, and the sentence in the README."""
     every = names()  # in front of the processes, which then need not import all of diffusers themselves
     wanted = options.only or every
     known = rows_of(PAGE.read_text()) if PAGE.exists() else {}
@@ -152,6 +169,8 @@ def measure(options: argparse.Namespace) -> None:
             known[lines[line]] = line.result()
             print(line.result(), flush=True)
             PAGE.write_text(page_of(known[name] for name in every if name in known))
+    told = sentence(rows_of(PAGE.read_text()).values())
+    README.write_text(_IN_README.sub(lambda _: told, README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _line(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.pipelines import COLUMNS, PAGE, RAISES, Row, page_of, rows_of, tried
+from benchmarks.pipelines import COLUMNS, PAGE, RAISES, README, Row, page_of, rows_of, sentence, tried
 from tests.tiny.zoo.inventory import denoising_classes
 
 SAMPLE = ("DDIMPipeline", "FluxPipeline", "LongCatAudioDiTPipeline", "StableAudioPipeline")
@@ -20,6 +20,11 @@ def test_the_page_lists_every_denoising_class_and_no_other() -> None:
 
 def test_the_page_is_made_of_its_rows() -> None:
     assert page_of(page().values()) == PAGE.read_text()
+
+
+def test_the_readme_says_which_models_as_the_page_does() -> None:
+    told = README.read_text(encoding="utf-8").partition("## Which models\n")[2]
+    assert sentence(page().values()) in told
 
 
 def test_no_lever_raises_and_every_no_has_its_reason() -> None:

@@ -141,8 +141,11 @@ def runs() -> Iterator[tuple[str, str, Run]]:
 
 def _however_short(method: Method) -> Method:
     """The same for clips in which it would stay off."""
-    settings = {field.name for field in fields(method)}
-    return replace(method, min_tokens=0) if "min_tokens" in settings else method
+    changed: Any = method
+    if "min_tokens" in {field.name for field in fields(method)}:
+        changed = replace(changed, min_tokens=0)
+    found: Method = changed
+    return found
 
 
 def distilled() -> Iterator[Found]:

@@ -186,7 +186,7 @@ TOLD = {
 }
 
 
-def page_of(found: Mapping[tuple[str, str], Found], prompts: int) -> str:
+def page_of(found: Mapping[Any, Found], prompts: int) -> str:
     """The page, from all that was found."""
     *sections, few = TOLD
     parts = [line.format(prompts=prompts) for line in HEAD]

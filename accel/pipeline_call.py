@@ -25,6 +25,7 @@ from accel.patch import Wrapper, unwrap_methods
 from accel.reasons import Code
 from accel.report import CallRecord, Report
 from accel.savings import with_savings
+from accel.shared_scheduler import OthersUses
 from accel.update import LinearUpdates, Unknown, handed_on
 
 CALLED_AGAIN = (
@@ -56,6 +57,7 @@ class PipelineCall(CallOwner):
         self._given: dict[str, Any] = {}  # the pipeline call's own arguments
         self._callbacks: list[Wrapper] = []  # over those that are objects
         self.called_again = False  # the same pipeline, from its own callback
+        self._others = OthersUses()
         self._adapters: dict[str, Adapter] = {}
         self._absent: set[str] = set()  # attributes that the pipeline does not have
         self._forms = CallForms()
@@ -90,6 +92,7 @@ class PipelineCall(CallOwner):
         return self._given
 
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._others.forget(scheduler)
         result = inner(*args, **kwargs)
         if self.levers.parts:
             self.levers.after_set_timesteps(name, scheduler, inner, self._forms.named(inner, args, kwargs))
@@ -98,6 +101,8 @@ class PipelineCall(CallOwner):
         return result
 
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self._others.pending:
+            self._others.check(scheduler)
         result = inner(*args, **kwargs)
         if self.levers.updates:
             result = self.levers.after_step(name, scheduler, self._forms.named(inner, args, kwargs), result)
@@ -156,6 +161,18 @@ class PipelineCall(CallOwner):
             )
         )  # fmt: skip
         return outcome.output
+
+    def hear_others(self, event: str, part: Any, name: str, caller: CallOwner | None) -> None:
+        """Somebody else is about to call a part while this call is in progress, perhaps one of its own."""
+        if event == "denoise" and caller is None:  # perhaps it is ours, in a thread that we cannot tell
+            self.strays += 1
+        elif event in ("set_timesteps", "step") and self.owns(part):
+            self._others.hear(self, part, name)
+
+    def explain(self, error: Exception) -> None:
+        """Adds to an exception what may have led to it and is no fault of the pipeline's."""
+        for note in ([CALLED_AGAIN] if self.called_again else []) + self._others.explanations():
+            error.add_note(note)
 
     def _arrive(
         self,
@@ -246,7 +263,7 @@ class PipelineCall(CallOwner):
         self.levers.reset()
         self.levers.end()
         self.levers, self._given, self._adapters, self._known_updates = CompositeLever(None, ()), {}, {}, {}
-        self._answer, self._forms = self.levers.chain(), CallForms()
+        self._answer, self._forms, self._others = self.levers.chain(), CallForms(), OthersUses()
 
     def _notes(self) -> Iterator[str]:
         """What the report must say about calls that are no denoiser calls of this pipeline call's own."""
@@ -261,6 +278,7 @@ class PipelineCall(CallOwner):
                 yield f"The {name} was computed in {adapter.computed:.3g} of its {adapter.asked} calls."
         if self.called_again:
             yield CALLED_AGAIN
+        yield from self._others.notes()
         if self._clock.copies:
             yield (
                 f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "

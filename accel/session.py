@@ -15,7 +15,7 @@ from accel.components import adapters_of, components_of, denoisers_of, guiders_o
 from accel.conventions import STEPS
 from accel.kept_texts import KeptTexts
 from accel.lever import InactiveLever, Lever
-from accel.ownership import owned_elsewhere, owner_of, owners, paused
+from accel.ownership import owner_of, owners, paused
 from accel.patch import (
     CHANGING,
     Around,
@@ -28,9 +28,10 @@ from accel.patch import (
     unwrap_methods,
     wrap_methods,
 )
-from accel.pipeline_call import CALLED_AGAIN, PipelineCall
+from accel.pipeline_call import PipelineCall
 from accel.recipe import Recipe
 from accel.report import Report
+from accel.shared_scheduler import check_free
 from accel.text_cache import MOST_BYTES
 from accel.update import config_of
 
@@ -198,7 +199,7 @@ class Session:
         with ExitStack() as put_back:
             with CHANGING:
                 components = self._follow(pipe, components_of(pipe))
-                _check_free(components)
+                check_free(components)
                 put_back.enter_context(self._swap.swapped_in(pipe))
                 for guider in guiders_of(components):
                     put_back.enter_context(_unused(guider))
@@ -209,8 +210,7 @@ class Session:
                 with call.levers.around_call():
                     yield
             except Exception as error:
-                if call.called_again:
-                    error.add_note(CALLED_AGAIN)
+                call.explain(error)
                 raise
             finally:
                 self._calls.remove(call)
@@ -317,17 +317,6 @@ class Session:
             return inner(*args, **kwargs)
 
 
-def _check_free(components: dict[str, Any]) -> None:
-    """Raises RuntimeError where a scheduler that keeps its run in itself is in the middle of another."""
-    for name, scheduler in schedulers_of(components):
-        if "timesteps" in getattr(scheduler, "__dict__", {}) and owned_elsewhere(scheduler):
-            raise RuntimeError(
-                f"The {name} is in the middle of a run in another thread or task, and both would be wrong: give each "
-                f"a pipeline of its own, type(pipe)(**{{**pipe.components, {name!r}: copy.deepcopy(pipe.{name})}}), "
-                "and accelerate that."
-            )
-
-
 def _settings_of_schedulers(components: dict[str, Any]) -> list[str]:
     """Of the schedulers: what these do hangs on them."""
     return [repr(config_of(scheduler)) for _, scheduler in schedulers_of(components)]
@@ -375,9 +364,8 @@ class _PartListener:
                 if self._event == "denoise":
                     session._stay_on_top(part)
                 return result
-            if caller is None and self._event == "denoise":  # perhaps one of ours, in a thread that we cannot tell
-                for call in session._calls:
-                    call.strays += 1
+            for call in session._calls:
+                call.hear_others(self._event, part, self._name, caller)
         return inner(*args, **kwargs)
 
 

@@ -73,7 +73,7 @@ class Session:
         try:
             self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
-            self._call_wrapper = CallWrapper(pipe, _PipelineListener(self), self)
+            self._call_wrapper = self._around_call(pipe)
         except BaseException:
             self.restore()
             raise
@@ -143,6 +143,9 @@ class Session:
         self._texts = KeptTexts(self.pipe, most_bytes, lambda: None if (one := known()) is None else one._call_here())
         if self._suspended:
             self._texts.detach()
+
+    def _around_call(self, pipe: Any) -> CallWrapper:
+        return CallWrapper(pipe, _PipelineListener(self), self, lambda attributes: self._swap.own(attributes))
 
     def _call_here(self) -> PipelineCall | None:
         """The call of this session that is in progress in this thread or task."""
@@ -257,7 +260,7 @@ class Session:
         """New wrappers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         plan = list(self._plan(self._swap.parts(components_of(pipe))))
         self._wrappers[:] = wrap_methods(plan, everywhere=True) if self._covered(plan) else []
-        self._call_wrapper = CallWrapper(pipe, _PipelineListener(self), self)
+        self._call_wrapper = self._around_call(pipe)
         if self._texts is not None:
             self._texts.attach(pipe)
 

@@ -16,7 +16,7 @@ from accel.lever import Lever
 from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
 from accel.samplers.sampler import Sampler, StepPlace, UpdateWeights
-from accel.samplers.timesteps import set_sigmas, training_sigmas
+from accel.samplers.timesteps import fewest_steps, set_sigmas, training_sigmas
 from accel.schedulers import levels_reached
 from accel.timetable import Timetable
 from accel.update import Around
@@ -71,7 +71,7 @@ class Stepper(Lever):
         steps = given.get("num_inference_steps")
         if self.method.steps >= 1.0 or not isinstance(steps, int) or self._own_levels():
             return {}
-        fewer = max(round(self.method.steps * steps), 1)
+        fewer = min(max(round(self.method.steps * steps), fewest_steps(given)), steps)
         self._shortened = f"{fewer} steps in place of {steps}" if fewer < steps else ""
         self._left_out = steps / fewer - 1.0
         return {"num_inference_steps": fewer}

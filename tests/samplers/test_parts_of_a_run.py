@@ -48,7 +48,7 @@ def test_a_part_of_the_run_is_told_by_its_ends(call: dict[str, Any], number: int
 @pytest.mark.part(6)
 @pytest.mark.parametrize("name", STRONG)
 def test_a_weak_strength_keeps_a_step(name: str) -> None:
-    """A quarter of eight steps are two, of which a strength of 0.3 leaves none: that was noise, nothing, or an error."""
+    """A quarter of eight steps are two, of which a strength of 0.3 left none: noise, nothing, or an error."""
     pipe, tiny = ZOO[name].build(), ZOO[name]
     plain = run(pipe, tiny, strength=0.3)
     with accel.accelerate(pipe, QUARTER) as session:

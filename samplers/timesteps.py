@@ -16,24 +16,6 @@ from accel.timetable import Timetable
 from accel.update import config_of
 
 
-def fewest_steps(call: Mapping[str, Any]) -> int:
-    """The least number of steps of which the call executes one: by its strength, or between the two ends of a part of
-    the run (the base and the refiner of SDXL), it begins late or ends early.
-    """
-    start, end, strength = (_share(call.get(name)) for name in ("denoising_start", "denoising_end", "strength"))
-    if start is None:
-        start = 0.0 if strength is None else 1.0 - strength
-    part = round((1.0 if end is None else end) - start, 6)
-    if not 0.0 < part < 1.0:
-        return 1
-    number = math.ceil(round(1.0 / part, 6))
-    return number if int(number * part) else number + 1  # as the pipelines round
-
-
-def _share(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and 0.0 <= value <= 1.0 else None
-
-
 def set_sigmas(
     scheduler: Any,
     set_timesteps: Callable[..., Any],

@@ -253,7 +253,7 @@ class Tuner:
         """The count that takes the time of the candidate; none where there is no time left to look at it."""
         if self._deadline - time.monotonic() < 3.0 * self.split.held_out * self.lab.wall:
             return []
-        return [min(max(round(self.steps / max(speedup, 1.0)), 1), self.steps)]
+        return [min(max(round(self.steps / max(speedup, 1.0)), self.lab.fewest), self.steps)]
 
     def _worth_verifying(self, candidate: Candidate) -> bool:
         """Whether it would be a better winner than the present one."""

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
 import accel
-from accel.samplers.timesteps import fewest_steps
+from accel.executed_steps import fewest_steps
 from tests.tiny import TINY, run
 from tests.tiny.case import quiet
 from tests.tiny.inputs import embeddings

@@ -30,9 +30,9 @@ from accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from accel import pocket
+    from accel.drafting.best_seed import best_of
     from accel.drafting.drafts import draft
     from accel.drafting.enlarging import enlarge
-    from accel.drafting.halving import best_of
     from accel.measure.comparison import compare
     from accel.rendering import render
     from accel.self_check import check
@@ -65,7 +65,7 @@ __all__ = [
 
 # Measuring, tuning and rendering need video and image libraries; accelerating does not.
 _LATER = {
-    "best_of": "accel.drafting.halving",
+    "best_of": "accel.drafting.best_seed",
     "check": "accel.self_check",
     "compare": "accel.measure.comparison",
     "draft": "accel.drafting.drafts",

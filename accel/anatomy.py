@@ -14,7 +14,8 @@ from accel.components import components_of, denoisers_of, guiders_of, original, 
 from accel.families import Family, GuidanceCalls
 from accel.parametrization import Prediction, Samples
 from accel.rounding import COARSE, rounding
-from accel.schedulers import TimestepInput, scheduler_anatomy
+from accel.schedulers import scheduler_anatomy
+from accel.timestep_input import TimestepInput
 from accel.unet_layers import UNetLayers, unet_layers
 
 

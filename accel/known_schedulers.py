@@ -10,6 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from accel.update import config_of
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,19 @@ SPACINGS: dict[str, dict[str, object]] = {
 
 # Arguments of `step` that ask for another update: noise added, the estimate clipped, noise levels for each token.
 OTHER_UPDATES = ("eta", "s_churn", "use_clipped_model_output", "variance_noise", "per_token_timesteps")
+
+
+def exchangeable(scheduler: Any, prediction: str) -> dict[str, tuple[str, ...]]:
+    """The scheduler classes of diffusers that can replace this one for the same model, and the spacings that they may
+    have.
+    """
+    config, alphas = config_of(scheduler), getattr(scheduler, "alphas_cumprod", None)
+    if "flow" in prediction or not isinstance(alphas, torch.Tensor):
+        return {}
+    if any(config.get(setting) not in (None, usual) for setting, usual in PLAIN_SETTINGS.items()):
+        return {}
+    found = known_scheduler(scheduler).exchanges
+    if float(alphas[-1]) > PURE_NOISE:
+        return {other: tuple(SPACINGS) for other in found}
+    able = (other for other in found if KNOWN[other].pure_noise)
+    return {other: PURE_NOISE_SPACINGS for other in able}

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from accel.components import schedulers_of
-from accel.ownership import CallOwner, is_here, owned_elsewhere
+from accel.ownership import CallOwner, is_here
 from accel.scheduler_state import state_of
 
 OWN = "type(pipe)(**{{**pipe.components, {name!r}: copy.deepcopy(pipe.{name})}})"
-TAKEN = (
-    "The {name} is in the middle of a run in another thread or task, and both would be wrong: give each a pipeline of "
-    f"its own, {OWN}, and accelerate that."
-)
 USED_ELSEWHERE = (
     "Another pipeline has used the {name} from another thread or task in the middle of this run, and both are wrong: "
     f"give each a pipeline of its own, {OWN}."
@@ -22,13 +16,6 @@ USED_HERE = (
     "A callback has used the {name} of the run in progress, which does not go on as it would have: what a callback "
     f"calls needs a scheduler of its own, {OWN}."
 )
-
-
-def check_free(components: Mapping[str, Any]) -> None:
-    """Raises RuntimeError where a scheduler that keeps its run in itself is in the middle of another."""
-    for name, scheduler in schedulers_of(components):
-        if "timesteps" in getattr(scheduler, "__dict__", {}) and owned_elsewhere(scheduler):
-            raise RuntimeError(TAKEN.format(name=name))
 
 
 class Use(NamedTuple):

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from accel.parametrization import flow_time, output_from_clean
-from accel.update import Around, Given, LinearUpdates, Unknown, config_of, measure_updates, on_cpu
+from accel.update import Around, Given, LinearUpdates, Unknown, config_of, copy_scheduler, measure_updates, on_cpu
+
+STEPS = 10  # of the timetable on which a scheduler is asked before any run
 
 
 class Timetable:
@@ -97,6 +100,23 @@ class Timetable:
                 if any(math.isclose(a + b * known, value, rel_tol=1e-4, abs_tol=1e-6) for a, b in scales):
                     return index
         return 0
+
+
+def with_timetable(scheduler: Any) -> Any:
+    """A copy with a timetable of STEPS steps; with the one that it has, if it wants what only its pipeline knows.
+
+    A scheduler of one training step has no levels of its own and takes them from its pipeline (ACE-Step).
+    """
+    levels = np.linspace(1.0, 1.0 / STEPS, STEPS).tolist()
+    for count, extra in ((STEPS, {}), (STEPS, {"mu": 1.0}), (None, {"sigmas": levels})):
+        other = copy_scheduler(scheduler)
+        try:
+            other.set_timesteps(count, **extra)
+            if len({float(timestep) for timestep in other.timesteps}) > 1:
+                return other
+        except Exception:  # whatever somebody's scheduler raises
+            continue
+    return copy_scheduler(scheduler)
 
 
 def _training_timesteps(scheduler: Any, sigmas: list[float]) -> list[float]:

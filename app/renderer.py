@@ -167,7 +167,7 @@ class Renderer:
 
         Raises ValueError for models that no verifier is known for.
         """
-        from accel.drafting.halving import best_of
+        from accel.drafting.best_seed import best_of
 
         verifier = verifier_of(settings.model)
         with self._seeds_call(settings, say) as (pipe, given), guard_run(pipe, Guard(cancelled)):

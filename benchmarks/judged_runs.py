@@ -105,11 +105,11 @@ class Bench:
         self._measure(fewer(steps), prompt, steps=steps)
 
     def ours(self, label: str, recipe: Recipe, prompts: Sequence[int], calibration: Calibration | None = None) -> None:
-        """One recipe, and beside each of its clips as many plain steps as it computed."""
+        """One recipe, and beside each of its clips as many plain steps as it computed, unless speeds are asked."""
         self._time_plain(label, prompts)
         with accelerate(self.pipe, recipe, calibration=calibration) as session:
             computed = {prompt: self._measure(label, prompt, session=session) for prompt in prompts}
-        for prompt, steps in computed.items():
+        for prompt, steps in computed.items() if not self._speeds else ():
             self.fewer(steps, prompt)
 
     def theirs(self, label: str, attach: Attach, prompts: Sequence[int], steps: int) -> None:
@@ -132,6 +132,11 @@ class Bench:
             finally:
                 undo()
             kept.add(replace(self._kept[self.case, setting, prompt], seconds=seconds, beside=beside))
+
+    def below(self, setting: str, promise: float) -> int:
+        """How many of its clips are known to be below so many dB."""
+        known = (run for run in self._kept.values() if (run.case, run.setting) == (self.case, setting))
+        return sum(run.psnr < promise for run in known)
 
     def _seconds(self, prompt: int, steps: int) -> float:
         began = time.process_time()

@@ -12,7 +12,7 @@ from accel import conventions
 from accel.anatomy import DenoiserAnatomy, anatomy_of, clean_from_prediction
 from accel.loading import POCKET
 from accel.parametrization import Prediction
-from accel.schedulers import prediction_of
+from accel.schedulers import scheduler_anatomy
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,8 @@ def _prediction(folder: str, index: Mapping[str, Any] | None) -> Prediction | No
     kind = getattr(diffusers, str(named[1]), None)
     if index is None or kind is None:
         return None
-    return clean_from_prediction(
-        prediction_of(kind.from_pretrained(folder, subfolder="scheduler")), str(index.get("_class_name"))
-    )
+    scheduler = kind.from_pretrained(folder, subfolder="scheduler")
+    return clean_from_prediction(scheduler_anatomy(scheduler).prediction, str(index.get("_class_name")))
 
 
 def _pocket_folder(name: str) -> str:

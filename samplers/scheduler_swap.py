@@ -15,7 +15,7 @@ from accel.method import setting
 from accel.report import CallRecord, LeverReport
 from accel.samplers.sampler import Sampler, alternative
 from accel.samplers.stepper import Stepper
-from accel.schedulers import exchangeable, prediction_of
+from accel.schedulers import scheduler_anatomy
 
 SCHEDULERS = tuple(dict.fromkeys(name for row in KNOWN.values() for name in row.exchanges))
 
@@ -48,7 +48,7 @@ class DiffusersScheduler(Sampler):
 
     def swapped_components(self, components: Mapping[str, Any]) -> dict[str, Any]:
         schedulers = dict(schedulers_of(components))
-        if not all(self._allowed(exchangeable(own, prediction_of(own))) for own in schedulers.values()):
+        if not all(self._allowed(scheduler_anatomy(own).exchangeable) for own in schedulers.values()):
             return {}
         return {name: self.made_from(own) for name, own in schedulers.items()}
 

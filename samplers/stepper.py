@@ -13,12 +13,12 @@ from accel import known_schedulers
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall
 from accel.executed_steps import fewest_steps
+from accel.levels_reached import levels_reached
 from accel.lever import Lever
 from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
 from accel.samplers.sampler import Sampler, StepPlace, UpdateWeights
 from accel.samplers.timesteps import set_sigmas, training_sigmas
-from accel.schedulers import levels_reached
 from accel.timetable import Timetable
 from accel.update import Around
 

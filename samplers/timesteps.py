@@ -11,7 +11,7 @@ import torch
 
 from accel.parametrization import Samples
 from accel.samplers.sigmas import Grid, Sigmas, unshift_sigma
-from accel.schedulers import TimestepInput
+from accel.timestep_input import TimestepInput
 from accel.timetable import Timetable
 from accel.update import config_of
 

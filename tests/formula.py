@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from accel.parametrization import output_from_clean
-from accel.schedulers import scheduler_anatomy, with_timetable
-from accel.timetable import Timetable
+from accel.schedulers import scheduler_anatomy
+from accel.timetable import Timetable, with_timetable
 from accel.update import Unknown
 
 

@@ -59,7 +59,7 @@ class CallWrapper:
 
     def detach(self) -> None:
         """Gives the pipeline the class back that it has for everybody else."""
-        pipe, self._around, self._session = self._pipe(), None, None
+        pipe, self._around, self._session, self._own = self._pipe(), None, None, dict
         if pipe is not None and _layer_in(type(pipe)) is self:
             _TYPE.__set__(pipe, self.base)
 

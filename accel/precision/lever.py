@@ -8,9 +8,7 @@ session is.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,52 +18,23 @@ from torch.nn import Conv2d
 from accel import conventions
 from accel.anatomy import Anatomy
 from accel.call import Arguments, DenoiserCall
-from accel.clock import StepContext
 from accel.lever import Lever
 from accel.method import Method
 from accel.patch import Wrapper, reachable, unwrap_methods
+from accel.precision.account import PrecisionAccount
 from accel.precision.format import Format
 from accel.precision.inside import as_ever, cast, computing_in, gelu_behind
 from accel.precision.layers import FoundLayers, Layer, find_layers, is_plain
 from accel.precision.shelf import Shelf
+from accel.precision.sparing import Sparing
 from accel.precision.weights import ConvertedWeights
 from accel.report import CallRecord, LeverReport
-from accel.rounding import COARSE
 
-WARMUP = "in the first steps (warmup)"
-FINAL = "in the last steps (final)"
-SHORT = "of few tokens (min_tokens)"
-SMALL = "too small to gain (min_tokens)"
-FEW = 16  # tokens of a sample; what modulates receives one
 GRADIENTS = "because gradients are wanted"
 ELSEWHERE = "in another denoiser call"
 UNUSUAL = "called in an unusual way"
 AUTOCAST = "under autocast, which chooses data types itself"
 MIXED = "of another data type than their weights"
-MOST_REASONS = 4
-
-
-@dataclass(frozen=True)
-class Sparing:
-    """Where a model stays in its own precision: shares of the first and last steps, and layers of few tokens."""
-
-    warmup: float
-    final: float
-    min_tokens: int
-
-    def why(self, context: StepContext) -> str:
-        """Why this step is spared; "" if it is not."""
-        if context.position < round(self.warmup * context.total, 6):
-            return WARMUP
-        return FINAL if context.total - 1 - context.position < round(self.final * context.total, 6) else ""
-
-    def why_small(self, tokens: int, samples: int, format: Format, layer: Layer) -> str:
-        """Why a product of so many tokens for each sample is left alone; "" if it is not."""
-        if tokens < (FEW if self.min_tokens < 0 else self.min_tokens):
-            return SHORT
-        work = tokens * samples * layer.weight.numel()
-        pays = self.min_tokens >= 0 or layer.weight.device.type != "cpu" or work >= format.pays_from
-        return "" if pays else SMALL
 
 
 class _Place(NamedTuple):
@@ -113,14 +82,13 @@ class PrecisionLever(Lever):
         self._formats, self._sparing = formats, sparing
         self._kept = ConvertedWeights(Shelf() if replaces else None)
         self._wrappers: list[Wrapper] = []
-        self._open(FoundLayers())
+        self._account = PrecisionAccount(FoundLayers())
         self.reset()
 
     def begin(self, denoisers: dict[str, torch.nn.Module]) -> None:
         self.end()
         convolutions = any(each.convolutions for each in self._formats.values())
         found = find_layers(denoisers, self.anatomy, convolutions=convolutions)
-        self._open(found)
         self._kept.begin(found.layers.values())
         places = {
             where: _Place(where[0], format, weakref.ref(layer))
@@ -133,7 +101,7 @@ class PrecisionLever(Lever):
             if self._throughout or not part.is_attention:
                 inside = [places[name, each] for each in part.layers if (name, each) in places]
                 self._surround(denoisers[name], path, inside)
-        self._products = len(places)
+        self._account = PrecisionAccount(found, len(places))
 
     def _surround(self, denoiser: torch.nn.Module, path: str, places: Sequence[_Place]) -> None:
         """Puts a layer around an attention or feed-forward with such layers in it."""
@@ -170,14 +138,8 @@ class PrecisionLever(Lever):
 
     def report(self, calls: Sequence[CallRecord]) -> LeverReport:
         self._shared = None
-        engaged = sum(self._computed.values()) > 0
-        return LeverReport("precision", str(self.method), engaged, self._account(), self._kept.bytes)
-
-    def _open(self, found: FoundLayers) -> None:
-        """Starts the account of a pipeline call. The layers themselves are not kept: a session holds no weights."""
-        self._found, self._products = replace(found, layers={}, parts={}), 0
-        self._computed: Counter[str] = Counter()
-        self._exact: Counter[str] = Counter()
+        account, told = self._account, self._account.sentence(self._formats.values(), self._kept.shelf)
+        return LeverReport("precision", str(self.method), account.engaged, told, self._kept.bytes)
 
     def _part(self, part: _Part, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in place of the forward of an attention or feed-forward."""
@@ -199,20 +161,20 @@ class PrecisionLever(Lever):
         output = format.gelu(self._activations(format, args[0]), self._kept.of(layer, format), how)
         if output is None:
             return inner(*args, **kwargs)
-        self._computed[format.name] += 1
+        self._account.computed[format.name] += 1
         return output
 
     def _layer(self, place: _Place, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in place of a layer's forward."""
-        call, layer, format = self._call, place.layer(), place.format
-        if call is None or layer is None or call.denoiser != place.denoiser:
+        layer, format, reason = place.layer(), place.format, self._why_not_here(place, args, kwargs)
+        if layer is None or reason == ELSEWHERE:
             return inner(*args, **kwargs)
-        if reason := self._why_not_here(place, args, kwargs):
-            self._exact[reason] += 1
+        if reason:
+            self._account.exact[reason] += 1
             return self._exactly(layer, inner, *args, **kwargs)
         (x,) = args
         weights = self._kept.of(layer, format)
-        self._computed[format.name] += 1
+        self._account.computed[format.name] += 1
         return format.product(self._activations(format, x), weights, layer, x, self._inside or layer.weight.dtype)
 
     def _exactly(self, layer: Layer, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -255,28 +217,3 @@ class PrecisionLever(Lever):
             self._shared = None  # frees the memory first
             self._shared = shared = _SharedActivations(weakref.ref(x), x._version, format, format.activations(x))
         return shared.activations
-
-    def _account(self) -> str:
-        """What happened, in a sentence."""
-        total = sum(self._computed.values()) + sum(self._exact.values())
-        done = ", ".join(f"{count} in {name}" for name, count in self._computed.items()) or "none in fewer bits"
-        parts = [f"of {total} products of {self._products} layers {done}" if self._wrappers else "no layer is computed"]
-        if self._exact:
-            reasons = [f"{count} {reason}" for reason, count in self._exact.most_common(MOST_REASONS)]
-            parts.append("exact: " + ", ".join(reasons))
-        coarse = {format.name: format.rounding for format in self._formats.values() if format.rounding > COARSE}
-        for name in sorted(coarse.keys() & self._computed.keys()):
-            parts.append(
-                f"{name} rounds activations (products are off by about {coarse[name]:.1%}), so runs that differ in the "
-                f"last bit end as far apart as this one is from the exact one"
-            )
-        if (shelf := self._kept.shelf) is not None:
-            parts.append(f"{shelf.bytes / 2**20:.0f} MiB of the model's own weights were in files meanwhile")
-        if self._found.foreign:
-            kinds = ", ".join(sorted(self._found.foreign))
-            parts.append(f"layers that are quantised or another library's already are left as they are ({kinds})")
-        if self._found.compiled:
-            parts.append(
-                f"{self._found.compiled} parts are inside compiled blocks and stay out of reach: leave them uncompiled"
-            )
-        return "; ".join(parts)

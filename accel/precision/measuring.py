@@ -21,9 +21,9 @@ from accel.components import components_of, denoisers_of
 from accel.patch import listening
 from accel.precision.format import Format
 from accel.precision.layers import FoundLayers, Layer, find_layers
-from accel.precision.lever import FEW
 from accel.precision.method import known_formats
 from accel.precision.methods.layer_formats import LayerFormats
+from accel.precision.sparing import FEW
 from accel.session import bare
 
 EXACT = ""  # the name of the model's own precision

@@ -10,7 +10,8 @@ from accel.lever import InactiveLever, Lever
 from accel.method import Method, setting
 from accel.precision.format import Format
 from accel.precision.layers import has_layers
-from accel.precision.lever import PrecisionLever, Sparing
+from accel.precision.lever import PrecisionLever
+from accel.precision.sparing import Sparing
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ are open (`engine` and `worker` in this process; `pool`, `processes` and `ray_en
 keeps the books (`driver`, `ledger`, `folder`, `lock`).
 """
 
-from accel.rendering.driver import plan_for, render
+from accel.rendering.api import plan_for, render
 from accel.rendering.encoding import settings_of
 from accel.rendering.failures import DeviceError, ModelError, OutputError
 from accel.rendering.jobs import Job, Shard

@@ -23,8 +23,8 @@ def call_seeds(pipe: Any, job: Job, given: Mapping[str, Any], verifier: Verifier
     given: arguments of the call. A draft goes by a recipe of its own, and by the seed alone: the same line without the
     draft is the file that it becomes.
     """
+    from accel.drafting.best_seed import best_of
     from accel.drafting.drafts import draft
-    from accel.drafting.halving import best_of
 
     call = {name: value for name, value in given.items() if name not in ("prompt", "generator")}
     if job.draft is not None:

@@ -21,8 +21,10 @@ from accel.terminal import waiting
 from accel.tuning import evidence
 from accel.tuning.clip_split import split_clips
 from accel.tuning.goal import Bound, TuningGoal, goal_of
+from accel.tuning.judge import CandidateJudge, JudgedRecipe
 from accel.tuning.models import ModelChoice, ModelFront, tune_models
 from accel.tuning.space import KEEPING, LEVERS
+from accel.tuning.subject import TuningSubject
 from accel.tuning.tuner import Tuner
 
 
@@ -117,10 +119,11 @@ def tune(
     _check(pipe, minutes, levers, known)
     with tempfile.TemporaryDirectory() as scratch, _told(tell, progress) as said:
         folder = Path(journal or out or scratch)
-        tuner = Tuner(pipe, goal, shots, call_arguments or {}, steps, folder, verify, said, _first(calibration))
-        recipe = _found(tuner, levers, generic, 60.0 * minutes, None if folder == Path(scratch) else folder)
-        if out is not None and tuner.comparison is not None:
-            evidence.save(recipe, tuner.comparison, Path(out))
+        subject = TuningSubject(pipe, call_arguments or {}, steps, verify)
+        tuner = Tuner(subject, goal, shots, folder, said, _first(calibration))
+        recipe, comparison = _found(tuner, levers, generic, 60.0 * minutes, None if folder == Path(scratch) else folder)
+        if out is not None:
+            evidence.save(recipe, comparison, Path(out))
     if recipe.evidence["met"]:
         return recipe
     raise GoalNotMet(_apology(goal, recipe), recipe)
@@ -130,19 +133,20 @@ def _first(calibration: Any) -> Calibration | None:
     return next(iter(calibrations(calibration)), None)
 
 
-def _found(tuner: Tuner, levers: Sequence[str], generic: bool, seconds: float, journal: Path | None) -> Recipe:
+def _found(tuner: Tuner, levers: Sequence[str], generic: bool, seconds: float, journal: Path | None) -> JudgedRecipe:
     """The tuner's best recipe when the time is over, or when it is interrupted with one in hand."""
+    judge: CandidateJudge | None = None
     try:
-        with without_progress_bars(tuner.pipe):
-            tuner.prepare(levers, generic, seconds)
-            tuner.work()
+        with without_progress_bars(tuner.subject.pipe):
+            judge = tuner.prepare(levers, generic, seconds)
+            tuner.work(judge)
     except KeyboardInterrupt:
-        if tuner.verified is None:
+        if judge is None or judge.verified is None:
             raise TuningInterrupted(journal) from None
-    recipe = tuner.outcome()
-    if recipe is None:
+    found = judge.outcome()
+    if found is None:
         raise GoalNotMet("There was no time to measure a single candidate; give more minutes.", None)
-    return recipe
+    return found
 
 
 def _over_models(

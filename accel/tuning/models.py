@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.components import components_of, denoisers_of
-from accel.drafting.halving import Scorer
+from accel.drafting.scorer import Scorer
 from accel.drafting.seeded_runs import SeededRuns
 from accel.journal import Journal
 from accel.measure.call_arguments import call_arguments_of, steps_of

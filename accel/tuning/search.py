@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 from accel.measure.metrics import MAX_PSNR
-from accel.tuning.goal import TuningGoal, tolerance_factor
+from accel.tuning.caution import Caution
+from accel.tuning.goal import TuningGoal
 from accel.tuning.simulate import Estimate
 from accel.tuning.space import Candidate, Structure
-from accel.tuning.surrogate import DECIBEL, Belief, Observation, Surrogate
+from accel.tuning.surrogate import Belief, Observation, Surrogate
 from accel.tuning.trial_log import Quality, TrialLog, TrialResult
 
 FIRST = 6  # structures that start the race
@@ -21,8 +22,6 @@ BETTER_PSNR = 0.3  # ... and one in dB
 # How many spreads of doubt a candidate gets on credit at first, and after how many real runs none any more: there are
 # always more structures than it pays to try.
 OPTIMISM, PATIENCE = 0.7, 60
-RESERVE = 0.5  # slacks of a bound that a failed verification asks for; each further one in a row twice as much
-SPEED_RESERVE = 1.02  # speeds to be promised are aimed at with so much to spare
 
 
 class CandidateRunner(Protocol):
@@ -50,13 +49,13 @@ class CandidateSearch:
         held_out: int,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.goal, self.outlooks, self.surrogate, self._run = goal, dict(outlooks), surrogate, run
-        self.shots, self.held_out, self._tell = shots, held_out, tell
-        self.standings = TrialLog(shots)
-        self.refused: set[Candidate] = set()
-        self.failures = 0  # verifications in a row
-        self.haste = SPEED_RESERVE
-        self.seen: list[tuple[Observation, Estimate]] = []
+        self.goal, self._surrogate, self._run = goal, surrogate, run
+        self.outlooks, self._foreseen = dict(outlooks), outlooks  # without what was left out, and with it
+        self._shots, self._tell = shots, tell
+        self._standings = TrialLog(shots)
+        self._caution = Caution(goal, self._standings, surrogate, held_out)
+        self._refused: set[Candidate] = set()
+        self._seen: list[tuple[Observation, Estimate]] = []
 
     @property
     def least(self) -> float:
@@ -70,7 +69,7 @@ class CandidateSearch:
     def start(self) -> None:
         """Successive halving of the most promising structures: all on one clip, the better half on the next ones."""
         batch, shot = self._diverse(FIRST), 0
-        while batch and shot < self.shots:
+        while batch and shot < self._shots:
             for candidate in batch:
                 self.measure(candidate, shot)
             left = [c for c in batch if c in self.outlooks]  # a run may show that a lever does nothing here
@@ -97,48 +96,48 @@ class CandidateSearch:
 
     def measure(self, candidate: Candidate, shot: int) -> None:
         """Makes one real run and learns from it."""
-        self._tell(f"{candidate}, clip {shot + 1} of {self.shots}")
+        self._tell(f"{candidate}, clip {shot + 1} of {self._shots}")
         found = self._run(candidate, shot)
-        self.standings.add(candidate, shot, found)
+        self._standings.add(candidate, shot, found)
         if candidate in self.outlooks:
             error = 10.0 ** (-min(self._likeness(candidate, found), MAX_PSNR) / 10.0)
             outlook = self.outlooks[candidate]
             evaluations = outlook.evaluations * found.computed / outlook.computed
-            self.seen.append((Observation(candidate, shot, error, found.time, evaluations), outlook))
-            self.surrogate.fit(self.seen)
+            self._seen.append((Observation(candidate, shot, error, found.time, evaluations), outlook))
+            self._surrogate.fit(self._seen)
 
     def _likeness(self, candidate: Candidate, found: TrialResult) -> float:
         """The decibels of a run. Those of another picture say nothing of how good it is: what is believed stays."""
         if self.goal.allows_another_picture and candidate.structure.resolution is not None:
-            return self.surrogate.believe(candidate, self.outlooks[candidate]).decibels
+            return self._surrogate.believe(candidate, self.outlooks[candidate]).decibels
         return found.values[self.goal.leading]
 
     def meets(self, candidate: Candidate) -> bool:
         """Whether the measured runs of a candidate are enough to promise the goal."""
-        if candidate in self.refused:
+        if candidate in self._refused:
             return False
         if self.goal.speedup is not None:
-            return self.believe(candidate).speedup >= self.goal.speedup * self.haste
-        return self._measured_margin(candidate) >= 0.0
+            return self._caution.is_fast_enough(self.believe(candidate))
+        return self._caution.margin(candidate) >= 0.0
 
     def believe(self, candidate: Candidate) -> Belief:
         """The surrogate's belief, and what was measured in its place once all clips are measured. Not so for time,
         which is pooled over all runs of a method: evaluations can be counted, and times are noisy.
         """
-        outlook, computed = self.outlooks[candidate], self.standings.computed(candidate)
+        outlook, computed = self._foreseen[candidate], self._standings.computed(candidate)
         made = None if computed is None else outlook.evaluations * computed / outlook.computed
-        belief = self.surrogate.believe(candidate, outlook, made)
-        scatter = self._scatter(self.goal.leading, candidate.structure)
-        if not self.standings.complete(candidate):
+        belief = self._surrogate.believe(candidate, outlook, made)
+        scatter = self._caution.scatter(self.goal.leading, candidate.structure)
+        if not self._standings.complete(candidate):
             return replace(belief, scatter=scatter)
-        return Belief(fmean(self.standings.values(candidate, self.goal.leading)), 0.0, scatter, belief.speedup)
+        return Belief(fmean(self._standings.values(candidate, self.goal.leading)), 0.0, scatter, belief.speedup)
 
-    def nearest(self) -> Candidate | None:
-        """Of the candidates measured on all clips the one that misses the goal by least."""
-        measured = self._measured()
-        if self.goal.speedup is not None:
-            return max(measured, key=lambda c: self.believe(c).speedup, default=None)
-        return max(measured, key=self._measured_margin, default=None)
+    def gain(self, candidate: Candidate) -> float:
+        """What the goal maximises: log speed-up, or decibels (on credit, while it is only believed)."""
+        belief = self.believe(candidate)
+        if self.goal.speedup is None:
+            return math.log(belief.speedup)
+        return belief.decibels + self._credit() * belief.doubt
 
     def learn(self, candidate: Candidate, quality: Quality, speedup: float, met: bool) -> None:
         """What a verification showed: every metric on the held-out clips, and the measured speed-up.
@@ -147,15 +146,34 @@ class CandidateSearch:
         together are a bisection. One that failed is out, with all that turn its dial further; several in a row make it
         careful in longer and longer steps, so that it soon has something to return.
         """
-        self.standings.verified[candidate] = quality
-        self.failures = 0 if met else self.failures + 1
+        self._standings.verified[candidate] = quality
+        self._caution.learn(met, self.believe(candidate).speedup, speedup)
         if not met:
-            self.refused |= {c for c in (*self.outlooks, candidate) if self._beyond(c, candidate)}
-        if self.goal.speedup is not None:
-            self.haste = SPEED_RESERVE * self.believe(candidate).speedup / speedup
+            self._refused |= {c for c in (*self.outlooks, candidate) if self._beyond(c, candidate)}
 
-    def _reserve(self) -> float:
-        return RESERVE * 2.0 ** (self.failures - 1) if self.failures else 0.0
+    def nearest(self) -> Candidate | None:
+        """Of the candidates measured on all clips the one that misses the goal by least; of all, if there is none, that
+        which is believed to come nearest.
+        """
+        measured, fast = self._measured(), self.goal.speedup is not None
+        if measured and not fast:
+            return max(measured, key=self._caution.margin)
+        beliefs = {c: self.believe(c) for c in measured or self.outlooks}
+        return max(beliefs, key=lambda c: beliefs[c].speedup if fast else beliefs[c].decibels, default=None)
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Of every candidate that was run: on how many clips, how good it was there, and how fast it is."""
+        return [
+            {
+                "candidate": str(c),
+                "clips": len(runs),
+                "speedup": self.believe(c).speedup,
+                self.goal.leading: fmean(self._standings.values(c, self.goal.leading)),
+                "evaluations": self.outlooks[c].evaluations,
+            }
+            for c, runs in self._standings.runs.items()
+            if c in self.outlooks
+        ]
 
     def _beyond(self, candidate: Candidate, failed: Candidate) -> bool:
         """Whether what failed means that this candidate would, too."""
@@ -172,21 +190,14 @@ class CandidateSearch:
         return best if best is not None and self.gain(best) > beaten + self.least else None
 
     def _credit(self) -> float:
-        return OPTIMISM * max(1.0 - len(self.seen) / PATIENCE, 0.0)
+        return OPTIMISM * max(1.0 - len(self._seen) / PATIENCE, 0.0)
 
     def _measured(self) -> list[Candidate]:
         """Those that were run on all clips."""
-        return [c for c in self.standings.runs if c in self.outlooks and self.standings.complete(c)]
+        return [c for c in self._standings.runs if c in self.outlooks and self._standings.complete(c)]
 
     def _settled(self, candidate: Candidate) -> bool:
-        return candidate in self.refused or self.standings.complete(candidate)
-
-    def gain(self, candidate: Candidate) -> float:
-        """What the goal maximises: log speed-up, or decibels (on credit, while it is only believed)."""
-        belief = self.believe(candidate)
-        if self.goal.speedup is None:
-            return math.log(belief.speedup)
-        return belief.decibels + self._credit() * belief.doubt
+        return candidate in self._refused or self._standings.complete(candidate)
 
     def _worth(self, candidate: Candidate) -> float:
         """For the halving: those that can still meet the goal first, by their gain."""
@@ -194,59 +205,12 @@ class CandidateSearch:
 
     def _likely(self, candidate: Candidate, optimism: float) -> bool:
         """Whether the candidate may well meet the goal."""
-        belief = self.believe(candidate)
-        if self.goal.speedup is not None:
-            return belief.speedup >= self.goal.speedup * self.haste
-        factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-        below = max(factor * belief.scatter, -min(self.surrogate.clips.values(), default=0.0)) + self._reserve()
-        return (
-            belief.decibels + optimism * belief.doubt - self.standings.harder(self.goal.leading) - below
-            >= self._required()
-        )
+        return self._caution.is_likely(self.believe(candidate), optimism)
 
     def _hardest(self, candidate: Candidate) -> int:
         """The clip on which a candidate is most likely to fail, of those that it was not measured on."""
-        open_ = self.standings.open_shots(candidate)
-        return min(open_, key=lambda shot: self.surrogate.clips.get(shot, 0.0))
-
-    def _measured_margin(self, candidate: Candidate) -> float:
-        """By how much the promise is likely to be kept on the held-out clips, in units of its slack; the least of all
-        bounds."""
-        margins = []
-        factor = tolerance_factor(max(self.held_out, 2), self.goal.coverage)
-        for bound in self.goal.bounds:
-            values = self.standings.values(candidate, bound.name)
-            good = [bound.sign * (value - bound.limit) + bound.slack for value in values]
-            expected = fmean(good) - bound.sign * self.standings.harder(bound.name)
-            margin = min(min(good), expected - factor * self._scatter(bound.name, candidate.structure))
-            margins.append(margin / (bound.slack or 1.0) - self._reserve())
-        return min(margins)
-
-    def _scatter(self, metric: str, structure: Structure) -> float:
-        """That of the leading metric, in dB, is drawn towards what all runs say."""
-        prior = DECIBEL * self.surrogate.scatter if metric == self.goal.leading else None
-        return self.standings.scatter(metric, structure, prior)
-
-    def _required(self) -> float:
-        """The decibels that the bounds stand for, less their slack: of the leading metric its own, for others those at
-        which the runs so far have reached the limit."""
-        return max((self._in_decibels(bound.name, bound.limit, bound.slack) for bound in self.goal.bounds), default=0.0)
-
-    def _in_decibels(self, name: str, limit: float, slack: float) -> float:
-        if name == self.goal.leading:
-            return limit - slack
-        sign = next(bound.sign for bound in self.goal.bounds if bound.name == name)
-        points = sorted(
-            (found.values[self.goal.leading], sign * found.values[name])
-            for candidate, runs in self.standings.runs.items()
-            for found in runs.values()
-            if candidate.structure.resolution is None
-        )
-        good = [decibels for decibels, value in points if value >= sign * limit - slack]
-        bad = [decibels for decibels, value in points if value < sign * limit - slack]
-        if not good or not bad:
-            return (max(bad) + 3.0) if bad else (min(good) - 3.0 if good else 32.0)
-        return (fmean(sorted(good)[:3]) + fmean(sorted(bad)[-3:])) / 2
+        open_ = self._standings.open_shots(candidate)
+        return min(open_, key=lambda shot: self._surrogate.clips.get(shot, 0.0))
 
     def _diverse(self, count: int) -> list[Candidate]:
         """The most promising candidates, one of each structure, and no cache or other method in more than half."""

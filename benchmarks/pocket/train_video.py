@@ -2,9 +2,9 @@
 
 Flow matching (v = noise - x0) on the latents of a linear autoencoder, denoiser and text encoder together. All around
 the captioned object is grey, so an error in colour is one in its shape, which is what the model learns last: it counts
-extra, and the shapes that are hardest are drawn more often. Runs on a CPU in about an hour or on a GPU in minutes;
-stops by the clock, can be interrupted and resumed at any time, and writes the averaged weights in diffusers format at
-every checkpoint, so that a run cut short still leaves a model.
+extra, and the shapes and backgrounds that are hardest are drawn more often. Runs on a CPU in about an hour or on a GPU
+in minutes; stops by the clock, can be interrupted and resumed at any time, and writes the averaged weights in diffusers
+format at every checkpoint, so that a run cut short still leaves a model.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.pocket.training import SHIFT, Learner, begin, in_16_bits, parser
 CAPTION_DROPOUT = 0.1
 COLOUR_WEIGHT = 0.5
 SHAPE_ODDS = {"circle": 0.25, "square": 0.15, "triangle": 0.2, "cross": 0.4}
+BACKGROUND_ODDS = {"dark": 0.2, "light": 0.2, "striped": 0.25, "dotted": 0.35}
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,10 @@ def colour_form(autoencoder: PatchAutoencoder) -> torch.Tensor:
 
 
 def sample_caption(rng: np.random.Generator) -> Caption:
-    """A random caption, with the shapes as often as they need."""
-    shape = rng.choice(list(SHAPE_ODDS), p=list(SHAPE_ODDS.values()))
-    fitting = [caption for caption in captions() if caption.shape == shape]
-    return fitting[int(rng.integers(len(fitting)))]
+    """A random caption, with the shapes and the backgrounds as often as they need."""
+    every = captions()
+    odds = np.array([SHAPE_ODDS[caption.shape] * BACKGROUND_ODDS[caption.background] for caption in every])
+    return every[int(rng.choice(len(every), p=odds / odds.sum()))]
 
 
 def sample_sigma(count: int) -> torch.Tensor:

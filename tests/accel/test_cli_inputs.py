@@ -13,7 +13,7 @@ from PIL import Image
 from accel.cli import main, parser
 from accel.commands.options import call_arguments
 from accel.measure.call_arguments import call_arguments_of
-from accel.tuning.tuner import _named
+from accel.tuning.subject import _named
 
 
 @pytest.fixture

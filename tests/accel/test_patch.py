@@ -155,7 +155,9 @@ def test_a_restored_session_dies_with_its_last_name() -> None:
     pipe = TINY["wan"].build()
     session = accel.accelerate(pipe, RECIPE)
     run(pipe, TINY["wan"])
-    references = [weakref.ref(part) for part in (session, session._clock, *session._levers, *session._wrappers)]
+    references = [
+        weakref.ref(part) for part in (session, session._clock, *session._levers, *session._listeners.wrappers)
+    ]
     session.restore()
     del session
     assert [reference() for reference in references] == [None] * len(references)

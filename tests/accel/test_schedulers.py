@@ -10,8 +10,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import accel
 from accel import Extrapolate, FixedInterval
+from accel.levels_reached import levels_reached
 from accel.parametrization import clean_from_output
-from accel.schedulers import SchedulerAnatomy, levels_reached, scheduler_anatomy
+from accel.schedulers import SchedulerAnatomy, scheduler_anatomy
 from accel.timetable import Timetable
 from accel.update import Deep, Unknown, measure_updates, on_cpu
 from tests.formula import FormulaPipeline

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, kept_in, read
 from benchmarks.judges import JUDGES
-from benchmarks.speeds import HALF, Speeds, judged, ours, settings, table
+from benchmarks.speeds import HALF, PART, Setting, Speeds, judged, ours, run_while_kept, settings, table
 
 CASE = Case("a", "euler", 2.0, 50)
 
@@ -62,6 +62,16 @@ def test_clips_are_timed_once_more_in_pairs(tmp_path: Path) -> None:
     [*_, known, run] = sorted(read(tmp_path), key=lambda run: run.computed == 2)
     assert (run.setting, run.psnr) == (known.setting, known.psnr)
     assert run.beside > run.seconds > 0.0
+
+
+def test_a_setting_that_cannot_keep_the_promise_is_not_run_to_the_end(tmp_path: Path) -> None:
+    bench, prompts = Bench(replace(cases(["photos"])[0], steps=6), tmp_path / "photos.jsonl"), range(PART + 2)
+    for prompt in prompts:
+        bench.fewer(6, prompt)
+    for label, steps in (("same", 6), ("other", 1)):
+        run_while_kept(bench, label, Setting(lambda pipe: lambda: None, steps), prompts)
+    assert bench.below("same", 30.0) == 0 and bench.below("other", 30.0) == PART
+    assert [run.setting for run in read(tmp_path)].count("same") == len(prompts)
 
 
 def test_recipes_of_u_nets_run_where_there_is_one() -> None:

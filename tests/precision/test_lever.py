@@ -78,7 +78,7 @@ def test_between_calls_nothing_is_on_the_layers() -> None:
 def test_what_embeds_modulates_and_makes_the_output_is_not_taken(name: str) -> None:
     pipe = TINY[name].build()
     denoisers = {key: part for key, part in pipe.components.items() if key in ("transformer", "unet")}
-    found = find_layers(denoisers, accel.session.inspect(pipe), convolutions=True).layers
+    found = find_layers(denoisers, accel.anatomy.inspect(pipe), convolutions=True).layers
     taken = {path for _, path in found}
     left = {path for part in denoisers.values() for path, layer in part.named_modules() if isinstance(layer, Layer)}
     assert taken and taken < left
@@ -170,7 +170,7 @@ def test_an_adapter_stays_exact_above_a_layer_in_fewer_bits() -> None:
     pipe = TINY["wan"].build()
     adapted(pipe)
     plain = run(pipe, TINY["wan"], steps=STEPS)
-    found = find_layers({"transformer": pipe.transformer}, accel.session.inspect(pipe), convolutions=False).layers
+    found = find_layers({"transformer": pipe.transformer}, accel.anatomy.inspect(pipe), convolutions=False).layers
     assert ("transformer", "blocks.0.attn1.to_q.base_layer") in found
     assert not [path for _, path in found if "lora" in path]
     with accel.accelerate(pipe, accel.Recipe(precision=ONE)) as session:

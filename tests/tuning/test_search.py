@@ -153,6 +153,15 @@ def test_a_lever_that_turns_out_to_do_nothing_is_left_out_at_once() -> None:
     assert best is not None and best.structure.guidance is None
 
 
+def test_a_winner_is_still_believed_in_when_its_method_is_left_out() -> None:
+    """Another candidate's run may show that the method does nothing there."""
+    search, best = raced(at_least(30.0), Truth(outlooks()))
+    assert best is not None
+    gain = search.gain(best)
+    search.drop(lambda structure: structure == best.structure)
+    assert search.gain(best) == gain and search.leader() != best
+
+
 def test_another_metric_is_met_by_way_of_what_psnr_it_takes() -> None:
     """The metric here is 1 where PSNR is 36 and above, and falls below."""
 

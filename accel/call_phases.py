@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +18,9 @@ class CallPhases:
     first_call: float = 0.0
     last_step: float = 0.0
 
-    def seconds(self) -> dict[str, float]:
-        """Of each phase, where the call ends now."""
-        finish_device_work()
-        end, last = time.perf_counter(), max(self.last_step, self.first_call)
+    def seconds(self, end: float) -> dict[str, float]:
+        """Of each phase of a call that has ended then."""
+        last = max(self.last_step, self.first_call)
         return {
             "total": end - self.started,
             "before": self.first_call - self.started,

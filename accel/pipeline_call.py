@@ -220,7 +220,8 @@ class PipelineCall(CallOwner):
         if begun:
             self.report.notes += self._notes()
         if begun and self.report.calls:
-            calls, self.report.seconds = self.report.calls, self._phases.seconds()
+            finish_device_work()
+            calls, self.report.seconds = self.report.calls, self._phases.seconds(time.perf_counter())
             told = [lever.report(calls) for lever in self.levers.parts]
             self.report.levers = with_savings(told, calls, self.report.seconds["denoise"], on_host=self._on_host)
         self._phases = CallPhases()

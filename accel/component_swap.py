@@ -28,6 +28,11 @@ class ComponentSwap:
         fits = all(components.get(name) is own() for name, own in self._own.items())
         return dict(components) | (self._others if fits else {})
 
+    def own(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """A pipeline's attributes with its own parts, also in the middle of a call."""
+        kept = {name: own() for name, own in self._own.items() if attributes.get(name) is self._others[name]}
+        return dict(attributes) | kept
+
     @contextmanager
     def swapped_in(self, pipe: Any) -> Iterator[None]:
         with ExitStack() as put_back:

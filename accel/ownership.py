@@ -83,12 +83,16 @@ def paused() -> Iterator[CallOwner]:
     return (one.paused for one in _in_progress() if isinstance(one, _Pause))
 
 
+def is_here(call: CallOwner) -> bool:
+    """Whether it is in progress in this thread or task, or waits there for its callback."""
+    return any(call is one for one in (*_in_progress(), *paused()))
+
+
 def owned_elsewhere(part: object) -> bool:
     """Whether this part serves a call in another thread or task, which began and has not ended yet."""
-    here = {*_in_progress(), *paused()}
     with _CALLS_LOCK:
         known = list(_CALLS)
-    return any(call.owns(part) for call in known if not call._over and call not in here)
+    return any(call.owns(part) for call in known if not call._over and not is_here(call))
 
 
 def _in_progress() -> Iterator[CallOwner]:

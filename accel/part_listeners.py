@@ -112,7 +112,6 @@ class _PartListener:
                 if self._event == "denoise":
                     listeners.stay_on_top(part)
                 return result
-            if caller is None and self._event == "denoise":  # perhaps one of ours, in a thread that we cannot tell
-                for call in listeners.calls:
-                    call.strays += 1
+            for call in listeners.calls:
+                call.hear_others(self._event, part, self._name, caller)
         return inner(*args, **kwargs)

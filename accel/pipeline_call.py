@@ -26,6 +26,7 @@ from accel.reasons import Code
 from accel.report import CallRecord, Report
 from accel.run_updates import RunUpdates
 from accel.savings import with_savings
+from accel.shared_scheduler import OthersUses
 from accel.update import LinearUpdates
 
 CALLED_AGAIN = (
@@ -50,6 +51,7 @@ class PipelineCall(CallOwner):
         self.given: dict[str, Any] = {}  # the arguments of the pipeline's call by name; none in a `running()` block
         self._callbacks: list[Wrapper] = []  # over those that are objects
         self.called_again = False  # the same pipeline, from its own callback
+        self._others = OthersUses()
         self._adapters: dict[str, Adapter] = {}
         self._absent: set[str] = set()  # attributes that the pipeline does not have
         self._forms = CallForms()
@@ -65,8 +67,8 @@ class PipelineCall(CallOwner):
             with self.levers.around_call():
                 yield
         except Exception as error:
-            if self.called_again:
-                error.add_note(CALLED_AGAIN)
+            for note in ([CALLED_AGAIN] if self.called_again else []) + self._others.explanations():
+                error.add_note(note)
             raise
         finally:
             self.end()
@@ -91,6 +93,7 @@ class PipelineCall(CallOwner):
         return with_arguments(method, args, kwargs, others) if others else (args, kwargs)
 
     def set_timesteps(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._others.forget(scheduler)
         result = inner(*args, **kwargs)
         if self.levers.parts:
             self.levers.after_set_timesteps(name, scheduler, inner, self._forms.named(inner, args, kwargs))
@@ -99,6 +102,8 @@ class PipelineCall(CallOwner):
         return result
 
     def step(self, scheduler: Any, name: str, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self._others.pending:
+            self._others.check(scheduler)
         result = inner(*args, **kwargs)
         if self.levers.updates:
             result = self.levers.after_step(name, scheduler, self._forms.named(inner, args, kwargs), result)
@@ -157,6 +162,13 @@ class PipelineCall(CallOwner):
             )
         )  # fmt: skip
         return outcome.output
+
+    def hear_others(self, event: str, part: Any, name: str, caller: CallOwner | None) -> None:
+        """Somebody else is about to call a part while this call is in progress."""
+        if event == "denoise" and caller is None:  # perhaps it is ours, in a thread that we cannot tell
+            self.strays += 1
+        elif event in ("set_timesteps", "step") and self.owns(part):
+            self._others.hear(self, part, name)
 
     def _arrive(
         self,
@@ -218,7 +230,7 @@ class PipelineCall(CallOwner):
         self.levers.end()
         self._run_updates.forget()
         self.levers, self.given, self._adapters = CompositeLever(None, ()), {}, {}
-        self._answer, self._forms = self.levers.chain(), CallForms()
+        self._answer, self._forms, self._others = self.levers.chain(), CallForms(), OthersUses()
 
     def _notes(self) -> Iterator[str]:
         """What the report must say about calls that are no denoiser calls of this pipeline call's own."""
@@ -233,6 +245,7 @@ class PipelineCall(CallOwner):
                 yield f"The {name} was computed in {adapter.computed:.3g} of its {adapter.asked} calls."
         if self.called_again:
             yield CALLED_AGAIN
+        yield from self._others.notes()
         if self._clock.copies:
             yield (
                 f"{self._anatomy.pipeline} steps copies of its scheduler, which nobody can hear: steps are told by the "

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from accel.patch import without_layers
+
 
 def state_of(scheduler: Any) -> object | None:
-    """Equal for schedulers that answer alike; None where that cannot be told, as with functions put over methods."""
+    """Equal for schedulers that answer alike; None where that cannot be told, as with functions put over methods. Our
+    own layers over them count for nothing.
+    """
     kind = type(scheduler)
     try:
-        return kind, kind.step, kind.set_timesteps, _frozen(vars(scheduler))
+        return kind, kind.step, kind.set_timesteps, _frozen(without_layers(vars(scheduler)))
     except (TypeError, AttributeError):
         return None
 

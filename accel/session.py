@@ -53,7 +53,7 @@ class Session:
         try:
             self._attach(pipe, components)
             self._report.notes += self.anatomy.caveats
-            self._call_wrapper = CallWrapper(pipe, self._run, self)
+            self._call_wrapper = CallWrapper(pipe, self._run, self, self._own_attributes)
         except BaseException:
             self.restore()
             raise
@@ -220,7 +220,7 @@ class Session:
     def _resume(self, pipe: Any) -> None:
         """New wrappers around the same levers; where parts were exchanged meanwhile, the next call attaches anew."""
         self._listeners.resume(self._fitted.swap.parts(components_of(pipe)))
-        self._call_wrapper = CallWrapper(pipe, self._run, self)
+        self._call_wrapper = CallWrapper(pipe, self._run, self, self._own_attributes)
         if self._texts is not None:
             self._texts.attach(pipe)
 
@@ -236,6 +236,9 @@ class Session:
         self._listeners.detach()
         self._listeners.forget()
         return self._attach(pipe, own)
+
+    def _own_attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        return self._fitted.swap.own(attributes)
 
     def _run(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """The pipeline is called."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from accel.adapters import adapters, strength
 from accel.call import DenoiserCall
 
 # More than the tiles and windows of any step; calls beyond are computed and not remembered, so that memory is bounded.
@@ -58,25 +59,9 @@ class StreamConditions:
         if (step, denoiser) != (call.context.step, call.denoiser):
             if call.denoiser not in self._adapters:
                 self._adapters[call.denoiser] = adapters(call.module)
-            strengths = tuple(_read(adapter) for adapter in self._adapters[call.denoiser])
+            strengths = tuple(strength(adapter) for adapter in self._adapters[call.denoiser])
             self._strengths = call.context.step, call.denoiser, strengths
         return strengths
-
-
-def adapters(denoiser: torch.nn.Module) -> list[Any]:
-    """The denoiser's LoRA layers (peft's), and its attention processors that add an image prompt."""
-    modules = list(denoiser.modules())
-    processors = (getattr(module, "processor", None) for module in modules)
-    return [
-        *(module for module in modules if isinstance(getattr(module, "scaling", None), dict)),
-        *(one for one in processors if isinstance(getattr(one, "scale", None), (int, float, list, tuple))),
-    ]
-
-
-def _read(adapter: Any) -> Hashable:
-    if hasattr(adapter, "scaling"):
-        return *adapter.scaling.items(), *adapter.active_adapters, adapter.disable_adapters
-    return repr(adapter.scale)  # a number, or lists of numbers and of dictionaries
 
 
 def _kinds(arguments: Mapping[str, Any]) -> Kinds:

@@ -46,7 +46,8 @@ class Sampler(Method, lever="sampler", abstract=True):
     0, and as answers the velocity noise - x0, or the clean estimate x0.
 
     steps: share of the steps that the call asks for; the pipeline sees the smaller number from the start, so progress
-    bars, callbacks and image-to-image strength are right. A loop of your own in `session.running()` keeps its number.
+    bars, callbacks and image-to-image strength are right, and never so few that `strength`, `denoising_start` and
+    `denoising_end` leave none. A loop of your own in `session.running()` keeps its number.
     sigmas: other noise levels for those steps; None leaves the scheduler's.
     """
 

@@ -12,6 +12,7 @@ import torch
 from accel import known_schedulers
 from accel.anatomy import Anatomy
 from accel.call import DenoiserCall
+from accel.executed_steps import fewest_steps
 from accel.levels_reached import levels_reached
 from accel.lever import Lever
 from accel.parametrization import flow_time, point_of, scale_of
@@ -71,7 +72,7 @@ class Stepper(Lever):
         steps = given.get("num_inference_steps")
         if self.method.steps >= 1.0 or not isinstance(steps, int) or self._own_levels():
             return {}
-        fewer = max(round(self.method.steps * steps), 1)
+        fewer = min(max(round(self.method.steps * steps), fewest_steps(given)), steps)
         self._shortened = f"{fewer} steps in place of {steps}" if fewer < steps else ""
         self._left_out = steps / fewer - 1.0
         return {"num_inference_steps": fewer}

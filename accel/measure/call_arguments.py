@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from accel.call_forms import accepts, call_default
+from accel.executed_steps import PARTS, fewest_steps
 from accel.measure.pipeline_runs import needs_prompt
 
 
@@ -27,6 +28,11 @@ def steps_of(pipe: Any, steps: int | None) -> int:
     if type(count) is not int or count < 1:
         raise ValueError(f"steps must be a whole number of at least 1, not {count!r}.")
     return count
+
+
+def fewest_steps_of(pipe: Any, call_arguments: Mapping[str, Any]) -> int:
+    """The least number of steps of which a call with these arguments takes one."""
+    return fewest_steps({name: call_arguments.get(name, call_default(pipe, name)) for name in PARTS})
 
 
 def call_arguments_of(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from accel.call_forms import call_default
 from accel.files import last_name
 from accel.measure.by_lever import LeversApart, families, taken_apart
-from accel.measure.call_arguments import call_arguments_of, prompts_of, steps_of
+from accel.measure.call_arguments import call_arguments_of, fewest_steps_of, prompts_of, steps_of
 from accel.measure.measurements import Variant, Verifier
 from accel.measure.output import Metric
 from accel.measure.pipeline_runs import check_seed, without_progress_bars
@@ -102,7 +102,7 @@ def compare(
             for group in groups:
                 contest.measure(group, repeats, tick)
             if fewer_steps is True:
-                equal_time.update(equal_time_counts(result().rows, count))
+                equal_time.update(equal_time_counts(result().rows, count, fewest_steps_of(pipe, arguments)))
                 if second := fewer_steps_of(equal_time, contestants):
                     everyone += second
                     extend(rounds * (len(second) + 1))

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from accel.call_forms import call_default
 from accel.device import device_of, peak, reset_peak, synchronize
+from accel.executed_steps import PARTS
+from accel.measure.call_arguments import fewest_steps_of
 from accel.measure.clip_store import OutputStore
 from accel.measure.energy import EnergyMeter
 from accel.measure.measurements import BASELINE, Measurements, Quality, Sample, Variant, Verifier
@@ -65,13 +68,27 @@ class Runner:
         """
         strength = self.call_arguments.get("strength", call_default(self.pipe, "strength")) or 1.0
         steps = math.ceil(WARMUP_STEPS / strength)  # from an image on, only this share of the steps is taken
-        with attach_for_run(self.pipe, contestant.recipe):
+        with attach_for_run(self.pipe, contestant.recipe), self._explained(contestant):
             output, *_ = self._call(self.prompts[0], self.seeds[0], min(steps, contestant.steps))
         if contestant.kind == "baseline":
             try:
                 output_of(output, self.pipe)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"The output of {type(self.pipe).__name__} cannot be compared: {error}") from error
+
+    @contextmanager
+    def _explained(self, contestant: Variant) -> Iterator[None]:
+        """Says so where a count of fewer steps fails because the call takes none of them, which no error tells."""
+        try:
+            yield
+        except Exception as error:
+            least = fewest_steps_of(self.pipe, self.call_arguments)
+            if contestant.kind != "fewer_steps" or contestant.steps >= least:
+                raise
+            raise ValueError(
+                f"Of {contestant.steps} steps this call takes none, because it begins late or ends early "
+                f"({', '.join(PARTS)}): ask for {least} or more in fewer_steps."
+            ) from error
 
     def count_flops(self, contestant: Variant) -> None:
         """One whole run of the first prompt and seed, in which torch's products are counted; slower, so not timed."""

@@ -65,15 +65,15 @@ def fewer_steps_of(counts: Iterable[int], others: Sequence[Variant]) -> list[Var
     return [Variant(free_label(f"{steps} steps", taken), "fewer_steps", steps, Recipe()) for steps in counts]
 
 
-def equal_time_counts(rows: Sequence[ResultRow], steps: int) -> dict[int, list[str]]:
-    """For each count of steps the recipes that take as long.
+def equal_time_counts(rows: Sequence[ResultRow], steps: int, least: int = 1) -> dict[int, list[str]]:
+    """For each count of steps, none below `least`, the recipes that take as long.
 
     The denoise-only speed-up decides: text encoding and decoding take the same time with any number of steps,
     so this is the count that makes the end-to-end times equal.
     """
     counts: dict[int, list[str]] = {}
     for row in rows:
-        count = max(1, round(steps / row.denoise_speedup))
+        count = max(least, round(steps / row.denoise_speedup))
         if row.kind in ("recipe", "other") and count < steps:
             counts.setdefault(count, []).append(row.label)
     return counts

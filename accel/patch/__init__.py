@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from accel.patch.attribute import Replacement, exchange_memory, replace_attribute, undo_later
 from accel.patch.compiled import forward_of, is_compiled_function, is_graph, reachable
-from accel.patch.copies import plain_copies
+from accel.patch.copies import plain_copies, without_layers
 from accel.patch.listening import listening
 from accel.patch.method import CHANGING, Around, Wrapper, other_method, unwrap_methods, wrap_methods
 from accel.patch.pipeline_class import CallWrapper, session_of
@@ -38,5 +38,6 @@ __all__ = [
     "session_of",
     "undo_later",
     "unwrap_methods",
+    "without_layers",
     "wrap_methods",
 ]

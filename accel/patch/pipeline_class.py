@@ -26,8 +26,12 @@ class CallWrapper:
     ours stays outside of it, and either can go first.
     """
 
-    def __init__(self, pipe: Any, around: Around, session: object) -> None:
+    def __init__(
+        self, pipe: Any, around: Around, session: object, own: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    ) -> None:
+        """own: which attributes the pipeline has outside of its calls, made of those that it has now."""
         self._around: Around | None = around
+        self._own = own
         self._pipe = weakref.ref(pipe)
         self._session: Any = session
         self.base: Any = None
@@ -49,9 +53,13 @@ class CallWrapper:
         _TYPE.__set__(self._pipe(), _own_class(kind))
         self._stand_over(_own_class(kind))
 
+    def plain(self, state: Any) -> Any:
+        """The attributes that a copy of the pipeline gets."""
+        return self._own(without_layers(state)) if isinstance(state, dict) else state
+
     def detach(self) -> None:
         """Gives the pipeline the class back that it has for everybody else."""
-        pipe, self._around, self._session = self._pipe(), None, None
+        pipe, self._around, self._session, self._own = self._pipe(), None, None, dict
         if pipe is not None and _layer_in(type(pipe)) is self:
             _TYPE.__set__(pipe, self.base)
 
@@ -87,7 +95,7 @@ def _private(base: Any, layer: CallWrapper) -> Any:
         # A copied or pickled pipeline is a plain one: this class belongs to one object and cannot be imported, and a
         # layer over one of its methods that a shallow copy shared would lead to the first pipeline.
         state, *rest = base.__reduce_ex__(self, protocol)[2:]
-        return copyreg.__newobj__, (base,), without_layers(state), *rest  # type: ignore[attr-defined]
+        return copyreg.__newobj__, (base,), layer.plain(state), *rest  # type: ignore[attr-defined]
 
     shown = property(lambda self: base, lambda self, kind: layer.replace_class(kind))
     names = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__class__": shown, _LAYER: layer}

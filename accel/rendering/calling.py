@@ -27,7 +27,10 @@ from accel.report import Report
 
 @dataclass
 class FinishedCall:
-    """One pipeline call for one or several jobs, as it comes from the device. in_turn: why it overlapped with none."""
+    """One pipeline call for one or several jobs, as it comes from the device.
+
+    in_turn: why it overlapped with none. interrupted: whether somebody has ended it before its last step.
+    """
 
     group: JobGroup
     output: Any
@@ -38,6 +41,7 @@ class FinishedCall:
     peak_bytes: int | None
     notes: tuple[str, ...] = ()
     in_turn: str = ""
+    interrupted: bool = False
 
 
 class PipelineCaller:
@@ -63,12 +67,13 @@ class PipelineCaller:
                 output = self._call(jobs, place)
                 report = self._lane.session.report()
             total = time.perf_counter() - start
+            interrupted = bool(getattr(self._lane.pipe, "_interrupt", False))  # as diffusers' callbacks do
             compared = self._settings.metrics and not looks_at_seeds(jobs[0])
             reference = self._unaccelerated(jobs, place) if compared else None
             seconds = {name: value / len(jobs) for name, value in _phases(report, total, place.waited).items()}
             rate, most = sampling_rate(self._lane.pipe), peak(self._device)
         notes += (told,) if told else ()
-        return FinishedCall(group, output, reference, rate, report, seconds, most, notes, place.note)
+        return FinishedCall(group, output, reference, rate, report, seconds, most, notes, place.note, interrupted)
 
     def _unaccelerated(self, jobs: Sequence[Job], place: Place) -> Any:
         with attach_for_run(self._lane.pipe, Recipe()):

@@ -21,6 +21,11 @@ from accel.rendering.failures import writing
 from accel.rendering.jobs import Job
 from accel.rendering.outcome import JobOutcome, WorkerSettings, installed_versions, report_summary
 
+INTERRUPTED = (
+    "the pipeline was interrupted before its last step (pipe._interrupt), and the file is what it had by then: "
+    "delete it to have it rendered again."
+)
+
 
 def outcomes_of(run: FinishedCall, settings: WorkerSettings, device: torch.device) -> Iterator[JobOutcome]:
     """One for each open job of the call, each as soon as its file is on the disk. Lets go of the call's tensors.
@@ -81,6 +86,7 @@ def _finished(
         changes=(
             *changed_sizes(vars(job), [size[name] for name in ("frames", "height", "width")]),
             *lost(job, made),
+            *([INTERRUPTED] if run.interrupted else []),
         ),
         device=str(device),
         versions=dict(installed_versions()),

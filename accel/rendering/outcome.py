@@ -48,7 +48,7 @@ class JobOutcome:
     metrics: dict[str, float] = field(default_factory=dict)
     error: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()  # sizes that the pipeline made otherwise than it was asked
+    changes: tuple[str, ...] = ()  # what the pipeline made otherwise than it was asked
     in_turn: str = ""  # why it overlapped with no other job although it should
     machine: str = field(default_factory=machine)
     pid: int = field(default_factory=os.getpid)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from accel.measure.call_arguments import fewest_steps_of
 from accel.measure.results import Comparison
 from accel.recipe import Recipe
 from accel.tuning import evidence
@@ -110,8 +111,8 @@ class CandidateJudge:
         """The count that takes the time of the candidate; none where there is no time left to look at it."""
         if self.budget.left < 3.0 * self.budget.of_held_out_runs:
             return []
-        steps = self.subject.steps
-        return [min(max(round(steps / max(speedup, 1.0)), 1), steps)]
+        steps, fewest = self.subject.steps, fewest_steps_of(self.subject.pipe, self.subject.arguments)
+        return [min(max(round(steps / max(speedup, 1.0)), fewest), steps)]
 
     def _with_evidence(self, recipe: Recipe, comparison: Comparison, met: bool, candidate: Candidate) -> Recipe:
         proof = evidence.evidence_of(

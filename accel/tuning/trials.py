@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from accel.journal import Journal
+from accel.measure.call_arguments import fewest_steps_of
 from accel.measure.environment import environment
 from accel.measure.output import METRICS, Metric, PipelineOutput, fidelity, output_of
 from accel.measure.pipeline_runs import attach_for_run
@@ -97,7 +98,7 @@ class TrialRunner:
         identity: Mapping[str, Any],
     ) -> None:
         self.pipe, self.shots, self.steps, self.metrics, self.folder = pipe, tuple(shots), steps, dict(metrics), folder
-        self.arguments = dict(arguments)
+        self.arguments, self.fewest = dict(arguments), fewest_steps_of(pipe, arguments)
         self._device = str(environment(pipe)["device"])
         self.runs = 0  # of recipes, in this process
         self.asked: set[tuple[str, int]] = set()  # the same, and those that were found in the journal
@@ -168,7 +169,7 @@ class TrialRunner:
     def warm_up(self, steps: int = 4) -> None:
         """A short run, so that what is built lazily does not count as somebody's time."""
         with attach_for_run(self.pipe, Recipe()):
-            self._call(0, min(steps, self.steps))
+            self._call(0, self._short_run(steps))
 
     def glance(self, recipe: Recipe) -> Glance:
         """A method in a short run: from the journal, else made now. What it converts in its first call is not timed."""
@@ -176,7 +177,7 @@ class TrialRunner:
         return self._glances.once(key, lambda: self._glance(key, recipe))
 
     def _glance(self, key: str, recipe: Recipe) -> Glance:
-        steps = min(GLANCE_STEPS, self.steps)
+        steps = self._short_run(GLANCE_STEPS)
         if self._short is None:
             with attach_for_run(self.pipe, Recipe()) as session:
                 _, *self._short = self._phases(session, 0, steps)
@@ -212,12 +213,16 @@ class TrialRunner:
         """
         measured, seconds = self._paced
         if time.monotonic() - measured > PACE_EVERY * self.seconds:
-            count = max(round(self.steps * PACE_SHARE), 2)
+            count = self._short_run(max(round(self.steps * PACE_SHARE), 2))
             with attach_for_run(self.pipe, Recipe()) as session:
                 _, denoise, around = self._phases(session, 0, count)
             seconds = around + denoise * self.steps / count
             self._paced = (time.monotonic(), seconds)
         return seconds
+
+    def _short_run(self, steps: int) -> int:
+        """So many steps, and more where a call from a picture on would take none of them."""
+        return min(max(steps, self.fewest), self.steps)
 
     def _phases(self, session: Session, shot: int, steps: int) -> tuple[PipelineOutput, float, float]:
         """The output, the seconds of denoising, and those of all around it: text, decoding, the rest."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.accel.residue import traces
 from tests.accel.test_threads import RECIPES, sharing
 from tests.accel.witness import plain
 from tests.tiny import TINY, run
+from tests.tiny.case import quiet
 
 STEPS = 6
 AT = 2  # the step after which the preview is drawn
@@ -131,3 +134,46 @@ def test_where_it_does_not_fail_each_call_has_its_own_levers_and_the_report_says
     assert torch.equal(drawn[0], alone("boundary", "sd")[2])
     assert len(report.calls) == STEPS + 1, "those of the outer call alone; PNDM makes one more than it is asked for"
     assert "called again from its own callback" in str(report)
+
+
+# Another pipeline with the run's own scheduler, which starts that anew too.
+
+
+def with_one_scheduler(name: str) -> list[Any]:
+    pipe = TINY[name].build()
+    return [pipe, quiet(type(pipe)(**pipe.components))]
+
+
+@pytest.mark.parametrize("accelerated", [False, True], ids=["plain", "accelerated"])
+def test_a_preview_with_the_scheduler_of_the_run_is_noted(accelerated: bool) -> None:
+    pipe, other = with_one_scheduler("sd")
+    with accel.accelerate(pipe, RECIPES["boundary"]) as session:
+        with accel.accelerate(other, RECIPES["boundary"]) if accelerated else nullcontext():
+            callback = function(lambda: run(other, TINY["sd"], **PREVIEW))
+            run(pipe, TINY["sd"], steps=STEPS, callback_on_step_end=callback)
+        told = [note for note in session.report().notes if "A callback has used the scheduler" in note]
+        assert len(told) == 1
+        run(pipe, TINY["sd"], steps=STEPS)
+        assert "callback" not in str(session.report())
+
+
+def test_where_diffusers_fails_after_such_a_preview_the_exception_says_why() -> None:
+    pipe, other = with_one_scheduler("wan")
+    with accel.accelerate(pipe, RECIPES["boundary"]), pytest.raises(AssertionError) as failed:
+        callback = function(lambda: run(other, TINY["wan"], **PREVIEW))
+        run(pipe, TINY["wan"], steps=STEPS, callback_on_step_end=callback)
+    assert "A callback has used the scheduler" in failed.value.__notes__[0]
+
+
+def test_a_callback_that_puts_the_scheduler_back_disturbs_nothing() -> None:
+    pipe, other = with_one_scheduler("sd")
+    scheduler = pipe.scheduler
+
+    def draw() -> None:
+        before = copy.deepcopy(vars(copy.copy(scheduler)))
+        run(other, TINY["sd"], **PREVIEW)
+        vars(scheduler).update(before)
+
+    with accel.accelerate(pipe, RECIPES["boundary"]) as session:
+        output = run(pipe, TINY["sd"], steps=STEPS, callback_on_step_end=function(draw))
+        assert torch.equal(output, alone("boundary", "sd")[0]) and not session.report().notes

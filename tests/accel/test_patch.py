@@ -354,6 +354,26 @@ def test_a_copied_pipeline_is_a_plain_one_that_can_be_accelerated_itself(duplica
     assert torch.equal(run(pipe, TINY["wan"]), plain("wan"))
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, accel.Recipe(sampler=accel.DiffusersScheduler())], ids=["cache", "swap"])
+@every_duplicate
+def test_a_pipeline_that_is_copied_by_its_callback_is_a_plain_one(duplicate: Callable[[Any], Any], recipe: Any) -> None:
+    """Also where another scheduler stands in it for the duration of the call."""
+    pipe, copies = TINY["sdxl"].build(), []
+
+    def callback(pipe: Any, step: int, _: Any, __: Any) -> dict[str, Any]:
+        if step == 2:
+            copies.append(duplicate(pipe))
+        return {}
+
+    with accel.accelerate(pipe, recipe):
+        expected = run(pipe, TINY["sdxl"])
+        output = tiny_run(pipe, TINY["sdxl"], steps=STEPS, callback_on_step_end=callback)
+        assert torch.equal(output, expected)
+    (other,) = copies
+    assert type(other.scheduler) is type(pipe.scheduler) and traces(other) == []
+    assert torch.equal(run(other, TINY["sdxl"]), plain("sdxl"))
+
+
 # Hooks of other libraries: attached before or after ours, removed in any order, and always all of them gone
 
 

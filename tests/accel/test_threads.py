@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 
 import accel
 from accel import FixedInterval, LastResidual, TeaCache
 from tests.accel.residue import traces
 from tests.accel.witness import plain
 from tests.tiny import TINY, run
+from tests.tiny.case import quiet
 
 STEPS = 6
 GUARDS: dict[str, Any] = {"predictor": LastResidual(), "warmup": 1, "final": 1, "min_steps": 1}
@@ -207,10 +208,15 @@ class Halfway:
     def __enter__(self) -> Halfway:
         self._pool = ThreadPoolExecutor(1)
         self._future = self._pool.submit(self._call, callback_on_step_end=self._wait)
+        self._future.add_done_callback(lambda _: self._there.set())  # it may fail on its way
         self._there.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The run ends."""
         self._on.set()
         self._pool.shutdown()
 
@@ -243,6 +249,55 @@ def test_a_scheduler_in_the_middle_of_a_run_takes_no_second_one_from_another_thr
         assert torch.equal(halfway.output(), alone)
         assert torch.equal(used(pipe, name=name), alone) and session.report().timeline() == timeline
     assert traces(pipe) == traces(other) == []
+
+
+def over_one_scheduler(name: str, kind: Any = None) -> list[DiffusionPipeline]:
+    """Two pipelines that share everything."""
+    pipe = TINY[name].build()
+    if kind is not None:
+        pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    return [pipe, quiet(type(pipe)(**pipe.components))]
+
+
+@pytest.mark.part(3)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["wan", "flux", "sd", "sdxl"])
+def test_a_run_whose_scheduler_a_stock_pipeline_uses_in_another_thread_says_so(name: str, recipe: str) -> None:
+    """The stock one cannot be refused: diffusers lets it begin."""
+    pipe, stock = over_one_scheduler(name)
+    with accel.accelerate(pipe, RECIPES[recipe]):
+        alone = used(pipe, name=name)
+        with Halfway(lambda **given: used(pipe, name=name, **given)) as halfway:
+            used(stock, 1, name)
+        with pytest.raises(RuntimeError, match=r"in the middle of this run, and both are wrong: give each"):
+            halfway.output()
+        assert torch.equal(used(pipe, name=name), alone)
+    assert traces(pipe) == traces(stock) == []
+
+
+def test_a_run_that_begins_in_the_middle_of_a_stock_one_says_so_when_that_goes_on() -> None:
+    pipe, stock = over_one_scheduler("sd")
+    with accel.accelerate(pipe, BOUNDARY), Halfway(lambda **given: used(stock, name="sd", **given)) as halfway:
+
+        def let_it_end(_: Any, step: int, *__: Any) -> dict[str, Any]:
+            if step == 2:
+                halfway.go_on()
+            return {}
+
+        with pytest.raises(RuntimeError, match="both are wrong"):
+            used(pipe, 1, "sd", callback_on_step_end=let_it_end)
+
+
+def test_a_scheduler_that_is_afterwards_what_it_was_may_be_shared() -> None:
+    """DDIM keeps no place in its run, so that stock runs of as many steps do not disturb each other either."""
+    pipe, stock = over_one_scheduler("sd", DDIMScheduler)
+    expected = used(stock, 1, "sd")
+    with accel.accelerate(pipe, BOUNDARY) as session:
+        alone = used(pipe, name="sd")
+        with Halfway(lambda **given: used(pipe, name="sd", **given)) as halfway:
+            assert torch.equal(used(stock, 1, "sd"), expected)
+        assert torch.equal(halfway.output(), alone)
+        assert len(session.report().notes) == 1, "denoiser calls of the other thread"
 
 
 def test_calls_that_begin_at_once_on_one_pipeline_are_right_or_say_what_to_do() -> None:

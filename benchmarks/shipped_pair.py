@@ -15,7 +15,7 @@ from accel.presets import resolve
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompt", default="a green cross moves down on a striped background")
+    parser.add_argument("--prompt", default="a magenta triangle moves right on a striped background")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--preset", default="balanced")
     options = parser.parse_args(arguments)

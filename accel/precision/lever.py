@@ -166,10 +166,10 @@ class PrecisionLever(Lever):
 
     def _layer(self, place: _Place, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in place of a layer's forward."""
-        layer, format, reason = place.layer(), place.format, self._why_not_here(place, args, kwargs)
-        if layer is None or reason == ELSEWHERE:
+        layer, format = place.layer(), place.format
+        if layer is None or self._elsewhere(place):
             return inner(*args, **kwargs)
-        if reason:
+        if reason := self._why_not_here(place, args, kwargs):
             self._account.exact[reason] += 1
             return self._exactly(layer, inner, *args, **kwargs)
         (x,) = args
@@ -184,10 +184,14 @@ class PrecisionLever(Lever):
         with as_ever(layer.weight.device.type):
             return inner(*(cast(each, self._inside, layer.weight.dtype) for each in args), **kwargs)
 
+    def _elsewhere(self, place: _Place) -> bool:
+        """Whether no call of the layer's own denoiser is in progress."""
+        return self._call is None or self._call.denoiser != place.denoiser
+
     def _why_not_here(self, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Why a layer is computed as ever, now; "" if it is not."""
         call, layer = self._call, place.layer()
-        if call is None or layer is None or call.denoiser != place.denoiser:
+        if call is None or layer is None or self._elsewhere(place):
             return ELSEWHERE
         return self._spared or self._why_exact(call, place, layer, args, kwargs)
 

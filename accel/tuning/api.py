@@ -97,8 +97,7 @@ def tune(
             on where it was interrupted. Without it nothing is kept.
         journal: another folder for the journal, which tunings for several goals may share: a run is not made twice.
         tell: called with a line of progress now and then, in place of the sign on stderr; progress=False shows none.
-        calibration: of this model, or its file (of several the first): constants and plans are taken from it, and not
-            from the two prompts that are recorded here.
+        calibration: of this model, or its file (of several the first): its constants count, not those recorded here.
         known: must be left out; earlier versions began with what earlier tunings had found.
         choices: of several models, what is tried instead of the usual; each prompt has its own seed, from `seed` on.
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,7 +138,7 @@ User = Callable[[Path, bool], Any]
 
 def _tuning(which: str, row: Any) -> User:
     def use(folder: Path, add: bool) -> Any:
-        kept = getattr(trials.TrialRunner(SimpleNamespace(), [], 4, {}, {}, folder, {}), which)
+        kept = getattr(trials.TrialRunner(lambda **call: None, [], 4, {}, {}, folder, {}), which)
         if add:
             kept.add(row)
         return dict(kept)

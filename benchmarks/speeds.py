@@ -183,7 +183,7 @@ class Speeds:
 
     def finalists(self, promise: float) -> list[str]:
         """Settings that may be the fastest of a column."""
-        return list(dict.fromkeys(name for kinds in self.columns().values() for name in self._near(kinds, promise)))
+        return list(dict.fromkeys(name for kinds in self.columns().values() for name in self._leaders(kinds, promise)))
 
     def untimed(self, setting: str) -> list[int]:
         """The prompts on which its speed was not measured once more yet."""
@@ -198,7 +198,7 @@ class Speeds:
             kept = [Fastest(speed(self._again[setting]), setting) for setting in timed]
         return max(kept, default=Fastest(1.0, ""))
 
-    def _near(self, kinds: Sequence[str], promise: float) -> list[str]:
+    def _leaders(self, kinds: Sequence[str], promise: float) -> list[str]:
         """Those that were the fastest the first time: on a busy machine luck may have put one far ahead."""
         return [one.setting for one in sorted(self._kept(kinds, promise), reverse=True)[:MOST]]
 

@@ -166,10 +166,10 @@ class PrecisionLever(Lever):
 
     def _layer(self, place: _Place, inner: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stands in place of a layer's forward."""
-        layer, format = place.layer(), place.format
-        if layer is None or self._elsewhere(place):
+        layer, format, call = place.layer(), place.format, self._own_call(place)
+        if layer is None or call is None:
             return inner(*args, **kwargs)
-        if reason := self._why_not_here(place, args, kwargs):
+        if reason := self._spared or self._why_exact(call, place, layer, args, kwargs):
             self._account.exact[reason] += 1
             return self._exactly(layer, inner, *args, **kwargs)
         (x,) = args
@@ -184,14 +184,15 @@ class PrecisionLever(Lever):
         with as_ever(layer.weight.device.type):
             return inner(*(cast(each, self._inside, layer.weight.dtype) for each in args), **kwargs)
 
-    def _elsewhere(self, place: _Place) -> bool:
-        """Whether no call of the layer's own denoiser is in progress."""
-        return self._call is None or self._call.denoiser != place.denoiser
+    def _own_call(self, place: _Place) -> DenoiserCall | None:
+        """The call in progress, if it is one of the layer's own denoiser."""
+        call = self._call
+        return call if call is not None and call.denoiser == place.denoiser else None
 
     def _why_not_here(self, place: _Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Why a layer is computed as ever, now; "" if it is not."""
-        call, layer = self._call, place.layer()
-        if call is None or layer is None or self._elsewhere(place):
+        call, layer = self._own_call(place), place.layer()
+        if call is None or layer is None:
             return ELSEWHERE
         return self._spared or self._why_exact(call, place, layer, args, kwargs)
 

@@ -10,11 +10,22 @@ from accel.caching.cache_method import Cache, CacheMethod
 from accel.caching.calibration.calibrate import calibrate
 from accel.caching.calibration.calibration import Calibration
 from accel.caching.calibration.fitting import calibrated
+from accel.caching.calibration.measuring import measure
 from accel.caching.calibration.own_calls import calibrating
 from accel.caching.module_reuse import ReuseMethod
 from accel.caching.predictor import Predictor
 
-__all__ = ["Cache", "CacheMethod", "Calibration", "Predictor", "ReuseMethod", "calibrate", "calibrated", "calibrating"]
+__all__ = [
+    "Cache",
+    "CacheMethod",
+    "Calibration",
+    "Predictor",
+    "ReuseMethod",
+    "calibrate",
+    "calibrated",
+    "calibrating",
+    "measure",
+]
 
 discovery.load(__name__)
 __all__ += discovery.names(__name__)

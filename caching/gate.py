@@ -152,8 +152,9 @@ class CacheGate(Lever):
             predictor, known = self.method.informed(predictor, call, span, anatomy)
             if known:
                 self._known.add(known)
-        corrector = None if updates is None else ForecastCorrector(updates)
-        stream = Stream(key, span, *self.method.make_policy(anatomy, call.denoiser), predictor, corrector)
+        corrector = ForecastCorrector(updates) if updates is not None and predictor.corrects else None
+        signal, policy = self.method.make_policy(anatomy, call.denoiser)
+        stream = Stream(key, span, signal, predictor.planned(policy), predictor, corrector)
         stream.policy.begin(context.sigmas, span, context.steps)
         return stream
 
@@ -262,7 +263,8 @@ class CacheGate(Lever):
     ) -> tuple[Any, str]:
         """The computed output, corrected for the errors of the last forecasts, and why."""
         if stream.corrector is None:
-            return answer, reason
+            handed = stream.predictor.handed_on(memory, stream.history)
+            return answer if handed is None else rebuilt(answer, handed), reason
         predictor, history, length = stream.predictor, stream.history, stream.corrector.length
 
         def between(steps: Steps) -> list[torch.Tensor]:

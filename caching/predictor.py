@@ -9,6 +9,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.hindsight import Hindsight
+from accel.caching.policy import Policy
 from accel.call import DenoiserCall, noise_part
 from accel.method import Method
 from accel.update import LinearUpdates
@@ -88,6 +89,14 @@ class Predictor(Method, lever="predictor", abstract=True):
     def to_outputs(self, call: DenoiserCall, values: list[torch.Tensor], kind: str) -> list[torch.Tensor]:
         """The denoiser's outputs that these values stand for."""
         return values
+
+    def handed_on(self, now: PastValues, history: list[PastValues]) -> list[torch.Tensor] | None:
+        """What to hand on in place of a computed output, given those before; None: the output itself."""
+        return None
+
+    def planned(self, policy: Policy) -> Policy:
+        """The policy of a stream, given the method's: a predictor that was fitted to a plan brings it along."""
+        return policy
 
     def predict(self, call: DenoiserCall, history: list[PastValues], kind: str) -> list[torch.Tensor]:
         """The outputs for this call, forecast."""

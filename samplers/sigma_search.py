@@ -23,8 +23,9 @@ from accel.recipe import Recipe
 from accel.samplers.sampler import Sampler
 from accel.samplers.sigmas import SigmaTable
 from accel.samplers.solvers import PseudoCorrector
-from accel.samplers.stepper import Stepper, sample_of
+from accel.samplers.stepper import Stepper
 from accel.session import Session, bare
+from accel.step_result import sample_of
 
 Array = NDArray[np.float64]
 

@@ -19,6 +19,7 @@ from accel.parametrization import flow_time, point_of, scale_of
 from accel.report import CallRecord, LeverReport
 from accel.samplers.sampler import Sampler, StepPlace, UpdateWeights
 from accel.samplers.timesteps import set_sigmas, training_sigmas
+from accel.step_result import with_sample
 from accel.timetable import Timetable
 from accel.update import Around
 
@@ -222,19 +223,6 @@ def _asked_besides(arguments: Mapping[str, Any]) -> list[str]:
     """What the scheduler is given that asks it for an update which is not its plain one."""
     given = ((name, arguments.get(name)) for name in known_schedulers.OTHER_UPDATES)
     return [name for name, value in given if value is not None and (isinstance(value, torch.Tensor) or value)]
-
-
-def sample_of(result: Any) -> torch.Tensor:
-    """The sample in what a scheduler's `step` returns."""
-    sample: torch.Tensor = result[0] if isinstance(result, tuple) else result.prev_sample
-    return sample
-
-
-def with_sample(result: Any, sample: torch.Tensor) -> Any:
-    """The scheduler's output, tuple or output object, with this sample in its dtype."""
-    dtype = sample_of(result).dtype
-    sample = sample if sample.dtype == dtype else sample.to(dtype)  # to ask is cheaper than a conversion that is none
-    return (sample, *result[1:]) if isinstance(result, tuple) else type(result)(**{**result, "prev_sample": sample})
 
 
 def _index_of(timestep: Any, scheduler: Any, table: Timetable) -> int:

@@ -24,8 +24,8 @@ from accel.drafting.own_layers import Slot, own_layers
 from accel.parametrization import clean_from_output
 from accel.patch import Around, forward_of
 from accel.report import CallRecord
-from accel.samplers.stepper import sample_of, with_sample
 from accel.session import Session
+from accel.step_result import sample_of, with_sample
 
 Sizes = tuple[tuple[int, ...], ...]
 Asked = tuple[type, Sizes]

@@ -21,8 +21,8 @@ from accel.latents import packed_tokens
 from accel.parametrization import output_from_clean
 from accel.patch import Around
 from accel.resolution.latent_grid import LatentGrid
-from accel.samplers.stepper import sample_of
 from accel.session import Session
+from accel.step_result import sample_of
 
 
 def enlarge(

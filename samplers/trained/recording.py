@@ -12,10 +12,11 @@ from accel.anatomy import Anatomy, inspect
 from accel.lever import Lever
 from accel.recipe import Recipe
 from accel.samplers.sampler import Sampler
-from accel.samplers.stepper import Stepper, sample_of
+from accel.samplers.stepper import Stepper
 from accel.samplers.trained.bank import BankFacts
 from accel.samplers.trained.call_identity import compared_arguments, same_noise
 from accel.session import Session, bare
+from accel.step_result import sample_of
 
 
 @dataclass

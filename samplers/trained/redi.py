@@ -17,9 +17,10 @@ from accel.report import CallRecord, LeverReport
 from accel.samplers.composite import WrappedSampler
 from accel.samplers.sampler import Sampler
 from accel.samplers.solvers import Euler
-from accel.samplers.stepper import Stepper, sample_of, with_sample
+from accel.samplers.stepper import Stepper
 from accel.samplers.trained.bank import Retrieved, TrajectoryBank
 from accel.samplers.trained.call_identity import same_noise
+from accel.step_result import sample_of, with_sample
 from accel.timetable import Timetable
 
 OWN_LOOP = "the noise of a loop of your own is not the sampler's to choose"

@@ -133,6 +133,10 @@ class Bench:
                 undo()
             kept.add(replace(self._kept[self.case, setting, prompt], seconds=seconds, beside=beside))
 
+    def knows(self, setting: str, prompts: Sequence[int]) -> bool:
+        """Whether all these clips are known."""
+        return all((self.case, setting, prompt) in self._kept for prompt in prompts)
+
     def below(self, setting: str, promise: float) -> int:
         """How many of its clips are known to be below so many dB."""
         known = (run for run in self._kept.values() if (run.case, run.setting) == (self.case, setting))

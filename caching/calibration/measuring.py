@@ -66,28 +66,34 @@ def measure(
     components_of(pipe)
     calls = [partial(call, index) for index in range(len(prompts))]
     with bare(pipe), _telling(progress) as tell:
-        return _Measurement(pipe, method, calls, tell).fitted()
+        measurement = Measurement(pipe, calls, tell)
+        return measurement.fitted(method, measurement.targets())
 
 
 @dataclass(frozen=True)
-class _Measurement:
-    pipe: Any
-    method: FittedSchedule
-    calls: Sequence[Call]
-    tell: Callable[[str], object]
+class Measurement:
+    """The calls of one pipeline along which schedules are fitted, one after the other."""
 
-    def fitted(self) -> FittedSchedule:
-        targets = [self._heard(call, RunTargets, "running") for call in self.calls]
-        computed = planned(self.method, targets[0])
+    pipe: Any
+    calls: Sequence[Call]
+    tell: Callable[[str], object] = lambda text: None
+
+    def targets(self) -> list[RunTargets]:
+        """The unaccelerated run of each call."""
+        return [self._heard(call, RunTargets, "running") for call in self.calls]
+
+    def fitted(self, method: FittedSchedule, targets: Sequence[RunTargets]) -> FittedSchedule:
+        """The schedule with the sums that come nearest to these runs."""
+        computed = planned(method, targets[0])
         runs: dict[int, Equations] = {}
         for index, call in [*enumerate(self.calls)] * SWEEPS:
             others = [known for other, known in runs.items() if other != index]
 
             def along(place: RunPlace, target: RunTargets = targets[index], others: Any = others) -> RunAlong:
-                return RunAlong(target, computed, self.method.outputs, others)
+                return RunAlong(target, computed, method.outputs, others)
 
             runs[index] = self._heard(call, along, "fitting").mine
-        found = replace(self.method, fit=fits_of(targets[0], computed, list(runs.values())))
+        found = replace(method, fit=fits_of(targets[0], computed, list(runs.values())))
         return replace(found, fit=self._with_errors(found))
 
     def _heard(self, call: Call, listen: Callable[[RunPlace], Heard], doing: str) -> Heard:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from accel.commands import app, compare, inspect, render, tune
+from accel.commands import app, compare, fit, inspect, render, tune
 from accel.commands.options import check_given
 from accel.terminal import show
 from accel.version import __version__
@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     tune.add_tune(commands)
     render.add_render(commands)
     tune.add_calibrate(commands)
+    fit.add_fit(commands)
     inspect.add_presets(commands)
     inspect.add_env(commands)
     return found

@@ -66,7 +66,7 @@ class FittedTable:
 
     def summary(self) -> Iterator[str]:
         """For each share, over all cases: gains above fewer steps in the mean and in the worst clip."""
-        yield "| share | method | computed | mean gain, dB | cases of 3 dB | cases above | worst clip above | worst case |"
+        yield "| share | method | computed | mean gain, dB | of 3 dB | above | worst clip above | worst case, dB |"
         yield "| --- " * 8 + "|"
         for share in SHARES:
             for method in METHODS:
@@ -75,7 +75,8 @@ class FittedTable:
                     computed, mean, worst = np.asarray(found).T
                     yield (
                         f"| {share:g} | `{METHODS[method].__name__}` | {computed.mean():.2f} | {mean.mean():+.1f} "
-                        f"| {sum(mean >= 3)} of {len(mean)} | {sum(mean >= 0)} | {sum(worst >= 0)} | {mean.min():+.1f} |"
+                        f"| {sum(mean >= 3)} of {len(mean)} cases | {sum(mean >= 0)} | {sum(worst >= 0)} "
+                        f"| {mean.min():+.1f} |"
                     )
 
     def gains(self, case: Case, method: str, share: float) -> tuple[float, float, float] | None:

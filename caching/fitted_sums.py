@@ -45,14 +45,14 @@ class FittedSums(Predictor, abstract=True):
     """
 
     sums: Mapping[float, StepSum] = field(default_factory=dict)
-    plan: FittedPlan | None = None
+    plan: FittedPlan = field(default_factory=lambda: FittedPlan(frozenset(), {}, 0.0))
 
     @property
     def depth(self) -> int:
         return max((len(known.nodes) for known in self.sums.values()), default=1)
 
     def planned(self, policy: Policy) -> Policy:
-        return policy if self.plan is None else FittedSteps(self.plan)
+        return FittedSteps(self.plan)
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
         known = self.sums.get(call.context.time)

@@ -93,8 +93,8 @@ class Measurement:
                 return RunAlong(target, computed, method.outputs, others)
 
             runs[index] = self._heard(call, along, "fitting").mine
-        found = replace(method, fit=fits_of(targets[0], computed, list(runs.values())))
-        return replace(found, fit=self._with_errors(found))
+        fit = fits_of(targets[0], computed, list(runs.values()))
+        return replace(method, fit=with_errors(fit, self._errors(replace(method, fit=fit))))
 
     def _heard(self, call: Call, listen: Callable[[RunPlace], Heard], doing: str) -> Heard:
         """What hears the run of this call."""
@@ -104,29 +104,24 @@ class Measurement:
             call()
         if len(method.runs) != 1:
             raise ValueError(f"A call must make one run to be measured, and this one made {len(method.runs)}.")
-        heard: Any = method.runs[0]
+        heard: Heard = method.runs[0]
         return heard
 
-    def _with_errors(self, method: FittedSchedule) -> RunFit:
-        """With how wrong computed outputs were foretold in accelerated runs."""
+    def _errors(self, method: FittedSchedule) -> dict[int, float]:
+        """How wrong computed outputs are foretold in accelerated runs, by position."""
         seen: dict[int, list[float]] = {}
         for call in self.calls:
             self.tell("running what was fitted")
             with Session(self.pipe, Recipe(cache=_Rehearsal.of(method, seen), name="measuring")):
                 call()
-        assert method.fit is not None
-        return with_errors(
-            method.fit, {place: float(np.sqrt(np.mean(np.square(known)))) for place, known in seen.items()}
-        )
+        return {place: float(np.sqrt(np.mean(np.square(known)))) for place, known in seen.items()}
 
 
 def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
     """The positions that are to compute. Raises ValueError where that is all of them."""
     context, anatomy, computed = targets.place.context, targets.place.anatomy, set[int]()
     for name, span in spans(targets):
-        _, policy = method.make_policy(anatomy, name)
-        policy.begin(context.sigmas, span, context.steps)
-        computed |= {at for at in span if at == span.start or not policy.decide(None, at, context.total).skip}
+        computed |= method.positions(anatomy, name, context, span)
     if len(computed) == len(targets.outputs) or context.steps < method.min_steps:
         raise ValueError(f"{method} computes all of a run of {context.steps} steps, so there is nothing to measure.")
     return frozenset(computed)
@@ -163,7 +158,7 @@ class _Rehearsed(FittedSums, abstract=True):
     seen: dict[int, list[float]] = field(default_factory=dict)
 
     def planned(self, policy: Policy) -> Policy:
-        return policy if self.plan is None else _Watched(self.plan, self.seen)
+        return _Watched(self.plan, self.seen)
 
 
 class _Watched(FittedSteps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -77,11 +77,10 @@ class RunAlong:
         equations = SumEquations.of(parts, self._wanted(step))
         self.mine.append((equations, ahead))
         weights = sum((known[step][0] for known in self.others), start=equations).weights()
-        handed = sum(weight * whole for weight, (whole, _) in zip(weights, self._known, strict=True))
-        assert isinstance(handed, torch.Tensor)
+        handed = torch.stack([weight * whole for weight, (whole, _) in zip(weights, self._known, strict=True)]).sum(0)
         self._handed.append((handed, elements(handed)))
         self._last = self._sample(step)
-        return self._last
+        return self._last.clone()  # pipelines work in place
 
     def _check(self, step: int, sample: torch.Tensor) -> None:
         if self._last is None:
@@ -114,18 +113,18 @@ class RunAlong:
     def _sample(self, step: int) -> torch.Tensor:
         """What the scheduler's updates make of all that was handed on."""
         influence = self.targets.place.influence[step]
-        sample = influence[0] * self._start
+        sample = float(influence[0]) * self._start
         for share, (whole, _) in zip(influence[1:], self._handed, strict=False):
-            sample = sample + share * whole
+            sample = sample + float(share) * whole
         return sample
 
 
-def fits_of(targets: RunTargets, computed: frozenset[int], runs: Sequence[Equations]) -> RunFit | None:
+def fits_of(targets: RunTargets, computed: frozenset[int], runs: Sequence[Equations]) -> RunFit:
     """What is kept of all runs, for each denoiser."""
-    found: RunFit | None = None
-    for name, span in reversed(list(spans(targets))):
-        found = _fit_of(targets, computed, runs, name, span, found)
-    return found
+    *before, fit = (_fit_of(targets, computed, runs, *part) for part in spans(targets))
+    for one in reversed(before):
+        fit = replace(one, also=fit)
+    return fit
 
 
 def spans(targets: RunTargets) -> Iterator[tuple[str, range]]:
@@ -144,7 +143,6 @@ def _fit_of(
     runs: Sequence[Equations],
     name: str,
     span: range,
-    also: RunFit | None,
 ) -> RunFit:
     anatomy, context, influence, guidance = targets.place
     steps = [position - context.position for position in span]
@@ -164,7 +162,6 @@ def _fit_of(
         errors=(0.0,) * len(places),
         guidance=guidance,
         runs=len(runs),
-        also=also,
     )
 
 

@@ -50,7 +50,7 @@ class HearSteps(Method, lever="cache", abstract=True):
     """
 
     listen: Callable[[RunPlace], Listener]
-    runs: list[Listener] = field(default_factory=list)
+    runs: list[Any] = field(default_factory=list)
 
     def build(self, anatomy: Anatomy) -> Lever:
         return StepEar(self, anatomy)

@@ -11,6 +11,7 @@ from accel.caching.methods.schedules import OptimalSchedule
 from accel.caching.predictor import Predictor
 from accel.caching.run_fit import RunFit
 from accel.call import DenoiserCall
+from accel.clock import StepContext
 from accel.method import nested_method, setting
 
 UNFITTED = "as OptimalSchedule does"
@@ -69,6 +70,8 @@ class FittedSchedule(OptimalSchedule):
             if misfit:
                 raise ValueError(misfit)
             sums = self.fit.sums(call, span, anatomy, self.rough)
+            if sums.plan.computed != self.positions(anatomy, call.denoiser, call.context, span):
+                raise ValueError("it was measured with other settings of the schedule")
         except ValueError as reason:
             note = f"what was measured does not fit ({reason}), so it acts {UNFITTED}"
             if not misfit:  # of which `accelerate` has warned
@@ -76,6 +79,12 @@ class FittedSchedule(OptimalSchedule):
             known, beside = super().informed(predictor, call, span, anatomy)
             return known, "; ".join(filter(None, [note, beside]))
         return sums, f"outputs are summed as was measured in {self.fit.runs} runs"
+
+    def positions(self, anatomy: Anatomy, denoiser: str, context: StepContext, span: range) -> frozenset[int]:
+        """The positions of `span` that are to compute."""
+        _, policy = self.make_policy(anatomy, denoiser)
+        policy.begin(context.sigmas, span, context.steps)
+        return frozenset(at for at in span if at == span.start or not policy.decide(None, at, context.total).skip)
 
     def caution(self, anatomy: Anatomy) -> str:
         if self.fit is None:

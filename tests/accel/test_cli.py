@@ -97,6 +97,17 @@ def test_calibrate_writes_what_it_recorded_and_prints_a_report(
     assert "SmoothCache cannot be calibrated" in capsys.readouterr().out
 
 
+def test_fit_writes_a_recipe_that_acts(loaded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, call = tmp_path / "mine.json", ["--size", "16", "--frames", "5", "--steps", "12", "--guidance", "2"]
+    assert main(["fit", "--prompts", "2", "--compute", "0.5", *call, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert loaded == ["pocket:video"] and str(out) in printed and "2 prompts in 12 steps" in printed
+    given = ["compare", "pocket:video", "--prompts", RED, "--recipes", str(out), *call, "--out", str(tmp_path / "out")]
+    assert main([*given, "--fewer-steps"]) == 0
+    told = json.loads((tmp_path / "out" / "comparison.json").read_text())["levers"]["mine"]
+    assert "outputs are summed as was measured in 2 runs" in str(told)
+
+
 @pytest.mark.part(1)
 @pytest.mark.parametrize(
     "command", [["demo", "--clips", "1", "--preset"], ["compare", "some/model", "--prompts", RED, "--recipes"]]
@@ -232,6 +243,9 @@ def test_bad_input_is_one_sentence_and_code_2(
         (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--levers", "speed"], "levers must be"),
         (["tune", "some/model", "--min-psnr", "30", "--prompts", "words.txt", "--minutes", "0"], "minutes must be"),
         (["calibrate", "some/model", "--prompts", "words.txt", "--out", "folder"], "folder is a folder"),
+        (["fit", "some/model", "--prompts", "words.txt", "--out", "folder"], "folder is a folder"),
+        (["fit", "some/model", "--prompts", "words.txt", "--compute", "2"], "must be a number from 0 to 1"),
+        (["fit", "some/model", "--prompts", "3"], "has no prompts of its own"),
     ],
 )
 def test_what_can_be_known_before_a_model_loads_is_told_before(
@@ -256,10 +270,12 @@ def test_the_daily_commands_are_few(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
-    assert commands == ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "presets", "env"]
+    assert commands == ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "fit", "presets", "env"]
 
 
-@pytest.mark.parametrize("name", ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "presets", "env"])
+@pytest.mark.parametrize(
+    "name", ["demo", "app", "inspect", "compare", "tune", "render", "calibrate", "fit", "presets", "env"]
+)
 def test_every_help_has_a_purpose_and_examples_that_can_be_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([name, "--help"])

@@ -74,7 +74,7 @@ class FittedSchedule(OptimalSchedule):
                 raise ValueError("it was measured with other settings of the schedule")
         except ValueError as reason:
             note = f"what was measured does not fit ({reason}), so it acts {UNFITTED}"
-            if not misfit:  # of which `accelerate` has warned
+            if not misfit and call.context.steps >= self.min_steps:  # of a misfit `accelerate` has warned
                 warnings.warn(f"FittedSchedule: {note}.", stacklevel=2)
             known, beside = super().informed(predictor, call, span, anatomy)
             return known, "; ".join(filter(None, [note, beside]))

@@ -2,9 +2,10 @@
 
 Every judge that another library attaches to runs at 50 steps and its higher guidance scale, each setting beside an
 unaccelerated clip of its own (processor time). Ours: the cache alone, the presets, and recipes that also take fewer
-steps (`composed`), each also with a calibration from one other prompt. Theirs: all settings of `benchmarks.rivals`, and
-the same in fewer steps. Everybody's setting is chosen in hindsight, on the clips that are shown. A setting that has
-missed the lowest promise in too many clips is not run on the rest.
+steps (`composed`), each also with a calibration from one other prompt, and schedules that were fitted to six others
+(`fitted`). Theirs: all settings of `benchmarks.rivals`, and the same in fewer steps. Everybody's setting is chosen in
+hindsight, on the clips that are shown. A setting that has missed the lowest promise in too many clips is not run on the
+rest.
 
 Runs are kept in OUT as they end; the same command goes on where it stopped.
 """
@@ -14,17 +15,17 @@ from __future__ import annotations
 import argparse
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 import accel
 from accel.anatomy import inspect
 from accel.caching import Calibration
+from accel.caching.calibration.measuring import Measurement
+from accel.caching.methods.fitted_schedule import FittedSchedule
 from accel.caching.methods.planned_deepcache import PlannedDeepCache
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.lever import InactiveLever
@@ -32,24 +33,21 @@ from accel.presets import PRESETS
 from accel.recipe import Recipe
 from accel.samplers.solvers import SchedulerSolver
 from benchmarks.command import add_judges
-from benchmarks.judged_runs import PLAIN, Bench, Run, cases, fewer, kept_in, read
+from benchmarks.fastest import CALIBRATED, FITTED, IN_FEWER, KEPT, Speeds, judged, table
+from benchmarks.judged_runs import Bench, cases, kept_in, read
 from benchmarks.judges import JUDGES
 from benchmarks.rivals import Attach, rivals
 
-Key = TypeVar("Key")
-KEPT = 0.95  # the share of clips that a promise is kept in
 MEASURED = 99  # the number of the prompt that calibrations come from; those that are judged come first
 COMPUTED = (33, 25, 20, 16, 13, 11, 9, 7)  # of 50 steps
 SHALLOW = (25, 22, 21, 20, 19, 18, 16)  # of which every other runs shallow layers alone, where there is a U-Net
 PART = 4  # prompts of a setting that run before it is asked whether it can keep the promise
 HALF = "every other shallow"
 FEWER = (0.5, 0.3)  # shares of the steps that composed recipes take, and other libraries beside all
-OURS = ("cache", "preset", "composed")
-CALIBRATED = ", calibrated"
-IN_FEWER = " in fewer steps"
+FITTED_TO = range(MEASURED - 5, MEASURED + 1)  # the numbers of the prompts that schedules are fitted to
+FITTED_COUNTS = (20, 16, 13, 11, 9, 7, 6, 5)  # computed steps of those
 PROMISES = (40.0, 30.0)  # dB
 AGAIN = "again"  # the folder of the speeds that were measured once more
-MOST = 3  # which are: so many of the fastest of each column
 
 
 def ours(steps: int) -> dict[str, Recipe]:
@@ -96,6 +94,18 @@ def settings(pipe: Any, steps: int, calibration: Calibration | None) -> dict[str
     return found
 
 
+def fitted(bench: Bench) -> dict[str, Setting]:
+    """Schedules that are fitted to prompts which are not judged."""
+    steps, found = bench.case.steps, dict[str, Setting]()
+    measurement = Measurement(bench.pipe, [functools.partial(bench.clip, number, steps) for number in FITTED_TO])
+    targets = measurement.targets()
+    for count in FITTED_COUNTS:
+        recipe = Recipe(cache=measurement.fitted(FittedSchedule(count / steps), targets))
+        attach = functools.partial(_attach, recipe=recipe, calibration=None)
+        found[f"{FITTED}: {count}"] = Setting(attach, steps, recipe)
+    return found
+
+
 def _attach(pipe: Any, recipe: Recipe, calibration: Calibration | None) -> Callable[[], None]:
     return accel.accelerate(pipe, recipe, calibration=calibration).restore
 
@@ -104,15 +114,19 @@ def _nothing(pipe: Any) -> Callable[[], None]:
     return lambda: None
 
 
-def measure(bench: Bench, prompts: range) -> None:
-    """All settings on one judge, and then the fastest once more, because only their speeds are shown."""
+def measure(bench: Bench, prompts: range, kinds: Sequence[str] = ()) -> None:
+    """All settings on one judge, or those of these kinds, and then the fastest once more, because only their speeds are
+    shown.
+    """
     steps = bench.case.steps
     for prompt in prompts:
         for count in dict.fromkeys((steps, *(round(share * steps) for share in FEWER), *COMPUTED)):
             bench.fewer(count, prompt)
     with accel.calibrating(bench.pipe) as calibration:
         bench.clip(MEASURED, steps)
-    found = settings(bench.pipe, steps, calibration)
+    found = settings(bench.pipe, steps, calibration) | fitted(bench)
+    for label in [label for label in found if kinds and label.partition(":")[0] not in kinds]:
+        del found[label]
     for label, setting in found.items():
         run_while_kept(bench, label, setting, prompts)
     time_again(bench, found)
@@ -143,111 +157,11 @@ def time_again(bench: Bench, found: Mapping[str, Setting]) -> None:
         bench.again(label, attach, judge.untimed(label), steps, kept)
 
 
-class Fastest(NamedTuple):
-    """The fastest setting of some kinds that keeps a promise."""
-
-    speed: float
-    setting: str
-
-    def __str__(self) -> str:
-        return f"{self.speed:.2f}x ({self.setting})" if self.setting else "none"
-
-
-class Speeds:
-    """What the runs of one judge say. again: speeds that were measured once more, which count once all were that may be
-    the fastest of a column.
-    """
-
-    def __init__(self, runs: Sequence[Run], again: Sequence[Run] = ()) -> None:
-        self._by, self._again = (_grouped(some, attrgetter("setting")) for some in (runs, again))
-        self.case = runs[0].case
-        self._whole = fewer(self.case.steps)
-
-    @property
-    def theirs(self) -> list[str]:
-        """The other libraries that ran."""
-        own = {PLAIN, *(f"{kind}{end}" for kind in OURS for end in ("", CALIBRATED))}
-        kinds = dict.fromkeys(setting.partition(":")[0].removesuffix(IN_FEWER) for setting in self._by)
-        return [kind for kind in kinds if kind not in own]
-
-    def columns(self) -> dict[str, list[str]]:
-        """The kinds of settings among which the fastest is shown, by title."""
-        return {
-            "cache alone": ["cache", "preset"],
-            "composed": [*OURS],
-            "composed, calibrated": [*OURS, *(f"{kind}{CALIBRATED}" for kind in OURS)],
-            "fewer steps": [PLAIN],
-            "best other library": self.theirs,
-            "the same in fewer steps": [f"{kind}{IN_FEWER}" for kind in self.theirs],
-        }
-
-    def finalists(self, promise: float) -> list[str]:
-        """Settings that may be the fastest of a column."""
-        return list(dict.fromkeys(name for kinds in self.columns().values() for name in self._leaders(kinds, promise)))
-
-    def untimed(self, setting: str) -> list[int]:
-        """The prompts on which its speed was not measured once more yet."""
-        timed = {run.prompt for run in self._again.get(setting, [])}
-        return [run.prompt for run in self._by[setting] if run.prompt not in timed]
-
-    def fastest(self, kinds: Sequence[str], promise: float) -> Fastest:
-        """Of these kinds, by settings that ran on every prompt."""
-        kept = self._kept(kinds, promise)
-        if not any(self.untimed(setting) for setting in self.finalists(promise)):
-            timed = [one.setting for one in kept if not self.untimed(one.setting)]
-            kept = [Fastest(speed(self._again[setting]), setting) for setting in timed]
-        return max(kept, default=Fastest(1.0, ""))
-
-    def _leaders(self, kinds: Sequence[str], promise: float) -> list[str]:
-        """Those that were the fastest the first time: on a busy machine luck may have put one far ahead."""
-        return [one.setting for one in sorted(self._kept(kinds, promise), reverse=True)[:MOST]]
-
-    def _kept(self, kinds: Sequence[str], promise: float) -> list[Fastest]:
-        """Those that keep the promise."""
-        return [
-            Fastest(speed(runs), setting)
-            for setting, runs in self._by.items()
-            if setting.partition(":")[0] in kinds and setting != self._whole
-            if len(runs) == len(self._by[self._whole])
-            if np.mean([run.psnr >= promise for run in runs]) >= KEPT
-        ]
-
-
-def speed(runs: Sequence[Run]) -> float:
-    """Times as fast as the unaccelerated clips beside them."""
-    return float(np.mean([run.beside for run in runs]) / np.mean([run.seconds for run in runs]))
-
-
-def _grouped(runs: Sequence[Run], key: Callable[[Run], Key]) -> dict[Key, list[Run]]:
-    by: dict[Key, list[Run]] = {}
-    for run in runs:
-        by.setdefault(key(run), []).append(run)
-    return by
-
-
-def table(judges: Sequence[Speeds], promise: float) -> Iterator[str]:
-    """A line for each judge."""
-    titles = [*judges[0].columns(), "composed and calibrated over other libraries"] if judges else []
-    yield f"| at {promise:g} dB in {KEPT:.0%} of clips | {' | '.join(titles)} |"
-    yield "| --- " * (1 + len(titles)) + "|"
-    for judge in judges:
-        found = [judge.fastest(kinds, promise) for kinds in judge.columns().values()]
-        _, composed, calibrated, _, rival, _ = found
-        times = f"{composed.speed / rival.speed:.2f}, {calibrated.speed / rival.speed:.2f}"
-        yield f"| {judge.case} | {' | '.join(map(str, found))} | {times} |"
-
-
-def judged(runs: Sequence[Run], again: Sequence[Run] = ()) -> list[Speeds]:
-    """By judge, those that another library ran on."""
-    timed = _grouped(again, attrgetter("case"))
-    judges = [Speeds(found, timed.get(case, ())) for case, found in _grouped(runs, attrgetter("case")).items()]
-    return [judge for judge in judges if judge.theirs]
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The greatest speed at which a promise is kept, by everybody.")
     add_judges(parser, JUDGES, ("cells", "films", "photos", "waves"))
     parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--kinds", nargs="*", default=[], metavar="KIND", help="such as fitted; all by default")
     parser.add_argument("--table", action="store_true", help="only print what the runs so far say")
     parser.add_argument("--out", type=Path, default=Path("out/speeds"))
     options = parser.parse_args(arguments)
@@ -257,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in () if options.table else options.names:
         case = cases([name])[0]
         # A file for each judge, so that two commands with different ones may run at once.
-        measure(Bench(case, options.out / f"{name}.jsonl", speeds=True), range(options.prompts))
+        measure(Bench(case, options.out / f"{name}.jsonl", speeds=True), range(options.prompts), options.kinds)
         print(f"{case}: done", flush=True)
     for promise in PROMISES:
         print("\n" + "\n".join(table(judged(read(options.out), read(options.out / AGAIN)), promise)))

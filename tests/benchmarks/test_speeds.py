@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.fastest import Speeds, judged, table
 from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, kept_in, read
 from benchmarks.judges import JUDGES
-from benchmarks.speeds import HALF, PART, Setting, Speeds, judged, ours, run_while_kept, settings, table
+from benchmarks.speeds import HALF, PART, Setting, ours, run_while_kept, settings
 
 CASE = Case("a", "euler", 2.0, 50)
 
@@ -86,11 +87,13 @@ def test_other_libraries_are_told_from_ours_and_have_fewer_steps_too() -> None:
     composed = [
         *runs("composed: 9 of 25 steps", 2.0, 31, 30),
         *runs("composed, calibrated: 9 of 20 steps", 1.6, 31, 30),
+        *runs("fitted: 7", 1.25, 33, 32),
     ]
     [judge] = judged([*PLAIN_RUNS, *composed, *other])
     assert judge.theirs == ["other"]
     line = list(table([judge], 30.0))[-1]
-    assert "| 2.00x (other: 0.1) | 4.00x (other in fewer steps: 0.1, 25 steps) | 2.50, 3.12 |" in line
+    assert "| 8.00x (fitted: 7) |" in line
+    assert "| 2.00x (other: 0.1) | 4.00x (other in fewer steps: 0.1, 25 steps) | 2.50, 3.12, 4.00 |" in line
 
 
 def test_a_judge_without_other_libraries_has_no_line() -> None:

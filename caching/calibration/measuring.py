@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import chain
+from statistics import median
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.calibration.run_fitting import Equations, RunAlong, RunTargets, fits_of, spans
 from accel.caching.calibration.steps_heard import HearSteps, Listener, RunPlace
-from accel.caching.fitted_sums import FittedSteps, FittedSums
+from accel.caching.fitted_sums import FittedPlan, FittedSteps, FittedSums
 from accel.caching.methods.fitted_schedule import FittedSchedule
 from accel.caching.policy import Policy
 from accel.caching.predictor import Predictor
@@ -31,6 +32,8 @@ SWEEPS = 2
 
 Heard = TypeVar("Heard", bound=Listener)
 Call = Callable[[], object]
+Errors = dict[int, float]
+"""How wrong computed outputs were foretold in a run, relative to their size, by position."""
 
 
 def measure(
@@ -83,18 +86,33 @@ class Measurement:
         return [self._heard(call, RunTargets, "running") for call in self.calls]
 
     def fitted(self, method: FittedSchedule, targets: Sequence[RunTargets]) -> FittedSchedule:
-        """The schedule with the sums that come nearest to these runs."""
+        """The schedule with the sums that come nearest to these runs.
+
+        What was fitted is tried on the same prompts. Those that turn out rough, by the method's own measure, will be
+        computed in full, so their errors, the largest of all, must not decide for the others: the sums are fitted once
+        more without them.
+        """
         computed = planned(method, targets[0])
         runs: dict[int, Equations] = {}
-        for index, call in [*enumerate(self.calls)] * SWEEPS:
-            others = [known for other, known in runs.items() if other != index]
-
-            def along(place: RunPlace, target: RunTargets = targets[index], others: Any = others) -> RunAlong:
-                return RunAlong(target, computed, method.outputs, others)
-
-            runs[index] = self._heard(call, along, "fitting").mine
+        for number in [*range(len(self.calls))] * SWEEPS:
+            runs[number] = self._along(number, targets[number], method.outputs, computed, runs)
         fit = fits_of(targets[0], computed, list(runs.values()))
-        return replace(method, fit=with_errors(fit, self._errors(replace(method, fit=fit))))
+        errors = self._errors(replace(method, fit=fit), runs)
+        calm = calm_runs(errors, method.rough)
+        if len(calm) < len(runs):
+            runs = {number: runs[number] for number in calm}
+            for number in calm:
+                runs[number] = self._along(number, targets[number], method.outputs, computed, runs)
+            fit = fits_of(targets[0], computed, list(runs.values()))
+            errors = self._errors(replace(method, fit=fit), runs)
+        return replace(method, fit=with_errors(fit, typical(list(errors.values()))))
+
+    def _along(
+        self, number: int, target: RunTargets, depth: int, computed: frozenset[int], runs: Mapping[int, Equations]
+    ) -> Equations:
+        """The equations of one prompt's run, along which the sums are those of all other runs and its own."""
+        others = [known for other, known in runs.items() if other != number]
+        return self._heard(self.calls[number], lambda _: RunAlong(target, computed, depth, others), "fitting").mine
 
     def _heard(self, call: Call, listen: Callable[[RunPlace], Heard], doing: str) -> Heard:
         """What hears the run of this call."""
@@ -107,14 +125,31 @@ class Measurement:
         heard: Heard = method.runs[0]
         return heard
 
-    def _errors(self, method: FittedSchedule) -> dict[int, float]:
-        """How wrong computed outputs are foretold in accelerated runs, by position."""
-        seen: dict[int, list[float]] = {}
-        for call in self.calls:
+    def _errors(self, method: FittedSchedule, numbers: Iterable[int]) -> dict[int, Errors]:
+        """Of these prompts' accelerated runs."""
+        found: dict[int, Errors] = {}
+        for number in numbers:
             self.tell("running what was fitted")
-            with Session(self.pipe, Recipe(cache=_Rehearsal.of(method, seen), name="measuring")):
-                call()
-        return {place: float(np.sqrt(np.mean(np.square(known)))) for place, known in seen.items()}
+            found[number] = {}
+            with Session(self.pipe, Recipe(cache=_Rehearsal.of(method, found[number]), name="measuring")):
+                self.calls[number]()
+        return found
+
+
+def typical(runs: Sequence[Errors]) -> Errors:
+    """The median of some runs, position by position."""
+    return {place: median(run[place] for run in runs if place in run) for place in dict.fromkeys(chain(*runs))}
+
+
+def calm_runs(errors: Mapping[int, Errors], rough: float) -> list[int]:
+    """Those in which no output was foretold so many times worse than in most; all of them where that leaves too few."""
+    usual = typical(list(errors.values()))
+    calm = [
+        number
+        for number, run in errors.items()
+        if not rough or all(error <= rough * usual[place] for place, error in run.items())
+    ]
+    return calm if 2 * len(calm) >= len(errors) else list(errors)
 
 
 def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
@@ -127,7 +162,7 @@ def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
     return frozenset(computed)
 
 
-def with_errors(fit: RunFit, errors: dict[int, float]) -> RunFit:
+def with_errors(fit: RunFit, errors: Errors) -> RunFit:
     """With the errors of positions that compute, of all denoisers."""
     also = None if fit.also is None else with_errors(fit.also, errors)
     return replace(fit, errors=tuple(errors.get(place, 0.0) for place in fit.computed), also=also)
@@ -137,10 +172,10 @@ def with_errors(fit: RunFit, errors: dict[int, float]) -> RunFit:
 class _Rehearsal(FittedSchedule, abstract=True):
     """The same schedule, which tells how wrong its computed outputs were foretold, by position."""
 
-    seen: dict[int, list[float]] = field(default_factory=dict)
+    seen: Errors = field(default_factory=dict)
 
     @classmethod
-    def of(cls, method: FittedSchedule, seen: dict[int, list[float]]) -> _Rehearsal:
+    def of(cls, method: FittedSchedule, seen: Errors) -> _Rehearsal:
         given: dict[str, Any] = {each.name: getattr(method, each.name) for each in fields(method)}
         return cls(**given, seen=seen)
 
@@ -155,14 +190,14 @@ class _Rehearsal(FittedSchedule, abstract=True):
 
 @dataclass(frozen=True)
 class _Rehearsed(FittedSums, abstract=True):
-    seen: dict[int, list[float]] = field(default_factory=dict)
+    seen: Errors = field(default_factory=dict)
 
     def planned(self, policy: Policy) -> Policy:
         return _Watched(self.plan, self.seen)
 
 
 class _Watched(FittedSteps):
-    def __init__(self, plan: Any, seen: dict[int, list[float]]) -> None:
+    def __init__(self, plan: FittedPlan, seen: Errors) -> None:
         super().__init__(plan)
         self._seen = seen
 
@@ -170,7 +205,7 @@ class _Watched(FittedSteps):
         return True
 
     def after_forecast(self, position: int, gap: int, error: float) -> None:
-        self._seen.setdefault(position, []).append(error)
+        self._seen[position] = max(error, self._seen.get(position, 0.0))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class FittedSchedule(OptimalSchedule):
     _: KW_ONLY
     max_skips: int = setting(30, 1, 30, "most predictions in a row")
     outputs: int = setting(4, 1, 8, "computed outputs that a sum is made of")
-    rough: float = setting(2.5, 0.0, None, "times the expected error from which on a run is computed in full; 0 never")
+    rough: float = setting(3.0, 0.0, None, "times the expected error from which on a run is computed in full; 0 never")
     fit: RunFit | None = nested_method(None, "fit")  # noqa: RUF009
 
     @classmethod

@@ -40,8 +40,8 @@ LEVELS, LEVELS_BY = "Noise levels", {"photos": "euler"}
 """DDIM chooses its levels itself."""
 DISTILLED = ("LCM", "TCD", "TDD")
 PROMPTS = 24  # of the distilled model
-ELSEWHERE = ("LowPrecision", "FlowTurbo")
-"""What needs instructions or weights of its own; its page has other tables."""
+ELSEWHERE = ("LowPrecision", "FlowTurbo", "FittedSchedule")
+"""What needs instructions, weights or a measurement of its own; its page has other tables."""
 MADE: Mapping[str, Method] = {"StaticSchedule": accel.StaticSchedule(sigmas=tuple(np.linspace(1.0, 0.0, 17).tolist()))}
 """Settings of methods that have no defaults, made by hand."""
 

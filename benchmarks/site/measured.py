@@ -8,7 +8,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_TABLES = ("every-method.md", "numbers.md", "holds.md", "precision.md", "levers.md", "negative-results.md")
+_TABLES = (
+    "every-method.md",
+    "numbers.md",
+    "holds.md",
+    "fitting.md",
+    "precision.md",
+    "levers.md",
+    "negative-results.md",
+)
 _DESCRIPTIONS = ("decides by", "a skipped output is", "reuses", "the unconditional pass is", "update", "what it does",
                  "computes", "the denoiser is evaluated")  # fmt: skip
 """Last or second columns of tables that list methods and measure nothing."""

@@ -133,6 +133,7 @@ ONLINE: dict[str, Recipe] = {
 
 # lever -> technique -> why it is not among them.
 ELSEWHERE: dict[str, dict[str, str]] = {
+    "cache": {"FittedSchedule": "sums of latent size like the forecasts of OptimalSchedule; needs a measurement"},
     "attention": {
         "SageAttention": "its kernels are of an extension for GPUs; tests/attention/methods/test_sage.py",
         "DenseBackend": "torch's own back ends; needs what was measured on a device",

@@ -14,7 +14,9 @@ def test_what_is_usual_is_the_median_of_each_position() -> None:
 
 
 @pytest.mark.parametrize(("rough", "left"), [(3.0, [0, 1, 3]), (0.0, [0, 1, 2, 3]), (50.0, [0, 1, 2, 3])])
-def test_a_run_in_which_one_output_was_foretold_far_worse_than_in_most_has_no_say(rough: float, left: list[int]) -> None:
+def test_a_run_in_which_one_output_was_foretold_far_worse_than_in_most_has_no_say(
+    rough: float, left: list[int]
+) -> None:
     assert calm_runs({0: CALM, 1: {2: 0.2, 4: 0.1}, 2: {2: 0.1, 4: 4.0}, 3: CALM}, rough) == left
 
 

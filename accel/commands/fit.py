@@ -43,7 +43,7 @@ def add_fit(commands: Any) -> None:
 
 
 def fit_model(options: argparse.Namespace) -> None:
-    """Writes a recipe with a FittedSchedule, from three ordinary runs' time of each prompt at most."""
+    """Writes a recipe with a FittedSchedule: an ordinary run of each prompt, and three accelerated ones."""
     from accel.caching import FittedSchedule, measure
     from accel.measure.pipeline_runs import without_progress_bars
     from accel.recipe import Recipe

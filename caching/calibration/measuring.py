@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -13,15 +14,17 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching.calibration.run_fitting import Equations, RunAlong, RunTargets, fits_of, spans
-from accel.caching.calibration.steps_heard import HearSteps, Listener, RunPlace
+from accel.caching.calibration.steps_heard import UNPAIRED, HearSteps, Listener, RunPlace
 from accel.caching.fitted_sums import FittedSteps, FittedSums
 from accel.caching.methods.fitted_schedule import FittedSchedule
 from accel.caching.policy import Policy
 from accel.caching.predictor import Predictor
 from accel.caching.run_fit import RunFit
 from accel.call import DenoiserCall
+from accel.call_forms import call_with_prompt
 from accel.components import components_of
 from accel.recipe import Recipe
+from accel.report import Report
 from accel.session import Session, bare
 from accel.terminal import waiting
 
@@ -48,12 +51,14 @@ def measure(
     steps, the size and the guidance scale of production, because sums belong to them. Each prompt has the noise of its
     number as seed. generate(pipe, prompt, index) replaces the call altogether, and must do the same every time.
     progress: say on stderr where it is.
-    Costs three ordinary runs of each prompt and an accelerated one, and the memory of a latent for each step. An
-    attached session is suspended meanwhile; nothing stays on the pipeline.
+    Costs an ordinary run of each prompt and three that compute no more than is planned, and the memory of a latent for
+    each step. An attached session is suspended meanwhile; nothing stays on the pipeline.
     Raises ValueError, in one sentence, where there is no list of prompts, the run is too short to skip, the scheduler
-    adds noise, or the pipeline changes latents between steps.
+    adds noise, the pipeline changes latents between steps, or its calls would not use what was measured.
     """
-    if isinstance(prompts, str) or not prompts:
+    if not isinstance(method, FittedSchedule):
+        raise TypeError(f"measure wants a method such as FittedSchedule(0.25), not {method!r}.")
+    if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError('measure wants a list of at least one prompt, such as ["a corgi surfing", "a lighthouse"].')
     if "generator" in arguments:
         raise ValueError("Leave generator out: each prompt is run several times, with its number as seed.")
@@ -61,7 +66,7 @@ def measure(
     def call(index: int) -> object:
         if generate is not None:
             return generate(pipe, prompts[index], index)
-        return pipe(prompts[index], **{**arguments, "generator": torch.Generator().manual_seed(index)})
+        return call_with_prompt(pipe, prompts[index], arguments | {"generator": torch.Generator().manual_seed(index)})
 
     components_of(pipe)
     calls = [partial(call, index) for index in range(len(prompts))]
@@ -80,7 +85,10 @@ class Measurement:
 
     def targets(self) -> list[RunTargets]:
         """The unaccelerated run of each call."""
-        return [self._heard(call, RunTargets, "running") for call in self.calls]
+        found = [self._heard(call, RunTargets, "running") for call in self.calls]
+        if not all(target.outputs for target in found):
+            raise ValueError(UNPAIRED)
+        return found
 
     def fitted(self, method: FittedSchedule, targets: Sequence[RunTargets]) -> FittedSchedule:
         """The schedule with the sums that come nearest to these runs."""
@@ -108,12 +116,16 @@ class Measurement:
         return heard
 
     def _errors(self, method: FittedSchedule) -> dict[int, float]:
-        """How wrong computed outputs are foretold in accelerated runs, by position."""
+        """How wrong computed outputs are foretold in accelerated runs, by position. Raises ValueError where these
+        do other than was planned.
+        """
         seen: dict[int, list[float]] = {}
         for call in self.calls:
             self.tell("running what was fitted")
-            with Session(self.pipe, Recipe(cache=_Rehearsal.of(method, seen), name="measuring")):
+            rehearsal = _Rehearsal.of(method, seen)
+            with Session(self.pipe, Recipe(cache=rehearsal, name="measuring")) as session:
                 call()
+            _check_use(session.report(), rehearsal)
         return {place: float(np.sqrt(np.mean(np.square(known)))) for place, known in seen.items()}
 
 
@@ -127,6 +139,16 @@ def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
     return frozenset(computed)
 
 
+def _check_use(report: Report, method: _Rehearsal) -> None:
+    """Raises ValueError where a run has not used what was measured."""
+    assert method.fit is not None
+    planned = frozenset(place for one in method.fit.chain() for place in one.computed)
+    more = [call for call in report.calls if call.action == "computed" and call.position not in planned]
+    why = next(iter(method.unused), "") or next((call.reason for call in more), "")
+    if why:
+        raise ValueError(f"This pipeline's calls do not use what was measured ({why}), so leave FittedSchedule out.")
+
+
 def with_errors(fit: RunFit, errors: dict[int, float]) -> RunFit:
     """With the errors of positions that compute, of all denoisers."""
     also = None if fit.also is None else with_errors(fit.also, errors)
@@ -135,9 +157,12 @@ def with_errors(fit: RunFit, errors: dict[int, float]) -> RunFit:
 
 @dataclass(frozen=True)
 class _Rehearsal(FittedSchedule, abstract=True):
-    """The same schedule, which tells how wrong its computed outputs were foretold, by position."""
+    """The same schedule, which tells how wrong its computed outputs were foretold, by position, and why some stream
+    does not use what was measured.
+    """
 
     seen: dict[int, list[float]] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, method: FittedSchedule, seen: dict[int, list[float]]) -> _Rehearsal:
@@ -147,9 +172,12 @@ class _Rehearsal(FittedSchedule, abstract=True):
     def informed(
         self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
     ) -> tuple[Predictor, str]:
-        known, note = super().informed(predictor, call, span, anatomy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is raised
+            known, note = super().informed(predictor, call, span, anatomy)
         if isinstance(known, FittedSums):
-            known = _Rehearsed(known.sums, known.plan, self.seen)
+            return _Rehearsed(known.sums, known.plan, self.seen), note
+        self.unused.append(note)
         return known, note
 
 

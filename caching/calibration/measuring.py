@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -172,13 +171,13 @@ class _Rehearsal(FittedSchedule, abstract=True):
     def informed(
         self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
     ) -> tuple[Predictor, str]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is raised
-            known, note = super().informed(predictor, call, span, anatomy)
-        if isinstance(known, FittedSums):
-            return _Rehearsed(known.sums, known.plan, self.seen), note
-        self.unused.append(note)
-        return known, note
+        assert self.fit is not None
+        try:
+            known = self.sums(self.fit, call, span, anatomy)
+        except ValueError as reason:
+            self.unused.append(str(reason))
+            return predictor, ""
+        return _Rehearsed(known.sums, known.plan, self.seen), ""
 
 
 @dataclass(frozen=True)

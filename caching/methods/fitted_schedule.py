@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
+from accel.caching.fitted_sums import FittedSums
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.caching.predictor import Predictor
 from accel.caching.run_fit import RunFit
@@ -66,20 +67,27 @@ class FittedSchedule(OptimalSchedule):
     ) -> tuple[Predictor, str]:
         if self.fit is None or call.context.steps < self.min_steps:
             return super().informed(predictor, call, span, anatomy)
-        misfit = self.fit.misfit(anatomy)
         try:
-            if misfit:
-                raise ValueError(misfit)
-            sums = self.fit.sums(call, span, anatomy, self.rough)
-            if sums.plan.computed != self.positions(anatomy, call.denoiser, call.context, span):
-                raise ValueError("it was measured with other settings of the schedule")
+            sums = self.sums(self.fit, call, span, anatomy)
         except ValueError as reason:
             note = f"what was measured does not fit ({reason}), so it acts {UNFITTED}"
-            if not misfit:  # of which `accelerate` has warned
+            if not self.fit.misfit(anatomy):  # of which `accelerate` has warned
                 warnings.warn(f"FittedSchedule: {note}.", stacklevel=2)
             known, beside = super().informed(predictor, call, span, anatomy)
             return known, "; ".join(filter(None, [note, beside]))
         return sums, f"outputs are summed as was measured in {self.fit.runs} runs"
+
+    def sums(self, fit: RunFit, call: DenoiserCall, span: range, anatomy: Anatomy) -> FittedSums:
+        """What the stream that begins with this call takes of the fit. Raises ValueError, in one clause, where it does
+        not fit.
+        """
+        misfit = fit.misfit(anatomy)
+        if misfit:
+            raise ValueError(misfit)
+        sums = fit.sums(call, span, anatomy, self.rough)
+        if sums.plan.computed != self.positions(anatomy, call.denoiser, call.context, span):
+            raise ValueError("it was measured with other settings of the schedule")
+        return sums
 
     def positions(self, anatomy: Anatomy, denoiser: str, context: StepContext, span: range) -> frozenset[int]:
         """The positions of `span` that are to compute."""

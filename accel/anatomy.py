@@ -71,6 +71,7 @@ class Anatomy:
     # By scheduler: the classes of diffusers that may stand in for it, and the spacings that they may have then.
     exchangeable: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     guidance_scale: float | None = None  # of the pipeline's call in progress, where it has one
+    guidance_asked: Mapping[str, float] = field(default_factory=dict)  # all numbers for guidance in that call, by name
 
     @property
     def corrects_in_full(self) -> bool:

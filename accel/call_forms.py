@@ -89,6 +89,11 @@ def call_default(pipe: Any, name: str) -> Any:
     return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
+def call_with_prompt(pipe: Any, prompt: str, arguments: Mapping[str, Any]) -> Any:
+    """Calls the pipeline with this prompt, wherever among its arguments that stands: some take a picture first."""
+    return pipe(prompt=prompt, **arguments) if accepts(pipe, "prompt") else pipe(prompt, **arguments)
+
+
 def accepts(pipe: Any, name: str) -> bool:
     """Whether the pipeline's call takes an argument called `name`."""
     parameters = signature(pipe.__call__).parameters.values()

@@ -45,11 +45,14 @@ class Unknown(Exception):
 
 
 class Deep(Unknown):
-    """They are linear, but use more outputs than can be kept; `influence` as in `LinearUpdates`."""
+    """They are linear, but use more outputs than can be kept; `influence` and `random` as in `LinearUpdates`."""
 
-    def __init__(self, influence: Array) -> None:
+    def __init__(self, influence: Array, random: bool = False) -> None:
         super().__init__(f"its updates use more than {MOST} outputs")
-        self.influence = influence
+        self.influence, self.random = influence, random
+
+    def __reduce__(self) -> tuple[type[Deep], tuple[Array, bool]]:
+        return type(self), (self.influence, self.random)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +122,7 @@ def measure_updates(
     for depth in range(1, MOST + 1):
         if all(_forgets(influence, step, depth) for step in range(len(influence))):
             return LinearUpdates(first, depth, influence, random)
-    raise Deep(influence)
+    raise Deep(influence, random)
 
 
 def config_of(scheduler: Any) -> Mapping[str, Any]:

@@ -107,8 +107,9 @@ class CacheMethod(Cache, abstract=True):
     def informed(
         self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
     ) -> tuple[Predictor, str]:
-        """The predictor, which corrects its forecasts, with what the method knows of this model, and a clause about
-        that for the report. The stream begins with this call and takes the steps of `span`.
+        """The predictor, as it fits the run's updates, with what the method knows of this model, and a clause about
+        that for the report. The stream begins with this call and takes the steps of `span`. anatomy: with what only
+        the run tells, such as whether its updates add noise.
         """
         return predictor, ""
 

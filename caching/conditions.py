@@ -7,6 +7,7 @@ are written over (`fuse_lora`), and control whose scale a callback changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from accel.call import DenoiserCall
 MOST_STREAMS = 256
 
 Kinds = tuple[tuple[str, Hashable], ...]
+
+# How pipelines name the numbers of guidance: guidance_scale, guidance_scale_2, true_cfg_scale, guidance_rescale ...
+GUIDANCE = re.compile(r"guidance|cfg|pag_|stg_")
 
 
 class StreamConditions:
@@ -62,6 +66,19 @@ class StreamConditions:
             strengths = tuple(strength(adapter) for adapter in self._adapters[call.denoiser])
             self._strengths = call.context.step, call.denoiser, strengths
         return strengths
+
+
+def guidance_asked(given: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers for guidance among the arguments of a pipeline's call. Without a negative prompt true guidance is
+    off, whatever its scale.
+    """
+    found = {
+        name: float(value)
+        for name, value in given.items()
+        if GUIDANCE.search(name) and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    negative = any(value is not None for name, value in given.items() if name.startswith("negative_prompt"))
+    return found if negative or "true_cfg_scale" not in found else {**found, "true_cfg_scale": 1.0}
 
 
 def _kinds(arguments: Mapping[str, Any]) -> Kinds:

@@ -15,12 +15,12 @@ from accel.call import DenoiserCall
 
 
 class StepSum(NamedTuple):
-    """What is handed on in one step: of the outputs computed at `nodes` (times, newest first) so much each.
+    """What is handed on in one step: of the outputs computed at `nodes` (positions, newest first) so much each.
 
     ahead: where the step computes, so much of the nodes but the newest foretells its output; () where there are none.
     """
 
-    nodes: tuple[float, ...]
+    nodes: tuple[int, ...]
     weights: tuple[float, ...]
     ahead: tuple[float, ...] = ()
 
@@ -40,11 +40,12 @@ class FittedPlan:
 class FittedSums(Predictor, abstract=True):
     """Hands on, in every step, the weighted sum of the last computed outputs that was fitted to this very step.
 
-    sums: by the time of a step. plan: which steps compute, as the sums presume. Where a run has computed others,
-    outputs are handed on as they are. Made by `FittedSchedule`. Memory: as many outputs per stream as a sum has.
+    sums: by the position of a step, because solvers like Heun's evaluate one time twice. plan: which steps compute, as
+    the sums presume. Where a run has computed others, outputs are handed on as they are. Made by `FittedSchedule`.
+    Memory: as many outputs per stream as a sum has.
     """
 
-    sums: Mapping[float, StepSum] = field(default_factory=dict)
+    sums: Mapping[int, StepSum] = field(default_factory=dict)
     plan: FittedPlan = field(default_factory=lambda: FittedPlan(frozenset(), {}, 0.0))
 
     @property
@@ -55,18 +56,19 @@ class FittedSums(Predictor, abstract=True):
         return FittedSteps(self.plan)
 
     def forecast(self, call: DenoiserCall, history: list[PastValues], kind: str) -> PastValues:
-        known = self.sums.get(call.context.time)
+        known = self.sums.get(call.context.position)
         if known is None or not _are_last(known.nodes, history):
             return at(call, [value.clone() for value in history[-1].values], kind)
         return at(call, _summed(history, known.weights), kind)
 
     def foreseen(self, call: DenoiserCall, history: list[PastValues], now: PastValues, kind: str) -> list[torch.Tensor]:
-        known = self.sums.get(now.time)
+        known = self.sums.get(now.position)
         fits = known is not None and known.ahead and _are_last(known.nodes, [*history, now])
-        return _summed(history, known.ahead) if known is not None and fits else history[-1].values
+        # Where other steps have computed nothing was foretold, and a plan that is not followed is not rough.
+        return _summed(history, known.ahead) if known is not None and fits else now.values
 
     def handed_on(self, now: PastValues, history: list[PastValues]) -> list[torch.Tensor] | None:
-        known = self.sums.get(now.time)
+        known = self.sums.get(now.position)
         fits = known is not None and _are_last(known.nodes, [*history, now])
         return _summed([*history, now], known.weights) if known is not None and fits else None
 
@@ -99,10 +101,10 @@ class FittedSteps(Policy):
         return Decision(position not in self._plan.computed, "as fitted")
 
 
-def _are_last(nodes: Sequence[float], known: Sequence[PastValues]) -> bool:
-    """Whether these are the times of the last computed outputs, newest first."""
+def _are_last(nodes: Sequence[int], known: Sequence[PastValues]) -> bool:
+    """Whether these are the positions of the last computed outputs, newest first."""
     return len(nodes) <= len(known) and all(
-        node == memory.time for node, memory in zip(nodes, reversed(known), strict=False)
+        node == memory.position for node, memory in zip(nodes, reversed(known), strict=False)
     )
 
 

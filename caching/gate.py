@@ -15,7 +15,7 @@ import torch
 
 from accel.anatomy import Anatomy
 from accel.caching import parallel
-from accel.caching.conditions import MOST_STREAMS, StreamConditions
+from accel.caching.conditions import MOST_STREAMS, StreamConditions, guidance_asked
 from accel.caching.correction import ForecastCorrector
 from accel.caching.hindsight import largest_error
 from accel.caching.policy import NO_HISTORY, Decision, Policy, guard
@@ -77,18 +77,17 @@ class CacheGate(Lever):
     def __init__(self, method: CacheMethod, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
         self._conditions = StreamConditions()
-        self._guidance: float | None = None
+        self._guidance: dict[str, float] = {}
         self._peak = 0
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         self._conditions.arguments(given)
-        scale = given.get("guidance_scale")
-        self._guidance = float(scale) if isinstance(scale, (int, float)) else None
+        self._guidance = guidance_asked(given)
         return {}
 
     def end(self) -> None:
-        self._guidance = None
+        self._guidance = {}
 
     def reset(self) -> None:
         self._conditions.reset()
@@ -148,10 +147,9 @@ class CacheGate(Lever):
         """
         context, span = call.context, self._span(call)
         predictor, updates, anatomy = self._forecasting(call)
-        if updates is not None and not updates.random:
-            predictor, known = self.method.informed(predictor, call, span, anatomy)
-            if known:
-                self._known.add(known)
+        predictor, known = self.method.informed(predictor, call, span, anatomy)
+        if known:
+            self._known.add(known)
         corrector = ForecastCorrector(updates) if updates is not None and predictor.corrects else None
         signal, policy = self.method.make_policy(anatomy, call.denoiser)
         stream = Stream(key, span, signal, predictor.planned(policy), predictor, corrector)
@@ -294,7 +292,8 @@ class CacheGate(Lever):
         with what only the run tells: its call may ask for noise (DDIM's `eta`), or its timetable be beyond the solver.
         """
         predictor, updates, reason = self.method.predictor.under(call.updates, self.anatomy.prediction)
-        anatomy = replace(self.anatomy, guidance_scale=self._guidance)
+        asked = self._guidance
+        anatomy = replace(self.anatomy, guidance_scale=asked.get("guidance_scale"), guidance_asked=asked)
         if reason:
             self._limits.add(f"not corrected under {{}}: {reason}")
             anatomy = replace(anatomy, uncorrectable=dict.fromkeys(anatomy.uncorrectable, reason))

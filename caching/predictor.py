@@ -22,13 +22,15 @@ class PastValues:
     """An output, computed or forecast, in the predictor's own terms.
 
     time: see `StepContext.time`; values: one tensor for each output of the denoiser; way: the share of the timetable
-    that lies before it; seen: for each output what a computed one says of the forecast of it, once that was asked.
+    that lies before it; seen: for each output what a computed one says of the forecast of it, once that was asked;
+    position: of its step in the timetable, which tells apart what a solver evaluates twice at one time (Heun).
     """
 
     time: float
     values: list[torch.Tensor]
     way: float = 0.0
     seen: list[Hindsight] = field(default_factory=list)
+    position: int = -1
 
 
 class Predictor(Method, lever="predictor", abstract=True):
@@ -149,7 +151,8 @@ class LastResidual(Predictor, lever="predictor"):
 
 def at(call: DenoiserCall, values: list[torch.Tensor], kind: str) -> PastValues:
     """These values at the call's time."""
-    return PastValues(call.context.time, values, call.context.position / max(call.context.total, 1))
+    context = call.context
+    return PastValues(context.time, values, context.position / max(context.total, 1), position=context.position)
 
 
 def bases(call: DenoiserCall, outputs: list[torch.Tensor]) -> list[torch.Tensor | None]:

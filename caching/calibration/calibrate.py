@@ -16,7 +16,7 @@ from accel.caching.calibration.key import Key, Plain, is_plain
 from accel.caching.calibration.layer_errors import Errors
 from accel.caching.calibration.recorder import RecordSteps, RunRecord
 from accel.caching.calibration.table import DEPTHS, Rows, RunTrace, StepTable, round_row, round_value
-from accel.call_forms import call_default
+from accel.call_forms import call_default, call_with_prompt
 from accel.components import components_of
 from accel.files import last_name
 from accel.recipe import Recipe
@@ -78,7 +78,7 @@ def record(
             if generate is not None:
                 generate(pipe, prompt, index)
             else:
-                pipe(prompt, **{"generator": torch.Generator().manual_seed(index), **arguments})
+                call_with_prompt(pipe, prompt, {"generator": torch.Generator().manual_seed(index), **arguments})
     return averaged(pipe, method.courses, len(prompts), arguments)
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from statistics import median
 from typing import Any, TypeVar
 
 import torch
 
-from accel.anatomy import Anatomy
+from accel.caching.calibration.rehearsal import Errors, Rehearsal, calm_runs, check_use, typical, with_errors
 from accel.caching.calibration.run_fitting import Equations, RunAlong, RunTargets, fits_of, spans
-from accel.caching.calibration.steps_heard import HearSteps, Listener, RunPlace
-from accel.caching.fitted_sums import FittedPlan, FittedSteps, FittedSums
+from accel.caching.calibration.steps_heard import UNPAIRED, HearSteps, Listener, RunPlace
 from accel.caching.methods.fitted_schedule import FittedSchedule
-from accel.caching.policy import Policy
-from accel.caching.predictor import Predictor
-from accel.caching.run_fit import RunFit
-from accel.call import DenoiserCall
+from accel.call_forms import call_with_prompt
 from accel.components import components_of
 from accel.recipe import Recipe
 from accel.session import Session, bare
@@ -32,8 +26,6 @@ SWEEPS = 2
 
 Heard = TypeVar("Heard", bound=Listener)
 Call = Callable[[], object]
-Errors = dict[int, float]
-"""How wrong computed outputs were foretold in a run, relative to their size, by position."""
 
 
 def measure(
@@ -55,9 +47,11 @@ def measure(
     1.75 ordinary runs at a quarter of the steps. Memory: a latent for each step. An attached session is suspended
     meanwhile; nothing stays on the pipeline.
     Raises ValueError, in one sentence, where there is no list of prompts, the run is too short to skip, the scheduler
-    adds noise, or the pipeline changes latents between steps.
+    adds noise, the pipeline changes latents between steps, or its calls would not use what was measured.
     """
-    if isinstance(prompts, str) or not prompts:
+    if not isinstance(method, FittedSchedule):
+        raise TypeError(f"measure wants a method such as FittedSchedule(0.25), not {method!r}.")
+    if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ValueError('measure wants a list of at least one prompt, such as ["a corgi surfing", "a lighthouse"].')
     if "generator" in arguments:
         raise ValueError("Leave generator out: each prompt is run several times, with its number as seed.")
@@ -65,7 +59,7 @@ def measure(
     def call(index: int) -> object:
         if generate is not None:
             return generate(pipe, prompts[index], index)
-        return pipe(prompts[index], **{**arguments, "generator": torch.Generator().manual_seed(index)})
+        return call_with_prompt(pipe, prompts[index], arguments | {"generator": torch.Generator().manual_seed(index)})
 
     components_of(pipe)
     calls = [partial(call, index) for index in range(len(prompts))]
@@ -84,7 +78,10 @@ class Measurement:
 
     def targets(self) -> list[RunTargets]:
         """The unaccelerated run of each call."""
-        return [self._heard(call, RunTargets, "running") for call in self.calls]
+        found = [self._heard(call, RunTargets, "running") for call in self.calls]
+        if not all(target.outputs for target in found):
+            raise ValueError(UNPAIRED)
+        return found
 
     def fitted(self, method: FittedSchedule, targets: Sequence[RunTargets]) -> FittedSchedule:
         """The schedule with the sums that come nearest to these runs.
@@ -127,30 +124,16 @@ class Measurement:
         return heard
 
     def _errors(self, method: FittedSchedule, numbers: Iterable[int]) -> dict[int, Errors]:
-        """Of these prompts' accelerated runs."""
+        """Of these prompts' accelerated runs. Raises ValueError where these do other than was planned."""
         found: dict[int, Errors] = {}
         for number in numbers:
             self.tell("running what was fitted")
             found[number] = {}
-            with Session(self.pipe, Recipe(cache=_Rehearsal.of(method, found[number]), name="measuring")):
+            rehearsal = Rehearsal.of(method, found[number])
+            with Session(self.pipe, Recipe(cache=rehearsal, name="measuring")) as session:
                 self.calls[number]()
+            check_use(session.report(), rehearsal)
         return found
-
-
-def typical(runs: Sequence[Errors]) -> Errors:
-    """The median of some runs, position by position."""
-    return {place: median(run[place] for run in runs if place in run) for place in dict.fromkeys(chain(*runs))}
-
-
-def calm_runs(errors: Mapping[int, Errors], rough: float) -> list[int]:
-    """Those in which no output was foretold so many times worse than in most; all of them where that leaves too few."""
-    usual = typical(list(errors.values()))
-    calm = [
-        number
-        for number, run in errors.items()
-        if not rough or all(error <= rough * usual[place] for place, error in run.items())
-    ]
-    return calm if 2 * len(calm) >= len(errors) else list(errors)
 
 
 def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
@@ -161,52 +144,6 @@ def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
     if len(computed) == len(targets.outputs) or context.steps < method.min_steps:
         raise ValueError(f"{method} computes all of a run of {context.steps} steps, so there is nothing to measure.")
     return frozenset(computed)
-
-
-def with_errors(fit: RunFit, errors: Errors) -> RunFit:
-    """With the errors of positions that compute, of all denoisers."""
-    also = None if fit.also is None else with_errors(fit.also, errors)
-    return replace(fit, errors=tuple(errors.get(place, 0.0) for place in fit.computed), also=also)
-
-
-@dataclass(frozen=True)
-class _Rehearsal(FittedSchedule, abstract=True):
-    """The same schedule, which tells how wrong its computed outputs were foretold, by position."""
-
-    seen: Errors = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, method: FittedSchedule, seen: Errors) -> _Rehearsal:
-        given: dict[str, Any] = {each.name: getattr(method, each.name) for each in fields(method)}
-        return cls(**given, seen=seen)
-
-    def informed(
-        self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
-    ) -> tuple[Predictor, str]:
-        known, note = super().informed(predictor, call, span, anatomy)
-        if isinstance(known, FittedSums):
-            known = _Rehearsed(known.sums, known.plan, self.seen)
-        return known, note
-
-
-@dataclass(frozen=True)
-class _Rehearsed(FittedSums, abstract=True):
-    seen: Errors = field(default_factory=dict)
-
-    def planned(self, policy: Policy) -> Policy:
-        return _Watched(self.plan, self.seen)
-
-
-class _Watched(FittedSteps):
-    def __init__(self, plan: FittedPlan, seen: Errors) -> None:
-        super().__init__(plan)
-        self._seen = seen
-
-    def watches(self, position: int) -> bool:
-        return True
-
-    def after_forecast(self, position: int, gap: int, error: float) -> None:
-        self._seen[position] = max(error, self._seen.get(position, 0.0))
 
 
 @contextmanager

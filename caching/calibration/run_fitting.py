@@ -85,7 +85,9 @@ class RunAlong:
     def _check(self, step: int, sample: torch.Tensor) -> None:
         if self._last is None:
             self._start = sample
-            if not torch.equal(elements(sample), self.targets.start):
+            begun, first = elements(sample), self.targets.start
+            # Some devices encode a picture to other last bits every time.
+            if begun.shape != first.shape or float((begun - first).norm()) > 1e-2 * float(first.norm()):
                 raise ValueError(OTHER_NOISE)
         elif not torch.allclose(sample, self._last, rtol=2e-2, atol=2e-2 * float(self._last.abs().mean())):
             raise ValueError(CHANGED)
@@ -160,7 +162,7 @@ def _fit_of(
         weights=tuple(sums),
         ahead=tuple(ahead),
         errors=(0.0,) * len(places),
-        guidance=guidance,
+        guidance=tuple(sorted(guidance.items())),
         runs=len(runs),
     )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from accel.anatomy import Anatomy
+from accel.caching.conditions import guidance_asked
 from accel.caching.run_fit import influence_of
 from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, structure, tensors
 from accel.clock import StepContext
@@ -17,6 +18,9 @@ from accel.method import Method
 from accel.report import CallRecord, LeverReport
 from accel.step_result import with_sample
 from accel.update import Array, Unknown
+from accel.watched import why_needed
+
+UNPAIRED = "This pipeline cannot be measured: its scheduler's steps and its denoiser's do not go in pairs."
 
 
 class RunPlace(NamedTuple):
@@ -25,7 +29,7 @@ class RunPlace(NamedTuple):
     anatomy: Anatomy
     context: StepContext  # of its first step
     influence: Array
-    guidance: float | None
+    guidance: Mapping[str, float]  # see `guidance_asked`
 
 
 class Listener(Protocol):
@@ -46,7 +50,8 @@ class Listener(Protocol):
 class HearSteps(Method, lever="cache", abstract=True):
     """In the place of a cache: a listener of each run, which `listen` makes, hears its steps. What it needs computes.
 
-    Raises ValueError during the call, in one sentence, where steps are no linear map of one output each.
+    Raises ValueError during the call, in one sentence, where steps are no linear map of one output each, or outputs are
+    not finite or more than predictions.
     """
 
     listen: Callable[[RunPlace], Listener]
@@ -61,12 +66,11 @@ class StepEar(Lever):
 
     def __init__(self, method: HearSteps, anatomy: Anatomy) -> None:
         self.method, self.anatomy = method, anatomy
-        self._guidance: float | None = None
+        self._guidance: dict[str, float] = {}
         self.reset()
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        scale = given.get("guidance_scale")
-        self._guidance = float(scale) if isinstance(scale, (int, float)) else None
+        self._guidance = guidance_asked(given)
         return {}
 
     def reset(self) -> None:
@@ -84,17 +88,19 @@ class StepEar(Lever):
         if stream in self._last and not self._listener.needs(call.context.position):
             return DenoiserResult(copied(self._last[stream]), "predicted", "not needed")
         outcome = proceed(call)
+        if stream not in self._last and (why := why_needed(call, outcome.output)):
+            raise ValueError(f"This pipeline cannot be measured: {why}, so that its calls are never forecast.")
         self._last[stream] = copied(outcome.output)
         return outcome
 
     def after_step(self, name: str, scheduler: Any, arguments: Mapping[str, Any], result: Any) -> Any:
         asked, self._asked = self._asked, {}
         if self._listener is None or len(asked) != 1 or not {"model_output", "sample"} <= set(arguments):
-            raise ValueError(
-                "This pipeline cannot be measured: its scheduler's steps and its denoiser's do not go in pairs."
-            )
+            raise ValueError(UNPAIRED)
         ((denoiser, position),) = asked.items()
         output, sample = arguments["model_output"], arguments["sample"]
+        if not bool(torch.isfinite(output).all()):
+            raise ValueError(f"This pipeline cannot be measured: in step {position + 1} its output is not finite.")
         instead = self._listener.step(denoiser, position, output.detach().float(), sample.detach().float())
         return result if instead is None else with_sample(result, instead)
 

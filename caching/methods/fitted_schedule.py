@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from accel.anatomy import Anatomy
+from accel.caching.fitted_sums import FittedSums
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.caching.predictor import Predictor
 from accel.caching.run_fit import RunFit
@@ -33,14 +34,15 @@ class FittedSchedule(OptimalSchedule):
     2403.01329, section 3) and PAS (arXiv 2411.06503), by gradient descent and for fewer steps; the closed form along
     the run, and the unaccelerated run as its goal, are ours.
 
-    outputs: of how many computed outputs a sum is made. rough: each computed output is also foretold from those before,
-    which costs a host sync. Where one is foretold so many times worse than in the runs that were measured, this clip is
-    not like them, and the rest of it is computed in full: more than planned, never less. A batch goes by its worst
-    sample. 0 watches nothing.
+    outputs: of how many computed outputs a sum is made when it is measured. rough: each computed output is also
+    foretold from those before, which costs a host sync. Where one is foretold so many times worse than in the runs that
+    were measured, this clip is not like them, and the rest of it is computed in full: more than planned, never less. A
+    batch goes by its worst sample. 0 watches nothing.
 
-    On another pipeline, timetable, solver or guidance scale than was measured, and before anything was, it acts as
-    OptimalSchedule with as many computed steps, and says so. Use it for many clips of one setting. Not for schedulers
-    that add noise, or where the pipeline changes latents between steps (inpainting): there nothing can be measured.
+    On another pipeline, timetable, solver or guidance than was measured, and before anything was, it acts as
+    OptimalSchedule with as many computed steps, and says so; only then `guard` and `features` count. Use it for many
+    clips of one setting. Not for schedulers that add noise, or where the pipeline changes latents between steps
+    (inpainting): there nothing can be measured.
     Memory: `outputs` latents per stream.
     """
 
@@ -63,28 +65,40 @@ class FittedSchedule(OptimalSchedule):
     def informed(
         self, predictor: Predictor, call: DenoiserCall, span: range, anatomy: Anatomy
     ) -> tuple[Predictor, str]:
-        if self.fit is None:
+        if self.fit is None or call.context.steps < self.min_steps:
             return super().informed(predictor, call, span, anatomy)
-        misfit = self.fit.misfit(anatomy)
         try:
-            if misfit:
-                raise ValueError(misfit)
-            sums = self.fit.sums(call, span, anatomy, self.rough)
-            if sums.plan.computed != self.positions(anatomy, call.denoiser, call.context, span):
-                raise ValueError("it was measured with other settings of the schedule")
+            sums = self.sums(call, span, anatomy)
         except ValueError as reason:
             note = f"what was measured does not fit ({reason}), so it acts {UNFITTED}"
-            if not misfit and call.context.steps >= self.min_steps:  # of a misfit `accelerate` has warned
+            if not self.fit.misfit(anatomy):  # of which `accelerate` has warned
                 warnings.warn(f"FittedSchedule: {note}.", stacklevel=2)
             known, beside = super().informed(predictor, call, span, anatomy)
             return known, "; ".join(filter(None, [note, beside]))
         return sums, f"outputs are summed as was measured in {self.fit.runs} runs"
+
+    def sums(self, call: DenoiserCall, span: range, anatomy: Anatomy) -> FittedSums:
+        """What the stream that begins with this call takes of the fit. Raises ValueError, in one clause, where it does
+        not fit.
+        """
+        misfit = "nothing was measured" if self.fit is None else self.fit.misfit(anatomy)
+        if self.fit is None or misfit:
+            raise ValueError(misfit)
+        sums = self.fit.sums(call, span, anatomy, self.rough)
+        if sums.plan.computed != self.positions(anatomy, call.denoiser, call.context, span):
+            raise ValueError("it was measured with other settings of the schedule")
+        return sums
 
     def positions(self, anatomy: Anatomy, denoiser: str, context: StepContext, span: range) -> frozenset[int]:
         """The positions of `span` that are to compute."""
         _, policy = self.make_policy(anatomy, denoiser)
         policy.begin(context.sigmas, span, context.steps)
         return frozenset(at for at in span if at == span.start or not policy.decide(None, at, context.total).skip)
+
+    @property
+    def treats_samples_alike(self) -> bool:
+        """Not where a rough sample makes its whole batch compute."""
+        return super().treats_samples_alike and not (self.fit is not None and self.rough)
 
     def caution(self, anatomy: Anatomy) -> str:
         if self.fit is None:

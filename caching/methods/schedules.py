@@ -90,6 +90,8 @@ class OptimalSchedule(CacheMethod):
         features, table, scale = self.features, call.context.table, anatomy.guidance_scale
         if features is None or table is None or not isinstance(predictor, Extrapolate):
             return predictor, ""
+        if not predictor.corrects or anatomy.random:
+            return predictor, ""
         misfit, levels = features.misfit(anatomy), call.context.sigmas[span.start : span.stop]
         try:
             if misfit or table.flow != ("flow" in anatomy.prediction):

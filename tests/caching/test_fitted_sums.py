@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,21 +15,19 @@ from accel.caching.predictor import PastValues
 
 PLAN = FittedPlan(frozenset({0, 2, 4}), {2: 0.1, 4: 0.2}, rough=2.0)
 SUMS = {
-    1.0: StepSum((1.0,), (0.9,)),
-    0.8: StepSum((1.0,), (1.1,)),
-    0.6: StepSum((0.6, 1.0), (1.5, -0.5), (1.2,)),
-    0.4: StepSum((0.6, 1.0), (2.0, -1.0)),
+    0: StepSum((0,), (0.9,)),
+    1: StepSum((0,), (1.1,)),
+    2: StepSum((2, 0), (1.5, -0.5), (1.2,)),
+    3: StepSum((2, 0), (2.0, -1.0)),
 }
 
 
-def past(time: float, value: float) -> PastValues:
-    return PastValues(time, [torch.full((1, 2), value)])
+def past(position: int, value: float) -> PastValues:
+    return PastValues(1.0 - 0.2 * position, [torch.full((1, 2), value)], position=position)
 
 
-def call(time: float) -> Any:
-    from types import SimpleNamespace
-
-    return SimpleNamespace(context=SimpleNamespace(time=time, position=0, total=5))
+def call(position: int) -> Any:
+    return SimpleNamespace(context=SimpleNamespace(time=1.0 - 0.2 * position, position=position, total=5))
 
 
 def value(tensors: list[torch.Tensor]) -> float:
@@ -37,30 +36,35 @@ def value(tensors: list[torch.Tensor]) -> float:
 
 def test_a_skipped_step_hands_on_the_sum_of_the_last_computed_outputs() -> None:
     sums = FittedSums(SUMS, PLAN)
-    assert value(sums.forecast(call(0.8), [past(1.0, 10.0)], "flow").values) == pytest.approx(11.0)
-    assert value(sums.forecast(call(0.4), [past(1.0, 10.0), past(0.6, 4.0)], "flow").values) == pytest.approx(-2.0)
+    assert value(sums.forecast(call(1), [past(0, 10.0)], "flow").values) == pytest.approx(11.0)
+    assert value(sums.forecast(call(3), [past(0, 10.0), past(2, 4.0)], "flow").values) == pytest.approx(-2.0)
 
 
 def test_a_computed_step_hands_on_a_sum_that_has_its_own_output_in_it() -> None:
-    handed = FittedSums(SUMS, PLAN).handed_on(past(0.6, 4.0), [past(1.0, 10.0)])
+    handed = FittedSums(SUMS, PLAN).handed_on(past(2, 4.0), [past(0, 10.0)])
     assert handed is not None and value(handed) == pytest.approx(1.0)
 
 
 def test_a_computed_output_is_foretold_from_those_before() -> None:
-    assert value(FittedSums(SUMS, PLAN).foreseen(call(0.6), [past(1.0, 10.0)], past(0.6, 4.0), "flow")) == 12.0
+    assert value(FittedSums(SUMS, PLAN).foreseen(call(2), [past(0, 10.0)], past(2, 4.0), "flow")) == 12.0
 
 
 def test_where_other_steps_have_computed_than_were_fitted_outputs_are_handed_on_as_they_are() -> None:
-    sums, more = FittedSums(SUMS, PLAN), [past(1.0, 10.0), past(0.8, 8.0)]
-    assert sums.handed_on(past(0.6, 4.0), more) is None
-    assert sums.handed_on(past(0.7, 4.0), []) is None
-    assert value(sums.forecast(call(0.4), [*more, past(0.5, 3.0)], "flow").values) == 3.0
+    sums, more = FittedSums(SUMS, PLAN), [past(0, 10.0), past(1, 8.0)]
+    assert sums.handed_on(past(2, 4.0), more) is None
+    assert sums.handed_on(past(5, 4.0), []) is None
+    assert value(sums.forecast(call(3), [*more, past(4, 3.0)], "flow").values) == 3.0
+
+
+def test_where_other_steps_have_computed_nothing_is_foretold_so_nothing_is_rough() -> None:
+    now = past(2, 4.0)
+    assert FittedSums(SUMS, PLAN).foreseen(call(2), [past(0, 10.0), past(1, 8.0)], now, "flow") is now.values
 
 
 def test_sums_keep_the_dtype_and_remember_as_many_outputs_as_they_are_made_of() -> None:
     sums = FittedSums(SUMS, PLAN)
-    history = [PastValues(1.0, [torch.ones(1, 2, dtype=torch.bfloat16)])]
-    assert sums.forecast(call(0.8), history, "flow").values[0].dtype == torch.bfloat16
+    history = [PastValues(1.0, [torch.ones(1, 2, dtype=torch.bfloat16)], position=0)]
+    assert sums.forecast(call(1), history, "flow").values[0].dtype == torch.bfloat16
     assert sums.depth == 2
 
 

@@ -10,6 +10,7 @@ from accel.anatomy import Anatomy
 from accel.lever import InactiveLever, Lever
 from accel.method import Method, finite_numbers, setting
 from accel.resolution.coarse_lever import CoarseLever
+from accel.resolution.pooling import UNKNOWN_PREDICTION
 
 
 @dataclass(frozen=True)
@@ -61,5 +62,5 @@ class CoarseToFine(Method, lever="resolution"):
 
     def build(self, anatomy: Anatomy) -> Lever:
         if anatomy.prediction == "unknown":
-            return InactiveLever(self, "what the denoiser predicts is not known, so its output at another size is not")
+            return InactiveLever(self, UNKNOWN_PREDICTION)
         return CoarseLever(self, anatomy)

@@ -73,16 +73,23 @@ def _timed(call: Callable[..., Any], seed: int, steps: int) -> tuple[np.ndarray[
 
 
 def rows(options: argparse.Namespace) -> Iterator[tuple[str, list[Judged]]]:
-    """Each kind of canvas, as it is and in windows."""
+    """Each kind of canvas, as it is and in windows; those that were asked for."""
     image, video = (accel.pocket.load(name) for name in ("image", "video"))
+    for name, recipe, *canvas in kinds(options, image, video):
+        if options.rows is None or any(word in name for word in options.rows):
+            yield name, run(options, recipe, *canvas)
+
+
+def kinds(options: argparse.Namespace, image: Any, video: Any) -> Iterator[tuple[str, Recipe, Any, Any, int, int, int]]:
+    """Name, recipe, pipeline, what renders, length, axis and trained size."""
     for width in (64, 128, 256) if "image" in options.models else ():
         for name, recipe in recipes(ShiftedWindows(16), "always moving", still=1.0).items():
             if width > 64 or not name:
-                yield f"64x{width}{name}", run(options, image, recipe, picture, width, 2, 64)
+                yield f"64x{width}{name}", recipe, image, picture, width, 2, 64
     for frames in options.frames if "video" in options.models else ():
         for name, recipe in recipes(ShiftedWindows(0, LATENT, whole=0.7), "cut from the start", whole=1.0).items():
             if frames > TRAINED or not name:
-                yield f"{frames} frames{name}", run(options, video, recipe, clip, frames, 0, TRAINED)
+                yield f"{frames} frames{name}", recipe, video, clip, frames, 0, TRAINED
 
 
 def recipes(windows: ShiftedWindows, other: str, **settings: float) -> Mapping[str, Recipe]:
@@ -95,8 +102,8 @@ def recipes(windows: ShiftedWindows, other: str, **settings: float) -> Mapping[s
 
 def run(
     options: argparse.Namespace,
-    pipe: Any,
     recipe: Recipe,
+    pipe: Any,
     render: Callable[..., Any],
     length: int,
     axis: int,
@@ -117,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompt-seed", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--frames", type=int, nargs="*", default=[17, 34, 51], help="multiples of 17")
+    parser.add_argument("--rows", nargs="*", help="words that the names of the rows have; all rows if none are given")
     parser.add_argument("--models", nargs="*", default=["image", "video"], choices=["image", "video"])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -23,6 +23,7 @@ import torch
 
 import accel
 from accel import Recipe, ShiftedWindows
+from accel.measure.intervals import of_share
 
 PATCH = 4  # columns, and frames, that the autoencoders of both models take together
 TRAINED = 17  # frames, which are LATENT in latents
@@ -132,8 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, found in rows(options):
         right, story, seam, inside, seconds = np.mean(found, 0)
+        shares = " | ".join(share(part, len(found)) for part in (right, story))
         steps = "| " if np.isnan(seam) else f"{seam:.4f} | {inside:.4f}"
-        print(f"| {name} | {right:.0%} of {len(found)} | {story:.0%} | {steps} | {seconds:.1f} |", flush=True)
+        print(f"| {name} | {shares} | {steps} | {seconds:.1f} |", flush=True)
+
+
+def share(part: float, prompts: int) -> str:
+    """With the 95 % interval of chance. The parts of a canvas go together, so its prompt counts as one."""
+    low, high = of_share(part * prompts, prompts)
+    return f"{part:.0%} [{100 * low:.0f}, {100 * high:.0f}] of {prompts}"
 
 
 if __name__ == "__main__":

@@ -124,5 +124,5 @@ def _of_fewer_frames(call: DenoiserCall, full: LatentGrid, small: LatentGrid) ->
     if not found:
         return {}
     many, few = full.sizes[0], small.sizes[0]
-    middle = [(2 * frame + 1) * many // (2 * few) for frame in range(few)]
-    return {name: frames[:, middle].flatten(0, 1) for name, frames in found.items()}
+    middle = (2 * torch.arange(few, device=call.latents[0].device) + 1) * many // (2 * few)
+    return {name: frames.index_select(1, middle).flatten(0, 1) for name, frames in found.items()}

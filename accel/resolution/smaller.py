@@ -88,11 +88,10 @@ class FewerFrames:
         return 1, 1, 1
 
     def down(self, values: torch.Tensor) -> torch.Tensor:
-        return self._along_time(values, low_frequencies(self.full.sizes[0], self.frames))
+        return self._along_time(values, self._low(values))
 
     def up(self, values: torch.Tensor) -> torch.Tensor:
-        length = self.full.sizes[0]
-        return self._along_time(values, low_frequencies(length, self.frames).T * (length / self.frames))
+        return self._along_time(values, self._low(values).T * (self.full.sizes[0] / self.frames))
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         return self.down(values)
@@ -102,21 +101,26 @@ class FewerFrames:
         nearest = torch.arange(length, device=values.device) * self.frames // length
         return values.index_select(self.full.axes[0], nearest)
 
+    def _low(self, values: torch.Tensor) -> torch.Tensor:
+        return low_frequencies(self.full.sizes[0], self.frames, values.dtype, values.device)
+
     def _along_time(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         axis = self.full.axes[0]
-        found: torch.Tensor = values.movedim(axis, -1) @ matrix.to(values).mT
+        found: torch.Tensor = values.movedim(axis, -1) @ matrix.mT
         return found.movedim(-1, axis)
 
 
-@lru_cache(maxsize=16)
-def low_frequencies(length: int, fewer: int) -> torch.Tensor:
+@lru_cache(maxsize=16)  # kept on the device: a copy to it would make the host wait in each step
+@torch.inference_mode(False)
+def low_frequencies(
+    length: int, fewer: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> torch.Tensor:
     """(fewer, length): the cosine transform's lowest frequencies as samples of a shorter axis.
 
     Rows are orthogonal and of length √(fewer / length); what is constant stays the same.
     """
     few, many = map(_cosines, (fewer, length))
-    found: torch.Tensor = math.sqrt(fewer / length) * few.T @ many[:fewer]
-    return found
+    return (math.sqrt(fewer / length) * few.T @ many[:fewer]).to(device, dtype)
 
 
 def _cosines(length: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def of_share(hits: int, count: int) -> Interval:
+def of_share(hits: float, count: int) -> Interval:
     """Wilson's score interval (1927) of a probability that was seen `hits` times in `count`; (0, 1) of none at all.
 
     Unlike the share with its standard error it is right for few trials, and for shares of 0 and 1.

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from accel.call import CONDITIONING, LATENTS, TIMESTEP
-from accel.resolution.latent_grid import Unpoolable
+from accel.call import CONDITIONING, LATENTS, TIMESTEP, DenoiserCall
+from accel.resolution.latent_grid import LatentGrid, Unpoolable
 
 Size = tuple[int, int, int]
 
@@ -46,6 +46,16 @@ def smaller_positions(
         elif _depends(value, tokens, size):
             raise Unpoolable(f"it is not known how {name} goes with a smaller size")
     return changed
+
+
+def prompts_by_frame(call: DenoiserCall, grid: LatentGrid) -> dict[str, torch.Tensor]:
+    """The prompts that have an entry for each frame of each sample (AnimateDiff), by name: (samples, frames, ...)."""
+    return {
+        name: value.unflatten(0, (call.rows, -1))
+        for name, value in call.arguments.items()
+        if name in CONDITIONING and len(grid.axes) == 3 and grid.sizes[0] > 1
+        if isinstance(value, torch.Tensor) and value.shape[:1] == (call.rows * grid.sizes[0],)
+    }
 
 
 def _shapes(value: Any, tokens: Size, fewer: Size) -> Any:

@@ -31,11 +31,17 @@ class ShiftedWindows(Method, lever="resolution"):
     windows met (docs/levers.md). In time they always move: parts of a clip that begin by themselves are cuts between
     shots. circular: 1 joins the left and right ends, for panoramas around. seed: of the places. All streams of a step
     have the same ones.
+    whole: the noise level down to which a clip longer than a window is seen as one window in time, of the clip's lowest
+    frequencies at the lower noise level that these have (as in `CoarseToFine`), so that one motion takes the whole
+    clip and each window sees a part of it; 1, as published, cuts it always, and a motion is over before the clip is.
+    Not with a picture that a frame is told to show, nor where the call does not say how noise levels are told: such
+    steps are cut all the same, and the report says why.
     Cost: a canvas of n windows is up to n + 1 of them per axis that is cut, and each costs what a picture of that size
-    does: time grows with the area. Memory: that of a batch of so many pictures.
-    Every window shows what the prompt says. Not for one object that fills the canvas, nor for a story over time. The
-    first latent frame of many video autoencoders is a single picture, which windows from the middle of a clip begin
-    without. Text is the same for all windows, and so are sizes that a model is told (SDXL).
+    does: time grows with the area. Memory: that of a batch of so many pictures. Steps of a whole clip cost one window.
+    Every window shows what the prompt says. Not for one object that fills the canvas; for one story over time only with
+    `whole`, and then motion is slower by as much as the clip is longer than its window. The first latent frame of many
+    video autoencoders is a single picture, which windows from the middle of a clip begin without. Text is the same for
+    all windows, and so are sizes that a model is told (SDXL).
     """
 
     window: int = setting(64, 0, None, "rows and columns of a window, in latents; 0: not cut")
@@ -43,6 +49,7 @@ class ShiftedWindows(Method, lever="resolution"):
     circular: int = setting(0, 0, 1, "1 joins the left and right ends")
     seed: int = setting(0, 0, None, "of the places of the windows")
     still: float = setting(0.8, 0.0, 1.0, "noise level down to which rows and columns of windows stay; 1 moves always")
+    whole: float = setting(1.0, 0.0, 1.0, "noise level down to which a long clip is one window; 1 cuts it always")
 
     data_free = True
 

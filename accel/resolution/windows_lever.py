@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from accel.anatomy import Anatomy
-from accel.call import CONDITIONING, LATENTS, TIMESTEP, DenoiserCall, rebuilt, tensors
-from accel.report import CallRecord
+from accel.call import LATENTS, TIMESTEP, DenoiserCall, rebuilt, tensors
+from accel.report import CallRecord, LeverReport
 from accel.resolution.latent_grid import LatentGrid, Unpoolable, grid_of
-from accel.resolution.lever import NOT_ONE, ResolutionLever, instead, three, token_grid, token_size
-from accel.resolution.positions import smaller_positions
+from accel.resolution.lever import NOT_ONE, ResizedCall, ResolutionLever, instead, three, token_grid, token_size
+from accel.resolution.pooling import Pooling, SmallCall
+from accel.resolution.positions import prompts_by_frame, smaller_positions
 from accel.resolution.segments import Segment, segments
+from accel.resolution.smaller import FewerFrames
 
 if TYPE_CHECKING:
     from accel.resolution.shifted_windows import ShiftedWindows
@@ -57,14 +61,35 @@ class WindowedCall:
             there.copy_(here)
 
 
+@dataclass(frozen=True)
+class CutTwice:
+    """A clip that is seen as one window in time, whose rows and columns are cut into windows."""
+
+    whole: SmallCall
+    windows: WindowedCall
+
+    @property
+    def call(self) -> DenoiserCall:
+        return self.windows.call
+
+    def at_full_size(self, output: Any) -> Any:
+        return self.whole.at_full_size(self.windows.at_full_size(output))
+
+
 class WindowsLever(ResolutionLever):
     """Answers calls whose latents are larger than a window."""
 
     did = "in windows"
 
     def __init__(self, method: ShiftedWindows, anatomy: Anatomy) -> None:
-        super().__init__(method, anatomy)
         self.shifted = method
+        self._pooling = Pooling(anatomy)
+        self._wholes, self._apart = 0, Counter[str]()
+        super().__init__(method, anatomy)
+
+    def reset(self) -> None:
+        super().reset()
+        self._pooling.reset()
 
     def wants(self, call: DenoiserCall) -> bool:
         return self.shifted.window + self.shifted.frames > 0
@@ -72,7 +97,39 @@ class WindowsLever(ResolutionLever):
     def why_none(self, calls: Sequence[CallRecord]) -> str:
         return "neither window nor frames is set"
 
-    def resized(self, call: DenoiserCall) -> WindowedCall:
+    def report(self, calls: Sequence[CallRecord]) -> LeverReport:
+        found, wholes, apart = super().report(calls), self._wholes, self._apart
+        self._wholes, self._apart = 0, Counter()
+        if not found.engaged:
+            return found
+        said = [found.reason] + ([f"{wholes} of them of the whole clip at once"] if wholes else [])
+        said += [f"{n} of them not of the whole clip at once ({why})" for why, n in apart.items()]
+        return replace(found, reason=", ".join(said))
+
+    def resized(self, call: DenoiserCall) -> ResizedCall:
+        whole = self._whole(call)
+        if whole is None:
+            return self._in_windows(call)
+        self._wholes += 1
+        larger = any(0 < self.shifted.window < size for size in whole.smaller.grid.sizes[-2:])
+        return CutTwice(whole, self._in_windows(whole.call)) if larger else whole
+
+    def _whole(self, call: DenoiserCall) -> SmallCall | None:
+        """The call of a long clip as one window in time, while noise is high and where it shows how."""
+        part, method = self.anatomy.denoisers[call.denoiser], self.shifted
+        grid = grid_of(call, part.config, part.family.packed)
+        length, *_ = three(grid.sizes)
+        if not 0 < method.frames < length or call.context.time <= method.whole:
+            return None
+        try:
+            if grid.open(call.latents[0]).shape[grid.channels] > grid.noisy:
+                raise Unpoolable("the picture that a frame is told to show would be averaged with what others are told")
+            return self._pooling.small(call, partial(FewerFrames, frames=method.frames))
+        except Unpoolable as reason:
+            self._apart[str(reason)] += 1
+            return None
+
+    def _in_windows(self, call: DenoiserCall) -> WindowedCall:
         part, method = self.anatomy.denoisers[call.denoiser], self.shifted
         grid = grid_of(call, part.config, part.family.packed)
         token, axes = token_size(grid, part.config), len(grid.axes)
@@ -89,9 +146,10 @@ class WindowsLever(ResolutionLever):
         positions = smaller_positions(
             call.arguments, token_grid(three(grid.sizes), (1, 1, 1), token), three(grid.sizes), fewer, (1, 1, 1)
         )
+        by_frame = prompts_by_frame(call, grid)
         others = {
-            name: _by_frame(value, grid, windows, sizes)
-            if name in CONDITIONING and axes == 3 and _is_by_frame(value, call.rows, grid)
+            name: torch.cat([by_frame[name].narrow(1, window[0].start, sizes[0]).flatten(0, 1) for window in windows])
+            if name in by_frame
             else repeated(value, call.rows, len(windows))
             for name, value in {**call.arguments, **positions}.items()
             if name not in LATENTS
@@ -120,16 +178,6 @@ def repeated(value: Any, rows: int, times: int) -> Any:
     if isinstance(value, dict):
         return {name: repeated(item, rows, times) for name, item in value.items()}
     return value * times if isinstance(value, list) and len(value) == rows else value
-
-
-def _is_by_frame(value: Any, rows: int, grid: LatentGrid) -> bool:
-    """Whether a prompt has an entry for each frame of each sample (AnimateDiff)."""
-    return isinstance(value, torch.Tensor) and value.shape[0] == rows * grid.sizes[0] > rows
-
-
-def _by_frame(value: torch.Tensor, grid: LatentGrid, windows: Sequence[Window], sizes: Sequence[int]) -> torch.Tensor:
-    entries = value.unflatten(0, (-1, grid.sizes[0]))
-    return torch.cat([entries.narrow(1, window[0].start, sizes[0]).flatten(0, 1) for window in windows])
 
 
 def _cut(values: torch.Tensor, grid: LatentGrid, window: Window, sizes: Sequence[int]) -> torch.Tensor:

@@ -121,3 +121,10 @@ def test_a_deep_feature_of_the_small_size_is_not_used_at_full_size(name: str) ->
     found, report = accelerated(name, steps=16, resolution=CoarseToFine(0.4), cache=accel.DeepCache(3))
     assert found.isfinite().all()
     assert all(lever.engaged for lever in report.levers)
+
+
+def test_prompts_by_frame_become_fewer_with_the_frames() -> None:
+    """AnimateDiff's, whose model would otherwise have more prompts than frames."""
+    found, report = accelerated("animatediff", resolution=CoarseToFine(0.4, factor=1, frames=3))
+    assert found.isfinite().all() and report.levers[0].engaged
+    assert not torch.equal(found, accelerated("animatediff")[0])

@@ -52,6 +52,21 @@ def test_speeds_stand_beside_fewer_steps_and_the_best_other_library(judge: str, 
     assert theirs == (other if other == "none" else f"{short(other)} {re.split(r'[(:)]', other)[1]}")
 
 
+def test_what_fitting_gives_is_what_its_page_has() -> None:
+    page = (ROOT / "docs" / "fitting.md").read_text(encoding="utf-8")
+    told = re.search(
+        r"with 28 % of .* it is ([\d.]+) dB above .* of (\d+) combinations .* in all (\d+), "
+        r"where `OptimalSchedule` is ([\d.]+) dB above, and in (\d+)\.",
+        README,
+    )
+    assert told is not None
+    for method, (gain, above) in {"FittedSchedule": told.group(1, 3), "OptimalSchedule": told.group(4, 5)}.items():
+        cells = re.search(
+            rf"^\| 0\.28 \| `{method}` \| [\d.]+ \| \+([\d.]+) \| \d+ of (\d+) cases \| (\d+) ", page, re.M
+        )
+        assert cells is not None and cells.groups() == (gain, told[2], above)
+
+
 def short(cell: str) -> str:
     """ "5.57x (7 of 15 steps)" as 5.6x."""
     return f"{float(cell.partition('x')[0]) + 1e-9:.1f}x"

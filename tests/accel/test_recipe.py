@@ -20,6 +20,7 @@ from accel import (
     EasyCache,
     Extrapolate,
     FirstBlockCache,
+    FittedSchedule,
     FixedInterval,
     LastOutput,
     LastResidual,
@@ -32,9 +33,22 @@ from accel import (
     TeaCache,
     TGate,
 )
+from accel.caching.run_fit import RunFit
 from accel.method import Method
 
 GUARDS: dict[str, Any] = {"warmup": 5, "final": 2, "max_skips": 3, "min_steps": 7}
+FIT = RunFit(
+    ("transformer", "WanTransformer3DModel", "flow", "UniPCMultistepScheduler"),
+    1000,
+    sigmas=(1.0, 0.5, 0.0),
+    updates=(1.0, -0.5, -0.5),
+    first=0,
+    computed=(0,),
+    weights=((1.1,), (0.9,)),
+    ahead=((),),
+    errors=(0.0,),
+    guidance=(("guidance_scale", 5.0),),
+)
 METHODS = [
     FixedInterval(4, predictor=LastOutput(), **GUARDS),
     EasyCache(0.02, predictor=LastResidual(), **GUARDS),
@@ -42,6 +56,7 @@ METHODS = [
     TeaCache(0.3, coefficients=(1.5, -2.0, 0.25), signal="time_embedding", fitted_range=(0.1, 0.9), clamp=0, **GUARDS),
     OptimalSchedule(0.3, **GUARDS),
     StaticSchedule((1.0, 0.9, 0.5), **GUARDS),
+    FittedSchedule(0.5, outputs=2, rough=2.0, fit=FIT),
     FirstBlockCache(0.08, **GUARDS),
     DBCache(0.1, first=2, mask=(1, 0), policy="static", **GUARDS),
     DiCache(0.2, depth=2, mode="delta_minus", predictor=Align(2.0), **GUARDS),

@@ -23,7 +23,7 @@ def test_seeds_are_ranked_by_clips_of_homes_size(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(accel, "best_of", best_of)
     for number in (0, 1):
-        enlarging.best(None, "a prompt", number, side=128, recipe=Recipe(), score=lambda frames, _: frames)
+        enlarging.best(None, "a prompt", number, side=128, recipe=Recipe(), ranked=lambda: lambda frames, _: frames)
     (_, _, first), (_, _, second) = (args for args, _ in seen)
     assert not set(first) & set(second) and len(first) == 5
     large = np.arange(128, dtype=np.float32).repeat(2 * 128 * 3).reshape(1, 128, 2 * 128, 3)[:, :, :128]

@@ -59,6 +59,16 @@ def waiting(text: str) -> AbstractContextManager[Any]:
     return _Waiting(text)
 
 
+@contextmanager
+def telling(progress: bool, text: str) -> Iterator[Callable[[str], None]]:
+    """What tells a library's user where a long call is: on stderr, or nowhere without `progress`."""
+    if not progress:
+        yield lambda text: None
+        return
+    with waiting(text) as status:
+        yield status.update
+
+
 class _Waiting:
     def __init__(self, text: str) -> None:
         from rich.console import Console

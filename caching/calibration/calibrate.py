@@ -21,7 +21,7 @@ from accel.components import components_of
 from accel.files import last_name
 from accel.recipe import Recipe
 from accel.session import Session, bare
-from accel.terminal import waiting
+from accel.terminal import telling
 
 NOTHING = "Nothing was recorded: the runs had fewer than two steps."
 
@@ -72,7 +72,7 @@ def record(
     """`calibrate`, with what the calibration was averaged from, for those who want to simulate more with it."""
     if isinstance(prompts, str) or not prompts:
         raise ValueError('calibrate wants a list of at least one prompt, such as ["a corgi surfing"].')
-    with recording(pipe, layer_lags) as method, _progress_callback(progress) as tell:
+    with recording(pipe, layer_lags) as method, telling(progress, "recording") as tell:
         for index, prompt in enumerate(prompts):
             tell(f"recording prompt {index + 1} of {len(prompts)}")
             if generate is not None:
@@ -112,15 +112,6 @@ def averaged(pipe: Any, courses: list[RunRecord], prompts: int, arguments: Mappi
 def with_parts_of_first(courses: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs that had the same scheduler, settings and denoisers as the first one."""
     return [course for course in courses if course.parts == courses[0].parts]
-
-
-@contextmanager
-def _progress_callback(progress: bool) -> Iterator[Callable[[str], None]]:
-    if not progress:
-        yield lambda text: None
-        return
-    with waiting("recording") as status:
-        yield status.update
 
 
 def _key(pipe: Any, anatomy: Anatomy, settings: Mapping[str, Plain], prompts: int, arguments: Mapping[str, Any]) -> Key:

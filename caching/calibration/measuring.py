@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from accel.call_forms import call_with_prompt
 from accel.components import components_of
 from accel.recipe import Recipe
 from accel.session import Session, bare
-from accel.terminal import waiting
+from accel.terminal import telling
 
 # Prompts are run one after the other, so in the first sweep the sums are fitted to those that have been. In the second
 # each is run with what all others have found, which is as good as running all of them side by side.
@@ -63,7 +62,7 @@ def measure(
 
     components_of(pipe)
     calls = [partial(call, index) for index in range(len(prompts))]
-    with bare(pipe), _telling(progress) as tell:
+    with bare(pipe), telling(progress, "measuring") as tell:
         measurement = Measurement(pipe, calls, tell)
         return measurement.fitted(method, measurement.targets())
 
@@ -144,12 +143,3 @@ def planned(method: FittedSchedule, targets: RunTargets) -> frozenset[int]:
     if len(computed) == len(targets.outputs) or context.steps < method.min_steps:
         raise ValueError(f"{method} computes all of a run of {context.steps} steps, so there is nothing to measure.")
     return frozenset(computed)
-
-
-@contextmanager
-def _telling(progress: bool) -> Iterator[Callable[[str], object]]:
-    if not progress:
-        yield lambda text: None
-        return
-    with waiting("measuring") as status:
-        yield status.update

@@ -158,6 +158,11 @@ def rebuilt(template: Any, values: list[torch.Tensor]) -> Any:
     return build(template)
 
 
+def copied(answer: Any) -> Any:
+    """With tensors of its own: pipelines go on to change theirs in place."""
+    return rebuilt(answer, [tensor.clone() for tensor in tensors(answer)])
+
+
 def carries_state(output: Any) -> bool:
     """Whether an output holds more than predictions, which nobody can forecast: plain dictionaries (AnyFlow's key-value
     caches) and objects of unknown kinds.

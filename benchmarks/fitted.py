@@ -24,6 +24,7 @@ from accel.caching.methods.fitted_schedule import FittedSchedule
 from accel.caching.methods.schedules import OptimalSchedule
 from accel.recipe import Recipe
 from benchmarks.command import add_judges
+from benchmarks.holds import Tables
 from benchmarks.judged_runs import Bench, Case, Run, cases, fewer, read
 from benchmarks.judges import JUDGES
 
@@ -53,10 +54,8 @@ class FittedTable:
     """What the runs say."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs: dict[tuple[Case, str], list[Run]] = {}
-        for run in runs:
-            self._runs.setdefault((run.case, run.setting), []).append(run)
-        self.cases = list(dict.fromkeys(run.case for run in runs))
+        self._tables = Tables(runs)
+        self.cases = self._tables.cases
 
     def lines(self) -> Iterator[str]:
         yield f"| judge, scheduler, guidance, steps | {' | '.join(map(str, SHARES))} |"
@@ -81,20 +80,14 @@ class FittedTable:
 
     def gains(self, case: Case, method: str, share: float) -> tuple[float, float, float] | None:
         """The share computed, and the gain above fewer steps of the mean and of the worst clip."""
-        runs = self._runs.get((case, f"{method} @ {share:g}"), [])
-        plain = [
-            next((one for one in self._runs.get((case, fewer(run.computed)), []) if one.prompt == run.prompt), None)
-            for run in runs
-        ]
-        pairs = [(run, one) for run, one in zip(runs, plain, strict=True) if one is not None]
-        if not pairs:
+        gains = self._tables.gains(case, method, share)
+        if gains is None:
             return None
-        ours, theirs = ([pair[side].psnr for pair in pairs] for side in (0, 1))
-        computed = float(np.mean([run.computed for run, _ in pairs])) / case.steps
-        return computed, float(np.mean(ours) - np.mean(theirs)), min(ours) - min(theirs)
+        pairs = self._tables.clips(case, f"{method} @ {share:g}")
+        return float(np.mean([run.computed for run, _ in pairs])) / case.steps, *gains
 
     def _cell(self, case: Case, share: float) -> str:
-        plain = self._runs.get((case, fewer(round(share * case.steps))), [])
+        plain = self._tables.of(case, fewer(round(share * case.steps)))
         if not plain:
             return ""
         said = [f"{np.mean([run.psnr for run in plain]):.1f}"]

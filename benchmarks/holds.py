@@ -46,6 +46,10 @@ class Tables:
             self._runs.setdefault((run.case, run.setting), []).append(run)
         self.cases = list(dict.fromkeys(run.case for run in runs))
 
+    def of(self, case: Case, setting: str) -> list[Run]:
+        """All clips of a setting."""
+        return self._runs.get((case, setting), [])
+
     def clips(self, case: Case, setting: str) -> list[tuple[Run, Run]]:
         """Each with the one that took as many plain steps."""
         found = []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from accel.call import LATENTS, Arguments, carries_state, rebuilt, tensors
+from accel.call import LATENTS, Arguments, carries_state, copied, tensors
 from accel.components import components_of, denoisers_of
 from accel.drafting.own_layers import Slot, own_layers
 from accel.patch import Wrapper, forward_of
@@ -148,11 +148,6 @@ def _pieces(value: Any) -> Iterator[Any]:
         yield f"{type(value).__name__}:{value!r};".encode()
     else:
         raise _Unreadable
-
-
-def copied(answer: Any) -> Any:
-    """With tensors of its own: pipelines go on to change theirs in place."""
-    return rebuilt(answer, [tensor.clone() for tensor in tensors(answer)])
 
 
 def _same_bits(one: Any, other: Any) -> bool:

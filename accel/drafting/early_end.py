@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 from accel.anatomy import Anatomy
-from accel.call import noise_part, tensors
+from accel.call import copied, noise_part, tensors
 from accel.call_forms import CallForms
 from accel.components import original, schedulers_of
-from accel.drafting.call_memory import Part, copied, networks_of, rows_of
+from accel.drafting.call_memory import Part, networks_of, rows_of
 from accel.drafting.own_layers import Slot, own_layers
 from accel.parametrization import clean_from_output
 from accel.patch import Around, forward_of

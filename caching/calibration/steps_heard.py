@@ -11,7 +11,7 @@ import torch
 from accel.anatomy import Anatomy
 from accel.caching.conditions import guidance_asked
 from accel.caching.run_fit import influence_of
-from accel.call import DenoiserCall, DenoiserResult, Proceed, rebuilt, structure, tensors
+from accel.call import DenoiserCall, DenoiserResult, Proceed, copied
 from accel.clock import StepContext
 from accel.lever import Lever
 from accel.method import Method
@@ -113,8 +113,3 @@ class StepEar(Lever):
         except Unknown as reason:
             raise ValueError(f"The scheduler's steps cannot be fitted: {reason}.") from None
         return RunPlace(self.anatomy, call.context, influence, self._guidance)
-
-
-def copied(output: Any) -> Any:
-    """The same anew, because pipelines work in place."""
-    return rebuilt(structure(output), [value.clone() for value in tensors(output)])
